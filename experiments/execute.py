@@ -1,0 +1,89 @@
+"""One configuration, from its check to its summary on disk."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from fl import config as configuration
+from fl import runtimes, vectors
+from fl.checkpoint import Checkpoints
+from fl.server import Errand
+from fl.workspace import Workspace, workspace
+from privacy.errors import FedveilError
+from results.environment import describe
+from results.store import RunDirectory, default_directory, open_run
+from results.summary import summarise
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a configuration ended. `fresh` is False when its results were there already."""
+
+    directory: Path
+    summary: dict[str, Any]
+    fresh: bool
+
+
+def directory_of(config: DictConfig, config_hash: str, sweep: bool) -> Path:
+    """Where a run writes: `out` itself, or a folder of its own under it in a sweep."""
+    if config.out is None:
+        return default_directory(config.experiment, config_hash)
+    return Path(config.out) / config_hash[:16] if sweep else Path(config.out)
+
+
+def execute(config: DictConfig, sweep: bool = False) -> Outcome:
+    """Run a configuration, or go on with it where it was stopped, or take what is there when it has finished.
+
+    Raises:
+        FedveilError: with a one-line message; status.json records it, and the rows so far are kept.
+    """
+    configuration.check(config)
+    canonical = configuration.to_json(config)
+    directory = directory_of(config, configuration.hash_of(canonical), sweep)
+    with open_run(directory, canonical, OmegaConf.to_yaml(config, resolve=True), config.force) as run:
+        if run.finished:
+            return Outcome(directory, run.summary() or {}, fresh=False)
+        run.write_status("running")
+        run.write_environment(describe())
+        return Outcome(directory, _run(run, canonical, config), fresh=True)
+
+
+def _run(run: RunDirectory, canonical: str, config: DictConfig) -> dict[str, Any]:
+    errand = Errand(run.checkpoints, config.output.keep_checkpoints, config.output.progress)
+    try:
+        work = workspace(canonical)
+        runtimes.run(work, run.path, errand)
+        return _finish(run, work, errand)
+    except BaseException as error:
+        _fail(run, errand, error)
+        raise
+
+
+def _finish(run: RunDirectory, work: Workspace, errand: Errand) -> dict[str, Any]:
+    checkpoints = Checkpoints(errand.folder, errand.keep_checkpoints)
+    state = checkpoints.latest()
+    assert state is not None
+    rows = checkpoints.rows()
+    final = {
+        "rounds": state.round,
+        "epsilon": None,
+        "weights_sha256": vectors.sha256(state.weights_D),
+        "backend": work.backend.name,
+        "assumption": work.backend.secure_sum.assumption,
+        "data_origin": work.data.origin,
+        "device": str(work.device),
+    }
+    summary = summarise(rows, parameters=len(state.weights_D), final=final)
+    run.write_rows(rows)
+    run.write_summary(summary)
+    run.write_status("finished")
+    return summary
+
+
+def _fail(run: RunDirectory, errand: Errand, error: BaseException) -> None:
+    """Keep what was measured, and say how it ended."""
+    run.write_rows(Checkpoints(errand.folder, errand.keep_checkpoints).rows())
+    reason = str(error) if isinstance(error, FedveilError) else f"{type(error).__name__}: {error}"
+    run.write_status("failed", error=reason)

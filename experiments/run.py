@@ -1,0 +1,112 @@
+"""`fedveil run`: Hydra composes one configuration (or, with `-m`, many), and `execute` runs it.
+
+`python -m experiments.run` is the same.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from experiments.messages import one_line
+from fl.config import check, hash_of, register_schema, to_json
+from privacy.errors import FedveilError, RuntimeFailure
+
+OK, FAILED, REFUSED = 0, 1, 2
+# Cells of a sweep may run in other processes: each adds a line to this file, and the exit status comes from it.
+OUTCOMES = "FEDVEIL_OUTCOMES"
+PRINT_HASH = "FEDVEIL_PRINT_HASH"
+
+register_schema()
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Hydra then raises what it would else print over several lines, and `main` prints one
+os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+# by path, not as a package: CrypTen installs a top-level package called `configs` too
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+@hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")
+def task(config: DictConfig) -> None:
+    """One cell: runs it and notes its outcome; an error is its own affair, so that other cells go on."""
+    if os.environ.get(PRINT_HASH):
+        check(config)
+        print(hash_of(to_json(config)))
+        return
+    overrides = list(HydraConfig.get().overrides.task)
+    status, line = _attempt(config, overrides)
+    print(line, file=sys.stderr if status else sys.stdout, flush=True)
+    with Path(os.environ[OUTCOMES]).open("a") as file:
+        file.write(json.dumps({"status": status, "line": line}) + "\n")
+
+
+def _attempt(config: DictConfig, overrides: Sequence[str]) -> tuple[int, str]:
+    from experiments.execute import execute  # torch, Flower and polars: `--help` and completion do without
+
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    cell = f"[{' '.join(overrides)}] " if sweep else ""
+    try:
+        outcome = execute(config, sweep)
+    except (FedveilError, OmegaConfBaseException) as error:
+        status = FAILED if isinstance(error, RuntimeFailure) else REFUSED
+        return status, f"fedveil: error: {cell}{one_line(error, overrides)}"
+    except Exception as error:
+        if sweep:
+            Console(stderr=True).print_exception()
+            return FAILED, f"fedveil: error: {cell}{type(error).__name__}: {one_line(error)}"
+        raise
+    note = "" if outcome.fresh else " (finished earlier; force=true runs it again)"
+    return OK, f"{cell}{_figures(outcome.summary)} in {outcome.directory}{note}"
+
+
+def _figures(summary: dict[str, Any]) -> str:
+    shown = [f"{summary['backend']}: {summary['rounds']} rounds"]
+    if summary["accuracy"] is not None:
+        shown.append(f"accuracy {summary['accuracy']:.4f}")
+    if summary["round_s"] is not None:
+        shown.append(f"{summary['round_s']:.3f} s a round")
+    if summary["upload_bytes_per_parameter"] is not None:
+        shown.append(f"{summary['upload_bytes_per_parameter']:.2f} bytes a parameter up")
+    return ", ".join(shown)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run with Hydra's own command line; the exit status is 0, 1 (a failure) or 2 (a value or promise refused)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.argv = [sys.argv[0], *arguments]
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = Path(folder) / "outcomes.jsonl"
+        outcomes.touch()
+        os.environ[OUTCOMES] = str(outcomes)
+        try:
+            task()
+        except (FedveilError, HydraException, OmegaConfBaseException) as error:
+            print(f"fedveil: error: {one_line(error, arguments)}", file=sys.stderr)
+            return REFUSED
+        except KeyboardInterrupt:
+            print("fedveil: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+            return 130
+        return _conclude([json.loads(line) for line in outcomes.read_text().splitlines()])
+
+
+def _conclude(outcomes: Sequence[dict[str, Any]]) -> int:
+    failed = [outcome for outcome in outcomes if outcome["status"] != OK]
+    if len(outcomes) > 1:
+        finished = f"{len(outcomes) - len(failed)} of {len(outcomes)} cells finished"
+        print(f"{finished}; failed ones are listed above and by `fedveil table`" if failed else finished)
+    return max((int(outcome["status"]) for outcome in failed), default=OK)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

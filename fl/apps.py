@@ -1,0 +1,139 @@
+"""The ServerApp and the ClientApp: the same ones in every runtime.
+
+A client acts only on a configuration whose hash is approved: by its node configuration (`approved-config`), or, in a
+simulation, by the environment of the process that the simulation started.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import cast
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fl.participant import Request, answer
+from fl.server import Errand, Locate, serve
+from fl.transport import ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, SCALARS, failure, pack, unpack
+from fl.workspace import Workspace, workspace
+from privacy.errors import ConfigError, FedveilError, ProtocolError
+from privacy.secure_sum import Address, Value, Vector
+
+APPROVED = "approved-config"
+PARTITION = "partition-id"
+APPROVED_VARIABLE = "FEDVEIL_APPROVED_CONFIG"
+MEMORY_ROUND = "memory-round"
+
+log = logging.getLogger("fedveil")
+client_app = ClientApp()
+server_app = ServerApp()
+
+
+@client_app.train()
+def participate(message: Message, context: Context) -> Message:
+    """Answer one stage of the protocol; an error travels back by name, for the server to tell why."""
+    try:
+        return Message(_participate(message, context), reply_to=message)
+    except Exception as error:
+        expected = isinstance(error, FedveilError)
+        log.warning("a client cannot answer: %s", error, exc_info=None if expected else error)
+        return Message(RecordDict({FAILURE: failure(error)}), reply_to=message)
+
+
+@client_app.query("identify")
+def identify(message: Message, context: Context) -> Message:
+    """Say which address this node answers to."""
+    address = f"client/{context.node_config[PARTITION]}"
+    return Message(RecordDict({ENVELOPE: ConfigRecord({"address": address})}), reply_to=message)
+
+
+def _participate(message: Message, context: Context) -> RecordDict:
+    envelope = message.content.config_records[ENVELOPE]
+    work = accept(str(envelope["config"]), context)
+    request = Request(
+        own_address(str(envelope["address"]), context),
+        str(envelope["stage"]),
+        cast(int, envelope["round"]),
+        str(envelope["attempt"]),
+        unpack(message.content),
+        _model(message.content),
+    )
+    memory = recall(context.state, request.round)
+    records, metrics = answer(work, request, memory)
+    remember(context.state, request.round, memory)
+    content = pack(records)
+    if work.config.runtime.client_metrics:
+        content[METRICS] = MetricRecord(dict(metrics))
+    return content
+
+
+def accept(canonical: str, context: Context) -> Workspace:
+    """The workspace of a configuration that this node approves.
+
+    Raises:
+        ConfigError: the hash is not the approved one, or none is approved.
+    """
+    from fl.config import hash_of
+
+    approved = context.node_config.get(APPROVED) or os.environ.get(APPROVED_VARIABLE)
+    asked = hash_of(canonical)
+    if approved != asked:
+        raise ConfigError.of(APPROVED, approved, f"this node refuses the configuration {asked}, which it did not approve")
+    work = workspace(canonical)
+    work.activate()
+    return work
+
+
+def own_address(asked: Address, context: Context) -> Address:
+    """The address that this node answers to; simulated nodes play whichever client is asked.
+
+    Raises:
+        ProtocolError: the message is for somebody else.
+    """
+    if APPROVED in context.node_config and PARTITION in context.node_config:
+        own = f"client/{context.node_config[PARTITION]}"
+        if asked != own:
+            raise ProtocolError(f"a message for {asked} came to {own}")
+    return asked
+
+
+def recall(state: RecordDict, round_: int) -> dict[str, Value]:
+    """The participant's memory of this round; that of an earlier one is gone."""
+    noted = state.config_records.get(MEMORY_ROUND)
+    return unpack(state) if noted is not None and noted["round"] == round_ else {}
+
+
+def remember(state: RecordDict, round_: int, memory: dict[str, Value]) -> None:
+    """Keep the memory in the node's state until the next round."""
+    for name in (ARRAYS, SCALARS, MEMORY_ROUND):
+        state.pop(name, None)
+    if memory:
+        state.update(pack(memory))
+        state[MEMORY_ROUND] = ConfigRecord({"round": round_})
+
+
+def _model(content: RecordDict) -> Vector | None:
+    if MODEL not in content.array_records:
+        return None
+    return cast(Vector, content.array_records[MODEL][MODEL].numpy())
+
+
+def server_app_of(work: Workspace, locate: Locate, errand: Errand) -> ServerApp:
+    """A ServerApp for the runtimes that run it in this process."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, _context: Context) -> None:
+        serve(work, grid, locate, errand)
+
+    return app
+
+
+@server_app.main()
+def main(grid: Grid, context: Context) -> None:
+    """The ServerApp of a deployment: configuration and folder come in Flower's run configuration."""
+    from fl.runtimes.deployment import POLL_S, locate
+
+    work = workspace(Path(str(context.run_config["config-path"])).read_text())
+    serve(work, grid, locate, Errand(Path(str(context.run_config["directory"])) / "checkpoints", poll_s=POLL_S))

@@ -1,0 +1,122 @@
+"""A checkpoint after each round, and the round's rows beside it; secrets of a round are in neither.
+
+A file holds the SHA-256 of what follows it, so that a damaged one is refused and the one before it is used.
+"""
+
+import hashlib
+import io
+import logging
+import random
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from privacy.errors import RunRefused
+from results.files import replacing
+from results.rows import Row, read_rows, to_frame, write_rows
+
+MAGIC = b"fedveil checkpoint 1\n"
+_NUMBER = re.compile(r"round-(\d+)\.(ckpt|parquet)$")
+log = logging.getLogger("fedveil")
+
+
+@dataclass
+class State:
+    """What a run needs to go on after a round. `weights_D` is float32, shape (D,), on the CPU."""
+
+    run: str
+    round: int
+    weights_D: torch.Tensor
+    optimizer: dict[str, Any]
+    started: str
+
+
+def _generators() -> dict[str, Any]:
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached),
+        "python": (version, internal, gauss),
+    }
+
+
+def _restore_generators(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    name, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    random.setstate(states["python"])
+
+
+def encode(state: State) -> bytes:
+    """A state and the process's random states as one checksummed byte string."""
+    buffer = io.BytesIO()
+    torch.save({"state": vars(state), "generators": _generators()}, buffer)
+    payload = buffer.getvalue()
+    return MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+
+
+def decode(content: bytes) -> State:
+    """Read what `encode` wrote, and restore the random states.
+
+    Raises:
+        RunRefused: the checksum does not match.
+    """
+    header = len(MAGIC) + 65
+    checksum, payload = content[len(MAGIC) : header - 1], content[header:]
+    if not content.startswith(MAGIC) or hashlib.sha256(payload).hexdigest().encode() != checksum:
+        raise RunRefused("the checksum does not match")
+    loaded = torch.load(io.BytesIO(payload), weights_only=True)
+    _restore_generators(loaded["generators"])
+    return State(**loaded["state"])
+
+
+class Checkpoints:
+    """The checkpoints and row segments of one run, in a folder of their own."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self._keep = folder, keep
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _numbered(self, suffix: str) -> dict[int, Path]:
+        found = ((_NUMBER.search(path.name), path) for path in self.folder.glob(f"round-*.{suffix}"))
+        return dict(sorted((int(match[1]), path) for match, path in found if match))
+
+    def save(self, state: State, rows: Iterable[Row]) -> None:
+        """Write the round's rows, then its checkpoint (each atomic), then drop the oldest checkpoints."""
+        name = f"round-{state.round:06d}"
+        write_rows(self.folder / f"{name}.parquet", to_frame(state.run, rows))
+        with replacing(self.folder / f"{name}.ckpt") as temporary:
+            temporary.write_bytes(encode(state))
+        for path in list(self._numbered("ckpt").values())[: -self._keep]:
+            path.unlink()
+
+    def latest(self) -> State | None:
+        """The newest state that is whole; rows of later rounds are removed, for those rounds run again."""
+        for number, path in reversed(self._numbered("ckpt").items()):
+            try:
+                state = decode(path.read_bytes())
+            except RunRefused as error:
+                log.warning("checkpoint %s is damaged (%s): going back to the one before it", path.name, error)
+                path.unlink()
+                continue
+            self._forget_rows_after(number)
+            return state
+        self._forget_rows_after(-1)
+        return None
+
+    def _forget_rows_after(self, last: int) -> None:
+        for number, path in self._numbered("parquet").items():
+            if number > last:
+                path.unlink()
+
+    def rows(self) -> pl.DataFrame:
+        """All rows so far, in the order of the rounds."""
+        frames = [read_rows(path) for path in self._numbered("parquet").values()]
+        return pl.concat(frames) if frames else to_frame("", [])

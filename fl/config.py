@@ -1,0 +1,214 @@
+"""The typed configuration: its schema, its checks and its hash.
+
+Hydra merges the YAML files of `configs/` into these dataclasses, so an unknown key or a wrong type fails
+before anything runs; `check` adds the ranges and the conditions that hold between keys.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from privacy.errors import ConfigError
+
+PARTITIONS = ("iid", "dirichlet", "shards", "natural")
+WEIGHTINGS = ("examples", "uniform")
+RUNTIMES = ("inprocess", "ray", "deployment")
+ON_INVALID = ("leave_out", "abort")
+
+# Where a run writes and how it talks changes no result, so it is no part of a configuration's identity.
+UNHASHED = ("out", "force", "output")
+
+
+@dataclass
+class DataConfig:
+    """An image set and how it is split over the clients."""
+
+    name: str = MISSING
+    path: str | None = None  # folder with parquet or IDX files; before FEDVEIL_DATA and the hub
+    hub: str | None = None  # repository on the Hugging Face hub
+    image_column: str = "image"
+    label_column: str = "label"
+    train_split: str = "train"
+    test_split: str = "test"
+    partition: str = "iid"
+    alpha: float = 0.5  # of the Dirichlet partition
+    shards: int = 2  # a client, for the shards partition
+    natural_column: str | None = None  # of the natural partition: who wrote the image
+    allow_empty: bool = False
+
+
+@dataclass
+class TrainingConfig:
+    """What a client does with its examples in one round."""
+
+    batch_size: int = 32
+    epochs: int | None = 1
+    steps: int | None = None
+    lr: float = 0.1
+    optimizer: dict[str, Any] = field(default_factory=dict)  # a torch.optim class; lr comes from `training.lr`
+    schedule: dict[str, Any] = field(default_factory=dict)  # a torch.optim.lr_scheduler class over rounds; {} is constant
+    proximal_mu: float = 0.0  # FedProx (Li et al. 2020, eq. 2)
+    weighting: str = "examples"
+    max_weight: int | None = None  # public bound on a client's examples; null: the largest partition
+    threads: int = 1
+    deterministic: bool = True
+    tf32: bool = False
+
+
+@dataclass
+class ServerConfig:
+    """The server's half: optimiser, who must answer, evaluation."""
+
+    optimizer: dict[str, Any] = field(default_factory=dict)  # a torch.optim class on the negative mean update
+    min_contributors: int = 1
+    deadline_s: float | None = None  # a stage ends then, and who is missing has dropped out
+    on_invalid: str = "leave_out"
+    evaluate_every: int = 1
+    evaluate_batch: int = 1000
+
+
+@dataclass
+class RuntimeConfig:
+    """The engine that carries the messages."""
+
+    name: str = MISSING
+    workers: int = 0  # processes of the in-process runtime; 0: clients run in the driver itself
+    gpus_per_client: float = 1.0  # share of a GPU that a client occupies, for worker processes and for Ray
+    client_metrics: bool = True  # clients report times and memory (a time tells something of a data set's size)
+    cpus_per_client: float = 1.0  # Ray
+    address: str | None = None  # Ray: an existing cluster
+    supernodes: int = 3  # deployment: how many the demonstration starts
+    federation: str | None = None  # deployment: a SuperLink connection of $FLWR_HOME; null starts one on loopback
+
+
+@dataclass
+class OutputConfig:
+    """How a run talks and what it keeps; never what it computes."""
+
+    progress: bool = True
+    keep_checkpoints: int = 2
+
+
+@dataclass
+class FedveilConfig:
+    """Everything that a run is."""
+
+    clients: int = 10
+    cohort: int | None = None  # null: every client, every round
+    rounds: int = 10
+    seed: int = 1
+    device: str = "auto"
+    out: str | None = None
+    force: bool = False
+    experiment: str = "default"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: dict[str, Any] = field(default_factory=dict)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    mechanism: dict[str, Any] = field(default_factory=dict)  # name -> a Mechanism, in order
+    secure_sum: dict[str, Any] = field(default_factory=dict)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra under the name `schema`, for `configs/config.yaml` to start from."""
+    ConfigStore.instance().store(name="schema", node=FedveilConfig)
+
+
+Check = tuple[str, Callable[[Any], bool], str]
+
+
+def _one_of(key: str, values: tuple[str, ...]) -> Check:
+    return key, lambda v: v in values, f"allowed are {', '.join(values)}"
+
+
+def _at_least(key: str, low: int) -> Check:
+    return key, lambda v: v is None or v >= low, f"must be at least {low}"
+
+
+def _positive(key: str) -> Check:
+    return key, lambda v: v is None or (math.isfinite(v) and v > 0), "must be a finite number above 0"
+
+
+CHECKS: tuple[Check, ...] = (
+    _at_least("clients", 1),
+    _at_least("cohort", 1),
+    _at_least("rounds", 1),
+    _at_least("seed", 0),
+    _one_of("data.partition", PARTITIONS),
+    _positive("data.alpha"),
+    _at_least("data.shards", 1),
+    _at_least("training.batch_size", 1),
+    _at_least("training.epochs", 1),
+    _at_least("training.steps", 1),
+    _positive("training.lr"),
+    ("training.proximal_mu", lambda v: math.isfinite(v) and v >= 0, "must be a finite number of at least 0"),
+    _one_of("training.weighting", WEIGHTINGS),
+    _at_least("training.max_weight", 1),
+    _at_least("training.threads", 1),
+    _at_least("server.min_contributors", 1),
+    _positive("server.deadline_s"),
+    _one_of("server.on_invalid", ON_INVALID),
+    _at_least("server.evaluate_every", 0),
+    _at_least("server.evaluate_batch", 1),
+    _one_of("runtime.name", RUNTIMES),
+    _at_least("runtime.workers", 0),
+    _positive("runtime.gpus_per_client"),
+    _positive("runtime.cpus_per_client"),
+    _at_least("runtime.supernodes", 1),
+    _at_least("output.keep_checkpoints", 1),
+)
+
+
+def check(config: DictConfig) -> None:
+    """Refuse values out of range and keys that contradict one another.
+
+    Raises:
+        ConfigError: naming the key, its value and what is allowed.
+    """
+    for key, allowed, message in CHECKS:
+        value = OmegaConf.select(config, key)
+        if not allowed(value):
+            raise ConfigError.of(key, value, message)
+    if config.cohort is not None and config.cohort > config.clients:
+        raise ConfigError.of("cohort", config.cohort, f"must be at most clients={config.clients}")
+    if config.server.min_contributors > cohort_size(config):
+        raise ConfigError.of(
+            "server.min_contributors", config.server.min_contributors, f"must be at most the cohort, {cohort_size(config)}"
+        )
+    if (config.training.epochs is None) == (config.training.steps is None):
+        raise ConfigError.of(
+            "training.steps", config.training.steps, "give training.epochs or training.steps, and set the other to null"
+        )
+    if config.runtime.name == "deployment" and config.runtime.supernodes < config.clients:
+        raise ConfigError.of(
+            "runtime.supernodes", config.runtime.supernodes, f"must be at least clients={config.clients}, one SuperNode a client"
+        )
+
+
+def cohort_size(config: DictConfig) -> int:
+    """How many clients a round asks."""
+    return int(config.clients if config.cohort is None else config.cohort)
+
+
+def to_json(config: DictConfig) -> str:
+    """The resolved configuration less what is no part of its identity, as canonical JSON."""
+    values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    return json.dumps({k: v for k, v in values.items() if k not in UNHASHED}, sort_keys=True, separators=(",", ":"))
+
+
+def hash_of(canonical: str) -> str:
+    """SHA-256 of a canonical configuration, in hexadecimal: its identity everywhere."""
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def from_json(canonical: str) -> DictConfig:
+    """The typed configuration that `to_json` wrote; unhashed parts take their defaults."""
+    return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(FedveilConfig), json.loads(canonical)))

@@ -1,0 +1,238 @@
+"""Image sets in memory: found once, decoded once, kept on disk, and shared by all processes of a machine.
+
+Shape suffixes: N examples, C channels, H height, W width.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+import zlib
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from fl.decoding import Raw, Request
+from fl.hub import DATA_VARIABLE, one_line
+from fl.sources import Source, find
+from privacy.errors import ConfigError
+
+CACHE_VARIABLE = "FEDVEIL_CACHE"
+CACHE_FORMAT = 1  # goes up when what is kept below changes
+HELD_OUT = 0.1  # share of the examples, where a set has no test split
+LOSSLESS_ORIGINALS = ("mnist", "fashion_mnist", "cifar10", "femnist")  # as JPEG, these are not what others trained on
+STATISTICS_ROWS = 4096
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Examples in a fixed order: `images` uint8 (N, C, H, W) on the CPU, `labels` int64 (N,) in 0..classes-1."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """An image set; equal only to itself, so that it can key a cache.
+
+    Attributes:
+        pixel_max: value of a white pixel, 255, or 16 for digits.
+        mean_C: per channel over the training pixels, which are scaled to [0, 1].
+        std_C: likewise; 1 for a channel that is constant.
+        natural_ids: owner (N,) of each training example, in 0..owners-1, where the set names one.
+        origin: where it was read from, in one line, with what sets it apart from the original.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    classes: int
+    pixel_max: int
+    mean_C: torch.Tensor
+    std_C: torch.Tensor
+    natural_ids: NDArray[np.int64] | None
+    origin: str
+    _affine: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Pixels uint8 (N, C, H, W) to float32 of mean 0 and deviation 1 over the training set, on their device."""
+        if images.device not in self._affine:
+            scale_C = 1 / (self.pixel_max * self.std_C)
+            shift_C = -self.mean_C / self.std_C
+            self._affine[images.device] = (_per_channel(scale_C, images.device), _per_channel(shift_C, images.device))
+        scale_C11, shift_C11 = self._affine[images.device]
+        return torch.addcmul(shift_C11, images.to(torch.float32), scale_C11)
+
+
+def _per_channel(values_C: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return values_C.to(device, torch.float32).reshape(-1, 1, 1)
+
+
+def load_data(config: DictConfig) -> ImageData:
+    """The image set that the node `data` names, decoded at most once a machine and opened once a process.
+
+    Sources in order: `data.path`, `$FEDVEIL_DATA/<name>`, what is installed, the Hugging Face hub.
+
+    Raises:
+        ConfigError: in one line, if no source has it (where it looked, how to get it), or naming the key of a
+            path, split or column that is not there, or if the images cannot be read or differ in size.
+    """
+    root = os.environ.get(CACHE_VARIABLE) or "~/.cache/fedveil"
+    return _load(Request.of(config), os.environ.get(DATA_VARIABLE), Path(root).expanduser())
+
+
+@lru_cache(maxsize=8)
+def _load(request: Request, _data_variable: str | None, root: Path) -> ImageData:
+    source = find(request)
+    key = json.dumps([CACHE_FORMAT, request.name, source.identity()])
+    slug = re.sub(r"[^A-Za-z0-9.]+", "_", request.name)
+    entry = root / f"{slug}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    return _open(entry) or _decode_and_keep(entry, source, request)
+
+
+def _decode_and_keep(entry: Path, source: Source, request: Request) -> ImageData:
+    with _one_at_a_time(entry):
+        if data := _open(entry):  # another process did it while this one waited
+            return data
+        facts, arrays = _arrange(source, request)
+        try:
+            _store(entry, facts, arrays)
+        except OSError as error:
+            warnings.warn(f"decoded images are not kept, {one_line(error)}: set {CACHE_VARIABLE}", stacklevel=2)
+        return _open(entry) or _image_data(facts, arrays)
+
+
+def _one_at_a_time(entry: Path) -> contextlib.AbstractContextManager[Any]:
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(f"{entry}.lock").acquire()
+    except OSError:  # a folder that cannot be written needs no lock
+        return contextlib.nullcontext()
+
+
+def _arrange(source: Source, request: Request) -> tuple[dict[str, Any], Arrays]:
+    """Read a source and bring it into the form that is kept: a few facts and a few arrays."""
+    try:
+        train, test = source.read()
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError.of("data.name", request.name, f"{source.place} cannot be read, {one_line(error)}") from error
+    origin = source.place
+    if test is None:
+        train, test = _hold_out(train)
+        origin += f"; no test split, so {HELD_OUT:.0%} of the examples were held out"
+    shapes = train.images_NCHW.shape, test.images_NCHW.shape
+    if not shapes[0][0] or not shapes[1][0] or shapes[0][1:] != shapes[1][1:]:
+        raise ConfigError(f"{source.place}: training images have the shape {shapes[0]} and test images {shapes[1]}")
+    arrays = _arrays(train, test)
+    mean_C, std_C = _statistics(train.images_NCHW, source.pixel_max)
+    facts = {"name": request.name, "pixel_max": source.pixel_max, "mean_C": mean_C, "std_C": std_C}
+    facts["classes"] = 1 + int(max(arrays["train_labels"].max(), arrays["test_labels"].max()))
+    facts["origin"] = origin + _jpeg_note(request, train)
+    return facts, arrays
+
+
+def _jpeg_note(request: Request, train: Raw) -> str:
+    if not train.jpeg:
+        return ""
+    return "; JPEG re-encoding, not the original pixels" if request.name in LOSSLESS_ORIGINALS else "; JPEG images"
+
+
+def _hold_out(raw: Raw) -> tuple[Raw, Raw]:
+    """A fixed split by examples: the seed of a run moves no example between training and test."""
+    rows = np.random.default_rng(0).permutation(len(raw.labels_N))
+    cut = max(1, round(HELD_OUT * len(rows)))
+    return _take(raw, np.sort(rows[cut:])), _take(raw, np.sort(rows[:cut]))
+
+
+def _take(raw: Raw, rows: NDArray[np.int64]) -> Raw:
+    owners_N = None if raw.owners_N is None else raw.owners_N[rows]
+    return Raw(raw.images_NCHW[rows], raw.labels_N[rows], owners_N, raw.jpeg)
+
+
+def _arrays(train: Raw, test: Raw) -> Arrays:
+    labels = np.concatenate([train.labels_N, test.labels_N])
+    indices = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    arrays: Arrays = {"train_images": train.images_NCHW, "test_images": test.images_NCHW}
+    arrays["train_labels"], arrays["test_labels"] = np.split(indices, [len(train.labels_N)])
+    if train.owners_N is not None:
+        arrays["natural_ids"] = np.unique(train.owners_N, return_inverse=True)[1].astype(np.int64)
+    return arrays
+
+
+def _statistics(images_NCHW: NDArray[np.uint8], pixel_max: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel, from exact counts of each value."""
+    counts_CV = np.zeros((images_NCHW.shape[1], 256), np.int64)
+    for start in range(0, len(images_NCHW), STATISTICS_ROWS):  # bincount takes eight times the memory of its bytes
+        for channel, counts_V in enumerate(counts_CV):
+            counts_V += np.bincount(images_NCHW[start : start + STATISTICS_ROWS, channel].ravel(), minlength=256)
+    values_V = np.arange(256) / pixel_max
+    share_CV = counts_CV / counts_CV.sum(axis=1, keepdims=True)
+    mean_C = share_CV @ values_V
+    std_C = np.sqrt((share_CV * (values_V - mean_C[:, None]) ** 2).sum(axis=1))
+    return mean_C.tolist(), np.where(std_C > 0, std_C, 1.0).tolist()
+
+
+def _image_data(facts: dict[str, Any], arrays: Arrays) -> ImageData:
+    splits = {
+        split: Split(torch.from_numpy(arrays[f"{split}_images"]), torch.from_numpy(arrays[f"{split}_labels"]))
+        for split in ("train", "test")
+    }
+    statistics = {key: torch.tensor(facts[key], dtype=torch.float32) for key in ("mean_C", "std_C")}
+    return ImageData(**(facts | statistics | splits), natural_ids=arrays.get("natural_ids"))
+
+
+def _store(entry: Path, facts: dict[str, Any], arrays: Arrays) -> None:
+    """Write an entry beside its place and move it there whole; the lock keeps others out."""
+    temporary = entry.with_name(f"{entry.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    temporary.mkdir()
+    sha256 = {}
+    for name, array in arrays.items():
+        np.save(temporary / f"{name}.npy", array)
+        sha256[name] = _sha256(temporary / f"{name}.npy")
+    index = json.dumps({"facts": facts, "sha256": sha256})
+    (temporary / "index.json").write_text(f"{hashlib.sha256(index.encode()).hexdigest()}\n{index}")
+    shutil.rmtree(entry, ignore_errors=True)  # if it was damaged
+    temporary.rename(entry)
+
+
+def _open(entry: Path) -> ImageData | None:
+    """What `_store` wrote, or nothing if it is not there or no longer the same."""
+    try:
+        digest, _, body = (entry / "index.json").read_text().partition("\n")
+        if hashlib.sha256(body.encode()).hexdigest() != digest:
+            return None
+        index = json.loads(body)
+        if any(_sha256(entry / f"{name}.npy") != expected for name, expected in index["sha256"].items()):
+            return None
+        # Copy on write: torch wants arrays it could write to, and all processes share what nobody writes.
+        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="c") for name in index["sha256"]}
+    except (OSError, ValueError):
+        return None
+    return _image_data(index["facts"], arrays)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:  # read, not mapped: mapped pages would count as memory of this process
+        return hashlib.file_digest(stream, "sha256").hexdigest()

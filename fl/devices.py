@@ -1,0 +1,49 @@
+"""Where tensors live, and the settings that decide whether the same seed gives the same weights."""
+
+import os
+
+import torch
+
+from privacy.errors import ConfigError
+
+# cuBLAS is deterministic only with a workspace of this form, and reads it when CUDA starts
+CUBLAS_WORKSPACE = ":4096:8"
+
+
+def resolve(name: str) -> torch.device:
+    """`auto` takes the GPU when there is one.
+
+    Raises:
+        ConfigError: an unknown name, or a device that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError.of("device", name, "allowed are auto, cpu, cuda and cuda:N")
+    if device.type == "cuda":
+        present = torch.cuda.device_count()
+        if (device.index or 0) >= present:
+            raise ConfigError.of("device", name, f"{present} CUDA devices are here; use device=cpu or device=auto")
+    return device
+
+
+def configure(threads: int, deterministic: bool, tf32: bool) -> None:
+    """Set what changes results explicitly, in this process. Cheap to repeat, so every message does."""
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+    if torch.are_deterministic_algorithms_enabled() != deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
+        torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = not deterministic
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the GPU, so that a clock read next means something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

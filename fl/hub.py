@@ -1,0 +1,118 @@
+"""Images from the Hugging Face hub, by way of flwr-datasets."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fl.decoding import BATCH_ROWS, Raw, Request, choose_splits, decode_table
+from privacy.errors import ConfigError
+
+DATA_VARIABLE = "FEDVEIL_DATA"
+PROBE_S = 5.0
+
+
+def not_found(request: Request, looked: list[str]) -> ConfigError:
+    """The error that says where was looked and how to get the set."""
+    ways = [f"give data.path=FOLDER with parquet or IDX files, or {DATA_VARIABLE}=FOLDER that holds {request.name}/"]
+    if request.name == "fashion_mnist":
+        ways.append("install Debian's package dataset-fashion-mnist")
+    if request.hub is None:
+        ways.append("give data.hub=OWNER/NAME")
+    else:
+        ways.append(f"where there is a network, hf download {request.hub} --repo-type dataset --local-dir FOLDER")
+    return ConfigError.of("data.name", request.name, f"not found, looked in {', '.join(looked)}; {'; or '.join(ways)}")
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set on the hub, or what an earlier download left in the hub's own cache."""
+
+    request: Request
+    looked: list[str]  # where else was looked, for the error
+    pixel_max: ClassVar[int] = 255
+
+    @property
+    def place(self) -> str:
+        """Its address there."""
+        return f"Hugging Face hub {self.request.hub}"
+
+    def identity(self) -> list[Any]:
+        """Its name: published images are taken not to change."""
+        return ["hub", self.request.hub, *self.request.reading()]
+
+    def read(self) -> tuple[Raw, Raw | None]:
+        """Download and decode both splits; see `Source.read` in fl/sources.py."""
+        train, test = self._download()
+        return self._decode(train, True), (None if test is None else self._decode(test, False))
+
+    def _download(self) -> tuple[Any, Any]:
+        os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read when flwr_datasets is imported
+        from flwr_datasets import FederatedDataset
+
+        chosen: list[Any] = []
+
+        def choose(splits: Any) -> Any:
+            train, test = choose_splits(self.request, splits, self.place)
+            chosen.extend((splits[train], splits[test] if test else None))
+            return splits
+
+        assert self.request.hub is not None
+        hub = FederatedDataset(dataset=self.request.hub, partitioners={}, shuffle=False, preprocessor=choose)
+        with _quiet_hub() as trouble:
+            try:
+                hub.load_split(self.request.train_split)
+            except ConfigError:
+                raise
+            except Exception as error:  # its libraries raise errors of many unrelated families
+                why = trouble or one_line(error)
+                raise not_found(self.request, [*self.looked, f"{self.place} ({why})"]) from error
+        return chosen[0], chosen[1]
+
+    def _decode(self, dataset: Any, owned: bool) -> Raw:
+        def batches(columns: list[str]) -> Any:
+            return dataset.select_columns(columns).with_format("arrow").iter(BATCH_ROWS)
+
+        return decode_table(
+            self.request, batches, len(dataset), place=self.place, names=dataset.column_names, owned=owned
+        )
+
+
+def one_line(error: BaseException) -> str:
+    """An error of somebody else as a part of one line of ours."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[str]:
+    """Silence the hub's libraries, and turn them offline where it does not answer: they retry for minutes.
+
+    Yields:
+        Why it does not answer, or nothing. A copy in the hub's own cache can be loaded all the same.
+    """
+    import datasets
+
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    before = datasets.config.HF_HUB_OFFLINE
+    trouble = "" if before else _hub_trouble()
+    datasets.config.HF_HUB_OFFLINE = before or bool(trouble)
+    try:
+        yield trouble
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+        datasets.logging.set_verbosity(level)
+
+
+def _hub_trouble() -> str:
+    import huggingface_hub
+
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=PROBE_S)
+    except Exception as error:  # of requests or of httpx, as the release of huggingface_hub has it
+        return f"out of reach, {one_line(error)}"
+    return ""

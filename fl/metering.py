@@ -1,0 +1,148 @@
+"""The four seams of measurement, as tidy rows: no protocol and no mechanism knows of them.
+
+Metrics and units: `wall` and `cpu` in seconds, `peak_rss` and `peak_cuda` in bytes, `up_bytes` and `down_bytes` of
+protocol records, `envelope_bytes` of routing and configuration.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+
+from fl import devices
+from privacy.secure_sum import Contribution, Records, Vector
+from results.rows import Row
+
+UNITS = {"wall": "s", "cpu": "s", "peak_rss": "bytes", "peak_cuda": "bytes"}
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+_RESET_HIGH_WATER = "5"  # proc(5): writing 5 resets the peak resident set size
+
+
+def reset_peak_rss() -> bool:
+    """Start a new high-water mark of this process's memory; False where the kernel offers none."""
+    try:
+        _CLEAR_REFS.write_text(_RESET_HIGH_WATER)
+    except OSError:
+        return False
+    return True
+
+
+def peak_rss_bytes() -> int:
+    """The high-water mark since the last reset, or since the process began."""
+    try:
+        status = _STATUS.read_text()
+    except OSError:
+        scale = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    return int(status.split("VmHWM:", 1)[1].split(None, 1)[0]) * 1024
+
+
+class Clock(NamedTuple):
+    """A reading of both clocks, in seconds."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def read(cls, device: torch.device) -> "Clock":
+        """Both clocks now, after the device has finished what it was given."""
+        devices.synchronize(device)
+        return cls(time.perf_counter(), time.process_time())
+
+
+class Phases:
+    """Time and peak memory of the phases of one reply, kept apart from one another."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.metrics: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure the block as one phase."""
+        self._reset_peaks()
+        start = Clock.read(self.device)
+        yield
+        end = Clock.read(self.device)
+        self._record(name, end.wall - start.wall, end.cpu - start.cpu)
+
+    def protect(self, respond: Callable[[Contribution], Records], contribution: Contribution) -> Records:
+        """Run `respond` and call what it spends outside the contribution the phase `protect`."""
+        inside = Clock(0.0, 0.0)
+
+        def contribute() -> Vector:
+            nonlocal inside
+            start = Clock.read(self.device)
+            vector = contribution()
+            end = Clock.read(self.device)
+            inside = Clock(inside.wall + end.wall - start.wall, inside.cpu + end.cpu - start.cpu)
+            self._reset_peaks()
+            return vector
+
+        self._reset_peaks()
+        start = Clock.read(self.device)
+        records = respond(contribute)
+        end = Clock.read(self.device)
+        self._record("protect", end.wall - start.wall - inside.wall, end.cpu - start.cpu - inside.cpu)
+        return records
+
+    def _reset_peaks(self) -> None:
+        self._resettable = reset_peak_rss()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def _record(self, name: str, wall_s: float, cpu_s: float) -> None:
+        self.metrics[f"{name}.wall"] = wall_s
+        self.metrics[f"{name}.cpu"] = cpu_s
+        if self._resettable:  # a mark that cannot be reset belongs to no phase
+            self.metrics[f"{name}.peak_rss"] = float(peak_rss_bytes())
+        if self.device.type == "cuda":
+            self.metrics[f"{name}.peak_cuda"] = float(torch.cuda.max_memory_allocated(self.device))
+
+
+class Meter:
+    """Collects the rows of one round at the server: sums what repeats, and keeps the highest of peaks."""
+
+    def __init__(self) -> None:
+        self.round = 0
+        self._values: dict[tuple[str, str, str, str], float] = {}
+
+    def add(self, where: str, stage: str, metric: str, value: float, unit: str) -> None:
+        """One measurement."""
+        key = (where, stage, metric, unit)
+        before = self._values.get(key, 0.0)
+        self._values[key] = max(before, value) if metric.startswith("peak") else before + float(value)
+
+    @contextmanager
+    def span(self, where: str, stage: str, metric: str = "wall") -> Iterator[None]:
+        """Wall time of the block, in seconds; recorded also when it raises."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(where, stage, metric, time.perf_counter() - start, "s")
+
+    def phases(self, where: str, metrics: Mapping[str, object]) -> None:
+        """Rows of what a client reports about its own phases."""
+        for name, value in metrics.items():
+            stage, _, metric = name.rpartition(".")
+            if metric in UNITS and isinstance(value, int | float):
+                self.add(where, stage, metric, value, UNITS[metric])
+
+    def take(self) -> list[Row]:
+        """The rows of the round, which the meter forgets."""
+        values, self._values = self._values, {}
+        return [Row(self.round, where, stage, metric, v, unit) for (where, stage, metric, unit), v in values.items()]
+
+
+def serialised_bytes(content: RecordDict, names: tuple[str, ...]) -> int:
+    """Bytes of the named records as they are serialised for the wire."""
+    records = (content[name] for name in names if name in content)
+    return sum(record.count_bytes() for record in records if isinstance(record, ArrayRecord | ConfigRecord))

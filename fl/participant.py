@@ -1,0 +1,99 @@
+"""A participant's side of a message: runs `respond` of the secure sum and supplies the contribution.
+
+Shapes: D is the number of values of the model; the vector that is summed has D + 1.
+"""
+
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from fl import training, vectors
+from fl.metering import Phases
+from fl.workspace import Workspace, seeded
+from privacy.errors import ProtocolError
+from privacy.mechanism import ClientJob
+from privacy.randomness import OsRandomness
+from privacy.secure_sum import Address, Party, Records, Value, Vector
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a message asks: a stage of one attempt at one round, of the participant at `address`."""
+
+    address: Address
+    stage: str
+    round: int
+    attempt: str
+    inbound: Records
+    model_D: Vector | None  # the global weights, at the stage that collects
+
+
+def client_index(address: Address) -> int:
+    """The client of an address such as `client/3`."""
+    role, _, index = address.partition("/")
+    if role != "client" or not index.isdigit():
+        raise ProtocolError(f"{address} is no client")
+    return int(index)
+
+
+def answer(work: Workspace, request: Request, memory: MutableMapping[str, Value]) -> tuple[Records, dict[str, float]]:
+    """The records that answer a request, and what it cost in time and memory by phase.
+
+    Raises:
+        FedveilError: whatever makes an answer impossible; nothing is sent then.
+    """
+    phases = Phases(work.device)
+    me = Party(
+        request.address, work.hash, request.round, request.attempt, work.spec, memory, randomness=OsRandomness()
+    )
+    records = phases.protect(
+        lambda contribute: work.backend.secure_sum.respond(request.stage, request.inbound, me, contribute),
+        lambda: contribution(work, request, memory, phases),
+    )
+    return records, phases.metrics
+
+
+def contribution(work: Workspace, request: Request, memory: MutableMapping[str, Value], phases: Phases) -> Vector:
+    """Train and give `[v * update, v]`, shape (D + 1,), float32 on the host."""
+    if request.model_D is None:
+        raise ProtocolError(f"stage {request.stage} asks for a contribution and brings no model")
+    client = client_index(request.address)
+    with seeded(work.device, work.config.seed, "train", request.round, client) as seed:
+        with phases.phase("prepare"):
+            global_D = torch.from_numpy(request.model_D).to(work.device)
+            job = client_job(work, request, memory, global_D, seed)
+            work.backend.prepare(job)
+        with phases.phase("train"):
+            training.train(job, work.config.training.proximal_mu)
+        with phases.phase("flatten"), torch.no_grad():
+            v = work.weight(client)
+            update_D = work.backend.on_update(job, vectors.flatten(job.model) - global_D)
+            vector = torch.cat([update_D * v, update_D.new_tensor([v])])
+    with phases.phase("transfer"):
+        host: Vector = vector.cpu().numpy().astype(np.float32, copy=False)
+    return host
+
+
+def client_job(
+    work: Workspace, request: Request, memory: MutableMapping[str, Value], global_D: torch.Tensor, seed: int
+) -> ClientJob:
+    """The training objects of one client in one round, before any mechanism has seen them."""
+    config = work.config.training
+    client = client_index(request.address)
+    indices = torch.from_numpy(work.partitions[client])
+    images = work.data.train.images[indices].to(work.device)
+    batches = training.Batches(
+        work.data.normalise(images),
+        work.data.train.labels[indices].to(work.device),
+        config.batch_size,
+        torch.Generator().manual_seed(seed),
+        config.epochs,
+        config.steps,
+    )
+    vectors.load(work.model, global_D)
+    optimizer = work.client_optimizer(work.model.parameters(), lr=work.learning_rates[request.round - 1])
+    return ClientJob(
+        request.address, request.round, memory, OsRandomness(), len(indices), work.model, optimizer, batches
+    )

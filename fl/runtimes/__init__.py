@@ -1,0 +1,27 @@
+"""The engines that carry the messages: the same apps in all three."""
+
+from pathlib import Path
+
+from fl.server import Errand
+from fl.workspace import Workspace
+
+
+def run(work: Workspace, directory: Path, errand: Errand) -> None:
+    """Run a configuration on the engine that it names, until all its rounds are in the checkpoints.
+
+    Raises:
+        FedveilError: the run cannot go on.
+    """
+    name = work.config.runtime.name
+    if name == "inprocess":
+        from fl.runtimes import inprocess
+
+        inprocess.run(work, errand)
+    elif name == "ray":
+        from fl.runtimes import ray
+
+        ray.run(work, errand)
+    else:
+        from fl.runtimes import deployment
+
+        deployment.run(work.canonical, directory, work.config)

@@ -1,0 +1,212 @@
+"""The deployment runtime: one SuperLink and SuperNodes as separate processes, with TLS and node authentication.
+
+Without `runtime.federation`, everything is made, started on loopback and stopped here; with it, the run goes to a
+SuperLink that somebody else runs. Either way `flwr run` submits it, as an app that holds no code but the names of the
+two apps of the installed package, and the status that the SuperLink gives it decides whether it succeeded.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import tomli_w
+from flwr.serverapp import Grid
+from omegaconf import DictConfig
+
+from fl.config import hash_of
+from fl.runtimes.loopback import START_S, Link, Node, environment, superlink, tool
+from fl.runtimes.processes import Processes
+from fl.workspace import Workspace
+from privacy.errors import ConfigError, RuntimeFailure
+from privacy.secure_sum import Address
+
+APPS = "fl.apps"
+POLL_S = 0.2  # between two looks of the ServerApp for nodes and replies; each is a request over TLS
+NODES_TIMEOUT_S = 600.0  # SuperNodes elsewhere may be started by hand
+PATIENCE = 5  # how often in a row a SuperLink elsewhere may fail to tell a run's status, PAUSE_S apart
+PAUSE_S = 5.0
+COMPLETED = "finished:completed"
+# Lines of the ServerApp's log that the app itself did not write.
+FLOWERS_OWN = re.compile(r"\x1b\[|Using SuperLink|Successfully installed")
+
+Echo = Callable[[str], None]
+
+
+def run(canonical: str, directory: Path, config: DictConfig) -> None:
+    """Run a configuration to its end over a SuperLink; the log of every process goes to `directory`/deployment.
+
+    The ServerApp finds `config` (the canonical JSON) and `directory` in its run configuration, a ClientApp finds
+    `partition-id` and `approved-config` in its node configuration.
+
+    Raises:
+        ConfigError: `runtime.federation` is not a connection of $FLWR_HOME/config.toml.
+        RuntimeFailure: a process ended early or the run did not complete; one line that names the log.
+    """
+    settings = {"config": canonical, "directory": str(directory.resolve())}
+    with _folders(directory) as (logs, private), Processes(logs) as processes, ExitStack() as stack:
+        if config.runtime.federation is None:
+            nodes = [client_node(client, hash_of(canonical)) for client in range(config.runtime.supernodes)]
+            link = stack.enter_context(superlink(processes, private, nodes))
+        else:
+            link = known(config.runtime.federation)
+        submit(processes, link, write_app(private, settings), _echo if config.output.progress else None)
+
+
+def client_node(client: int, approved: str) -> Node:
+    """The SuperNode of a client that acts on one configuration alone, named by its hash."""
+    return Node(f"client/{client}", {"partition-id": client, "approved-config": approved})
+
+
+def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
+    """The nodes of all clients, by the names under which their keys were registered; waits until they are online.
+
+    Raises:
+        RuntimeFailure: a client is not there in time, or two nodes go by its name.
+    """
+    wanted = {f"client/{client}" for client in range(work.config.clients)}
+    ends = time.monotonic() + NODES_TIMEOUT_S
+    while missing := wanted - (nodes := _online(grid)).keys():
+        if time.monotonic() > ends:
+            first = min(missing)
+            raise RuntimeFailure(
+                f"{len(missing)} of {len(wanted)} SuperNodes are not online after {NODES_TIMEOUT_S:g} s, among them "
+                f"{first}: register its key with `flwr supernode register KEY LINK --name {first}` and start it"
+            )
+        time.sleep(POLL_S)
+    return {address: nodes[address] for address in wanted}
+
+
+def _online(grid: Grid) -> dict[Address, int]:
+    nodes: dict[Address, int] = {}
+    for info in grid.get_nodes():
+        if info.name in nodes:
+            raise RuntimeFailure(f"two SuperNodes are registered as {info.name}: `flwr supernode unregister` one")
+        if info.name:
+            nodes[info.name] = info.node_id
+    return nodes
+
+
+def known(name: str) -> Link:
+    """The user's own SuperLink connection of that name.
+
+    Raises:
+        ConfigError: there is none; lists those that there are.
+    """
+    file = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr") / "config.toml"
+    connections = tomllib.loads(file.read_text()).get("superlink", {}) if file.is_file() else {}
+    names = sorted(key for key, value in connections.items() if isinstance(value, dict))
+    if name not in names:
+        there = ", ".join(names) or "none"
+        raise ConfigError.of("runtime.federation", name, f"must be a SuperLink connection of {file}, which has {there}")
+    return Link(name, environment(), elsewhere=True)
+
+
+@contextmanager
+def _folders(directory: Path) -> Iterator[tuple[Path, Path]]:
+    """A fresh folder for logs and, inside it, a private one for keys and Flower's own files, which goes at the end."""
+    logs = directory.resolve() / "deployment"
+    private = logs / "private"
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True)
+    private.mkdir(mode=0o700)
+    try:
+        yield logs, private
+    finally:
+        shutil.rmtree(private, ignore_errors=True)
+
+
+def write_app(private: Path, settings: Mapping[str, str], apps: str = APPS) -> tuple[Path, Path]:
+    """The folder of an app without code, and the file of its run configuration.
+
+    The app is the same for every run, byte for byte, so Flower unpacks it once and its hash can be told in advance.
+    """
+    folder, run_config = private / "app", private / "run.toml"
+    flower = {
+        "publisher": "fedveil",
+        "components": {"serverapp": f"{apps}:server_app", "clientapp": f"{apps}:client_app"},
+        "config": dict.fromkeys(settings, ""),
+    }
+    project = {"name": "fedveil", "version": "1.0.0", "description": "names installed apps", "license": "Apache-2.0"}
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(tomli_w.dumps({"project": project, "tool": {"flwr": {"app": flower}}}))
+    run_config.write_text(tomli_w.dumps(settings))
+    return folder, run_config
+
+
+def submit(processes: Processes, link: Link, app: tuple[Path, Path], echo: Echo | None = None) -> None:
+    """Start a run and wait for its end; `echo` gets what the ServerApp writes, as it comes.
+
+    Raises:
+        RuntimeFailure: its status is anything but completed.
+    """
+    folder, run_config = app
+    run_id = str(_flwr(processes, link, "run", str(folder), link.name, "--run-config", str(run_config))["run-id"])
+    with _stopping(processes, link, run_id):
+        status = _follow(processes, link, run_id, echo)
+    if status["status"] != COMPLETED:
+        log, why = processes.logs / "serverapp.log", " ".join(status["status-details"].split())
+        raise RuntimeFailure(f"the run is {status['status']}: {why} (log: {log})")
+
+
+@contextmanager
+def _stopping(processes: Processes, link: Link, run_id: str) -> Iterator[None]:
+    """Leave no run behind on a SuperLink elsewhere; ours ends with everything on it."""
+    try:
+        yield
+    except BaseException:
+        if link.elsewhere:
+            with suppress(RuntimeFailure):
+                _flwr(processes, link, "stop", run_id, link.name)
+        raise
+
+
+def _follow(processes: Processes, link: Link, run_id: str, echo: Echo | None) -> dict[str, Any]:
+    """The status of a run that has finished. The log of the ServerApp streams until then."""
+    stream = [tool("flwr"), "log", run_id, link.name, "--stream"]
+    while True:
+        with suppress(RuntimeFailure):  # a stream may break; the status tells
+            processes.call("serverapp", stream, link.env, math.inf, echo)
+        processes.check()
+        status = _status(processes, link, run_id)
+        if status["status"].startswith("finished"):
+            return status
+
+
+def _status(processes: Processes, link: Link, run_id: str) -> dict[str, Any]:
+    """What the SuperLink says of a run. One elsewhere may be out of reach for a while."""
+    failures = 0
+    while True:
+        try:
+            return cast(dict[str, Any], _flwr(processes, link, "ls", link.name, "--run-id", run_id)["runs"][0])
+        except RuntimeFailure:
+            failures += 1
+            if not link.elsewhere or failures == PATIENCE:
+                raise
+        time.sleep(PAUSE_S)
+
+
+def _flwr(processes: Processes, link: Link, command: str, *arguments: str) -> dict[str, Any]:
+    """What a command of `flwr` answers in JSON, where it also tells of its failures, with exit status 0."""
+    name = f"flwr-{command}"
+    output = processes.call(name, [tool("flwr"), command, *arguments, "--format", "json"], link.env, START_S)
+    start = output.find("{")
+    answer: dict[str, Any] = json.JSONDecoder().raw_decode(output[start:])[0] if start >= 0 else {}
+    if not answer.get("success"):
+        lines = str(answer.get("error-message", "it answered nothing")).strip().splitlines()
+        raise RuntimeFailure(f"flwr {command} failed: {lines[-1]} (log: {processes.logs / name}.log)")
+    return answer
+
+
+def _echo(text: str) -> None:
+    """Show what the ServerApp wrote, less Flower's own lines."""
+    shown = [line for line in text.splitlines() if line.strip() and not FLOWERS_OWN.match(line)]
+    if shown:
+        print(*shown, sep="\n", flush=True)

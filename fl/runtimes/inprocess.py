@@ -1,0 +1,185 @@
+"""The default runtime: a Flower grid that calls the ClientApp in this process, or in spawned worker processes."""
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import count
+from multiprocessing.queues import SimpleQueue
+
+import torch
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fl.apps import APPROVED, client_app, server_app_of
+from fl.runtimes.lifetime import end_with_parent
+from fl.server import Errand, address_of
+from fl.workspace import Workspace, workspace
+from privacy.errors import ConfigError, RuntimeFailure
+from privacy.secure_sum import Address
+
+SERVER_NODE = 1
+FIRST_CLIENT_NODE = 2
+
+
+class InProcessGrid(Grid):
+    """One exchange at a time: what was pushed runs when it is pulled, one message a call."""
+
+    def __init__(self, run_hash: str, clients: int) -> None:
+        self._hash, self._clients = run_hash, clients
+        self._run = Run.create_empty(run_id=1)
+        self._numbers = count(1)
+        self._queue: deque[Message] = deque()
+        self._states: dict[int, RecordDict] = {}  # of those nodes that remember something
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SERVER_NODE, 1
+
+    def set_run(self, run: Run) -> None:
+        """Flower's hook; there is one run."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Flower's older way to make a message."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """A node for each client, in order."""
+        return range(FIRST_CLIENT_NODE, FIRST_CLIENT_NODE + self._clients)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Queue the messages of one exchange; what is left of the exchange before is forgotten."""
+        self._queue.clear()
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = str(next(self._numbers))
+            self._queue.append(message)
+        return [message.metadata.message_id for message in self._queue]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:  # noqa: ARG002
+        """Run the next message and return its reply."""
+        if not self._queue:
+            return []
+        message = self._queue.popleft()
+        context = self.context(message.metadata.dst_node_id)
+        reply = client_app(message, context)
+        self.keep(context)
+        return [reply]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:  # noqa: ARG002
+        """All replies at once."""
+        waiting = set(self.push_messages(messages))
+        replies: list[Message] = []
+        while len(replies) < len(waiting):
+            replies.extend(self.pull_messages(waiting))
+        return replies
+
+    def context(self, node_id: int) -> Context:
+        """A node's context, made when it is needed: memory does not grow with the number of clients."""
+        state = self._states.pop(node_id, None) or RecordDict()
+        return Context(1, node_id, {APPROVED: self._hash}, state, {})
+
+    def keep(self, context: Context) -> None:
+        """Keep what a node remembers."""
+        if context.state:
+            self._states[context.node_id] = context.state
+
+
+class WorkerGrid(InProcessGrid):
+    """The same with the ClientApp in worker processes; any worker serves any client, since contexts travel along."""
+
+    def __init__(self, run_hash: str, clients: int, pool: ProcessPoolExecutor) -> None:
+        super().__init__(run_hash, clients)
+        self._pool = pool
+        self._futures: set[Future[tuple[Message, Context]]] = set()
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Hand the messages to the workers; those of the exchange before that have not begun are cancelled."""
+        for future in self._futures:
+            future.cancel()
+        numbers = super().push_messages(messages)
+        self._futures = {self._pool.submit(_serve, m, self.context(m.metadata.dst_node_id)) for m in self._queue}
+        self._queue.clear()
+        return numbers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:  # noqa: ARG002
+        """The replies that have come since the last call; waits a moment for the first."""
+        done, self._futures = wait(self._futures, timeout=1.0, return_when=FIRST_COMPLETED)
+        try:
+            finished = [future.result() for future in done]
+        except BrokenProcessPool:
+            raise RuntimeFailure("a worker process died (out of memory?): lower runtime.workers") from None
+        for _, context in finished:
+            self.keep(context)
+        return [reply for reply, _ in finished]
+
+
+def _serve(message: Message, context: Context) -> tuple[Message, Context]:
+    return client_app(message, context), context
+
+
+def _start_worker(numbers: "SimpleQueue[int]", canonical: str, gpus_per_client: float) -> None:
+    """In a new worker: end with the parent, take a GPU of its own if there are any, and load the data."""
+    end_with_parent()
+    number = numbers.get()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(number * gpus_per_client) % torch.cuda.device_count())
+    work = workspace(canonical)
+    assert work.partitions
+
+
+def check_workers(work: Workspace) -> None:
+    """Refuse more workers than the GPUs can hold.
+
+    Raises:
+        ConfigError: `runtime.workers` times `runtime.gpus_per_client` is more than there are.
+    """
+    runtime, device = work.config.runtime, work.device
+    if not runtime.workers or device.type == "cpu":
+        return
+    if device.index is not None:
+        raise ConfigError.of("device", work.config.device, "workers take GPUs by themselves: use device=cuda")
+    present = torch.cuda.device_count()
+    if runtime.workers * runtime.gpus_per_client > present:
+        allowed = f"with runtime.workers={runtime.workers}, at most {present / runtime.workers:g} ({present} GPUs)"
+        raise ConfigError.of("runtime.gpus_per_client", runtime.gpus_per_client, allowed)
+
+
+@contextmanager
+def grid_of(work: Workspace) -> Iterator[InProcessGrid]:
+    """The grid of a configuration, and its workers while the block runs."""
+    runtime = work.config.runtime
+    if not runtime.workers:
+        yield InProcessGrid(work.hash, work.config.clients)
+        return
+    check_workers(work)
+    spawn = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork
+    numbers: SimpleQueue[int] = spawn.SimpleQueue()
+    for number in range(runtime.workers):
+        numbers.put(number)
+    arguments = (numbers, work.canonical, runtime.gpus_per_client)
+    pool = ProcessPoolExecutor(runtime.workers, spawn, _start_worker, arguments)
+    try:
+        yield WorkerGrid(work.hash, work.config.clients, pool)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
+    """Simulated nodes play whichever client is asked: they are numbered in the order of their ids."""
+    return {address_of(client): node for client, node in zip(range(work.config.clients), grid.get_node_ids(), strict=True)}
+
+
+def run(work: Workspace, errand: Errand) -> None:
+    """A whole run in this process and its workers."""
+    app = server_app_of(work, locate, errand)
+    with grid_of(work) as grid:
+        app(grid, Context(1, SERVER_NODE, {}, RecordDict(), {}))

@@ -1,0 +1,87 @@
+"""Flower's own simulation engine on Ray, on this machine or on a cluster. Everything deprecated of Flower is in here."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from flwr.serverapp import Grid
+
+from fl.apps import APPROVED_VARIABLE, client_app, server_app_of
+from fl.server import Errand
+from fl.workspace import Workspace
+from privacy.errors import ConfigError, RuntimeFailure
+from privacy.secure_sum import Address
+
+POLL_S = 0.005
+NODES_TIMEOUT_S = 120.0
+
+
+def run(work: Workspace, errand: Errand) -> None:
+    """A whole run on Ray: the ServerApp in this process, the ClientApps in Ray's actors.
+
+    Raises:
+        ConfigError: a device that Ray cannot give.
+        RuntimeFailure: Ray failed.
+    """
+    from flwr.simulation import run_simulation
+
+    if work.device.index is not None:
+        raise ConfigError.of("device", work.config.device, "Ray places clients on GPUs by itself: use device=cuda")
+    app = server_app_of(work, locate, errand)
+    with _approved(work.hash), _quiet():
+        try:
+            run_simulation(app, client_app, work.config.clients, backend_config=_backend_config(work))  # type: ignore[no-untyped-call,unused-ignore]
+        except RuntimeError as error:
+            raise RuntimeFailure(f"Flower's Ray engine failed: {error.__cause__ or error}") from error
+
+
+def _backend_config(work: Workspace) -> Any:
+    runtime = work.config.runtime
+    gpus = runtime.gpus_per_client if work.device.type == "cuda" else 0.0
+    init_args: dict[str, Any] = {"include_dashboard": False}
+    if runtime.address is not None:
+        environment = {APPROVED_VARIABLE: work.hash}
+        init_args = {"address": runtime.address, "runtime_env": {"env_vars": environment}}
+    return {
+        "init_args": init_args,
+        "client_resources": {"num_cpus": runtime.cpus_per_client, "num_gpus": gpus},
+    }
+
+
+def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
+    """Wait until Flower has registered its simulated nodes; they play whichever client is asked."""
+    ends = time.monotonic() + NODES_TIMEOUT_S
+    while len(nodes := sorted(grid.get_node_ids())) < work.config.clients:
+        if time.monotonic() > ends:
+            raise RuntimeFailure(f"Ray registered {len(nodes)} of {work.config.clients} nodes in {NODES_TIMEOUT_S:g} s")
+        time.sleep(POLL_S)
+    return {f"client/{client}": node for client, node in enumerate(nodes)}
+
+
+@contextmanager
+def _approved(run_hash: str) -> Iterator[None]:
+    """The actors that Ray starts on this machine inherit the approval of this configuration."""
+    before = os.environ.get(APPROVED_VARIABLE)
+    os.environ[APPROVED_VARIABLE] = run_hash
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[APPROVED_VARIABLE]
+        else:
+            os.environ[APPROVED_VARIABLE] = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Flower reports its start, its deprecations and each poll; the run's own progress is shown instead."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

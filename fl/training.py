@@ -1,0 +1,69 @@
+"""Plain local training on whatever job it receives: mechanisms have already put private versions into it."""
+
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from privacy.mechanism import Batch, ClientJob
+
+
+class Batches:
+    """Shuffled mini-batches of one client's examples, for some epochs or for some steps.
+
+    Tensors are of shape (N, C, H, W) and (N,), on the training device; the order comes from `generator` alone.
+    """
+
+    def __init__(
+        self,
+        inputs: torch.Tensor,
+        labels: torch.Tensor,
+        batch_size: int,
+        generator: torch.Generator,
+        epochs: int | None = None,
+        steps: int | None = None,
+    ) -> None:
+        assert (epochs is None) != (steps is None)
+        self.inputs, self.labels = inputs, labels
+        self.batch_size, self.epochs, self.steps = batch_size, epochs, steps
+        self._generator = generator
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        per_epoch = -(-len(self.labels) // self.batch_size)
+        return self.steps if self.steps is not None else per_epoch * cast(int, self.epochs)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches; the last one of an epoch may be smaller."""
+        left = len(self)
+        while left > 0:
+            order = torch.randperm(len(self.labels), generator=self._generator).to(self.labels.device)
+            for index in order.split(self.batch_size)[:left]:
+                yield self.inputs[index], self.labels[index]
+                left -= 1
+
+
+def train(job: ClientJob, proximal_mu: float = 0.0) -> None:
+    """Run the job's optimizer over its batches, on the cross entropy plus FedProx's term."""
+    job.model.train()
+    penalty = _proximal(job.model, proximal_mu) if proximal_mu else None
+    for inputs, labels in job.batches:
+        job.optimizer.zero_grad()
+        loss = cross_entropy(job.model(inputs), labels)
+        if penalty is not None:
+            loss = loss + penalty()
+        loss.backward()  # type: ignore[no-untyped-call]
+        job.optimizer.step()
+
+
+def _proximal(model: torch.nn.Module, mu: float) -> Callable[[], torch.Tensor]:
+    """mu/2 |w - w_global|^2 (Li et al. 2020, "Federated Optimization in Heterogeneous Networks", eq. 2)."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    start = [parameter.detach().clone() for parameter in trained]
+
+    def penalty() -> torch.Tensor:
+        distances = [(now - then).square().sum() for now, then in zip(trained, start, strict=True)]
+        return 0.5 * mu * torch.stack(distances).sum()
+
+    return penalty

@@ -1,0 +1,36 @@
+"""A model's state as one flat vector and back. Shape: D is the number of floating-point entries of the state.
+
+Every floating-point entry counts (parameters and buffers, in the order of `state_dict`); integer counters stay local.
+"""
+
+import hashlib
+
+import torch
+
+
+def _floating(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [entry for entry in model.state_dict().values() if entry.is_floating_point()]
+
+
+def length(model: torch.nn.Module) -> int:
+    """D, how many values the flat vector holds."""
+    return sum(entry.numel() for entry in _floating(model))
+
+
+def flatten(model: torch.nn.Module) -> torch.Tensor:
+    """The state as float32, shape (D,), on the model's device."""
+    return torch.cat([entry.reshape(-1).float() for entry in _floating(model)])
+
+
+@torch.no_grad()
+def load(model: torch.nn.Module, vector_D: torch.Tensor) -> None:
+    """Write a flat vector of shape (D,) into the model, on the model's device and in its types."""
+    entries = _floating(model)
+    parts = vector_D.split([entry.numel() for entry in entries])
+    for entry, part in zip(entries, parts, strict=True):
+        entry.copy_(part.view_as(entry))
+
+
+def sha256(vector_D: torch.Tensor) -> str:
+    """SHA-256 of the vector's float32 bytes: two runs agree bit for bit when this does."""
+    return hashlib.sha256(vector_D.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,171 @@
+"""What one process needs to serve a configuration, built once from its canonical text and cached by its hash."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, lru_cache, partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from fl import config as configuration
+from fl import devices, vectors
+from fl.data import ImageData, load_data
+from fl.partition import partition
+from privacy.backend import PrivacyBackend
+from privacy.errors import ConfigError, FedveilError
+from privacy.mechanism import Mechanism
+from privacy.randomness import seed_from
+from privacy.secure_sum import Segment, VectorSpec
+
+UPDATE, WEIGHT = "update", "weight"
+
+
+def build(key: str, node: Any, **arguments: Any) -> Any:
+    """Instantiate the object that a configuration node describes.
+
+    Raises:
+        ConfigError: the node names nothing that can be built with its values.
+    """
+    if "_target_" not in node:
+        raise ConfigError.of(key, dict(node), "needs a _target_, the dotted name of a class")
+    try:
+        return instantiate(node, **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, FedveilError):
+            raise cause from None
+        raise ConfigError.of(f"{key}._target_", node["_target_"], _first_line(cause or error)) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def seeded(device: torch.device, *labels: int | str) -> Iterator[int]:
+    """Seed every global generator from the labels, and restore them afterwards. Yields the seed."""
+    seed = seed_from(*labels)
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield seed
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+
+class Workspace:
+    """The objects of one configuration: data, partitions, model, backend, optimisers.
+
+    Raises:
+        ConfigError: whatever in the configuration cannot be had here.
+    """
+
+    def __init__(self, canonical: str) -> None:
+        self.canonical = canonical
+        self.hash = configuration.hash_of(canonical)
+        self.config: DictConfig = configuration.from_json(canonical)
+        configuration.check(self.config)
+        self.device = devices.resolve(self.config.device)
+        self.activate()
+        self.backend = self._backend()
+        model = self._model()
+        # the initial global weights, shape (D,), float32: drawn on the CPU, so the same on every device
+        self.initial_D = vectors.flatten(model).detach()
+        self.model = model.to(self.device)
+
+    def activate(self) -> None:
+        """Apply the settings of this configuration to the process; another one may have run since."""
+        training = self.config.training
+        devices.configure(training.threads, training.deterministic, training.tf32)
+
+    @cached_property
+    def data(self) -> ImageData:
+        """The image set."""
+        return load_data(self.config.data)
+
+    @cached_property
+    def partitions(self) -> list[NDArray[np.int64]]:
+        """Indices of the training examples of each client."""
+        return partition(self.config.data, self.data, self.config.clients, self.config.seed)
+
+    @cached_property
+    def candidates(self) -> NDArray[np.int64]:
+        """The clients that hold data, from whom cohorts are drawn."""
+        present = np.flatnonzero([len(part) for part in self.partitions])
+        wanted = self.config.cohort
+        if wanted is not None and wanted > len(present):
+            raise ConfigError.of("cohort", wanted, f"only {len(present)} of {self.config.clients} clients hold data")
+        return present
+
+    @cached_property
+    def spec(self) -> VectorSpec:
+        """The vector that is summed: v * update and v, with v = weight / max_weight in [0, 1]."""
+        segments = (Segment(UPDATE, vectors.length(self.model)), Segment(WEIGHT, 1, bound=1.0))
+        wanted = self.config.cohort
+        cohort_size = len(self.candidates) if wanted is None else wanted
+        return VectorSpec(segments, cohort_size, self.config.server.min_contributors)
+
+    @cached_property
+    def max_weight(self) -> int:
+        """The public bound on a client's number of examples."""
+        largest = max(len(part) for part in self.partitions)
+        declared = self.config.training.max_weight
+        if declared is not None and largest > declared:
+            raise ConfigError.of("training.max_weight", declared, f"a client holds {largest} examples")
+        return largest if declared is None else int(declared)
+
+    def weight(self, client: int) -> float:
+        """v of a client, in [0, 1]."""
+        if self.config.training.weighting == "uniform":
+            return 1.0
+        return len(self.partitions[client]) / self.max_weight
+
+    @cached_property
+    def learning_rates(self) -> list[float]:
+        """The clients' learning rate in each round (from 1; entry 0 is round 1), off a torch scheduler."""
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=self.config.training.lr)
+        schedule = self.config.training.schedule
+        if not schedule:
+            return [float(self.config.training.lr)] * self.config.rounds
+        scheduler = build("training.schedule", schedule, optimizer=optimizer)
+        rates = []
+        for _ in range(self.config.rounds):
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+            optimizer.step()
+            scheduler.step()
+        return rates
+
+    @cached_property
+    def client_optimizer(self) -> "partial[torch.optim.Optimizer]":
+        """Makes a client's optimizer from parameters and `lr`; instantiated once, as Hydra takes its time."""
+        made = build("training.optimizer", self.config.training.optimizer, _partial_=True)
+        return cast("partial[torch.optim.Optimizer]", made)
+
+    def server_optimizer(self, weights_D: torch.nn.Parameter) -> torch.optim.Optimizer:
+        """The server's optimizer over the flat global weights."""
+        return cast(torch.optim.Optimizer, build("server.optimizer", self.config.server.optimizer, params=[weights_D]))
+
+    def _backend(self) -> PrivacyBackend:
+        mechanisms: list[Mechanism] = [build(f"mechanism.{k}", v) for k, v in self.config.mechanism.items()]
+        return PrivacyBackend(build("secure_sum", self.config.secure_sum), tuple(mechanisms))
+
+    def _model(self) -> torch.nn.Module:
+        with seeded(torch.device("cpu"), self.config.seed, "initial weights"):
+            model = build("model", self.config.model, shape=self.data.shape, classes=self.data.classes)
+        return cast(torch.nn.Module, model)
+
+
+@lru_cache(maxsize=2)
+def workspace(canonical: str) -> Workspace:
+    """The workspace of a configuration, built once a process."""
+    return Workspace(canonical)

@@ -1,0 +1,235 @@
+"""The secure sum: the server learns the sum of the survivors' contributions, and nothing else.
+
+A protocol does no I/O. `server` is a generator that yields one `Exchange` a round trip and is sent the list of
+respondents; `respond` is everybody else's half. Shapes: D is the length of the vector that `VectorSpec` declares.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import (
+    DuplicateSender,
+    MalformedContribution,
+    NonFiniteContribution,
+    ProtocolError,
+    TooFewContributors,
+    UnknownSender,
+)
+from privacy.randomness import Randomness
+
+Address = str  # "server", "client/3", "party/1", "keyholder"
+Value = NDArray[np.generic] | bytes | int | float | str
+Records = Mapping[str, Value]
+Vector = NDArray[np.float32]
+Contribution = Callable[[], Vector]  # trains when called, and only then
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Part of the vector whose values share one bound (absolute; infinite when nothing bounds them)."""
+
+    name: str
+    length: int
+    bound: float = math.inf
+
+
+@dataclass(frozen=True)
+class VectorSpec:
+    """What is summed: the segments in order, from how many, and from how many at least.
+
+    The last segment is called `weight` and has length 1: a client contributes `[v * update, v]`.
+    """
+
+    segments: tuple[Segment, ...]
+    cohort_size: int
+    min_contributors: int = 1
+
+    @property
+    def length(self) -> int:
+        """D, the sum of the segments' lengths."""
+        return sum(segment.length for segment in self.segments)
+
+    def check(self, vector: object) -> Vector:
+        """The vector itself, shape (D,), float32, finite and within its bounds.
+
+        Raises:
+            MalformedContribution: another type, length, or a value beyond its segment's bound.
+            NonFiniteContribution: NaN or infinity.
+        """
+        if not isinstance(vector, np.ndarray) or vector.dtype != np.float32 or vector.shape != (self.length,):
+            got = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
+            raise MalformedContribution(f"a contribution must be float32 ({self.length},), got {got}")
+        start = 0
+        for segment in self.segments:
+            _check_bound(vector[start : start + segment.length], segment)
+            start += segment.length
+        return vector
+
+    def total(self, sum_D: NDArray[np.float64], survivors: Iterable[Address], clipped: int = 0) -> "Total":
+        """Name the parts of an opened sum."""
+        assert sum_D.shape == (self.length,)
+        return Total(sum_D[:-1], float(sum_D[-1]), tuple(survivors), clipped)
+
+
+def _check_bound(values: Vector, segment: Segment) -> None:
+    # max(x, -x) carries NaN along, and one pass each way allocates nothing
+    peak = max(float(values.max()), -float(values.min())) if values.size else 0.0
+    if not math.isfinite(peak):
+        raise NonFiniteContribution(
+            f"the {segment.name} of a contribution holds NaN or infinity (where training diverged, lower training.lr)"
+        )
+    if peak > segment.bound:
+        raise MalformedContribution(f"the {segment.name} of a contribution reaches {peak:g}, over {segment.bound:g}")
+
+
+@dataclass(frozen=True)
+class Total:
+    """What the server learns: sum of `v * update` (D - 1,) in float64, sum of `v`, who is in it."""
+
+    update_D: NDArray[np.float64]
+    weight: float
+    survivors: tuple[Address, ...]
+    clipped: int = 0
+
+
+@dataclass
+class Exchange:
+    """One round trip: send `outbox`, hand each reply to `receive` as it arrives.
+
+    `collect` marks the stage that asks clients for their contribution: the driver attaches the global model.
+    """
+
+    stage: str
+    outbox: Mapping[Address, Records]
+    receive: Callable[[Address, Records], None]
+    collect: bool = False
+    _answered: set[Address] = field(default_factory=set, init=False, repr=False)
+
+    def deliver(self, address: Address, records: Records) -> None:
+        """Hand one reply to the protocol.
+
+        Raises:
+            ProtocolError: an unknown or repeated sender, or whatever the protocol finds wrong with the records.
+        """
+        if address not in self.outbox:
+            raise UnknownSender(f"{address} was not asked at stage {self.stage}")
+        if address in self._answered:
+            raise DuplicateSender(f"{address} has already answered stage {self.stage}")
+        self.receive(address, records)
+        self._answered.add(address)
+
+    def respondents(self) -> list[Address]:
+        """Who has answered validly, in the order of the outbox."""
+        return [address for address in self.outbox if address in self._answered]
+
+
+Flow = Generator[Exchange, list[Address], Total]
+SetupFlow = Generator[Exchange, list[Address], None]
+
+
+@dataclass
+class Party:
+    """Who answers: one role in one attempt at one round. `memory` is flat, serialisable and lasts one round."""
+
+    address: Address
+    run: str  # hash of the configuration
+    round: int
+    attempt: str  # fresh for each try, so that no key, mask or nonce is ever derived twice
+    spec: VectorSpec
+    memory: MutableMapping[str, Value]
+    randomness: Randomness
+
+
+class SecureSum(ABC):
+    """One protocol. `tolerance` is the allowed absolute error of the sum, per contribution."""
+
+    name: str
+    assumption: str
+    tolerance: float
+
+    def setup(self, roles: Sequence[Address], spec: VectorSpec) -> SetupFlow:  # noqa: ARG002
+        """Once a run: key distribution. Empty unless a protocol needs it."""
+        yield from ()
+
+    @abstractmethod
+    def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
+        """The server's half of one round.
+
+        Raises:
+            TooFewContributors: when the cohort, or what is left of it, is below `spec.min_contributors`.
+        """
+
+    @abstractmethod
+    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
+        """Everyone else's half: the answer of `me` at `stage`.
+
+        Raises:
+            ProtocolError: an unknown stage, or records that the protocol does not allow.
+        """
+
+
+def require_contributors(contributors: Sequence[Address], spec: VectorSpec) -> None:
+    """Refuse a sum over fewer than `min_contributors` (and over nobody)."""
+    needed = max(1, spec.min_contributors)
+    if len(contributors) < needed:
+        raise TooFewContributors(f"{len(contributors)} contributors are left of {spec.cohort_size}, {needed} are needed")
+
+
+def unknown_stage(stage: str) -> ProtocolError:
+    """The error for a stage that a protocol does not have."""
+    return ProtocolError(f"no stage is called {stage}")
+
+
+class OrderedSum:
+    """Adds vectors in cohort order whatever order they arrive in, so that a float sum is the same in every runtime.
+
+    Only what is ahead of its turn is held in memory.
+    """
+
+    def __init__(self, cohort: Sequence[Address], length: int) -> None:
+        self.sum_D: NDArray[np.float64] = np.zeros(length, np.float64)
+        self._turn = deque(cohort)
+        self._held: dict[Address, Vector] = {}
+
+    def add(self, address: Address, vector: Vector) -> None:
+        """Take one vector of shape (D,)."""
+        self._held[address] = vector
+        while self._turn and self._turn[0] in self._held:
+            self.sum_D += self._held.pop(self._turn.popleft())
+
+    def close(self) -> NDArray[np.float64]:
+        """The sum of all that arrived, shape (D,); those whose turn never came are skipped."""
+        for address in self._turn:
+            if address in self._held:
+                self.sum_D += self._held.pop(address)
+        return self.sum_D
+
+
+class PlainSum(SecureSum):
+    """No protection: each client sends its vector and the server adds. The reference that overheads are taken against."""
+
+    name = "plain"
+    assumption = "the server is trusted: it sees every client's update"
+    tolerance = 0.0  # float64 additions of float32 values
+
+    def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
+        require_contributors(cohort, spec)
+        ordered = OrderedSum(cohort, spec.length)
+
+        def receive(address: Address, records: Records) -> None:
+            ordered.add(address, spec.check(records.get("vector")))
+
+        respondents = yield Exchange("collect", {address: {} for address in cohort}, receive, collect=True)
+        require_contributors(respondents, spec)
+        return spec.total(ordered.close(), respondents)
+
+    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:  # noqa: ARG002
+        if stage != "collect":
+            raise unknown_stage(stage)
+        return {"vector": me.spec.check(contribution())}

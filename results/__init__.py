@@ -1,0 +1,1 @@
+"""Runs on disk, and the tables made of them."""

@@ -1,0 +1,57 @@
+"""The columns that a table can have: their names, their headings with units, and how their figures combine."""
+
+from typing import Literal, NamedTuple
+
+Kind = Literal["text", "count", "mean", "largest", "ratio", "difference"]
+
+
+class Column(NamedTuple):
+    """A column; `key` is its name on the command line and in CSV, where figures are raw.
+
+    Over the seeds of a configuration, `mean` and `difference` (to the plain twin) combine to the arithmetic mean,
+    `ratio` (to the plain twin) to the geometric one, and `largest` to the maximum, since a bound is no average.
+    """
+
+    key: str
+    heading: str
+    kind: Kind = "mean"
+    scale: float = 1.0  # from the raw figure to the one under the heading
+    decimals: int = 9  # at most
+    source: str = ""  # of ratios and differences: the figure that is compared
+
+
+CONFIGURATION = Column("configuration", "configuration", "text")
+ASSUMPTION = Column("assumption", "trust assumption", "text")
+
+COLUMNS = (
+    Column("backend", "backend", "text"),
+    Column("seeds", "seeds", "count"),
+    Column("rounds", "rounds", decimals=0),
+    Column("accuracy", "accuracy (%)", scale=100, decimals=2),
+    Column("accuracy_points", "Δ accuracy (points)", "difference", decimals=2, source="accuracy"),
+    Column("macro_f1", "macro-F1 (%)", scale=100, decimals=2),
+    Column("loss", "loss (nats)"),
+    Column("first_round_s", "first round (s)"),
+    Column("round_s", "round (s)"),
+    Column("round_ratio", "round / plain", "ratio", source="round_s"),
+    Column("train_s", "train (s/round)"),
+    Column("train_ratio", "train / plain", "ratio", source="train_s"),
+    Column("upload_bytes_per_parameter", "upload (B/param)"),
+    Column("upload_ratio", "upload / plain", "ratio", source="upload_bytes_per_parameter"),
+    Column("download_bytes_per_parameter", "download (B/param)"),
+    Column("download_ratio", "download / plain", "ratio", source="download_bytes_per_parameter"),
+    Column("envelope_bytes", "envelope (B)", decimals=0),
+    Column("epsilon", "ε", "largest"),
+    Column("dropped", "dropped", decimals=1),
+    Column("rejected", "rejected", decimals=1),
+    Column("peak_rss_bytes", "peak RSS (MiB)", scale=2**-20, decimals=0),
+    Column("peak_cuda_bytes", "peak CUDA (MiB)", scale=2**-20, decimals=0),
+)
+# Those of these that were measured; `--columns` overrides them.
+DEFAULT = (
+    *("seeds", "accuracy", "accuracy_points", "round_s", "round_ratio", "train_ratio"),
+    *("upload_bytes_per_parameter", "upload_ratio", "download_bytes_per_parameter", "download_ratio", "epsilon"),
+)
+SUMMARISED = tuple(column.key for column in COLUMNS if column.kind in ("mean", "largest"))
+OVERHEADS = tuple(column for column in COLUMNS if column.source)
+BY_KEY = {column.key: column for column in (*COLUMNS, CONFIGURATION, ASSUMPTION)}

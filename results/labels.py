@@ -1,0 +1,87 @@
+"""Short names for configurations: only what tells the ones shown from one another."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# What stands for a whole configuration when there is nothing to tell it from.
+MAIN = ("data", "model", "clients", "rounds", "mechanism", "secure_sum")
+FIRST = ("data", "model")
+LAST = ("mechanism", "secure_sum")
+
+Parts = dict[str, str]
+
+
+def flatten(configuration: Mapping[str, Any]) -> Parts:
+    """Dotted keys to values as text.
+
+    A group that was chosen by name appears under its own key too: `{"data": {"name": "digits", "alpha": 0.5}}` gives
+    `data=digits`, `data.name=digits` and `data.alpha=0.5`.
+    """
+    flat: Parts = {}
+    for key, value in configuration.items():
+        if not isinstance(value, Mapping):
+            flat[key] = _text(value)
+            continue
+        name = "+".join(value) if key == "mechanism" else _chosen(value)
+        if name is not None or not value:
+            flat[key] = name or "none"
+        flat |= {f"{key}.{inner}": text for inner, text in flatten(value).items()}
+    return flat
+
+
+def label_parts(configurations: Sequence[Mapping[str, Any]]) -> list[Parts]:
+    """For each configuration, the keys that tell it from the others, in the order in which they are read.
+
+    What follows from a group's name is left out: between `data=digits` and `data=mnist` the columns of the sets
+    differ too, and nobody asked. A single configuration gets its main keys.
+    """
+    flats = [flatten(configuration) for configuration in configurations]
+    if len(flats) == 1:
+        return [{key: flats[0][key] for key in MAIN if key in flats[0]}]
+    keys = sorted({key for flat in flats for key in flat}, key=_reading_order)
+    groups = {key: _groups(key, keys) for key in keys}
+    values: dict[tuple[str, ...], set[str | None]] = defaultdict(set)
+    for flat in flats:
+        for key in keys:
+            values[_cell(key, groups[key], flat)].add(flat.get(key))
+
+    def tells(key: str, flat: Parts) -> bool:
+        return key in flat and len(values[_cell(key, groups[key], flat)]) > 1
+
+    return [{key: flat[key] for key in keys if tells(key, flat)} for flat in flats]
+
+
+def text_of(parts: Parts) -> str:
+    """One line: `data=digits secure_sum=plain`."""
+    return " ".join(f"{key}={value}" for key, value in parts.items())
+
+
+def _groups(key: str, keys: Sequence[str]) -> list[str]:
+    """The chosen groups that a key stands in."""
+    return [other for other in keys if key.startswith(f"{other}.")]
+
+
+def _cell(key: str, groups: Sequence[str], flat: Parts) -> tuple[str, ...]:
+    return key, *(flat.get(group, "") for group in groups)
+
+
+def _reading_order(key: str) -> tuple[int, str]:
+    group = key.partition(".")[0]
+    if group in FIRST:
+        return FIRST.index(group), key
+    return len(FIRST) + (1 + LAST.index(group) if group in LAST else 0), key
+
+
+def _chosen(group: Mapping[str, Any]) -> str | None:
+    """The name of what was chosen: its `name`, or the last part of its `_target_` (`privacy.he.CkksSum` is `ckks`)."""
+    if "name" in group:
+        return _text(group["name"])
+    if "_target_" not in group:
+        return None
+    return str(group["_target_"]).rpartition(".")[2].removesuffix("Sum").lower()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) and value and not set(value) & set(' "=') else json.dumps(value)

@@ -1,0 +1,110 @@
+"""Runs found on disk, as a frame with one row a run."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from privacy.errors import ConfigError, RunRefused
+from results.columns import SUMMARISED
+from results.store import CONFIG, ENDED, LOCK, RunDirectory, is_locked
+
+PLAIN_SUM = "privacy.secure_sum.PlainSum"
+
+RUNS = pl.Schema(
+    {
+        "path": pl.String(),
+        "status": pl.String(),  # of results.store.STATUSES, or interrupted, not started, damaged
+        "error": pl.String(),
+        "ended": pl.String(),
+        "seed": pl.String(),
+        "configuration": pl.String(),  # canonical, less the seed: what a table has one row of
+        "pair": pl.String(),  # canonical, less mechanism and secure sum: what a run shares with its plain twin
+        "plain": pl.Boolean(),
+        "summarised": pl.Boolean(),
+        "backend": pl.String(),
+        "assumption": pl.String(),
+        **{key: pl.Float64() for key in SUMMARISED},
+    }
+)
+
+
+def find_runs(roots: Iterable[Path]) -> list[Path]:
+    """Every run's folder at or under each root, each once, in the order of their paths.
+
+    Raises:
+        ConfigError: a root under which there is none.
+    """
+    found: dict[Path, Path] = {}
+    for root in roots:
+        below = sorted(_below(root))
+        if not below:
+            raise ConfigError.of("RUN", root, f"no run was found in {root.absolute()} or under it")
+        for path in below:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def collect(paths: Sequence[Path]) -> pl.DataFrame:
+    """Status, configuration and summary of each run, a frame of `RUNS`; what is damaged says so in its row."""
+    return pl.DataFrame([_describe(path) for path in paths], schema=RUNS, orient="row")
+
+
+def _below(root: Path) -> Iterable[Path]:
+    for folder, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if name != "checkpoints"]
+        if CONFIG in names and (LOCK in names or "status.json" in names):
+            yield Path(folder)
+
+
+def _describe(path: Path) -> dict[str, object]:
+    try:
+        return {"path": str(path), **_read(RunDirectory(path))}
+    except RunRefused as error:
+        return {"path": str(path), "status": "damaged", "error": str(error), "summarised": False}
+
+
+def _read(run: RunDirectory) -> dict[str, object]:
+    status, summary = run.status() or {}, run.summary() or {}
+    ended = status.get("status") in ENDED
+    if ended and not summary:
+        raise RunRefused("it has no summary.json: run it again")
+    return {
+        "status": _state(run, status),
+        "error": _optional_text(status.get("error")),
+        "ended": _optional_text(status.get("ended")),
+        "summarised": ended,
+        **_identity(run.configuration() or {}),
+        **({key: _number(summary.get(key)) for key in SUMMARISED} if ended else {}),
+        **{key: _optional_text(summary.get(key)) for key in ("backend", "assumption")},
+    }
+
+
+def _state(run: RunDirectory, status: Mapping[str, Any]) -> str:
+    state = str(status.get("status", "not started"))
+    return "interrupted" if state == "running" and not is_locked(run.path) else state
+
+
+def _identity(configuration: Mapping[str, Any]) -> dict[str, object]:
+    secure_sum = configuration.get("secure_sum") or {}
+    return {
+        "seed": json.dumps(configuration.get("seed")),
+        "configuration": _canonical(configuration, without=("seed",)),
+        "pair": _canonical(configuration, without=("secure_sum", "mechanism")),
+        "plain": secure_sum.get("_target_") == PLAIN_SUM and not configuration.get("mechanism"),
+    }
+
+
+def _canonical(configuration: Mapping[str, Any], without: Sequence[str]) -> str:
+    return json.dumps({key: value for key, value in configuration.items() if key not in without}, sort_keys=True)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else " ".join(str(value).split())

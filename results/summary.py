@@ -1,0 +1,97 @@
+"""From the rows of a run to the figures that describe it: `summary.json`."""
+
+from collections.abc import Mapping
+
+import polars as pl
+
+# What no row holds; null where the run does not say.
+FINAL = ("rounds", "epsilon", "weights_sha256", "backend", "assumption")
+
+IS_CLIENT = pl.col("where").str.starts_with("client/")
+
+
+def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, object]) -> dict[str, object]:
+    """The summary of a run; what was never measured is None, never 0.
+
+    Set-up (round 0) counts nowhere but in peak memory. Units are in the keys (`_s`, `_bytes`), others have none.
+
+    - `accuracy`, `loss`, `macro_f1`: of the last evaluation, which is that of round `evaluated_round`;
+    - `round_s`: median over rounds; `first_round_s`: round 1;
+    - `train_s`: training time of a round's clients, summed; mean over rounds;
+    - `upload_bytes_per_parameter`: all that a client sent in a round, over all stages, as serialised protocol bytes;
+      mean over the clients and rounds that sent anything, over the model's parameters. Download likewise.
+      `envelope_bytes`, beside them, is what routing and configuration add, a client and round;
+    - `dropped`, `rejected`: how many contributions went missing or were refused, over all rounds;
+    - `peak_rss_bytes`, `peak_cuda_bytes`: the largest of any address and phase.
+
+    Args:
+        frame: rows of `results.rows.SCHEMA`, of one run.
+        parameters: how many the model has.
+        final: what rows do not hold: the keys of `FINAL`, and any others.
+    """
+    assert parameters > 0
+    rounds = frame.filter(pl.col("round") >= 1)
+    measured: dict[str, object] = {
+        **_evaluation(rounds),
+        **_times(rounds),
+        **_traffic(rounds, parameters),
+        "dropped": _count(rounds, "dropped"),
+        "rejected": _count(rounds, "rejected"),
+        "peak_rss_bytes": _largest(frame, "peak_rss"),
+        "peak_cuda_bytes": _largest(frame, "peak_cuda"),
+        "parameters": parameters,
+    }
+    assert not measured.keys() & final.keys(), "a measured figure is never overruled"
+    return {**measured, **dict.fromkeys(FINAL), **final}
+
+
+def _evaluation(rounds: pl.DataFrame) -> dict[str, object]:
+    metrics = ("accuracy", "loss", "macro_f1")
+    values = {metric: _server(rounds, "evaluate", metric) for metric in metrics}
+    last = {metric: frame["value"].last() if len(frame) else None for metric, frame in values.items()}
+    return {**last, "evaluated_round": values["accuracy"]["round"].max()}
+
+
+def _times(rounds: pl.DataFrame) -> dict[str, object]:
+    walls = _server(rounds, "round", "wall")
+    first = walls.filter(pl.col("round") == 1)["value"]
+    train = rounds.filter(IS_CLIENT, pl.col("stage") == "train", pl.col("metric") == "wall")
+    return {
+        "round_s": walls["value"].median(),
+        "first_round_s": first[0] if len(first) else None,
+        "train_s": train.group_by("round", maintain_order=True).agg(pl.col("value").sum())["value"].mean(),
+    }
+
+
+def _traffic(rounds: pl.DataFrame, parameters: int) -> dict[str, object]:
+    up, down = _bytes(rounds, "up_bytes"), _bytes(rounds, "down_bytes")
+    return {
+        "upload_bytes_per_parameter": None if up is None else up / parameters,
+        "download_bytes_per_parameter": None if down is None else down / parameters,
+        "envelope_bytes": _bytes(rounds, "envelope_bytes"),
+    }
+
+
+def _bytes(rounds: pl.DataFrame, metric: str) -> float | None:
+    """Mean over (client, round) of the sum over stages."""
+    sent = rounds.filter(IS_CLIENT, pl.col("metric") == metric)
+    mean = sent.group_by("where", "round", maintain_order=True).agg(pl.col("value").sum())["value"].mean()
+    assert mean is None or isinstance(mean, float)
+    return mean
+
+
+def _server(rounds: pl.DataFrame, stage: str, metric: str) -> pl.DataFrame:
+    wanted = (pl.col("where") == "server") & (pl.col("stage") == stage) & (pl.col("metric") == metric)
+    return rounds.filter(wanted).sort("round")
+
+
+def _count(rounds: pl.DataFrame, metric: str) -> int | None:
+    """How many; losses are rows of their own, so that a run which heard of clients and lost none has zero."""
+    if rounds.filter(IS_CLIENT).is_empty():
+        return None
+    return int(rounds.filter(IS_CLIENT, pl.col("metric") == metric)["value"].sum())
+
+
+def _largest(frame: pl.DataFrame, metric: str) -> int | None:
+    values = frame.filter(pl.col("metric") == metric)["value"]
+    return int(values.max()) if len(values) else None  # type: ignore[arg-type]

@@ -1,0 +1,46 @@
+"""What every test needs: libraries that are quiet and offline, one torch thread, GPU tests skipped without a GPU."""
+
+import gc
+import os
+from collections.abc import Iterator
+
+# Before flwr, ray, datasets and matplotlib are imported: they read these once. Child processes inherit them.
+os.environ |= {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MPLBACKEND": "Agg",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",
+}
+
+import pytest
+import torch
+
+NO_GPU = "needs a CUDA device, and torch sees none"
+# Ray never waits for the processes it stops, so the garbage collector finds their handles still open.
+RAY_LEAVES = "ignore:subprocess .* is still running:ResourceWarning"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip `gpu` tests where there is none, and forgive Ray, in `ray` tests alone, what it leaves behind."""
+    has_gpu = torch.cuda.is_available()
+    for item in items:
+        if item.get_closest_marker("gpu") and not has_gpu:
+            item.add_marker(pytest.mark.skip(reason=NO_GPU))
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.filterwarnings(RAY_LEAVES))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """One torch thread: two give other sums, and tests share the cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def collect_what_ray_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let Ray's handles go while their warning is still forgiven, not in whatever test runs next."""
+    yield
+    if request.node.get_closest_marker("ray"):
+        gc.collect()

@@ -1,0 +1,77 @@
+"""A toy secure sum in one file: two stages, fixed point, masks. It hides nothing from a server that keeps the seeds.
+
+Shapes: D is the length of the vector.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import MalformedContribution
+from privacy.randomness import Randomness, SeededRandomness
+from privacy.secure_sum import (
+    Address,
+    Contribution,
+    Exchange,
+    Flow,
+    Party,
+    Records,
+    SecureSum,
+    VectorSpec,
+    require_contributors,
+    unknown_stage,
+)
+
+SEED_BYTES = 16
+
+
+class MaskedSum(SecureSum):
+    """mask: x 2^bits + r mod 2^64, r expanded from a seed that waits in memory; unmask: the seed."""
+
+    name = "masked"
+    assumption = "toy: the server learns every mask"
+
+    def __init__(self, fractional_bits: int = 24, leave_before_unmask: tuple[str, ...] = ()) -> None:
+        self._scale = 2.0**fractional_bits
+        self._leave = tuple(leave_before_unmask)
+        self.tolerance = 2.0**-fractional_bits
+
+    def server(self, cohort: list[Address], spec: VectorSpec) -> Flow:
+        require_contributors(cohort, spec)
+        masked: dict[Address, NDArray[np.uint64]] = {}
+        total_D = np.zeros(spec.length, np.uint64)
+
+        def receive_masked(address: Address, records: Records) -> None:
+            vector = records.get("masked")
+            if not isinstance(vector, np.ndarray) or vector.dtype != np.uint64 or vector.shape != (spec.length,):
+                raise MalformedContribution(f"masked must be uint64 ({spec.length},)")
+            masked[address] = vector
+
+        def receive_seed(address: Address, records: Records) -> None:
+            seed = records.get("seed")
+            if not isinstance(seed, bytes) or len(seed) != SEED_BYTES:
+                raise MalformedContribution(f"seed must be {SEED_BYTES} bytes")
+            np.add(total_D, masked[address] - mask(seed, spec.length), out=total_D)
+
+        there = yield Exchange("mask", {address: {} for address in cohort}, receive_masked, collect=True)
+        require_contributors(there, spec)
+        there = yield Exchange("unmask", {address: {"there": len(there)} for address in there}, receive_seed)
+        require_contributors(there, spec)
+        return spec.total(total_D.view(np.int64) / self._scale, there)
+
+    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
+        if stage == "mask":
+            seed = me.randomness.bytes(SEED_BYTES)
+            me.memory["seed"] = seed
+            fixed = np.rint(me.spec.check(contribution()).astype(np.float64) * self._scale).astype(np.int64)
+            return {"masked": fixed.view(np.uint64) + mask(seed, me.spec.length)}
+        if stage == "unmask":
+            if me.address in self._leave:
+                raise RuntimeError("gone before unmask")
+            return {"seed": me.memory["seed"]}
+        raise unknown_stage(stage)
+
+
+def mask(seed: bytes, length: int) -> NDArray[np.uint64]:
+    """Uniform mod 2^64, shape (D,)."""
+    source: Randomness = SeededRandomness(seed.hex())
+    return np.frombuffer(source.bytes(8 * length), np.uint64)

@@ -1,0 +1,84 @@
+"""Drives a secure sum without any I/O, as the contract suite needs it: any order of arrival, drop-outs, intruders."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from privacy.errors import ProtocolError
+from privacy.randomness import SeededRandomness
+from privacy.secure_sum import Address, Exchange, Party, Records, SecureSum, Segment, Total, Vector, VectorSpec
+
+RUN, ATTEMPT = "ab" * 32, "0123456789abcdef"
+UPDATE_BOUND = 4.0
+
+
+def spec_of(length: int, cohort_size: int, min_contributors: int = 1) -> VectorSpec:
+    """A bounded update of `length` values and the weight."""
+    segments = (Segment("update", length, UPDATE_BOUND), Segment("weight", 1, 1.0))
+    return VectorSpec(segments, cohort_size, min_contributors)
+
+
+@dataclass
+class Round:
+    """One round of a protocol; `gone` names who does not answer at a stage."""
+
+    secure_sum: SecureSum
+    spec: VectorSpec
+    vectors: Mapping[Address, Vector]
+    gone: Mapping[str, set[Address]] = field(default_factory=dict)
+    arrival: Callable[[list[Address]], list[Address]] = sorted
+    stages: list[str] = field(default_factory=list)
+    contributed: list[Address] = field(default_factory=list)
+    refused: dict[Address, Exception] = field(default_factory=dict)
+    memories: dict[Address, dict] = field(default_factory=dict)
+
+    def run(self) -> Total:
+        flow = self.secure_sum.server(list(self.vectors), self.spec)
+        try:
+            exchange = next(flow)
+            while True:
+                self.serve(exchange)
+                exchange = flow.send(exchange.respondents())
+        except StopIteration as stop:
+            return stop.value
+
+    def serve(self, exchange: Exchange) -> None:
+        self.stages.append(exchange.stage)
+        for address in self.arrival(list(exchange.outbox)):
+            if address in self.gone.get(exchange.stage, ()):
+                continue
+            try:
+                exchange.deliver(address, self.respond(exchange, address))
+            except ProtocolError as error:
+                self.refused[address] = error
+
+    def respond(self, exchange: Exchange, address: Address) -> Records:
+        called = 0
+
+        def contribution() -> Vector:
+            nonlocal called
+            called += 1
+            assert exchange.collect, f"stage {exchange.stage} asks for a contribution and does not say so"
+            self.contributed.append(address)
+            return self.vectors[address]
+
+        records = self.secure_sum.respond(
+            exchange.stage, transported(exchange.outbox[address]), self.party(address), contribution
+        )
+        assert called <= 1
+        assert called == int(exchange.collect and address.startswith("client/"))
+        return transported(records)
+
+    def party(self, address: Address) -> Party:
+        memory = self.memories.setdefault(address, {})
+        randomness = SeededRandomness("contract", address, len(self.stages))
+        return Party(address, RUN, 1, ATTEMPT, self.spec, memory, randomness)
+
+
+def transported(records: Records) -> Records:
+    """The records as they come out of a transport: only flat values survive."""
+    for name, value in records.items():
+        assert isinstance(name, str)
+        assert isinstance(value, np.ndarray | bytes | int | float | str), f"{name} is a {type(value).__name__}"
+    return {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in records.items()}

@@ -1,0 +1,85 @@
+"""The package stands on six others, declares what it imports, and is locked to versions that its ranges allow."""
+
+import ast
+import importlib
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.test_layering import ROOT, imported
+
+PACKAGES = ("configs", "experiments", "fl", "privacy", "results")
+SUPPORTED = ("3.11", "3.12")
+
+
+def project() -> dict[str, object]:
+    """The [project] table of pyproject.toml."""
+    table: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return table
+
+
+def declared(*extras: str) -> list[Requirement]:
+    """What the project asks for, with these extras."""
+    table = project()
+    lines = list(table["dependencies"])  # type: ignore[call-overload]
+    for extra in extras:
+        lines += table["optional-dependencies"][extra]  # type: ignore[index]
+    return [Requirement(line) for line in lines]
+
+
+def locked() -> list[Requirement]:
+    """The lines of requirements.lock."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.lstrip().startswith("#")]
+
+
+def third_party(path: Path) -> set[str]:
+    """Top-level packages that a file imports from outside the standard library and the project."""
+    modules = {name.split(".")[0] for node in ast.walk(ast.parse(path.read_text())) for name in imported(node)}
+    return modules - set(sys.stdlib_module_names) - set(PACKAGES)
+
+
+@pytest.mark.parametrize("package", ["flwr", "opacus", "tenseal", "torch", "privacy.crypten_compat", "hydra"])
+def test_the_six_packages_import(package: str) -> None:
+    assert importlib.import_module(package)
+
+
+def test_what_is_imported_is_declared() -> None:
+    names = {canonicalize_name(requirement.name) for requirement in declared()}
+    owners = packages_distributions()
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    imports = {name for path in files for name in third_party(path)}
+    assert {name for name in imports if names.isdisjoint(map(canonicalize_name, owners.get(name, [])))} == set()
+
+
+@pytest.mark.parametrize("python", SUPPORTED)
+def test_the_lock_pins_an_allowed_version_of_each_dependency(python: str) -> None:
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    pins = {
+        canonicalize_name(line.name): next(iter(line.specifier))
+        for line in locked()
+        if line.marker is None or line.marker.evaluate(environment)
+    }
+    for requirement in declared("dev"):
+        pin = pins[canonicalize_name(requirement.name)]
+        assert pin.operator == "=="
+        assert requirement.specifier.contains(pin.version), f"{requirement} is locked to {pin.version}"
+
+
+def test_the_lock_names_no_build_and_no_place() -> None:
+    lines = [str(line) for line in locked()]
+    assert len(lines) > 100
+    assert [line for line in lines if re.search(r"\+|@|/", line)] == []  # `+cpu` would shut out CUDA's build
+
+
+def test_supported_versions_are_those_of_the_classifiers() -> None:
+    classifiers = project()["classifiers"]
+    assert isinstance(classifiers, list)
+    assert [f"Programming Language :: Python :: {python}" in classifiers for python in SUPPORTED] == [True, True]
+    assert project()["requires-python"] == ">=3.11,<3.13"
