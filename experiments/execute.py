@@ -39,7 +39,8 @@ def execute(config: DictConfig, sweep: bool = False) -> Outcome:
     Raises:
         FedveilError: with a one-line message; status.json records it, and the rows so far are kept.
     """
-    configuration.check(config)
+    if not sweep:  # a mistyped command leaves no folder behind; a sweep records its failing cell
+        configuration.check(config)
     canonical = configuration.to_json(config)
     directory = directory_of(config, configuration.hash_of(canonical), sweep)
     with open_run(directory, canonical, OmegaConf.to_yaml(config, resolve=True), config.force) as run:

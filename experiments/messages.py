@@ -2,6 +2,10 @@
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
+
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from privacy.errors import FedveilError
 
@@ -21,16 +25,26 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
     key = _FULL_KEY.search(str(cause))
     reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
     if key:
-        return f"{_given(key[1], overrides)}: {reason}"
+        return f"{_given(key[1], overrides)}: {reason}{_alternatives(key[1], cause)}"
     return " ".join(text.split()) or type(error).__name__
 
 
 def _no_option(group: str, value: str, text: str) -> str:
-    available = [line.strip() for line in text.splitlines() if line.startswith("\t")]
-    return f"{group}={value}: allowed are {', '.join(available)}" if available else f"{group}={value}: no such option"
+    listed = re.split(r"\n\s*\n|Config search path", text.partition("Available options in")[2])[0].splitlines()[1:]
+    allowed = ", ".join(line.strip() for line in listed)
+    return f"{group}={value}: allowed are {allowed}" if allowed else f"{group}={value}: no such option"
 
 
 def _given(key: str, overrides: Sequence[str]) -> str:
     """The override as the user wrote it, or the key alone."""
-    written = [override for override in overrides if override.lstrip("+~").split("=")[0] == key]
-    return written[0] if written else key
+    names = {override.lstrip("+~").split("=")[0]: override for override in overrides}
+    return next((names[name] for name in names if name == key or name.startswith(f"{key}.")), key)
+
+
+def _alternatives(key: str, cause: BaseException) -> str:
+    """For a key that does not exist: those which do."""
+    if not isinstance(cause, ConfigKeyError | ConfigAttributeError) or not isinstance(cause.parent_node, DictConfig):
+        return ""
+    keys = [str(name) for name in cause.parent_node]
+    close = get_close_matches(key.rpartition(".")[2], keys, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; allowed are {', '.join(keys)}"

@@ -78,6 +78,8 @@ def _figures(summary: dict[str, Any]) -> str:
         shown.append(f"{summary['round_s']:.3f} s a round")
     if summary["upload_bytes_per_parameter"] is not None:
         shown.append(f"{summary['upload_bytes_per_parameter']:.2f} bytes a parameter up")
+    if left_out := (summary["dropped"] or 0) + (summary["rejected"] or 0):
+        shown.append(f"{left_out} contributions left out")
     return ", ".join(shown)
 
 

@@ -36,8 +36,8 @@ def participate(message: Message, context: Context) -> Message:
     try:
         return Message(_participate(message, context), reply_to=message)
     except Exception as error:
-        expected = isinstance(error, FedveilError)
-        log.warning("a client cannot answer: %s", error, exc_info=None if expected else error)
+        if not isinstance(error, FedveilError):  # a defect, not a refusal: show where
+            log.warning("a client cannot answer", exc_info=error)
         return Message(RecordDict({FAILURE: failure(error)}), reply_to=message)
 
 

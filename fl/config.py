@@ -209,6 +209,12 @@ def hash_of(canonical: str) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def from_json(canonical: str) -> DictConfig:
-    """The typed configuration that `to_json` wrote; unhashed parts take their defaults."""
-    return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(FedveilConfig), json.loads(canonical)))
+def from_json(canonical: str) -> FedveilConfig:
+    """The typed configuration that `to_json` wrote, checked; unhashed parts take their defaults.
+
+    Raises:
+        ConfigError: as `check`.
+    """
+    config = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(FedveilConfig), json.loads(canonical)))
+    check(config)
+    return cast(FedveilConfig, OmegaConf.to_object(config))

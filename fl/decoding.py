@@ -38,7 +38,7 @@ class Request:
     @classmethod
     def of(cls, config: DictConfig) -> "Request":
         """Read them from the node `data` of a configuration."""
-        return cls(**{field.name: config[field.name] for field in fields(cls)})
+        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
     def reading(self) -> list[str | None]:
         """What is read from a table, wherever it lies."""

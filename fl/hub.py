@@ -13,6 +13,8 @@ from privacy.errors import ConfigError
 DATA_VARIABLE = "FEDVEIL_DATA"
 PROBE_S = 5.0
 
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # flwr_datasets reads it when it is imported
+
 
 def not_found(request: Request, looked: list[str]) -> ConfigError:
     """The error that says where was looked and how to get the set."""
@@ -49,7 +51,6 @@ class Hub:
         return self._decode(train, True), (None if test is None else self._decode(test, False))
 
     def _download(self) -> tuple[Any, Any]:
-        os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # read when flwr_datasets is imported
         from flwr_datasets import FederatedDataset
 
         chosen: list[Any] = []

@@ -84,16 +84,19 @@ class Server:
         self._save()
 
     def _round(self, number: int) -> Scores | None:
-        self.meter.round = number
-        cohort = [address_of(client) for client in self.sample(number)]
-        with self.meter.span("server", "round"):
-            total = self.aggregate(number, cohort)
-            with self.meter.span("server", "step"):
-                self.step(number, total)
-        self.round = number
+        self.advance(number)
         scores = self._evaluate(number)
         self._save()
         return scores
+
+    def advance(self, number: int) -> None:
+        """The round itself: cohort, secure sum, step. What `round_s` measures; evaluation and checkpoint stand apart."""
+        self.meter.round = number
+        with self.meter.span("server", "round"):
+            total = self.aggregate(number, [address_of(client) for client in self.sample(number)])
+            with self.meter.span("server", "step"):
+                self.step(number, total)
+        self.round = number
 
     def sample(self, number: int) -> list[int]:
         """The cohort of a round, uniformly without replacement, sorted; from the run's seed alone."""

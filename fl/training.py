@@ -39,7 +39,7 @@ class Batches:
         left = len(self)
         while left > 0:
             order = torch.randperm(len(self.labels), generator=self._generator).to(self.labels.device)
-            for index in order.split(self.batch_size)[:left]:
+            for index in torch.split(order, self.batch_size)[:left]:
                 yield self.inputs[index], self.labels[index]
                 left -= 1
 

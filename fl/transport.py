@@ -4,6 +4,7 @@ A message holds the protocol's records, the global model at the stage that colle
 round, attempt, and the configuration with its hash. A reply holds records, or an error by name, and measurements.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ RAW_BYTES = "fedveil.bytes"  # the serialisation type of an Array that carries b
 
 ARRAYS, SCALARS, MODEL, ENVELOPE, METRICS, FAILURE = "arrays", "scalars", "model", "envelope", "metrics", "failure"
 PROTOCOL = (ARRAYS, SCALARS)
+log = logging.getLogger("fedveil")
 
 
 def pack(records: Records) -> RecordDict:
@@ -90,6 +92,7 @@ class Transport:
     ) -> None:
         self._grid, self._nodes, self._meter = grid, nodes, meter
         self._deadline_s, self._poll_s = deadline_s, poll_s
+        self._told = False
         self.dropped: dict[Address, str] = {}  # why, in the attempt under way
 
     def replies(
@@ -107,6 +110,9 @@ class Transport:
 
     def drop(self, address: Address, stage: str, metric: str, reason: str) -> None:
         """Note that a participant is left out of this attempt, and why."""
+        if not self._told:
+            self._told = True  # once a run: with a drop-out rate there would be no end of it
+            log.warning("round %d: %s is left out at stage %s: %s", self._meter.round, address, stage, reason)
         self.dropped[address] = reason
         self._meter.add(address, stage, metric, 1.0, "1")
 

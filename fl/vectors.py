@@ -26,7 +26,7 @@ def flatten(model: torch.nn.Module) -> torch.Tensor:
 def load(model: torch.nn.Module, vector_D: torch.Tensor) -> None:
     """Write a flat vector of shape (D,) into the model, on the model's device and in its types."""
     entries = _floating(model)
-    parts = vector_D.split([entry.numel() for entry in entries])
+    parts = torch.split(vector_D, [entry.numel() for entry in entries])
     for entry, part in zip(entries, parts, strict=True):
         entry.copy_(part.view_as(entry))
 

@@ -9,9 +9,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
 from fl import config as configuration
 from fl import devices, vectors
@@ -32,35 +31,39 @@ def build(key: str, node: Any, **arguments: Any) -> Any:
     Raises:
         ConfigError: the node names nothing that can be built with its values.
     """
+    described = ", ".join(f"{name}={value}" for name, value in node.items())
     if "_target_" not in node:
-        raise ConfigError.of(key, dict(node), "needs a _target_, the dotted name of a class")
+        raise ConfigError(f"{key} ({described}): needs a _target_, the dotted name of a class")
     try:
         return instantiate(node, **arguments)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, FedveilError):
             raise cause from None
-        raise ConfigError.of(f"{key}._target_", node["_target_"], _first_line(cause or error)) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{key} ({described}): {' '.join(str(cause or error).split())}") from error
 
 
 @contextmanager
 def seeded(device: torch.device, *labels: int | str) -> Iterator[int]:
     """Seed every global generator from the labels, and restore them afterwards. Yields the seed."""
     seed = seed_from(*labels)
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield seed
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
+    cuda = device.type == "cuda"
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    before_cuda = torch.cuda.get_rng_state(device) if cuda else None
+    # not torch.manual_seed: without a GPU it queues a stack trace for CUDA's start, two milliseconds a call
+    torch.default_generator.manual_seed(seed)
+    if cuda:
+        torch.cuda.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        yield seed
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+        if before_cuda is not None:
+            torch.cuda.set_rng_state(before_cuda, device)
 
 
 class Workspace:
@@ -73,8 +76,7 @@ class Workspace:
     def __init__(self, canonical: str) -> None:
         self.canonical = canonical
         self.hash = configuration.hash_of(canonical)
-        self.config: DictConfig = configuration.from_json(canonical)
-        configuration.check(self.config)
+        self.config = configuration.from_json(canonical)
         self.device = devices.resolve(self.config.device)
         self.activate()
         self.backend = self._backend()
@@ -82,6 +84,12 @@ class Workspace:
         # the initial global weights, shape (D,), float32: drawn on the CPU, so the same on every device
         self.initial_D = vectors.flatten(model).detach()
         self.model = model.to(self.device)
+        self._check_training()
+
+    def _check_training(self) -> None:
+        """What clients will need: a mistake shows here, before the first of them trains."""
+        assert self.spec.cohort_size and self.max_weight
+        assert self.client_optimizer and self.learning_rates
 
     def activate(self) -> None:
         """Apply the settings of this configuration to the process; another one may have run since."""
@@ -137,19 +145,25 @@ class Workspace:
         schedule = self.config.training.schedule
         if not schedule:
             return [float(self.config.training.lr)] * self.config.rounds
-        scheduler = build("training.schedule", schedule, optimizer=optimizer)
         rates = []
-        for _ in range(self.config.rounds):
-            rates.append(float(optimizer.param_groups[0]["lr"]))
-            optimizer.step()
-            scheduler.step()
+        try:
+            scheduler = build("training.schedule", schedule, optimizer=optimizer)
+            for _ in range(self.config.rounds):
+                rates.append(float(optimizer.param_groups[0]["lr"]))
+                optimizer.step()
+                scheduler.step()
+        except (TypeError, ValueError, ArithmeticError) as error:
+            if isinstance(error, FedveilError):
+                raise
+            raise ConfigError.of("training.schedule", dict(schedule), str(error)) from error
         return rates
 
     @cached_property
     def client_optimizer(self) -> "partial[torch.optim.Optimizer]":
-        """Makes a client's optimizer from parameters and `lr`; instantiated once, as Hydra takes its time."""
-        made = build("training.optimizer", self.config.training.optimizer, _partial_=True)
-        return cast("partial[torch.optim.Optimizer]", made)
+        """Makes a client's optimizer from parameters and `lr`. Resolved once: Hydra takes a millisecond a call."""
+        node = dict(self.config.training.optimizer)
+        build("training.optimizer", node, params=[torch.nn.Parameter(torch.zeros(1))], lr=self.config.training.lr)
+        return partial(get_class(node.pop("_target_")), **node)
 
     def server_optimizer(self, weights_D: torch.nn.Parameter) -> torch.optim.Optimizer:
         """The server's optimizer over the flat global weights."""

@@ -3,8 +3,9 @@
 import io
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -17,6 +18,8 @@ from rich.text import Text
 from results.columns import Column
 
 DASH = "–"  # noqa: RUF001  (what was never measured)
+
+SENTENCE = 28  # characters of text in a line on a terminal
 
 LATEX = str.maketrans(
     {
@@ -82,19 +85,13 @@ def csv(sheet: Sheet) -> str:
 
 
 def terminal(sheet: Sheet, width: int) -> str:
-    """A table of at most `width` characters, without colours; where it would be wider, configurations stand side by
-    side as columns, as many as there is room for, and the others below them.
+    """A table for a terminal of `width` characters, without colours.
+
+    Where it would be wider, configurations stand side by side, as many as there is room for, the others below them.
     """
-    lines = [
-        [_stacked(text, column) for text, column in zip(line, sheet.columns, strict=True)] for line in _grid(sheet)
-    ]
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    upright = _rich(lines, [_is_number(column) for column in sheet.columns])
-    if Measurement.get(console, console.options.update(max_width=9999), upright).minimum <= width:
-        tables = [upright]
-    else:
-        tables = _side_by_side(lines, width)
-    for table in tables:
+    upright = [_upright(sheet)]
+    for table in upright if _fit(console, upright) else _side_by_side(console, sheet):
         console.print(table)
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n" + _below(sheet)
@@ -165,34 +162,53 @@ def _latex(text: str, number: bool = False) -> str:
     return re.sub(r"-(?=\d)", "$-$", escaped) if number else escaped
 
 
-def _stacked(text: str, column: Column) -> str:
-    """Broken where it reads well: a figure above its uncertainty, a configuration a key a line."""
-    if column.key == "configuration":
-        return text.replace(" ", "\n")
-    return re.sub(r" (?=[±\[(/])", "\n", text) if _is_number(column) else text
-
-
-def _rich(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> RichTable:
-    table = RichTable(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for index, (heading, number) in enumerate(zip(lines[0], right, strict=True)):
-        text = index > 0 and not number  # only sentences may be wrapped
+def _upright(sheet: Sheet) -> RichTable:
+    table = _bare()
+    for column in sheet.columns:
         table.add_column(
-            Text(heading), justify="right" if number else "left", no_wrap=not text, min_width=24 if text else None
+            _stacked(column.heading, column), justify="right" if _is_number(column) else "left", no_wrap=True
         )
-    for line in lines[1:]:
-        table.add_row(*map(Text, line))
+    for line in _grid(sheet)[1:]:
+        table.add_row(*map(_stacked, line, sheet.columns))
     return table
 
 
-def _side_by_side(lines: Sequence[Sequence[str]], width: int) -> list[RichTable]:
-    head, *body = ([text.replace("\n", " ") for text in line[1:]] for line in lines)
-    step = max(1, (width - max(map(len, head))) // 26)
-    tables = []
-    for start in range(0, len(body), step):
-        labels = [line[0] for line in lines[1 + start : 1 + start + step]]
-        across = zip(head, *body[start : start + step], strict=True)
-        tables.append(_rich([["", *labels], *across], [False] * (1 + len(labels))))
+def _stacked(text: str, column: Column) -> Text:
+    """Broken where it reads well: a figure above its uncertainty, a configuration a key a line."""
+    if _is_number(column):
+        return Text(re.sub(r" (?=[±\[(/])", "\n", text))
+    return Text(text.replace(" ", "\n") if column.key == "configuration" else textwrap.fill(text, SENTENCE))
+
+
+def _side_by_side(console: Console, sheet: Sheet) -> list[RichTable]:
+    rows = sheet.rows
+    for count in range(max(1, min(len(rows), console.width // 10)), 0, -1):
+        parts = [replace(sheet, rows=rows[start : start + count]) for start in range(0, len(rows), count)]
+        tables = [_across(part) for part in parts]
+        if _fit(console, tables):
+            break
     return tables
+
+
+def _across(sheet: Sheet) -> RichTable:
+    """A column a configuration, a line a figure."""
+    table = _bare()
+    label, *others = zip(sheet.columns, *_grid(sheet), strict=True)
+    table.add_column("")
+    for text in label[2:]:
+        table.add_column(_stacked(text, label[0]), no_wrap=True)
+    for _, heading, *texts in others:
+        table.add_row(heading, *(Text(textwrap.fill(text, SENTENCE)) for text in texts))
+    return table
+
+
+def _bare() -> RichTable:
+    return RichTable(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+
+
+def _fit(console: Console, tables: Sequence[RichTable]) -> bool:
+    unlimited = console.options.update(max_width=10_000)
+    return all(Measurement.get(console, unlimited, table).maximum <= console.width for table in tables)
 
 
 def _below(sheet: Sheet) -> str:

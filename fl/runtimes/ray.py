@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -41,10 +42,11 @@ def run(work: Workspace, errand: Errand) -> None:
 def _backend_config(work: Workspace) -> Any:
     runtime = work.config.runtime
     gpus = runtime.gpus_per_client if work.device.type == "cuda" else 0.0
-    init_args: dict[str, Any] = {"include_dashboard": False}
-    if runtime.address is not None:
-        environment = {APPROVED_VARIABLE: work.hash}
-        init_args = {"address": runtime.address, "runtime_env": {"env_vars": environment}}
+    init_args: dict[str, Any] = {"log_to_driver": False}  # what a client has to say comes back in its reply
+    if runtime.address is None:
+        init_args["include_dashboard"] = False
+    else:
+        init_args |= {"address": runtime.address, "runtime_env": {"env_vars": {APPROVED_VARIABLE: work.hash}}}
     return {
         "init_args": init_args,
         "client_resources": {"num_cpus": runtime.cpus_per_client, "num_gpus": gpus},
@@ -82,6 +84,8 @@ def _quiet() -> Iterator[None]:
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
+            yield
     finally:
         logger.setLevel(before)

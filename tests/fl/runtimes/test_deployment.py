@@ -1,0 +1,269 @@
+"""A real SuperLink with real SuperNodes: runs, authentication, and an end for all of them however the parent ends."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from fl.runtimes import deployment
+from fl.runtimes.certificates import Certificates, make_node_key
+from fl.runtimes.deployment import client_node, known, submit, write_app
+from fl.runtimes.loopback import HOST, Link, environment, free_ports, superlink, supernode_command
+from fl.runtimes.processes import Processes, last_error
+from privacy.errors import ConfigError, RuntimeFailure
+
+ROOT = Path(__file__).parents[3]
+ECHO = "tests.fl.runtimes.echo_apps"
+APPROVED = "ab" * 32
+# All that TOML and Flower's parsers might stumble on.
+TEXT = "a \"quoted\" 'text' = with\nlines, \\ and é €"
+NODES = 2
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One that stays up for several tests."""
+
+    processes: Processes
+    private: Path
+    link: Link
+
+    def run(self, folder: Path, **config: Any) -> dict[str, Any]:
+        """Run the echo apps and return what the ServerApp saw."""
+        submit(self.processes, self.link, write_app(folder, settings(folder, **config), ECHO))
+        return json.loads((folder / "seen.json").read_text())
+
+    @property
+    def port(self) -> int:
+        connection = tomllib.loads((self.private / "superlink" / "config.toml").read_text())["superlink"]["fedveil"]
+        return int(connection["address"].split(":")[1])
+
+    @property
+    def certificates(self) -> Certificates:
+        return Certificates(*(self.private / name for name in ("ca.crt", "server.crt", "server.key")))
+
+
+def settings(folder: Path, **config: Any) -> dict[str, str]:
+    whole = {"nodes": NODES, "rounds": 1, "text": TEXT, "fail": "", "sleep_s": 0} | config
+    return {"config": json.dumps(whole), "directory": str(folder)}
+
+
+def start(stack: ExitStack, folder: Path) -> Deployment:
+    private = folder / "private"
+    private.mkdir(mode=0o700)
+    processes = stack.enter_context(Processes(folder))
+    nodes = [client_node(client, APPROVED) for client in range(NODES)]
+    return Deployment(processes, private, stack.enter_context(superlink(processes, private, nodes)))
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("PYTHONPATH", str(ROOT))  # the echo apps are no part of the installed package
+        yield start(stack, tmp_path_factory.mktemp("deployed"))
+
+
+@pytest.mark.deployment
+def test_a_run_reaches_every_client_in_a_process_of_its_own(deployed: Deployment, tmp_path: Path) -> None:
+    seen = deployed.run(tmp_path)
+    assert seen["text"] == TEXT
+    assert sorted(seen["nodes"]) == ["client/0", "client/1"]
+    assert sorted((said["partition"], said["approved"]) for said in seen["said"]) == [(0, APPROVED), (1, APPROVED)]
+    assert len({os.getpid(), *(said["process"] for said in seen["said"])}) == 1 + NODES
+    assert seen["home"] == str(deployed.private / "superlink")
+
+
+@pytest.mark.slow
+@pytest.mark.deployment
+def test_a_failed_run_fails_with_its_reason_though_flwr_exits_with_0(deployed: Deployment, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeFailure) as caught:
+        deployed.run(tmp_path, fail="the budget\nis spent")
+    log = deployed.processes.logs / "serverapp.log"
+    assert str(caught.value) == (
+        f"the run is finished:failed: ServerApp failed with exception: the budget is spent (log: {log})"
+    )
+    assert "all nodes are here" in log.read_text()
+    assert "Traceback" in log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.deployment
+def test_what_the_serverapp_writes_is_passed_on(
+    deployed: Deployment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = write_app(tmp_path, settings(tmp_path, rounds=0), ECHO)
+    submit(deployed.processes, deployed.link, app, deployment._echo)
+    assert capsys.readouterr().out == "all nodes are here\n"
+
+
+@pytest.mark.slow
+@pytest.mark.deployment
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("unregistered", "Failed to activate SuperNode"),
+        ("keyless", "SuperNode authentication is enabled"),
+        ("distrustful", "CERTIFICATE_VERIFY_FAILED"),
+    ],
+)
+def test_a_supernode_is_refused(case: str, reason: str, deployed: Deployment, tmp_path: Path) -> None:
+    make_node_key(tmp_path / "node.key")
+    with free_ports(1) as (port,):
+        command = supernode_command(
+            deployed.port, port, deployed.certificates, tmp_path / "node.key", client_node(9, APPROVED)
+        )
+        if case != "unregistered":
+            start = command.index("--auth-supernode-private-key" if case == "keyless" else "--root-certificates")
+            del command[start : start + 2]
+        with Processes(tmp_path) as processes, pytest.raises(RuntimeFailure, match="ended with status 1"):
+            processes.call("supernode", command, environment(tmp_path / "home"), 60)
+    assert reason in last_error(tmp_path / "supernode.log")
+
+
+@pytest.mark.deployment
+def test_the_superlink_speaks_nothing_but_tls(deployed: Deployment) -> None:
+    with socket.create_connection((HOST, deployed.port), timeout=5) as plain:
+        plain.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert b"200" not in plain.recv(1000)
+
+
+# ---- The end of a deployment
+
+PARENT = """
+import signal, sys
+from contextlib import ExitStack
+from pathlib import Path
+from fl.runtimes.deployment import submit, write_app
+from tests.fl.runtimes.test_deployment import ECHO, settings, start
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+folder = Path(sys.argv[1])
+with ExitStack() as stack:
+    deployed = start(stack, folder)
+    submit(deployed.processes, deployed.link, write_app(folder, settings(folder, sleep_s=600), ECHO))
+"""
+
+
+@pytest.fixture
+def parents(tmp_path: Path) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
+    """Two processes that each have a deployment, at the same time."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    found: dict[str, subprocess.Popen[bytes]] = {}
+    for name in ("killed", "interrupted"):
+        (tmp_path / name).mkdir()
+        command = [sys.executable, "-c", PARENT, str(tmp_path / name)]
+        found[name] = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
+    yield found
+    for parent in found.values():
+        parent.kill()
+        parent.communicate()
+
+
+def tree_when_running(folder: Path, parent: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    """All that a parent has started, once its ServerApp has heard from every client and sleeps."""
+    ends = time.monotonic() + 120
+    while not (folder / "seen.json").exists():
+        assert parent.poll() is None
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+    return psutil.Process(parent.pid).children(recursive=True)
+
+
+@pytest.mark.slow
+@pytest.mark.deployment
+def test_nothing_outlives_a_parent_that_is_killed_or_interrupted(
+    parents: dict[str, "subprocess.Popen[bytes]"], tmp_path: Path
+) -> None:
+    trees = {name: tree_when_running(tmp_path / name, parent) for name, parent in parents.items()}
+    for tree in trees.values():
+        programs = [part.rsplit("/", 1)[-1] for process in tree for part in process.cmdline()[:3]]
+        for program, count in {"flower-superlink": 1, "flower-supernode": NODES, "flower-superexec": 1 + NODES}.items():
+            assert programs.count(program) >= count  # more, where a supervisor names it, too
+        assert "flwr-serverapp" in programs
+    parents["killed"].kill()
+    assert not psutil.wait_procs(trees["killed"], timeout=10)[1]
+    assert all(process.is_running() for process in trees["interrupted"])
+    parents["interrupted"].send_signal(signal.SIGINT)
+    _, complaint = parents["interrupted"].communicate(timeout=10)
+    assert complaint.endswith(b"KeyboardInterrupt\n")
+    assert not psutil.wait_procs(trees["interrupted"], timeout=0)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.deployment
+def test_a_superlink_that_dies_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with ExitStack() as stack:
+        deployed = start(stack, tmp_path)
+        [program] = [p for p in psutil.Process().children(recursive=True) if is_superlink(p)]
+        program.kill()
+        with pytest.raises(RuntimeFailure, match=r"superlink ended with status 137: .* \(log: .*superlink.log\)"):
+            deployed.run(tmp_path)
+    assert not psutil.Process().children(recursive=True)
+
+
+def is_superlink(process: psutil.Process) -> bool:
+    words = process.cmdline()
+    return any(word.endswith("flower-superlink") for word in words) and not any("supervisor" in word for word in words)
+
+
+# ---- Parts
+
+
+def test_the_app_is_the_same_for_every_run(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    apps = [write_app(tmp_path / name, {"config": name, "directory": name})[0] for name in ("a", "b")]
+    files = [{path.name: path.read_bytes() for path in app.rglob("*")} for app in apps]
+    assert files[0] == files[1]
+    assert list(files[0]) == ["pyproject.toml"]
+
+
+def test_ports_are_distinct_and_kept_and_still_open_to_a_server() -> None:
+    with free_ports(3) as ports:
+        assert len(set(ports)) == 3
+        with pytest.raises(OSError, match="in use"), socket.socket() as other:
+            other.bind((HOST, ports[0]))
+        with socket.create_server((HOST, ports[0])) as server:  # it sets SO_REUSEADDR, like uvicorn
+            socket.create_connection((HOST, ports[0]), timeout=5).close()
+            server.accept()[0].close()
+
+
+def test_a_connection_of_the_users_own_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    (tmp_path / "config.toml").write_text(
+        '[superlink]\ndefault = "lab"\n[superlink.lab]\naddress = "example.org:8000"\n'
+    )
+    link = known("lab")
+    assert (link.name, link.elsewhere, link.env["FLWR_HOME"]) == ("lab", True, str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"runtime.federation=ward: must be a SuperLink connection of .*, which has lab"
+    ):
+        known("ward")
+
+
+def test_without_any_connection_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match="which has none"):
+        known("lab")
+
+
+def test_flower_neither_calls_home_nor_installs_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
+    env = environment(tmp_path / "home")
+    assert env["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert env["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+    assert env["FLWR_HOME"] == str(tmp_path / "home")
+    assert HOST in env["NO_PROXY"]

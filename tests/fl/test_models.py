@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+from privacy.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "model"
+NAMES = ("cnn", "cnn_mcmahan", "lenet", "logistic", "mlp", "resnet18_gn")
+DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
+SHAPES = (DIGITS, MNIST, CIFAR, (3, 33, 47))
+TOO_SMALL = {("cnn", DIGITS)}
+
+
+def build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
+    """As a run does it: by Hydra, from the YAML."""
+    model = instantiate(OmegaConf.load(CONFIGS / f"{name}.yaml"), shape=shape, classes=classes)
+    assert isinstance(model, nn.Module)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "parameters"),
+    [
+        ("logistic", MNIST, 10, 7_850),
+        ("mlp", MNIST, 10, 199_210),  # McMahan et al. 2017
+        ("cnn", MNIST, 10, 26_010),  # Opacus
+        ("lenet", CIFAR, 100, 88_648),  # FedML-HE
+        ("cnn_mcmahan", MNIST, 10, 1_663_370),  # McMahan et al. 2017
+        ("resnet18_gn", CIFAR, 10, 11_173_962),  # as with BatchNorm, whose scale and shift are as many
+        ("logistic", DIGITS, 10, 650),
+        ("mlp", DIGITS, 10, 55_210),
+        ("lenet", MNIST, 10, 17_038),
+    ],
+)
+def test_parameters(name: str, shape: tuple[int, int, int], classes: int, parameters: int) -> None:
+    assert sum(p.numel() for p in build(name, shape, classes).parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("classes", [2, 62])
+def test_logits(name: str, shape: tuple[int, int, int], classes: int) -> None:
+    if (name, shape) in TOO_SMALL:
+        pytest.skip("has no room, which another test checks")
+    logits = build(name, shape, classes)(torch.randn(3, *shape))
+    assert logits.shape == (3, classes)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_do_not_mix_and_all_weights_learn(name: str) -> None:
+    """Alone or in company, an example has the same logits: what BatchNorm breaks."""
+    torch.manual_seed(1)
+    model = build(name, MNIST, 10).train()
+    images = torch.randn(4, *MNIST)
+    logits = model(images)
+    assert torch.allclose(logits[:1], model(images[:1]), atol=1e-5)
+    assert not torch.allclose(logits[:1], logits[1:2], atol=1e-6)
+    gradients = torch.autograd.grad(nn.functional.cross_entropy(logits, torch.arange(4)), list(model.parameters()))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_per_example_gradients_can_be_taken(name: str) -> None:
+    """Opacus admits the model, and its hooks see every weight: in-place operations would stop them."""
+    from opacus import GradSampleModule
+
+    model = GradSampleModule(build(name, MNIST, 10), strict=True)
+    model(torch.randn(2, *MNIST, requires_grad=True)).sum().backward()
+    assert all(p.grad_sample.shape == (2, *p.shape) for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "window", "least"),
+    [
+        ("cnn", DIGITS, "second convolution", 14),
+        ("cnn", (1, 28, 13), "second pooling", 14),
+        ("cnn_mcmahan", (1, 3, 3), "second pooling", 4),
+    ],
+)
+def test_an_image_that_is_too_small(name: str, shape: tuple[int, int, int], window: str, least: int) -> None:
+    with pytest.raises(Exception, match="has no room") as caught:
+        build(name, shape, 10)
+    cause = caught.value.__cause__  # Hydra wraps what a target raises
+    assert isinstance(cause, ConfigError)
+    size = f"{shape[1]}x{shape[2]}"
+    assert str(cause).startswith(
+        f"model={name}: has no room for its {window} on images of {size}, needs {least}x{least}"
+    )
+    build(name, (1, least, least), 10)(torch.zeros(1, 1, least, least))
+    with pytest.raises(RuntimeError):  # torch itself has no room below that either
+        build(name, (1, least, least), 10)(torch.zeros(1, 1, least - 1, least - 1))
+
+
+def test_every_model_has_its_config() -> None:
+    assert {file.stem for file in CONFIGS.glob("*.yaml")} == set(NAMES)
