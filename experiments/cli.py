@@ -1,8 +1,12 @@
 """The `fedveil` command: each subcommand hands the rest of the line on."""
 
+import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
+
+from privacy.errors import FedveilError
 
 USAGE = """usage: fedveil COMMAND ...
 
@@ -14,17 +18,33 @@ commands:
   hash   [OVERRIDES]     print the hash of a configuration, for the clients of a deployment to approve
 """
 FORWARDED = ("run", "sweep", "hash")
+COMMANDS = ("run", "sweep", "table", "bench", "hash")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Dispatch; the exit status is 0, 1 for a failure, 2 for a value that is not allowed."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read our output, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail again
+        return 1
+    except FedveilError as error:
+        print(f"fedveil: error: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
     command, rest = arguments[0], arguments[1:]
-    if command in FORWARDED or command.startswith("-"):  # completion scripts call `fedveil -sc query=bash`
-        return _hydra(command, arguments if command.startswith("-") else rest)
+    if command.startswith("-"):  # completion scripts call `fedveil -sc query=bash`
+        return _complete(arguments)
+    if command in FORWARDED:
+        return _hydra(command, rest)
     if command == "table":
         from results.table import main as table
 
@@ -33,31 +53,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         from experiments.benchmarks import main as bench
 
         return bench(rest)
-    print(f"fedveil: error: {command}: allowed are run, sweep, table, bench, hash", file=sys.stderr)
+    print(f"fedveil: error: {command}: allowed are {', '.join(COMMANDS)}", file=sys.stderr)
     return 2
 
 
 def _hydra(command: str, rest: list[str]) -> int:
     from experiments import run
 
-    _strip_command_from_completion()
-    if command == "sweep":
-        rest = ["-m", *rest]
+    logging.raiseExceptions = False  # Hydra logs its `--info`, and `| head` would make each line a traceback
     if command == "hash":
-        os.environ[run.PRINT_HASH] = "1"
-    return run.main(rest)
+        return run.print_hash(rest)
+    return run.main(["-m", *rest] if command == "sweep" else rest)
 
 
-def _strip_command_from_completion() -> None:
+def _complete(arguments: list[str]) -> int:
     """Hydra completes the words after the program's name, and knows nothing of subcommands."""
+    from experiments import run
+
     line = os.environ.get("COMP_LINE")
-    if line is None:
-        return
-    words = line.split(" ")
-    if len(words) > 2 and words[1] in FORWARDED:
-        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
-        if point := os.environ.get("COMP_POINT"):
-            os.environ["COMP_POINT"] = str(max(0, int(point) - len(words[1]) - 1))
+    if line is not None:
+        program, *words = re.split(r"\s+", line.lstrip())
+        if len(words) < 2:
+            print("\n".join(COMMANDS))
+            return 0
+        if words[0] not in FORWARDED:
+            return 0
+        os.environ["COMP_LINE"] = " ".join([program, *words[1:]])
+    return run.main(arguments)
 
 
 if __name__ == "__main__":

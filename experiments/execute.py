@@ -39,16 +39,23 @@ def execute(config: DictConfig, sweep: bool = False) -> Outcome:
     Raises:
         FedveilError: with a one-line message; status.json records it, and the rows so far are kept.
     """
-    if not sweep:  # a mistyped command leaves no folder behind; a sweep records its failing cell
-        configuration.check(config)
     canonical = configuration.to_json(config)
     directory = directory_of(config, configuration.hash_of(canonical), sweep)
+    if not sweep:
+        _refuse_early(config, canonical, directory)
     with open_run(directory, canonical, OmegaConf.to_yaml(config, resolve=True), config.force) as run:
         if run.finished:
             return Outcome(directory, run.summary() or {}, fresh=False)
         run.write_status("running")
         run.write_environment(describe())
         return Outcome(directory, _run(run, canonical, config), fresh=True)
+
+
+def _refuse_early(config: DictConfig, canonical: str, directory: Path) -> None:
+    """A mistyped command leaves no folder behind and removes none; a sweep records its failing cell instead."""
+    configuration.check(config)
+    if config.force or not RunDirectory(directory).finished:
+        workspace(canonical)
 
 
 def _run(run: RunDirectory, canonical: str, config: DictConfig) -> dict[str, Any]:
@@ -86,5 +93,10 @@ def _finish(run: RunDirectory, work: Workspace, errand: Errand) -> dict[str, Any
 def _fail(run: RunDirectory, errand: Errand, error: BaseException) -> None:
     """Keep what was measured, and say how it ended."""
     run.write_rows(Checkpoints(errand.folder, errand.keep_checkpoints).rows())
-    reason = str(error) if isinstance(error, FedveilError) else f"{type(error).__name__}: {error}"
-    run.write_status("failed", error=reason)
+    run.write_status("failed", error=_reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return str(error) if isinstance(error, FedveilError) else f"{type(error).__name__}: {error}"

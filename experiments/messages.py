@@ -3,11 +3,15 @@
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from privacy.errors import FedveilError
+
+# by path, not as a package: CrypTen installs a top-level package called `configs` too
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 _FULL_KEY = re.compile(r"full_key: (\S+)")
 _NO_OPTION = re.compile(r"Could not find '([^']+)/([^/']+)'")
@@ -21,6 +25,8 @@ def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
     option = _NO_OPTION.search(text)
     if option:
         return _no_option(option[1], option[2], text)
+    if text.startswith("Config group override must be"):
+        return _no_name(text, overrides)
     cause = error.__cause__ or error
     key = _FULL_KEY.search(str(cause))
     reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
@@ -33,6 +39,16 @@ def _no_option(group: str, value: str, text: str) -> str:
     listed = re.split(r"\n\s*\n|Config search path", text.partition("Available options in")[2])[0].splitlines()[1:]
     allowed = ", ".join(line.strip() for line in listed)
     return f"{group}={value}: allowed are {allowed}" if allowed else f"{group}={value}: no such option"
+
+
+def _no_name(text: str, overrides: Sequence[str]) -> str:
+    """A group that was given null or a number: Hydra does not say which."""
+    for override in overrides:
+        group, _, value = override.partition("=")
+        options = sorted(option.stem for option in (CONFIGS / group).glob("*.yaml")) if group else []
+        if options and value not in options:
+            return f"{override}: allowed are {', '.join(options)}"
+    return text
 
 
 def _given(key: str, overrides: Sequence[str]) -> str:

@@ -7,19 +7,19 @@ import json
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
-from experiments.messages import one_line
+from experiments.messages import CONFIGS, one_line
 from fl.config import check, hash_of, register_schema, to_json
 from privacy.errors import FedveilError, RuntimeFailure
 
@@ -33,18 +33,21 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Hydra then raises what it would else print over several lines, and `main` prints one
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-# by path, not as a package: CrypTen installs a top-level package called `configs` too
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def _sweep_root(out: str | None, experiment: str) -> str:
+    """The folder above those of a sweep's cells; `execute.directory_of` puts them there."""
+    return out or str(Path("results", "runs", experiment))
+
+
+OmegaConf.register_new_resolver("fedveil.sweep_root", _sweep_root, replace=True)
 
 
 @hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")
 def task(config: DictConfig) -> None:
     """One cell: runs it and notes its outcome; an error is its own affair, so that other cells go on."""
-    if os.environ.get(PRINT_HASH):
-        check(config)
-        print(hash_of(to_json(config)))
-        return
-    overrides = list(HydraConfig.get().overrides.task)
+    # as typed: `cohort=${clients}` is no interpolation in the list of overrides
+    overrides = cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
     status, line = _attempt(config, overrides)
     print(line, file=sys.stderr if status else sys.stdout, flush=True)
     with Path(os.environ[OUTCOMES]).open("a") as file:
@@ -52,22 +55,29 @@ def task(config: DictConfig) -> None:
 
 
 def _attempt(config: DictConfig, overrides: Sequence[str]) -> tuple[int, str]:
-    from experiments.execute import execute  # torch, Flower and polars: `--help` and completion do without
-
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     cell = f"[{' '.join(overrides)}] " if sweep else ""
     try:
-        outcome = execute(config, sweep)
+        return OK, f"{cell}{_hash(config) if os.environ.get(PRINT_HASH) else _run(config, sweep)}"
     except (FedveilError, OmegaConfBaseException) as error:
         status = FAILED if isinstance(error, RuntimeFailure) else REFUSED
         return status, f"fedveil: error: {cell}{one_line(error, overrides)}"
-    except Exception as error:
-        if sweep:
-            Console(stderr=True).print_exception()
-            return FAILED, f"fedveil: error: {cell}{type(error).__name__}: {one_line(error)}"
-        raise
+    except Exception as error:  # a defect: show where
+        traceback.print_exc()
+        return FAILED, f"fedveil: error: {cell}{type(error).__name__}: {one_line(error)}"
+
+
+def _hash(config: DictConfig) -> str:
+    check(config)
+    return hash_of(to_json(config))
+
+
+def _run(config: DictConfig, sweep: bool) -> str:
+    from experiments.execute import execute  # torch, Flower and polars: `--help` and completion do without
+
+    outcome = execute(config, sweep)
     note = "" if outcome.fresh else " (finished earlier; force=true runs it again)"
-    return OK, f"{cell}{_figures(outcome.summary)} in {outcome.directory}{note}"
+    return f"{_figures(outcome.summary)} in {outcome.directory}{note}"
 
 
 def _figures(summary: dict[str, Any]) -> str:
@@ -93,13 +103,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ[OUTCOMES] = str(outcomes)
         try:
             task()
-        except (FedveilError, HydraException, OmegaConfBaseException) as error:
+        except (FedveilError, HydraException, OmegaConfBaseException, ValueError) as error:  # the last is Hydra's, too
             print(f"fedveil: error: {one_line(error, arguments)}", file=sys.stderr)
             return REFUSED
         except KeyboardInterrupt:
             print("fedveil: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
             return 130
         return _conclude([json.loads(line) for line in outcomes.read_text().splitlines()])
+
+
+def print_hash(argv: Sequence[str]) -> int:
+    """`fedveil hash`: the identity of a configuration instead of a run."""
+    os.environ[PRINT_HASH] = "1"
+    try:
+        return main(argv)
+    finally:
+        del os.environ[PRINT_HASH]
 
 
 def _conclude(outcomes: Sequence[dict[str, Any]]) -> int:

@@ -9,13 +9,26 @@ import os
 from pathlib import Path
 from typing import cast
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from fl.config import hash_of
 from fl.participant import Request, answer
 from fl.server import Errand, Locate, serve
-from fl.transport import ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, SCALARS, failure, pack, unpack
+from fl.transport import (
+    ARRAYS,
+    ENVELOPE,
+    FAILURE,
+    METRICS,
+    MODEL,
+    SCALARS,
+    failure,
+    pack,
+    read_array,
+    record_of,
+    unpack,
+)
 from fl.workspace import Workspace, workspace
 from privacy.errors import ConfigError, FedveilError, ProtocolError
 from privacy.secure_sum import Address, Value, Vector
@@ -49,7 +62,9 @@ def identify(message: Message, context: Context) -> Message:
 
 
 def _participate(message: Message, context: Context) -> RecordDict:
-    envelope = message.content.config_records[ENVELOPE]
+    envelope = record_of(message.content, ENVELOPE, ConfigRecord)
+    if envelope is None:
+        raise ProtocolError("a message without an envelope")
     work = accept(str(envelope["config"]), context)
     request = Request(
         own_address(str(envelope["address"]), context),
@@ -59,9 +74,9 @@ def _participate(message: Message, context: Context) -> RecordDict:
         unpack(message.content),
         _model(message.content),
     )
-    memory = recall(context.state, request.round)
+    memory = recall(context.state, request)
     records, metrics = answer(work, request, memory)
-    remember(context.state, request.round, memory)
+    remember(context.state, request, memory)
     content = pack(records)
     if work.config.runtime.client_metrics:
         content[METRICS] = MetricRecord(dict(metrics))
@@ -74,12 +89,12 @@ def accept(canonical: str, context: Context) -> Workspace:
     Raises:
         ConfigError: the hash is not the approved one, or none is approved.
     """
-    from fl.config import hash_of
-
     approved = context.node_config.get(APPROVED) or os.environ.get(APPROVED_VARIABLE)
     asked = hash_of(canonical)
     if approved != asked:
-        raise ConfigError.of(APPROVED, approved, f"this node refuses the configuration {asked}, which it did not approve")
+        raise ConfigError.of(
+            APPROVED, approved, f"this node refuses the configuration {asked}, which it did not approve"
+        )
     work = workspace(canonical)
     work.activate()
     return work
@@ -98,25 +113,27 @@ def own_address(asked: Address, context: Context) -> Address:
     return asked
 
 
-def recall(state: RecordDict, round_: int) -> dict[str, Value]:
-    """The participant's memory of this round; that of an earlier one is gone."""
-    noted = state.config_records.get(MEMORY_ROUND)
-    return unpack(state) if noted is not None and noted["round"] == round_ else {}
+def recall(state: RecordDict, request: Request) -> dict[str, Value]:
+    """The participant's memory of this attempt at this round; that of an earlier one is removed."""
+    noted = state.get(MEMORY_ROUND)
+    if noted == {"round": request.round, "attempt": request.attempt}:
+        return unpack(state)
+    remember(state, request, {})
+    return {}
 
 
-def remember(state: RecordDict, round_: int, memory: dict[str, Value]) -> None:
-    """Keep the memory in the node's state until the next round."""
+def remember(state: RecordDict, request: Request, memory: dict[str, Value]) -> None:
+    """Keep the memory in the node's state until another attempt or round begins."""
     for name in (ARRAYS, SCALARS, MEMORY_ROUND):
         state.pop(name, None)
     if memory:
         state.update(pack(memory))
-        state[MEMORY_ROUND] = ConfigRecord({"round": round_})
+        state[MEMORY_ROUND] = ConfigRecord({"round": request.round, "attempt": request.attempt})
 
 
 def _model(content: RecordDict) -> Vector | None:
-    if MODEL not in content.array_records:
-        return None
-    return cast(Vector, content.array_records[MODEL][MODEL].numpy())
+    model = record_of(content, MODEL, ArrayRecord)
+    return None if model is None else cast(Vector, read_array(MODEL, model[MODEL]).copy())  # torch wants to own it
 
 
 def server_app_of(work: Workspace, locate: Locate, errand: Errand) -> ServerApp:

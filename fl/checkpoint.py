@@ -99,6 +99,8 @@ class Checkpoints:
 
     def latest(self) -> State | None:
         """The newest state that is whole; rows of later rounds are removed, for those rounds run again."""
+        for leftover in self.folder.glob(".round-*.tmp"):  # of a process that was killed while it wrote
+            leftover.unlink()
         for number, path in reversed(self._numbered("ckpt").items()):
             try:
                 state = decode(path.read_bytes())

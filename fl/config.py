@@ -52,7 +52,7 @@ class TrainingConfig:
     steps: int | None = None
     lr: float = 0.1
     optimizer: dict[str, Any] = field(default_factory=dict)  # a torch.optim class; lr comes from `training.lr`
-    schedule: dict[str, Any] = field(default_factory=dict)  # a torch.optim.lr_scheduler class over rounds; {} is constant
+    schedule: dict[str, Any] = field(default_factory=dict)  # a torch lr_scheduler class over rounds; {} is constant
     proximal_mu: float = 0.0  # FedProx (Li et al. 2020, eq. 2)
     weighting: str = "examples"
     max_weight: int | None = None  # public bound on a client's examples; null: the largest partition
@@ -181,7 +181,9 @@ def check(config: DictConfig) -> None:
         raise ConfigError.of("cohort", config.cohort, f"must be at most clients={config.clients}")
     if config.server.min_contributors > cohort_size(config):
         raise ConfigError.of(
-            "server.min_contributors", config.server.min_contributors, f"must be at most the cohort, {cohort_size(config)}"
+            "server.min_contributors",
+            config.server.min_contributors,
+            f"must be at most the cohort, {cohort_size(config)}",
         )
     if (config.training.epochs is None) == (config.training.steps is None):
         raise ConfigError.of(
@@ -189,7 +191,9 @@ def check(config: DictConfig) -> None:
         )
     if config.runtime.name == "deployment" and config.runtime.supernodes < config.clients:
         raise ConfigError.of(
-            "runtime.supernodes", config.runtime.supernodes, f"must be at least clients={config.clients}, one SuperNode a client"
+            "runtime.supernodes",
+            config.runtime.supernodes,
+            f"must be at least clients={config.clients}, one SuperNode a client",
         )
 
 
@@ -199,9 +203,18 @@ def cohort_size(config: DictConfig) -> int:
 
 
 def to_json(config: DictConfig) -> str:
-    """The resolved configuration less what is no part of its identity, as canonical JSON."""
+    """The resolved configuration less what is no part of its identity, as canonical JSON.
+
+    Keys are sorted, but for the mechanisms, which apply in the order that they were given.
+    """
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-    return json.dumps({k: v for k, v in values.items() if k not in UNHASHED}, sort_keys=True, separators=(",", ":"))
+    identity = {key: _sorted(value) for key, value in sorted(values.items()) if key not in UNHASHED}
+    identity["mechanism"] = {name: _sorted(value) for name, value in values["mechanism"].items()}
+    return json.dumps(identity, separators=(",", ":"))
+
+
+def _sorted(value: Any) -> Any:
+    return {key: _sorted(value[key]) for key in sorted(value)} if isinstance(value, dict) else value
 
 
 def hash_of(canonical: str) -> str:

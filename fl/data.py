@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
+from fl.config import DataConfig
 from fl.decoding import Raw, Request
 from fl.hub import DATA_VARIABLE, one_line
 from fl.sources import Source, find
@@ -87,7 +87,7 @@ def _per_channel(values_C: torch.Tensor, device: torch.device) -> torch.Tensor:
     return values_C.to(device, torch.float32).reshape(-1, 1, 1)
 
 
-def load_data(config: DictConfig) -> ImageData:
+def load_data(config: DataConfig) -> ImageData:
     """The image set that the node `data` names, decoded at most once a machine and opened once a process.
 
     Sources in order: `data.path`, `$FEDVEIL_DATA/<name>`, what is installed, the Hugging Face hub.

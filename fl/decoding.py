@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
+from fl.config import DataConfig
 from privacy.errors import ConfigError
 
 BATCH_ROWS = 1000
@@ -36,7 +36,7 @@ class Request:
     natural_column: str | None
 
     @classmethod
-    def of(cls, config: DictConfig) -> "Request":
+    def of(cls, config: DataConfig) -> "Request":
         """Read them from the node `data` of a configuration."""
         return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 

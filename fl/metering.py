@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, RecordDict
 
 from fl import devices
 from privacy.secure_sum import Contribution, Records, Vector
@@ -89,9 +89,11 @@ class Phases:
     def protect(self, respond: Callable[[Contribution], Records], contribution: Contribution) -> Records:
         """Run `respond` and call what it spends outside the contribution the phase `protect`."""
         inside = Clock(0.0, 0.0)
+        before: dict[str, float] = {}  # peaks that the contribution's own phases will reset
 
         def contribute() -> Vector:
             nonlocal inside
+            before.update(self._peaks())
             start = Clock.read(self.device)
             vector = contribution()
             end = Clock.read(self.device)
@@ -104,6 +106,8 @@ class Phases:
         records = respond(contribute)
         end = Clock.read(self.device)
         self._record("protect", end.wall - start.wall - inside.wall, end.cpu - start.cpu - inside.cpu)
+        for metric, value in before.items():
+            self.metrics[f"protect.{metric}"] = max(value, self.metrics[f"protect.{metric}"])
         return records
 
     def _reset_peaks(self) -> None:
@@ -114,11 +118,16 @@ class Phases:
     def _record(self, name: str, wall_s: float, cpu_s: float) -> None:
         self.metrics[f"{name}.wall"] = wall_s
         self.metrics[f"{name}.cpu"] = cpu_s
+        self.metrics |= {f"{name}.{metric}": value for metric, value in self._peaks().items()}
+
+    def _peaks(self) -> dict[str, float]:
+        peaks: dict[str, float] = {}
         peak_bytes = peak_rss_bytes()
         if peak_bytes is not None:
-            self.metrics[f"{name}.peak_rss"] = float(peak_bytes)
+            peaks["peak_rss"] = float(peak_bytes)
         if self.device.type == "cuda":
-            self.metrics[f"{name}.peak_cuda"] = float(torch.cuda.max_memory_allocated(self.device))
+            peaks["peak_cuda"] = float(torch.cuda.max_memory_allocated(self.device))
+        return peaks
 
 
 class Meter:
@@ -157,6 +166,15 @@ class Meter:
 
 
 def serialised_bytes(content: RecordDict, names: tuple[str, ...]) -> int:
-    """Bytes of the named records as they are serialised for the wire."""
+    """Bytes of the named records: names, and values as they are serialised for the wire (a number takes 8 bytes)."""
+    # not Flower's count_bytes: it refuses empty strings, and counts characters
     records = (content[name] for name in names if name in content)
-    return sum(record.count_bytes() for record in records if isinstance(record, ArrayRecord | ConfigRecord))
+    return sum(_size(key) + _size(value) for record in records for key, value in record.items())
+
+
+def _size(value: object) -> int:
+    if isinstance(value, Array):
+        return len(value.data)
+    if isinstance(value, list):
+        return sum(map(_size, value))
+    return len(value.encode() if isinstance(value, str) else value) if isinstance(value, str | bytes) else 8

@@ -45,9 +45,7 @@ def answer(work: Workspace, request: Request, memory: MutableMapping[str, Value]
         FedveilError: whatever makes an answer impossible; nothing is sent then.
     """
     phases = Phases(work.device)
-    me = Party(
-        request.address, work.hash, request.round, request.attempt, work.spec, memory, randomness=OsRandomness()
-    )
+    me = Party(request.address, work.hash, request.round, request.attempt, work.spec, memory, randomness=OsRandomness())
     records = phases.protect(
         lambda contribute: work.backend.secure_sum.respond(request.stage, request.inbound, me, contribute),
         lambda: contribution(work, request, memory, phases),
@@ -83,10 +81,10 @@ def client_job(
     config = work.config.training
     client = client_index(request.address)
     indices = torch.from_numpy(work.partitions[client])
-    images = work.data.train.images[indices].to(work.device)
     batches = training.Batches(
-        work.data.normalise(images),
-        work.data.train.labels[indices].to(work.device),
+        work.data,
+        indices,
+        work.device,
         config.batch_size,
         torch.Generator().manual_seed(seed),
         config.epochs,

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
+from fl.config import DataConfig
 from fl.data import ImageData
 from privacy.errors import ConfigError
 
@@ -34,7 +34,7 @@ class Scheme(NamedTuple):
     allow_empty: bool
 
 
-def partition(config: DictConfig, data: ImageData, clients: int, seed: int) -> list[Indices]:
+def partition(config: DataConfig, data: ImageData, clients: int, seed: int) -> list[Indices]:
     """Indices into the training split for each client, in the order of clients: disjoint, in no particular order.
 
     Args:

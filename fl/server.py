@@ -80,7 +80,9 @@ class Server:
         self.meter.round = SETUP_ROUND
         roles = [address_of(client) for client in self.work.candidates]
         with self.meter.span("server", "setup"):
-            drive(self.work.backend.secure_sum.setup(roles, self.work.spec), self.transport, self.meter, self._attempt())
+            drive(
+                self.work.backend.secure_sum.setup(roles, self.work.spec), self.transport, self.meter, self._attempt()
+            )
         self._save()
 
     def _round(self, number: int) -> Scores | None:
@@ -90,7 +92,7 @@ class Server:
         return scores
 
     def advance(self, number: int) -> None:
-        """The round itself: cohort, secure sum, step. What `round_s` measures; evaluation and checkpoint stand apart."""
+        """The round itself: cohort, secure sum, step. `round_s` measures it; evaluation and checkpoint stand apart."""
         self.meter.round = number
         with self.meter.span("server", "round"):
             total = self.aggregate(number, [address_of(client) for client in self.sample(number)])

@@ -1,46 +1,47 @@
 """Plain local training on whatever job it receives: mechanisms have already put private versions into it."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch.nn.functional import cross_entropy
 
+from fl.data import ImageData
 from privacy.mechanism import Batch, ClientJob
 
 
+@dataclass
 class Batches:
     """Shuffled mini-batches of one client's examples, for some epochs or for some steps.
 
-    Tensors are of shape (N, C, H, W) and (N,), on the training device; the order comes from `generator` alone.
+    Nothing is read before the first batch is asked for. Then the client's pixels cross to the device as bytes, and
+    each batch is normalised there. The order comes from `generator` alone.
     """
 
-    def __init__(
-        self,
-        inputs: torch.Tensor,
-        labels: torch.Tensor,
-        batch_size: int,
-        generator: torch.Generator,
-        epochs: int | None = None,
-        steps: int | None = None,
-    ) -> None:
-        assert (epochs is None) != (steps is None)
-        self.inputs, self.labels = inputs, labels
-        self.batch_size, self.epochs, self.steps = batch_size, epochs, steps
-        self._generator = generator
+    data: ImageData
+    indices: torch.Tensor  # of the client's training examples, int64, shape (N,)
+    device: torch.device
+    batch_size: int
+    generator: torch.Generator
+    epochs: int | None = None
+    steps: int | None = None
 
     def __len__(self) -> int:
         """Number of batches."""
-        per_epoch = -(-len(self.labels) // self.batch_size)
+        assert (self.epochs is None) != (self.steps is None)
+        per_epoch = -(-len(self.indices) // self.batch_size)
         return self.steps if self.steps is not None else per_epoch * cast(int, self.epochs)
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches; the last one of an epoch may be smaller."""
+        images = self.data.train.images[self.indices].to(self.device)
+        labels = self.data.train.labels[self.indices].to(self.device)
         left = len(self)
         while left > 0:
-            order = torch.randperm(len(self.labels), generator=self._generator).to(self.labels.device)
+            order = torch.randperm(len(labels), generator=self.generator).to(self.device)
             for index in torch.split(order, self.batch_size)[:left]:
-                yield self.inputs[index], self.labels[index]
+                yield self.data.normalise(images[index]), labels[index]
                 left -= 1
 
 

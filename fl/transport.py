@@ -4,14 +4,20 @@ A message holds the protocol's records, the global model at the stage that colle
 round, attempt, and the configuration with its hash. A reply holds records, or an error by name, and measurements.
 """
 
+import io
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.constant import SType
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from fl.metering import Meter, serialised_bytes
 from privacy import errors
@@ -23,6 +29,7 @@ RAW_BYTES = "fedveil.bytes"  # the serialisation type of an Array that carries b
 
 ARRAYS, SCALARS, MODEL, ENVELOPE, METRICS, FAILURE = "arrays", "scalars", "model", "envelope", "metrics", "failure"
 PROTOCOL = (ARRAYS, SCALARS)
+NPY_HEADER_BYTES = 128  # of an array without fields, in NumPy's own files
 log = logging.getLogger("fedveil")
 
 
@@ -31,7 +38,7 @@ def pack(records: Records) -> RecordDict:
     arrays, scalars = ArrayRecord(), ConfigRecord()
     for name, value in records.items():
         if isinstance(value, np.ndarray):
-            arrays[name] = Array(value)
+            arrays[name] = Array(np.ascontiguousarray(value))
         elif isinstance(value, bytes):
             arrays[name] = Array("uint8", (len(value),), RAW_BYTES, value)
         else:
@@ -51,19 +58,47 @@ def unpack(content: RecordDict) -> dict[str, Value]:
         MalformedContribution: an array that cannot be read.
     """
     records: dict[str, Value] = {}
-    for name, array in content.array_records.get(ARRAYS, ArrayRecord()).items():
-        records[name] = array.data if array.stype == RAW_BYTES else _read_array(name, array)
-    for name, scalar in content.config_records.get(SCALARS, ConfigRecord()).items():
+    arrays, scalars = record_of(content, ARRAYS, ArrayRecord), record_of(content, SCALARS, ConfigRecord)
+    for name, array in arrays.items() if arrays else ():
+        records[name] = array.data if array.stype == RAW_BYTES else read_array(name, array)
+    for name, scalar in scalars.items() if scalars else ():
         if isinstance(scalar, int | float | str | bytes):
             records[name] = scalar
     return records
 
 
-def _read_array(name: str, array: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+R = TypeVar("R")
+
+
+def record_of(content: RecordDict, name: str, kind: type[R]) -> R | None:
+    """A record by name and kind, or None. Flower's own views copy and check all records, several times a message."""
+    record = content.get(name)
+    return record if isinstance(record, kind) else None
+
+
+def read_array(name: str, array: Array) -> NDArray[np.generic]:
+    """The NumPy array that an Array carries, over its bytes and therefore read-only.
+
+    Raises:
+        MalformedContribution: it cannot be read; objects are never unpickled.
+    """
     try:
-        return array.numpy()
-    except (ValueError, TypeError, EOFError, OSError, SyntaxError, MemoryError) as error:
+        if array.stype != SType.NUMPY:
+            raise TypeError(f"it is of type {array.stype}")
+        shape, dtype, start = _npy_header(array.data[:NPY_HEADER_BYTES])
+        return np.frombuffer(array.data, dtype, count=math.prod(shape), offset=start).reshape(shape)
+    except Exception as error:  # a peer's bytes make NumPy raise whatever its parsers may
         raise errors.MalformedContribution(f"the array {name} cannot be read: {error}") from None
+
+
+@lru_cache(maxsize=256)  # NumPy evaluates the header as Python, which costs more than reading a small model
+def _npy_header(beginning: bytes) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
+    file = io.BytesIO(beginning)
+    version = np.lib.format.read_magic(file)
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    if version != (1, 0) or fortran_order or dtype.hasobject:
+        raise ValueError(f"it is of format {version}, order {'F' if fortran_order else 'C'}, type {dtype}")
+    return shape, dtype, file.tell()
 
 
 def failure(error: Exception) -> ConfigRecord:
@@ -102,11 +137,15 @@ class Transport:
         stage = exchange.stage
         with self._meter.span("transport", stage):
             waiting = self._send(exchange, attempt, model_D)
-            for reply in self._arrivals(set(waiting)):
-                address = waiting[reply.metadata.reply_to_message_id]
+            for reply in self._arrivals(waiting):
+                address = waiting.pop(reply.metadata.reply_to_message_id, None)
+                if address is None:  # answered before
+                    continue
                 content = self._open(address, stage, reply)
                 if content is not None:
                     yield address, content
+            for address in waiting.values():
+                self.drop(address, stage, "dropped", f"no answer within server.deadline_s={self._deadline_s:g}")
 
     def drop(self, address: Address, stage: str, metric: str, reason: str) -> None:
         """Note that a participant is left out of this attempt, and why."""
@@ -120,7 +159,13 @@ class Transport:
         model = ArrayRecord({MODEL: Array(model_D)}) if exchange.collect and model_D is not None else None
         addresses = list(exchange.outbox)
         messages = [self._message(exchange, address, attempt, model) for address in addresses]
-        return dict(zip(self._grid.push_messages(messages), addresses, strict=True))
+        numbers = list(self._grid.push_messages(messages))
+        if len(numbers) != len(addresses):
+            raise errors.RuntimeFailure(f"stage {exchange.stage}: the engine did not take the messages (too large?)")
+        for number, address in zip(numbers, addresses, strict=True):
+            if not number:
+                self.drop(address, exchange.stage, "dropped", "the engine did not take the message for it")
+        return {number: address for number, address in zip(numbers, addresses, strict=True) if number}
 
     def _message(self, exchange: Exchange, address: Address, attempt: Attempt, model: ArrayRecord | None) -> Message:
         content = pack(exchange.outbox[address])
@@ -141,14 +186,12 @@ class Transport:
         self._meter.add(address, exchange.stage, "envelope_bytes", serialised_bytes(content, (ENVELOPE,)), "bytes")
         return Message(content, self._nodes[address], TRAIN, group_id=str(attempt.round))
 
-    def _arrivals(self, waiting: set[str]) -> Iterator[Message]:
-        """Replies as they come, until all are here or the deadline has passed."""
+    def _arrivals(self, waiting: Mapping[str, Address]) -> Iterator[Message]:
+        """Replies as they come, while the caller still waits for any and the deadline has not passed."""
         ends = None if self._deadline_s is None else time.monotonic() + self._deadline_s
         while waiting and (ends is None or time.monotonic() < ends):
-            arrived = list(self._grid.pull_messages(waiting))
-            for reply in arrived:
-                waiting.discard(reply.metadata.reply_to_message_id)
-                yield reply
+            arrived = list(self._grid.pull_messages(list(waiting)))
+            yield from arrived
             if not arrived:
                 time.sleep(self._poll_s)
 
@@ -158,15 +201,16 @@ class Transport:
             self.drop(address, stage, "dropped", reply.error.reason or f"Flower error {reply.error.code}")
             return None
         content = reply.content
-        if FAILURE in content.config_records:
-            self._note_failure(address, stage, content.config_records[FAILURE])
+        failed = record_of(content, FAILURE, ConfigRecord)
+        if failed is not None:
+            self._note_failure(address, stage, failed)
             return None
         self._meter.add(address, stage, "up_bytes", serialised_bytes(content, PROTOCOL), "bytes")
-        self._meter.phases(address, content.metric_records.get(METRICS, MetricRecord()))
+        self._meter.phases(address, record_of(content, METRICS, MetricRecord) or {})
         return content
 
     def _note_failure(self, address: Address, stage: str, record: ConfigRecord) -> None:
-        kind, message = str(record["type"]), str(record["message"])
+        kind, message = str(record.get("type")), str(record.get("message"))
         if kind == errors.ConfigError.__name__:
             # a configuration that cannot work at one client is the user's to mend, not a drop-out
             raise errors.ConfigError(message)
@@ -179,5 +223,5 @@ def identify(grid: Grid, node_ids: Iterable[int], timeout_s: float) -> dict[Addr
     nodes: dict[Address, int] = {}
     for reply in grid.send_and_receive(messages, timeout=timeout_s):
         if reply.has_content():
-            nodes[str(reply.content.config_records[ENVELOPE]["address"])] = reply.metadata.src_node_id
+            nodes[str(reply.content[ENVELOPE]["address"])] = reply.metadata.src_node_id
     return nodes

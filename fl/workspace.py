@@ -88,8 +88,10 @@ class Workspace:
 
     def _check_training(self) -> None:
         """What clients will need: a mistake shows here, before the first of them trains."""
-        assert self.spec.cohort_size and self.max_weight
-        assert self.client_optimizer and self.learning_rates
+        assert self.spec.cohort_size
+        assert self.max_weight
+        assert self.client_optimizer
+        assert self.learning_rates
 
     def activate(self) -> None:
         """Apply the settings of this configuration to the process; another one may have run since."""
@@ -133,7 +135,7 @@ class Workspace:
         return largest if declared is None else int(declared)
 
     def weight(self, client: int) -> float:
-        """v of a client, in [0, 1]."""
+        """The weight v of a client, in [0, 1]."""
         if self.config.training.weighting == "uniform":
             return 1.0
         return len(self.partitions[client]) / self.max_weight

@@ -36,6 +36,7 @@ class OsRandomness(Randomness):
     """Keys from the operating system's source."""
 
     def key(self) -> bytes:
+        """32 bytes that nobody can repeat."""
         return os.urandom(KEY_BYTES)
 
 
@@ -47,6 +48,7 @@ class SeededRandomness(Randomness):
         self._drawn = 0
 
     def key(self) -> bytes:
+        """The next key of the sequence."""
         self._drawn += 1
         return hashlib.sha256(self._root + self._drawn.to_bytes(8, "little")).digest()
 

@@ -178,7 +178,9 @@ def require_contributors(contributors: Sequence[Address], spec: VectorSpec) -> N
     """Refuse a sum over fewer than `min_contributors` (and over nobody)."""
     needed = max(1, spec.min_contributors)
     if len(contributors) < needed:
-        raise TooFewContributors(f"{len(contributors)} contributors are left of {spec.cohort_size}, {needed} are needed")
+        raise TooFewContributors(
+            f"{len(contributors)} contributors are left of {spec.cohort_size}, {needed} are needed"
+        )
 
 
 def unknown_stage(stage: str) -> ProtocolError:
@@ -212,13 +214,14 @@ class OrderedSum:
 
 
 class PlainSum(SecureSum):
-    """No protection: each client sends its vector and the server adds. The reference that overheads are taken against."""
+    """No protection: each client sends its vector and the server adds. Overheads are taken against it."""
 
     name = "plain"
     assumption = "the server is trusted: it sees every client's update"
     tolerance = 0.0  # float64 additions of float32 values
 
     def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
+        """One stage, `collect`: each reply is one vector, added in cohort order."""
         require_contributors(cohort, spec)
         ordered = OrderedSum(cohort, spec.length)
 
@@ -230,6 +233,7 @@ class PlainSum(SecureSum):
         return spec.total(ordered.close(), respondents)
 
     def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:  # noqa: ARG002
+        """The contribution as it is."""
         if stage != "collect":
             raise unknown_stage(stage)
         return {"vector": me.spec.check(contribution())}

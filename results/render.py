@@ -98,7 +98,10 @@ def terminal(sheet: Sheet, width: int) -> str:
 
 
 def cell(row: Mapping[str, Any], column: Column) -> str:
-    """A figure under its heading: `94.12 ± 0.35`, `3.16 [3.01, 3.32]`, or a dash for what was not measured."""
+    """A figure under its heading: `94.12 ± 0.35`, `3.16 [3.01, 3.32]`, or a dash for what was not measured.
+
+    An uncertainty has two significant digits, and its figure as many decimals; a ratio has three digits, others four.
+    """
     value = row[column.key]
     if value is None:
         return DASH
@@ -111,25 +114,25 @@ def cell(row: Mapping[str, Any], column: Column) -> str:
 
 
 def _figure(column: Column, value: float, bounds: tuple[float, float] | None) -> str:
-    half = 0.0 if bounds is None else (bounds[1] - bounds[0]) / 2
-    # Bytes are the same for all seeds, and an interval of no width says nothing.
-    if bounds is None or half <= 1e-9 * abs(value):
-        return _rounded(column, value, 0)
+    if bounds is None:
+        return _rounded(column, value, _decimals(value, 3 if column.kind == "ratio" else 4))
+    half = (bounds[1] - bounds[0]) / 2
     if column.kind == "ratio":
-        low, high = (_rounded(column, bound, half) for bound in bounds)
-        return f"{_rounded(column, value, half)} [{low}, {high}]"
-    return f"{_rounded(column, value, half)} ± {_rounded(column, half, half).removeprefix('+')}"
+        middle, low, high = (_rounded(column, figure, _decimals(value, 3)) for figure in (value, *bounds))
+        return middle if half <= 1e-9 * value else f"{middle} [{low}, {high}]"
+    decimals = min(_decimals(value, 6), _decimals(half, 2))
+    spread = _rounded(column, half, decimals).removeprefix("+")
+    # Bytes are the same for all seeds, and a spread of nothing says nothing.
+    return f"{_rounded(column, value, decimals)} ± {spread}" if float(spread) else _figure(column, value, None)
 
 
-def _rounded(column: Column, value: float, half: float) -> str:
-    """Four significant digits (a ratio: three), but no more than two of the uncertainty, or than the column allows."""
-    digits = {3 if column.kind == "ratio" else 4: value, 2: half}
-    decimals = min([column.decimals, *(_decimals(figure, count) for count, figure in digits.items() if figure)])
-    return f"{value:{'+' if column.kind == 'difference' else ''}z.{decimals}f}"
+def _rounded(column: Column, value: float, decimals: int) -> str:
+    return f"{value:{'+' if column.kind == 'difference' else ''}z.{min(decimals, column.decimals)}f}"
 
 
 def _decimals(figure: float, digits: int) -> int:
-    return max(0, digits - 1 - math.floor(math.log10(abs(figure))))
+    """How many decimals show that many significant digits."""
+    return max(0, digits - 1 - math.floor(math.log10(abs(figure)))) if figure else digits
 
 
 def _grid(sheet: Sheet) -> list[list[str]]:

@@ -19,9 +19,8 @@ from typing import Any, cast
 
 import tomli_w
 from flwr.serverapp import Grid
-from omegaconf import DictConfig
 
-from fl.config import hash_of
+from fl.config import FedveilConfig, hash_of
 from fl.runtimes.loopback import START_S, Link, Node, environment, superlink, tool
 from fl.runtimes.processes import Processes
 from fl.workspace import Workspace
@@ -36,11 +35,12 @@ PAUSE_S = 5.0
 COMPLETED = "finished:completed"
 # Lines of the ServerApp's log that the app itself did not write.
 FLOWERS_OWN = re.compile(r"\x1b\[|Using SuperLink|Successfully installed")
+FLOWERS_ERROR = "\x1b[91mERROR"  # a traceback follows
 
 Echo = Callable[[str], None]
 
 
-def run(canonical: str, directory: Path, config: DictConfig) -> None:
+def run(canonical: str, directory: Path, config: FedveilConfig) -> None:
     """Run a configuration to its end over a SuperLink; the log of every process goes to `directory`/deployment.
 
     The ServerApp finds `config` (the canonical JSON) and `directory` in its run configuration, a ClientApp finds
@@ -57,7 +57,7 @@ def run(canonical: str, directory: Path, config: DictConfig) -> None:
             link = stack.enter_context(superlink(processes, private, nodes))
         else:
             link = known(config.runtime.federation)
-        submit(processes, link, write_app(private, settings), _echo if config.output.progress else None)
+        submit(processes, link, write_app(private, settings), shown() if config.output.progress else None)
 
 
 def client_node(client: int, approved: str) -> Node:
@@ -205,8 +205,15 @@ def _flwr(processes: Processes, link: Link, command: str, *arguments: str) -> di
     return answer
 
 
-def _echo(text: str) -> None:
-    """Show what the ServerApp wrote, less Flower's own lines."""
-    shown = [line for line in text.splitlines() if line.strip() and not FLOWERS_OWN.match(line)]
-    if shown:
-        print(*shown, sep="\n", flush=True)
+def shown() -> Echo:
+    """Shows what the ServerApp writes, less Flower's own lines, until it fails: the error then says why in one."""
+    failed = False
+
+    def show(text: str) -> None:
+        nonlocal failed
+        for line in text.splitlines():
+            failed = failed or line.startswith(FLOWERS_ERROR)
+            if line.strip() and not failed and not FLOWERS_OWN.match(line):
+                print(line, flush=True)
+
+    return show

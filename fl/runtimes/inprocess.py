@@ -24,6 +24,7 @@ from privacy.secure_sum import Address
 
 SERVER_NODE = 1
 FIRST_CLIENT_NODE = 2
+WAIT_S = 0.05  # for workers, between looks at the deadline
 
 
 class InProcessGrid(Grid):
@@ -34,7 +35,8 @@ class InProcessGrid(Grid):
         self._run = Run.create_empty(run_id=1)
         self._numbers = count(1)
         self._queue: deque[Message] = deque()
-        self._states: dict[int, RecordDict] = {}  # of those nodes that remember something
+        self._states: dict[int, RecordDict] = {}  # of those nodes that remember something, in this round
+        self._round = ""
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SERVER_NODE, 1
 
     def set_run(self, run: Run) -> None:
@@ -62,6 +64,9 @@ class InProcessGrid(Grid):
         for message in messages:
             message.metadata.__dict__["_message_id"] = str(next(self._numbers))
             self._queue.append(message)
+        if self._queue and self._queue[0].metadata.group_id != self._round:  # what nodes remember lasts one round
+            self._round = self._queue[0].metadata.group_id
+            self._states.clear()
         return [message.metadata.message_id for message in self._queue]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:  # noqa: ARG002
@@ -106,20 +111,27 @@ class WorkerGrid(InProcessGrid):
         for future in self._futures:
             future.cancel()
         numbers = super().push_messages(messages)
-        self._futures = {self._pool.submit(_serve, m, self.context(m.metadata.dst_node_id)) for m in self._queue}
+        with _one_line():
+            self._futures = {self._pool.submit(_serve, m, self.context(m.metadata.dst_node_id)) for m in self._queue}
         self._queue.clear()
         return numbers
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:  # noqa: ARG002
         """The replies that have come since the last call; waits a moment for the first."""
-        done, self._futures = wait(self._futures, timeout=1.0, return_when=FIRST_COMPLETED)
-        try:
+        done, self._futures = wait(self._futures, timeout=WAIT_S, return_when=FIRST_COMPLETED)
+        with _one_line():
             finished = [future.result() for future in done]
-        except BrokenProcessPool:
-            raise RuntimeFailure("a worker process died (out of memory?): lower runtime.workers") from None
         for _, context in finished:
             self.keep(context)
         return [reply for reply, _ in finished]
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise RuntimeFailure("a worker process died (out of memory?): lower runtime.workers") from None
 
 
 def _serve(message: Message, context: Context) -> tuple[Message, Context]:
@@ -175,7 +187,9 @@ def grid_of(work: Workspace) -> Iterator[InProcessGrid]:
 
 def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
     """Simulated nodes play whichever client is asked: they are numbered in the order of their ids."""
-    return {address_of(client): node for client, node in zip(range(work.config.clients), grid.get_node_ids(), strict=True)}
+    return {
+        address_of(client): node for client, node in zip(range(work.config.clients), grid.get_node_ids(), strict=True)
+    }
 
 
 def run(work: Workspace, errand: Errand) -> None:

@@ -1,4 +1,4 @@
-"""Flower's own simulation engine on Ray, on this machine or on a cluster. Everything deprecated of Flower is in here."""
+"""Flower's own simulation engine on Ray, here or on a cluster. Everything deprecated of Flower is in this file."""
 
 import logging
 import os

@@ -99,3 +99,9 @@ def test_an_image_that_is_too_small(name: str, shape: tuple[int, int, int], wind
 
 def test_every_model_has_its_config() -> None:
     assert {file.stem for file in CONFIGS.glob("*.yaml")} == set(NAMES)
+
+
+def test_strides_of_lenet() -> None:
+    """As in models/vision.py of the DLG code; other orders have as many parameters."""
+    convolutions = [layer for layer in build("lenet", CIFAR, 100).modules() if isinstance(layer, nn.Conv2d)]
+    assert [layer.stride for layer in convolutions] == [(2, 2), (2, 2), (1, 1), (1, 1)]

@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
 
 from fl.config import DataConfig
 from fl.data import ImageData, Split
@@ -16,10 +15,8 @@ from fl.partition import dirichlet_sizes, partition
 from privacy.errors import ConfigError
 
 
-def node(kind: str, **keys: Any) -> DictConfig:
-    config = OmegaConf.structured(DataConfig(name="toy", partition=kind, **keys))
-    assert isinstance(config, DictConfig)
-    return config
+def node(kind: str, **keys: Any) -> DataConfig:
+    return DataConfig(name="toy", partition=kind, **keys)
 
 
 def toy(labels: Any, owners: Any = None) -> ImageData:
@@ -41,7 +38,7 @@ def assert_covers(parts: list[NDArray[np.int64]], count: int) -> None:
     assert all(part.dtype == np.int64 for part in parts)
 
 
-def message(config: DictConfig, data: ImageData, clients: int, seed: int = 1) -> str:
+def message(config: DataConfig, data: ImageData, clients: int, seed: int = 1) -> str:
     with pytest.raises(ConfigError) as caught:
         partition(config, data, clients, seed)
     assert "\n" not in str(caught.value)

@@ -54,14 +54,12 @@ def test_it_starts_no_cuda() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_neither_host_nor_user_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/alice")
+def test_neither_host_nor_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "alice"
+    monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("LOGNAME", "alice")
-    monkeypatch.setattr(
-        sys,
-        "argv",
-        ["/home/alice/venv/bin/fedveil", "run", "out=/home/alice/x", "data.path=/scratch/alice/mnist", "seed=1"],
-    )
+    arguments = ["run", f"out={home}/x", "data.path=/scratch/alice/mnist", "seed=1"]
+    monkeypatch.setattr(sys, "argv", [f"{home}/venv/bin/fedveil", *arguments])
     assert getpass.getuser() == "alice"
     told = environment.describe()
     assert told["command"] == ["fedveil", "run", "out=~/x", "data.path=/scratch/~/mnist", "seed=1"]

@@ -1,0 +1,267 @@
+"""The engines against a bare PyTorch loop, on 1,000 clients of Fashion-MNIST (cohort 50, batch 32, one epoch, `cnn`).
+
+The bare loop and the in-process runtime alternate round by round in this process, on one thread. Ray runs in a
+session of its own between two halves of that alternation, because its polling thread would slow what runs beside it;
+its data are cached in its actors, and its first round stands apart. All of them end with the same weights.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+from hydra import compose, initialize_config_dir
+from rich.progress import Progress
+
+from experiments.benchmarks import Figure
+from experiments.benchmarks.bare import BareLoop
+from experiments.run import CONFIGS
+from fl import participant, runtimes, vectors
+from fl.checkpoint import Checkpoints
+from fl.config import to_json
+from fl.metering import Meter, Phases
+from fl.runtimes import inprocess
+from fl.server import Errand, Server, progress_bar
+from fl.workspace import Workspace, build, workspace
+from privacy.mechanism import ClientJob, Mechanism
+
+SETTING = ("clients=1000", "cohort=50", "model=cnn", "training.batch_size=32", "training.epochs=1")
+EMPTY = ("clients=10", "model=cnn", "+mechanism.empty._target_=experiments.benchmarks.runtime.NoTraining")
+NEVER = "server.evaluate_every=0"
+
+
+class NoTraining(Mechanism):
+    """Leaves nothing to train on: a round is then messages, protocol and bookkeeping."""
+
+    name = "empty"
+
+    def prepare(self, job: ClientJob) -> None:
+        """Take the batches away."""
+        job.batches = ()
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
+    parser.add_argument(
+        "--alternations", type=int, default=6, help="of bare loop and runtime; halves before and after Ray"
+    )
+    parser.add_argument("--data", default="fashion_mnist", help="a data set of 28x28 images (default: %(default)s)")
+    parser.add_argument("--skip-ray", action="store_true", help="leave Flower's Ray engine out")
+    parser.add_argument("--skip-memory", action="store_true", help="leave the runs with 100 and 10,000 clients out")
+
+
+def measure(arguments: argparse.Namespace) -> list[Figure]:
+    """All figures of this benchmark."""
+    data = f"data={arguments.data}"
+    rounds = f"rounds={arguments.alternations + 1}"
+    with progress_bar(True) as bar:
+        race = Race(configured(data, rounds, *SETTING))
+        with step(bar, "bare loop and runtime, alternating"):
+            race.alternate(arguments.alternations // 2)
+        ray: list[Figure] = []
+        if not arguments.skip_ray:
+            with step(bar, "Flower's Ray engine"):
+                ray_figures = ray_rounds(configured(data, rounds, "runtime=ray", *SETTING))
+        with step(bar, "bare loop and runtime, alternating"):
+            race.alternate(arguments.alternations - arguments.alternations // 2)
+        figures = race.figures()
+        if not arguments.skip_ray:
+            ray = [*ray_figures, against(ray_figures[-1], race)]
+        with step(bar, "workers"):
+            workers = worker_rounds(configured(data, rounds, "runtime.workers=2", *SETTING), race)
+        with step(bar, "empty rounds"):
+            empty = empty_rounds(configured(data, "rounds=1", *EMPTY), race)
+        memory: list[Figure] = []
+        if not arguments.skip_memory:
+            with step(bar, "memory with 100 and 10,000 clients"):
+                memory = memory_figures(data)
+    return [*figures, *ray, *workers, *empty, *memory]
+
+
+@contextmanager
+def step(bar: Progress, name: str) -> Iterator[None]:
+    """Name the work in the progress bar."""
+    task = bar.add_task(name, total=1, note="")
+    yield
+    bar.update(task, completed=1)
+
+
+def configured(*overrides: str) -> Workspace:
+    """The workspace of the default configuration under overrides, without evaluation."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return workspace(to_json(compose("config", [*overrides, NEVER])))
+
+
+def server_of(work: Workspace, grid: inprocess.InProcessGrid) -> Server:
+    """A server of the in-process runtime; its checkpoints go to a folder that nobody keeps."""
+    folder = Path(tempfile.mkdtemp())
+    return Server(work, grid, inprocess.locate(grid, work), Errand(folder))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Wall time of a call, in seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+class Race:
+    """The bare loop and the in-process runtime, round by round in turn, from the same weights."""
+
+    def __init__(self, work: Workspace) -> None:
+        work.activate()
+        self.server = server_of(work, inprocess.InProcessGrid(work.hash, work.config.clients))
+        model = build("model", work.config.model, shape=work.data.shape, classes=work.data.classes)
+        self.bare = BareLoop(work, model)
+        self.work, self.number = work, 0
+        self.bare_s: list[float] = []
+        self.runtime_s: list[float] = []
+        self._one()  # caches, allocator, lazy imports: no part of a round
+        self.bare_s.clear()
+        self.runtime_s.clear()
+
+    def _one(self) -> None:
+        self.number += 1
+        cohort = self.server.sample(self.number)
+        self.bare_s.append(timed(lambda: self.bare.round(self.number, cohort)))
+        self.runtime_s.append(timed(lambda: self.server.advance(self.number)))
+        self.server.meter.take()
+
+    def alternate(self, times: int) -> None:
+        """So many rounds of each."""
+        self.work.activate()
+        for _ in range(times):
+            self._one()
+
+    @property
+    def round_s(self) -> float:
+        """Median round of the in-process runtime."""
+        return statistics.median(self.runtime_s)
+
+    def figures(self) -> list[Figure]:
+        """Medians and their ratio; both loops must have arrived at the same weights."""
+        apart = float((self.bare.global_D.cpu() - self.server.weights.detach()).abs().max())
+        assert apart < 1e-4, f"the bare loop computes something else: weights differ by {apart}"
+        bare_s = statistics.median(self.bare_s)
+        return [
+            Figure("(a) bare loop, round", bare_s, "s"),
+            Figure("(b) in process, round", self.round_s, "s"),
+            Figure("(b) / (a)", self.round_s / bare_s, "1", "<= 1.15"),
+            Figure("(b) / (a), slowest and fastest alternation", _spread(self.runtime_s, self.bare_s), "1"),
+        ]
+
+
+def _spread(above: list[float], below: list[float]) -> float:
+    ratios = sorted(a / b for a, b in zip(above, below, strict=True))
+    return ratios[-1] / ratios[0]
+
+
+def ray_rounds(work: Workspace) -> list[Figure]:
+    """A session of Flower's Ray engine with the same apps: start-up, first round, and the median of the others."""
+    folder = Path(tempfile.mkdtemp())
+    whole_s = timed(lambda: runtimes.run(work, folder, Errand(folder / "checkpoints")))
+    rows = Checkpoints(folder / "checkpoints", 1).rows()
+    walls = rows.filter((rows["stage"] == "round") & (rows["metric"] == "wall")).sort("round")["value"].to_list()
+    return [
+        Figure("(c) Ray, start-up and end", whole_s - sum(walls), "s"),
+        Figure("(c) Ray, first round", walls[0], "s"),
+        Figure("(c) Ray, round", statistics.median(walls[1:]), "s"),
+    ]
+
+
+def against(ray_round: Figure, race: Race) -> Figure:
+    """How many times faster the in-process runtime is."""
+    return Figure("(c) / (b)", ray_round.value / race.round_s, "1", ">= 3")
+
+
+def worker_rounds(work: Workspace, race: Race) -> list[Figure]:
+    """The same with two worker processes; the first round, in which they start, stands apart."""
+    with inprocess.grid_of(work) as grid:
+        server = server_of(work, grid)
+        walls = [timed(lambda number=number: server.advance(number)) for number in range(1, work.config.rounds + 1)]  # type: ignore[misc]
+    return [
+        Figure("two workers, first round", walls[0], "s"),
+        Figure("two workers, round", statistics.median(walls[1:]), "s"),
+        Figure("(b) / two workers", race.round_s / statistics.median(walls[1:]), "1"),
+    ]
+
+
+class Unmeasured(Phases):
+    """Phases without clocks and marks: what is left is the work itself."""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:  # noqa: ARG002
+        """Run the block."""
+        yield
+
+    def protect(self, respond, contribution):  # type: ignore[no-untyped-def]
+        """Run the protocol's half."""
+        return respond(contribution)
+
+
+class Deaf(Meter):
+    """A meter that keeps nothing."""
+
+    def add(self, *row: object) -> None:
+        """Forget the row."""
+
+    @contextmanager
+    def span(self, *where: str) -> Iterator[None]:  # noqa: ARG002
+        """Run the block."""
+        yield
+
+
+def empty_rounds(work: Workspace, race: Race, times: int = 60) -> list[Figure]:
+    """Rounds of 10 clients that train on nothing, measured and unmeasured in turn."""
+    work.activate()
+    servers = [server_of(work, inprocess.InProcessGrid(work.hash, work.config.clients)) for _ in range(2)]
+    deaf = servers[1].meter = servers[1].transport._meter = Deaf()
+    assert vectors.length(work.model) == 26_010
+    measured_s, unmeasured_s = [], []
+    for _ in range(times):
+        measured_s.append(timed(lambda: servers[0].advance(1)))
+        servers[0].meter.take()
+        with patch.object(participant, "Phases", Unmeasured):
+            unmeasured_s.append(timed(lambda: servers[1].advance(1)))
+    assert not deaf.take()
+    round_ms = 1e3 * statistics.median(measured_s)
+    cost_s = (statistics.median(measured_s) - statistics.median(unmeasured_s)) / work.config.clients
+    share = 100 * cost_s * race.work.spec.cohort_size / race.round_s
+    return [
+        Figure("empty round, 10 clients, 26,010 parameters", round_ms, "ms", "<= 10"),
+        Figure("measuring, a client", 1e6 * cost_s, "us"),
+        Figure("measuring, share of round (b)", share, "%", "<= 2"),
+    ]
+
+
+def memory_figures(data: str) -> list[Figure]:
+    """Peak memory of whole runs in processes of their own, with few clients and with many."""
+    few, many = (peak_rss_mb(data, clients) for clients in (100, 10_000))
+    return [
+        Figure("peak RSS, 100 clients", few, "MB"),
+        Figure("peak RSS, 10,000 clients", many, "MB"),
+        Figure("peak RSS, 10,000 / 100 clients", many / few, "1", "<= 1.2"),
+    ]
+
+
+def peak_rss_mb(data: str, clients: int) -> float:
+    """Peak memory of `fedveil run` with a cohort of 50 over two rounds."""
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = [data, f"clients={clients}", "cohort=50", "model=cnn", "rounds=2", f"out={folder}/run"]
+        process = subprocess.Popen([sys.executable, "-m", "experiments.run", *overrides], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, f"the run with {clients} clients failed"
+    return _maxrss_mb(usage)
+
+
+def _maxrss_mb(usage: resource.struct_rusage) -> float:
+    return usage.ru_maxrss / 1024

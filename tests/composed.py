@@ -1,0 +1,93 @@
+"""Configurations as the command line composes them, and what is built of them: workspaces, servers, runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import DictConfig
+
+from fl.checkpoint import Checkpoints, State
+from fl.config import register_schema, to_json
+from fl.metering import Meter
+from fl.runtimes import inprocess
+from fl.runtimes.inprocess import InProcessGrid
+from fl.server import Errand, Server
+from fl.transport import Attempt, Transport
+from fl.workspace import Workspace
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+# 650 parameters on 1,797 embedded digits, evaluated only at the end: a run takes a tenth of a second
+SMALL = ("model=logistic", "clients=4", "rounds=2", "device=cpu", "training.lr=0.05", "server.evaluate_every=0")
+MASKED = ("secure_sum._target_=tests.outside.masked_sum.MaskedSum",)  # two stages, and memory between them
+PROBE = ("+mechanism.probe._target_=tests.outside.probe.Probe",)  # no training, known updates
+
+
+def compose(*overrides: str) -> DictConfig:
+    """What `fedveil run OVERRIDES` would run."""
+    register_schema()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra_compose("config", overrides=list(overrides))
+
+
+def canonical(*overrides: str) -> str:
+    """The canonical text of the small configuration with these overrides."""
+    return to_json(compose(*SMALL, *overrides))
+
+
+def workspace_of(*overrides: str) -> Workspace:
+    """A workspace of its own for the small configuration with these overrides."""
+    return Workspace(canonical(*overrides))
+
+
+def server_of(work: Workspace, folder: Path, grid: InProcessGrid | None = None) -> Server:
+    """A server over the in-process grid, or over another one."""
+    grid = grid or InProcessGrid(work.hash, work.config.clients)
+    return Server(work, grid, inprocess.locate(grid, work), Errand(folder))
+
+
+def transport_of(work: Workspace, grid: InProcessGrid, deadline_s: float | None = None) -> Transport:
+    """A transport with a meter of its own."""
+    return Transport(grid, inprocess.locate(grid, work), Meter(), deadline_s, 0.0)
+
+
+def attempt_of(work: Workspace, round_: int = 1, name: str = "first") -> Attempt:
+    """One try at a round."""
+    return Attempt(work.hash, work.canonical, round_, name)
+
+
+def run(folder: Path, *overrides: str) -> State:
+    """A whole run in process; the state that it ends with."""
+    work = workspace_of(*overrides)
+    inprocess.run(work, Errand(folder))
+    state = Checkpoints(folder, 2).latest()
+    assert state is not None
+    return state
+
+
+def softmax_gradient(
+    weights_KP: np.ndarray[Any, Any], bias_K: np.ndarray[Any, Any], inputs_NP: Any, labels_N: Any
+) -> np.ndarray[Any, Any]:
+    """Gradient of the mean cross entropy of softmax(W x + b), flat and in that order, in float64 by hand."""
+    logits_NK = inputs_NP @ weights_KP.T + bias_K
+    shifted_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
+    error_NK = shifted_NK / shifted_NK.sum(axis=1, keepdims=True)
+    error_NK[np.arange(len(labels_N)), labels_N] -= 1
+    error_NK /= len(labels_N)
+    return np.concatenate([(error_NK.T @ inputs_NP).ravel(), error_NK.sum(axis=0)])
+
+
+def gradient_at(flat_D: np.ndarray[Any, Any], inputs_NP: Any, labels_N: Sequence[int], classes: int = 10) -> Any:
+    """`softmax_gradient` at flat weights (the order of the logistic model's state)."""
+    split = flat_D.size - classes
+    return softmax_gradient(flat_D[:split].reshape(classes, -1), flat_D[split:], inputs_NP, labels_N)
+
+
+def examples_of(work: Workspace, indices: Any = slice(None)) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Training examples as float64 rows of pixels, normalised by hand, and their labels."""
+    train = work.data.train
+    pixels = train.images[indices].numpy().astype(np.float64) / work.data.pixel_max
+    whole = train.images.numpy().astype(np.float64) / work.data.pixel_max
+    return ((pixels - whole.mean()) / whole.std()).reshape(len(pixels), -1), train.labels[indices].numpy()

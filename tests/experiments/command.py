@@ -1,0 +1,111 @@
+"""The command line as a user has it: the console script in a process of its own, or the same in this process."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import cli, run
+
+ROOT = Path(__file__).parents[2]
+FEDVEIL = Path(sysconfig.get_path("scripts"), "fedveil")
+OUTSIDE = f"hydra.searchpath=[file://{ROOT}/tests/outside/configs]"
+QUICK = ("model=logistic", "clients=4", "rounds=2", "device=cpu")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def environment() -> dict[str, str]:
+    """With what is outside of the package importable, as its user would have it."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def fedveil(*arguments: str, folder: Path, program: tuple[str, ...] = (str(FEDVEIL),)) -> Ended:
+    """Run the console script in `folder`, to its end."""
+    done = subprocess.run(
+        [*program, *arguments], cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, check=False
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def start(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
+    """Start the console script in `folder`, in a process group of its own."""
+    return subprocess.Popen(
+        [FEDVEIL, *arguments],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+class Here:
+    """Calls the command line in this process: a start costs seconds, and most tests can do without one."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str) -> Ended:
+        """`fedveil ARGUMENTS`."""
+        self._capsys.readouterr()
+        with process_state():
+            try:
+                status = cli.main(arguments)
+            except SystemExit as exit_:  # argparse's
+                status = int(exit_.code or 0)
+        return Ended(status, *self._capsys.readouterr())
+
+    def run(self, *overrides: str) -> Ended:
+        """`fedveil run` of something quick; what it gives must be asserted."""
+        return self("run", *QUICK, *overrides)
+
+
+@contextmanager
+def process_state() -> Iterator[None]:
+    """Put back what a command is free to change in a process that it has to itself."""
+    root, argv, environ = logging.getLogger(), sys.argv, dict(os.environ)
+    handlers, level, raising = root.handlers[:], root.level, logging.raiseExceptions
+    sys.argv = [str(FEDVEIL)]
+    try:
+        yield
+    finally:
+        sys.argv, logging.raiseExceptions = argv, raising
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        for name in os.environ.keys() - environ.keys() - {"CUBLAS_WORKSPACE_CONFIG"}:
+            del os.environ[name]
+        assert run.OUTCOMES not in os.environ
+
+
+def read(directory: Path, name: str) -> dict[str, Any]:
+    """One of the JSON files of a run."""
+    values: dict[str, Any] = json.loads((directory / f"{name}.json").read_text())
+    return values
+
+
+def refused(ended: Ended) -> str:
+    """The one line of a command that was refused, which is all that it said."""
+    assert ended.status == 2, ended
+    assert ended.out == ""
+    assert ended.err.startswith("fedveil: error: "), ended.err
+    assert ended.err.endswith("\n")
+    assert ended.err.count("\n") == 1, ended.err
+    return ended.err.removeprefix("fedveil: error: ").rstrip("\n")

@@ -1,0 +1,235 @@
+import hashlib
+import json
+import math
+from typing import Any
+
+import pytest
+from hydra.errors import ConfigCompositionException
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fl.config import CHECKS, FedveilConfig, check, cohort_size, from_json, hash_of, to_json
+from privacy.errors import ConfigError
+from tests.composed import compose
+
+BASE = compose()
+NOT_IDENTITY = {"out", "force", "output.progress", "output.keep_checkpoints"}
+
+
+def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for key in node:
+        path = f"{prefix}{key}"
+        value = None if OmegaConf.is_missing(node, key) else node[key]
+        if isinstance(value, DictConfig) and len(value):
+            found |= leaves(value, f"{path}.")
+        else:
+            found[path] = value
+    return found
+
+
+LEAVES = leaves(BASE)
+
+
+def others(value: Any) -> list[Any]:
+    """Values that differ from this one; the first that its type takes is used."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, DictConfig):
+        return [{"fresh": 1}]
+    return [value + 1] if isinstance(value, int | float) else [f"{value}x"] if value else [7, "x"]
+
+
+def changed(key: str) -> DictConfig:
+    for value in others(LEAVES[key]):
+        config = BASE.copy()
+        try:
+            OmegaConf.update(config, key, value, force_add=isinstance(value, dict))
+        except OmegaConfBaseException:
+            continue
+        assert OmegaConf.select(config, key) != LEAVES[key]
+        return config
+    raise AssertionError(f"no other value for {key}")
+
+
+def test_the_default_has_every_key_of_the_schema():
+    assert set(leaves(OmegaConf.structured(FedveilConfig))) - set(LEAVES) == {
+        "mechanism",
+        "model",
+        "secure_sum",
+        "server.optimizer",
+        "training.optimizer",
+    } - set(LEAVES)
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_the_hash_ignores_what_changes_no_result_and_nothing_else(key):
+    same = hash_of(to_json(changed(key))) == hash_of(to_json(BASE))
+    assert same == (key in NOT_IDENTITY)
+
+
+def test_keys_that_a_group_adds_count_too():
+    assert hash_of(to_json(compose("+mechanism.probe._target_=a.B"))) != hash_of(to_json(BASE))
+    assert hash_of(to_json(compose("+training.optimizer.maximize=true"))) != hash_of(to_json(BASE))
+
+
+def shuffled(node: Any) -> Any:
+    return {key: shuffled(node[key]) for key in reversed(list(node))} if isinstance(node, dict) else node
+
+
+def test_the_order_of_keys_and_where_a_value_came_from_change_nothing():
+    values = OmegaConf.to_container(BASE, resolve=True)
+    assert to_json(OmegaConf.create(shuffled(values))) == to_json(BASE)
+    assert to_json(compose("rounds=10", "training/schedule=constant", "training.lr=1e-1")) == to_json(BASE)
+
+
+def test_interpolations_are_resolved():
+    assert json.loads(to_json(compose("training/schedule=cosine", "rounds=17")))["training"]["schedule"]["T_max"] == 17
+
+
+def test_the_hash_is_that_of_the_text():
+    text = '{"a":1}'
+    assert hash_of(text) == hashlib.sha256(b'{"a":1}').hexdigest()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("data=femnist", "data.partition=natural", "server=fedadam", "training/schedule=cosine"),
+        ("training.epochs=null", "training.steps=7", "cohort=3", "server.deadline_s=0.5"),
+        ("+mechanism.a._target_=x.Y", "+mechanism.a.list=[1,2.5,null,zwei]", "out=/somewhere", "force=true"),
+        ("data.path='/tmp/größe \\' \" ü'",),
+    ],
+)
+def test_the_canonical_text_round_trips(overrides):
+    text = to_json(compose(*overrides))
+    assert to_json(OmegaConf.structured(from_json(text))) == text
+    assert json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")) == text
+
+
+@given(st.floats(1e-300, 1e300), st.integers(0, 2**80), st.text(min_size=1))
+def test_any_value_round_trips(lr, seed, experiment):
+    config = BASE.copy()
+    config.training.lr, config.seed = lr, seed
+    if "${" not in experiment and experiment != "???":  # OmegaConf's own
+        config.experiment = experiment
+    read = from_json(to_json(config))
+    assert (read.training.lr, read.seed, read.experiment) == (lr, seed, config.experiment)
+
+
+def test_what_is_no_part_of_the_identity_takes_its_default():
+    read = from_json(to_json(compose("out=/somewhere", "force=true", "output.keep_checkpoints=9")))
+    assert (read.out, read.force, read.output.keep_checkpoints) == (None, False, 2)
+
+
+def test_a_missing_value_is_told():
+    config = OmegaConf.structured(FedveilConfig)
+    with pytest.raises(OmegaConfBaseException, match="name"):
+        to_json(config)
+
+
+# key, values that are refused, values at the edge that are not
+RANGES: list[tuple[str, list[Any], list[Any]]] = [
+    ("clients", [0, -1], [1]),
+    ("cohort", [0], [1, 10, None]),
+    ("rounds", [0], [1]),
+    ("seed", [-1], [0]),
+    ("data.partition", ["", "IID", "random"], ["iid", "dirichlet", "shards", "natural"]),
+    ("data.alpha", [0.0, -1.0, math.inf, math.nan], [1e-9]),
+    ("data.shards", [0], [1]),
+    ("training.batch_size", [0], [1]),
+    ("training.epochs", [0], [1]),
+    ("training.steps", [0], []),
+    ("training.lr", [0.0, -0.1, math.inf, math.nan], [1e-12]),
+    ("training.proximal_mu", [-0.1, math.inf, math.nan], [0.0]),
+    ("training.weighting", ["", "size"], ["examples", "uniform"]),
+    ("training.max_weight", [0], [1, None]),
+    ("training.threads", [0], [1]),
+    ("server.min_contributors", [0], [1, 10]),
+    ("server.deadline_s", [0.0, -1.0, math.inf, math.nan], [1e-3, None]),
+    ("server.on_invalid", ["", "ignore"], ["leave_out", "abort"]),
+    ("server.evaluate_every", [-1], [0]),
+    ("server.evaluate_batch", [0], [1]),
+    ("runtime.name", ["", "spark"], ["inprocess", "ray"]),
+    ("runtime.workers", [-1], [0]),
+    ("runtime.gpus_per_client", [0.0, -1.0, math.inf, math.nan], [0.01]),
+    ("runtime.cpus_per_client", [0.0, math.nan], [0.5]),
+    ("runtime.supernodes", [0], [1]),
+    ("output.keep_checkpoints", [0], [1]),
+]
+
+
+def with_value(key: str, value: Any) -> DictConfig:
+    config = BASE.copy()
+    OmegaConf.update(config, key, value)
+    return config
+
+
+def test_every_check_is_tried_below():
+    assert sorted(key for key, _, _ in RANGES) == sorted(key for key, _, _ in CHECKS)
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values, _ in RANGES for value in values])
+def test_a_value_out_of_range_is_refused_by_key_and_value(key, value):
+    with pytest.raises(ConfigError) as refused:
+        check(with_value(key, value))
+    assert str(refused.value).startswith(f"{key}={value}: ")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, _, values in RANGES for value in values])
+def test_a_value_at_the_edge_passes(key, value):
+    check(with_value(key, value))
+
+
+def test_what_comes_over_the_wire_is_checked_too():
+    text = to_json(BASE).replace('"rounds":10', '"rounds":0')
+    with pytest.raises(ConfigError, match=r"^rounds=0: "):
+        from_json(text)
+
+
+@pytest.mark.parametrize(("epochs", "steps", "fine"), [(1, None, 1), (None, 1, 1), (None, None, 0), (1, 1, 0)])
+def test_epochs_or_steps_but_not_both(epochs, steps, fine):
+    config = BASE.copy()
+    config.training.epochs, config.training.steps = epochs, steps
+    if fine:
+        check(config)
+    else:
+        with pytest.raises(ConfigError, match=rf"^training.steps={steps}: give training.epochs or training.steps"):
+            check(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["cohort=11"], r"^cohort=11: must be at most clients=10$"),
+        (["clients=3", "cohort=4"], r"^cohort=4: must be at most clients=3$"),
+        (["server.min_contributors=11"], r"^server.min_contributors=11: .* 10$"),
+        (["cohort=4", "server.min_contributors=5"], r"^server.min_contributors=5: .* 4$"),
+        (["runtime=deployment"], r"^runtime.supernodes=3: must be at least clients=10"),
+    ],
+)
+def test_keys_that_contradict_one_another(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        check(compose(*overrides))
+
+
+def test_a_deployment_of_three():
+    check(compose("runtime=deployment", "clients=3"))
+
+
+@pytest.mark.parametrize(("cohort", "size"), [("null", 10), ("10", 10), ("1", 1)])
+def test_the_size_of_a_cohort(cohort, size):
+    assert cohort_size(compose(f"cohort={cohort}")) == size
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["round=3", "training.learning_rate=1", "rounds=abc", "training.lr=fast", "data.alpha=[1]", "rounds=1.5"],
+)
+def test_unknown_keys_and_wrong_types_are_refused(override):
+    with pytest.raises(ConfigCompositionException, match=override.split("=")[0].split(".")[-1]):
+        compose(override)
