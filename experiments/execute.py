@@ -59,7 +59,7 @@ def _refuse_early(config: DictConfig, canonical: str, directory: Path) -> None:
 
 
 def _run(run: RunDirectory, canonical: str, config: DictConfig) -> dict[str, Any]:
-    errand = Errand(run.checkpoints, config.output.keep_checkpoints, config.output.progress)
+    errand = Errand(run.checkpoints, config.output.keep_checkpoints, "bar" if config.output.progress else "none")
     try:
         work = workspace(canonical)
         runtimes.run(work, run.path, errand)

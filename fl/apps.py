@@ -54,13 +54,6 @@ def participate(message: Message, context: Context) -> Message:
         return Message(RecordDict({FAILURE: failure(error)}), reply_to=message)
 
 
-@client_app.query("identify")
-def identify(message: Message, context: Context) -> Message:
-    """Say which address this node answers to."""
-    address = f"client/{context.node_config[PARTITION]}"
-    return Message(RecordDict({ENVELOPE: ConfigRecord({"address": address})}), reply_to=message)
-
-
 def _participate(message: Message, context: Context) -> RecordDict:
     envelope = record_of(message.content, ENVELOPE, ConfigRecord)
     if envelope is None:
@@ -152,5 +145,6 @@ def main(grid: Grid, context: Context) -> None:
     """The ServerApp of a deployment: configuration and folder come in Flower's run configuration."""
     from fl.runtimes.deployment import POLL_S, locate
 
-    work = workspace(Path(str(context.run_config["config-path"])).read_text())
-    serve(work, grid, locate, Errand(Path(str(context.run_config["directory"])) / "checkpoints", poll_s=POLL_S))
+    work = workspace(str(context.run_config["config"]))
+    folder = Path(str(context.run_config["directory"])) / "checkpoints"
+    serve(work, grid, locate, Errand(folder, progress="lines", poll_s=POLL_S))

@@ -22,6 +22,7 @@ from results.files import replacing
 from results.rows import Row, read_rows, to_frame, write_rows
 
 MAGIC = b"fedveil checkpoint 1\n"
+HEADER_BYTES = len(MAGIC) + 65  # the checksum in hexadecimal and a new line
 _NUMBER = re.compile(r"round-(\d+)\.(ckpt|parquet)$")
 log = logging.getLogger("fedveil")
 
@@ -59,7 +60,11 @@ def encode(state: State) -> bytes:
     buffer = io.BytesIO()
     torch.save({"state": vars(state), "generators": _generators()}, buffer)
     payload = buffer.getvalue()
-    return MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+    return _header(payload) + payload
+
+
+def _header(payload: bytes) -> bytes:
+    return MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n"
 
 
 def decode(content: bytes) -> State:
@@ -68,9 +73,8 @@ def decode(content: bytes) -> State:
     Raises:
         RunRefused: the checksum does not match.
     """
-    header = len(MAGIC) + 65
-    checksum, payload = content[len(MAGIC) : header - 1], content[header:]
-    if not content.startswith(MAGIC) or hashlib.sha256(payload).hexdigest().encode() != checksum:
+    payload = content[HEADER_BYTES:]
+    if content[:HEADER_BYTES] != _header(payload):
         raise RunRefused("the checksum does not match")
     loaded = torch.load(io.BytesIO(payload), weights_only=True)
     _restore_generators(loaded["generators"])

@@ -50,7 +50,7 @@ class TrainingConfig:
     batch_size: int = 32
     epochs: int | None = 1
     steps: int | None = None
-    lr: float = 0.1
+    lr: float = 0.2
     optimizer: dict[str, Any] = field(default_factory=dict)  # a torch.optim class; lr comes from `training.lr`
     schedule: dict[str, Any] = field(default_factory=dict)  # a torch lr_scheduler class over rounds; {} is constant
     proximal_mu: float = 0.0  # FedProx (Li et al. 2020, eq. 2)
@@ -189,7 +189,8 @@ def check(config: DictConfig) -> None:
         raise ConfigError.of(
             "training.steps", config.training.steps, "give training.epochs or training.steps, and set the other to null"
         )
-    if config.runtime.name == "deployment" and config.runtime.supernodes < config.clients:
+    starts_nodes = config.runtime.name == "deployment" and config.runtime.federation is None
+    if starts_nodes and config.runtime.supernodes < config.clients:
         raise ConfigError.of(
             "runtime.supernodes",
             config.runtime.supernodes,

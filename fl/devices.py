@@ -1,7 +1,6 @@
 """Where tensors live, and the settings that decide whether the same seed gives the same weights."""
 
 import os
-from functools import lru_cache
 
 import torch
 
@@ -41,11 +40,6 @@ def configure(threads: int, deterministic: bool, tf32: bool) -> None:
         torch.use_deterministic_algorithms(deterministic)
         # filling fresh memory only shows reads of it, and costs up to a tenth of a step
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    _configure_cuda(deterministic, tf32)
-
-
-@lru_cache(maxsize=1)  # only a change costs something
-def _configure_cuda(deterministic: bool, tf32: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = not deterministic

@@ -58,6 +58,8 @@ def contribution(work: Workspace, request: Request, memory: MutableMapping[str, 
     if request.model_D is None:
         raise ProtocolError(f"stage {request.stage} asks for a contribution and brings no model")
     client = client_index(request.address)
+    if client >= work.config.clients or not 1 <= request.round <= work.config.rounds:
+        raise ProtocolError(f"{request.address} has nothing to contribute to round {request.round}")
     with seeded(work.device, work.config.seed, "train", request.round, client) as seed:
         with phases.phase("prepare"):
             global_D = torch.from_numpy(request.model_D).to(work.device)

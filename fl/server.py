@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ class Errand:
 
     folder: Path  # checkpoints
     keep_checkpoints: int = 2
-    progress: bool = False
+    progress: Literal["none", "bar", "lines"] = "none"
     poll_s: float = 0.0
 
 
@@ -68,12 +69,14 @@ class Server:
         rounds = self.work.config.rounds
         if self.round == SETUP_ROUND:
             self._set_up()
-        with progress_bar(self._errand.progress) as bar:
+        with progress_bar(self._errand.progress == "bar") as bar:
             task = bar.add_task(self.work.backend.name, total=rounds, completed=self.round, note="")
             for number in range(self.round + 1, rounds + 1):
                 scores = self._round(number)
                 note = "" if scores is None else f"accuracy {scores.accuracy:.3f}"
                 bar.update(task, completed=number, note=note)
+                if self._errand.progress == "lines":
+                    print(f"round {number} of {rounds}", note, flush=True)
 
     def _set_up(self) -> None:
         """Key distribution, once a run; it has no model and no contributions."""

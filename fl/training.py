@@ -47,7 +47,8 @@ class Batches:
 
 def train(job: ClientJob, proximal_mu: float = 0.0) -> None:
     """Run the job's optimizer over its batches, on the cross entropy plus FedProx's term."""
-    job.model.train()
+    if not job.model.training:  # the call walks all modules
+        job.model.train()
     penalty = _proximal(job.model, proximal_mu) if proximal_mu else None
     for inputs, labels in job.batches:
         job.optimizer.zero_grad()

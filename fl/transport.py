@@ -8,7 +8,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -24,7 +24,6 @@ from privacy import errors
 from privacy.secure_sum import Address, Exchange, Records, Value, Vector
 
 TRAIN = "train"
-IDENTIFY = "query.identify"
 RAW_BYTES = "fedveil.bytes"  # the serialisation type of an Array that carries bytes as they are
 
 ARRAYS, SCALARS, MODEL, ENVELOPE, METRICS, FAILURE = "arrays", "scalars", "model", "envelope", "metrics", "failure"
@@ -38,7 +37,7 @@ def pack(records: Records) -> RecordDict:
     arrays, scalars = ArrayRecord(), ConfigRecord()
     for name, value in records.items():
         if isinstance(value, np.ndarray):
-            arrays[name] = Array(np.ascontiguousarray(value))
+            arrays[name] = Array(np.asarray(value, order="C"))  # ascontiguousarray would add a dimension to a scalar
         elif isinstance(value, bytes):
             arrays[name] = Array("uint8", (len(value),), RAW_BYTES, value)
         else:
@@ -215,13 +214,3 @@ class Transport:
             # a configuration that cannot work at one client is the user's to mend, not a drop-out
             raise errors.ConfigError(message)
         self.drop(address, stage, "dropped", message)
-
-
-def identify(grid: Grid, node_ids: Iterable[int], timeout_s: float) -> dict[Address, int]:
-    """Ask each node which address it answers to."""
-    messages = [Message(RecordDict(), node_id, IDENTIFY) for node_id in node_ids]
-    nodes: dict[Address, int] = {}
-    for reply in grid.send_and_receive(messages, timeout=timeout_s):
-        if reply.has_content():
-            nodes[str(reply.content[ENVELOPE]["address"])] = reply.metadata.src_node_id
-    return nodes

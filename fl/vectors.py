@@ -4,12 +4,20 @@ Every floating-point entry counts (parameters and buffers, in the order of `stat
 """
 
 import hashlib
+from weakref import WeakKeyDictionary
 
 import torch
 
+# `state_dict` walks all modules and costs as much as copying a small model; its entries share the model's storage
+_ENTRIES: "WeakKeyDictionary[torch.nn.Module, list[torch.Tensor]]" = WeakKeyDictionary()
+
 
 def _floating(model: torch.nn.Module) -> list[torch.Tensor]:
-    return [entry for entry in model.state_dict().values() if entry.is_floating_point()]
+    entries = _ENTRIES.get(model)
+    if entries is None or entries[0].data_ptr() != next(model.parameters()).data_ptr():  # moved since
+        entries = [entry for entry in model.state_dict().values() if entry.is_floating_point()]
+        _ENTRIES[model] = entries
+    return entries
 
 
 def length(model: torch.nn.Module) -> int:
@@ -27,8 +35,7 @@ def load(model: torch.nn.Module, vector_D: torch.Tensor) -> None:
     """Write a flat vector of shape (D,) into the model, on the model's device and in its types."""
     entries = _floating(model)
     parts = torch.split(vector_D, [entry.numel() for entry in entries])
-    for entry, part in zip(entries, parts, strict=True):
-        entry.copy_(part.view_as(entry))
+    torch._foreach_copy_(entries, [part.view_as(entry) for entry, part in zip(entries, parts, strict=True)])
 
 
 def sha256(vector_D: torch.Tensor) -> str:

@@ -16,6 +16,7 @@ from results import render
 from results.columns import ASSUMPTION, BY_KEY, CONFIGURATION, DEFAULT, Column
 from results.comparison import compare, latest
 from results.labels import LAST, Parts, label_parts, text_of
+from results.plot import plot
 from results.render import Sheet
 from results.runs import collect, find_runs
 
@@ -41,7 +42,10 @@ def main(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_args(argv)
     columns = None if options.columns is None else [key.strip() for key in options.columns.split(",") if key.strip()]
-    sheet = table(collect(find_runs(options.runs)), columns)
+    runs = collect(find_runs(options.runs))
+    sheet = table(runs, columns)
+    if options.plot is not None:
+        plot(runs, options.plot)
     text = FORMATS[options.format or _usual_format(options.out)](sheet)
     if options.out is None:
         print(text, end="")
@@ -81,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--format", choices=FORMATS, help="the usual one: terminal on a terminal, markdown elsewhere")
     parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(_allowed())}")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy and phases too: .png, .pdf or .svg")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write there; .csv and .tex choose their format")
     return parser
 

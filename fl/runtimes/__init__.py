@@ -1,12 +1,14 @@
 """The engines that carry the messages: the same apps in all three."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fl.server import Errand
-from fl.workspace import Workspace
+if TYPE_CHECKING:  # torch takes seconds to import, and certificates need none
+    from fl.server import Errand
+    from fl.workspace import Workspace
 
 
-def run(work: Workspace, directory: Path, errand: Errand) -> None:
+def run(work: "Workspace", directory: Path, errand: "Errand") -> None:
     """Run a configuration on the engine that it names, until all its rounds are in the checkpoints.
 
     Raises:

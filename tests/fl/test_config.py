@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from hydra.errors import ConfigCompositionException
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -110,6 +110,7 @@ def test_the_canonical_text_round_trips(overrides):
     assert json.dumps(json.loads(text), sort_keys=True, separators=(",", ":")) == text
 
 
+@settings(deadline=None, max_examples=25)
 @given(st.floats(1e-300, 1e300), st.integers(0, 2**80), st.text(min_size=1))
 def test_any_value_round_trips(lr, seed, experiment):
     config = BASE.copy()

@@ -11,18 +11,23 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psutil
 import pytest
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from omegaconf import OmegaConf
 
 from fl.runtimes import deployment
 from fl.runtimes.certificates import Certificates, make_node_key
 from fl.runtimes.deployment import client_node, known, submit, write_app
 from fl.runtimes.loopback import HOST, Link, environment, free_ports, superlink, supernode_command
 from fl.runtimes.processes import Processes, last_error
+from fl.workspace import Workspace
 from privacy.errors import ConfigError, RuntimeFailure
 
 ROOT = Path(__file__).parents[3]
@@ -109,6 +114,20 @@ def test_only_what_the_app_itself_wrote_is_shown(capsys: pytest.CaptureFixture[s
     show("\x1b[91mERROR \x1b[0m:     ServerApp raised an exception\nTraceback (most recent call last):\n")
     show("ValueError: no\n")
     assert capsys.readouterr().out == "round 1: accuracy 0.5\n"
+
+
+@pytest.mark.slow
+@pytest.mark.deployment
+def test_an_interrupted_run_is_stopped_on_a_superlink_elsewhere(deployed: Deployment, tmp_path: Path) -> None:
+    def interrupt(text: str) -> None:
+        if "all nodes are here" in text:
+            raise KeyboardInterrupt
+
+    app = write_app(tmp_path, settings(tmp_path, sleep_s=600), ECHO)
+    with pytest.raises(KeyboardInterrupt):
+        submit(deployed.processes, replace(deployed.link, elsewhere=True), app, interrupt)
+    [latest, *_] = deployment._flwr(deployed.processes, deployed.link, "ls", "fedveil", "--limit", "1")["runs"]
+    assert latest["status"] == "finished:stopped"
 
 
 @pytest.mark.slow
@@ -231,6 +250,38 @@ def test_a_superlink_that_dies_is_a_failure(tmp_path: Path, monkeypatch: pytest.
 
 
 # ---- Parts
+
+
+class Nodes:
+    """The part of Flower's grid that says who is online, in the course of time."""
+
+    def __init__(self, *times: dict[int, str]) -> None:
+        self._times = list(times)
+
+    def get_nodes(self) -> list[NodeInfo]:
+        online = self._times.pop(0) if len(self._times) > 1 else self._times[0]
+        return [NodeInfo(node_id=node_id, name=name) for node_id, name in online.items()]
+
+
+def locate(nodes: Nodes, clients: int) -> dict[str, int]:
+    work = SimpleNamespace(config=OmegaConf.create({"clients": clients}))
+    return dict(deployment.locate(cast(Grid, nodes), cast(Workspace, work)))
+
+
+def test_clients_are_located_by_the_names_of_their_keys_once_all_are_online() -> None:
+    nodes = Nodes({}, {7: "client/1"}, {7: "client/1", 9: "client/0", 3: "", 4: "keyholder"})
+    assert locate(nodes, 2) == {"client/0": 9, "client/1": 7}
+
+
+def test_a_client_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "NODES_TIMEOUT_S", 0.0)
+    with pytest.raises(RuntimeFailure, match=r"2 of 3 SuperNodes are not online after 0 s, among them client/1"):
+        locate(Nodes({7: "client/0"}), 3)
+
+
+def test_two_nodes_of_one_name_are_refused() -> None:
+    with pytest.raises(RuntimeFailure, match="two SuperNodes are registered as client/0"):
+        locate(Nodes({7: "client/0", 8: "client/0"}), 1)
 
 
 def test_the_app_is_the_same_for_every_run(tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""Hydra's errors as lines: each is raised by Hydra itself, from the configuration of this project."""
+
+import pytest
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.messages import one_line
+from privacy.errors import ConfigError
+from tests.composed import compose
+
+
+def line_of(*overrides: str) -> str:
+    with pytest.raises((HydraException, OmegaConfBaseException, ValueError)) as caught:
+        compose(*overrides)
+    return one_line(caught.value, overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("training.lrr=1", "training.lrr=1: Key 'lrr' not in 'TrainingConfig'; did you mean lr?"),
+        (
+            "serverr.optimizer.lr=1",
+            "serverr.optimizer.lr=1: Key 'serverr' not in 'FedveilConfig'; did you mean server?",
+        ),
+        ("~training.nope", "Could not delete from config. 'training.nope' does not exist."),
+        ("runtime.workers=two", "runtime.workers=two: Value 'two' of type 'str' could not be converted to Integer"),
+        ("server=fedagv", "server=fedagv: allowed are fedadagrad, fedadam, fedavg, fedavgm"),
+        ("training/schedule=linear", "training/schedule=linear: allowed are constant, cosine, exponential, step"),
+        ("server=null", "server=null: allowed are fedadagrad, fedadam, fedavg, fedavgm"),
+        ("training/schedule=7", "training/schedule=7: allowed are constant, cosine, exponential, step"),
+    ],
+)
+def test_the_line_names_the_override_and_what_is_allowed(override: str, line: str) -> None:
+    assert line_of("seed=3", override, "rounds=4") == line
+
+
+def test_without_a_likely_name_all_are_listed() -> None:
+    line = line_of("output.zzz=1")
+    assert line == "output.zzz=1: Key 'zzz' not in 'OutputConfig'; allowed are progress, keep_checkpoints"
+
+
+def test_an_error_of_our_own_is_put_on_one_line() -> None:
+    assert one_line(ConfigError("out=x:\n  no such folder\n")) == "out=x: no such folder"
+
+
+def test_an_error_without_a_message_is_named() -> None:
+    assert one_line(KeyError()) == "KeyError"
+
+
+def test_the_last_of_several_overrides_of_a_key_counts() -> None:
+    assert line_of("rounds=3", "rounds=x").startswith("rounds=x: ")

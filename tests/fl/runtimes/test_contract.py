@@ -1,0 +1,196 @@
+"""What a secure sum promises holds in every runtime: known updates come out as their exact mean, whoever drops out.
+
+The mechanism (`tests/outside/probe.py`) and one of the secure sums (`tests/outside/masked_sum.py`) come from outside,
+by a file and a configuration each. Shape: D is the number of values of the model.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+
+from fl.checkpoint import decode
+from fl.workspace import workspace
+from results.rows import read_rows
+from tests.experiments.command import OUTSIDE, ROOT, Ended, Here, read
+from tests.outside.probe import BOUND, known_update
+
+CLIENTS, ROUNDS = 3, 2
+BASE = (
+    "out=run",
+    f"clients={CLIENTS}",
+    f"rounds={ROUNDS}",
+    "device=cpu",
+    "model=logistic",
+    "data.partition=dirichlet",
+    "server.evaluate_every=0",
+    "output.keep_checkpoints=9",
+)
+PROBE = (OUTSIDE, "mechanism=probe")
+SUMS = ("plain", "masked")
+# float32: a weight of at most BOUND x ROUNDS, rounded once a round, and a contribution, rounded once
+ALLOWED = BOUND * ROUNDS * 2.0**-23
+
+INPROCESS = pytest.param((), id="inprocess")
+WORKERS = pytest.param(("runtime.workers=2",), id="workers", marks=pytest.mark.slow)
+RAY = pytest.param(("runtime=ray",), id="ray", marks=[pytest.mark.ray, pytest.mark.timeout(600)])
+DEPLOYMENT = pytest.param(
+    ("runtime=deployment",), id="deployment", marks=[pytest.mark.deployment, pytest.mark.timeout(600)]
+)
+everywhere = pytest.mark.parametrize("runtime", [INPROCESS, WORKERS, RAY, DEPLOYMENT])
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """The command line in this process; those that it starts find what comes from outside."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return Here(capsys)
+
+
+def faults(**kinds: str) -> str:
+    """The override for clients with faults: `c0="crash"`."""
+    return "++mechanism.probe.faults={" + ", ".join(f"client/{c[1:]}: '{kind}'" for c, kind in kinds.items()) + "}"
+
+
+def weights(directory: Path, round_: int) -> NDArray[np.float32]:
+    """The global model after a round, shape (D,)."""
+    return decode((directory / "checkpoints" / f"round-{round_:06d}.ckpt").read_bytes()).weights_D.numpy()
+
+
+def exact(directory: Path, survivors: Collection[int], factor: float) -> NDArray[np.float64]:
+    """The initial weights plus, for each round, the mean of the survivors' updates by examples, shape (D,)."""
+    sizes = [len(part) for part in workspace((directory / "config.json").read_text()).partitions]
+    assert len(set(sizes)) == CLIENTS, "equal sizes would hide a mean that is not weighted"
+    weights_D = weights(directory, 0).astype(np.float64)
+    for round_ in range(1, ROUNDS + 1):
+        updates = [sizes[client] * known_update(client, round_, len(weights_D)).astype(float) for client in survivors]
+        weights_D += factor * np.sum(updates, axis=0) / sum(sizes[client] for client in survivors)
+    return weights_D
+
+
+def assert_exact(ended: Ended, directory: Path, survivors: Collection[int], factor: float = 1.0) -> None:
+    """The run finished, and its weights are those of the oracle over the survivors."""
+    assert ended.status == 0, ended
+    error = np.abs(weights(directory, ROUNDS) - exact(directory, survivors, factor)).max()
+    assert error <= factor * ALLOWED, f"off by {error:g}"
+    rows = read_rows(directory / "rows.parquet")
+    assert rows.filter(metric="survivors")["value"].to_list() == [len(survivors)] * ROUNDS
+    left_out = rows.filter(pl.col("metric").is_in(["dropped", "rejected"]))
+    missing = {f"client/{client}" for client in range(CLIENTS) if client not in survivors}
+    assert {*left_out["where"].to_list()} == missing
+    assert len(left_out) == ROUNDS * len(missing)
+
+
+def assert_refused(ended: Ended, directory: Path, error: str) -> None:
+    """Refused with one line that says why, which the status keeps."""
+    assert ended.status == 2, ended
+    assert ended.err.splitlines()[-1] == f"fedveil: error: {error}"
+    status = read(directory, "status")
+    assert (status["status"], status["error"]) == ("failed", error)
+    assert not (directory / "summary.json").exists()
+
+
+# ---- In this process: each case by itself
+
+
+@pytest.mark.parametrize("secure_sum", SUMS)
+def test_the_mean_of_all(here: Here, tmp_path: Path, secure_sum: str) -> None:
+    ended = here("run", *BASE, *PROBE, f"secure_sum={secure_sum}")
+    assert_exact(ended, tmp_path / "run", [0, 1, 2])
+    assert read(tmp_path / "run", "summary")["backend"] == f"probe+{secure_sum}"
+
+
+@pytest.mark.parametrize("secure_sum", SUMS)
+@pytest.mark.parametrize("fault", ["crash", "nan", "inf", "long"])
+def test_a_client_that_fails_is_left_out(here: Here, tmp_path: Path, secure_sum: str, fault: str) -> None:
+    ended = here("run", *BASE, *PROBE, f"secure_sum={secure_sum}", faults(c1=fault))
+    assert_exact(ended, tmp_path / "run", [0, 2])
+    assert "2 contributions left out" in ended.out  # one a round
+    assert "round 1: client/1 is left out at stage" in ended.err
+
+
+@pytest.mark.parametrize("secure_sum", SUMS)
+def test_one_survivor(here: Here, tmp_path: Path, secure_sum: str) -> None:
+    ended = here("run", *BASE, *PROBE, f"secure_sum={secure_sum}", faults(c0="nan", c2="inf"))
+    assert_exact(ended, tmp_path / "run", [1])
+
+
+def test_drop_out_at_the_second_stage(here: Here, tmp_path: Path) -> None:
+    ended = here("run", *BASE, *PROBE, "secure_sum=masked", "secure_sum.leave_before_unmask=[client/2]")
+    assert_exact(ended, tmp_path / "run", [0, 1])
+
+
+@pytest.mark.parametrize("secure_sum", SUMS)
+def test_what_a_mechanism_does_to_the_total_is_done_once(here: Here, tmp_path: Path, secure_sum: str) -> None:
+    ended = here("run", *BASE, *PROBE, f"secure_sum={secure_sum}", "mechanism.probe.double=true")
+    assert_exact(ended, tmp_path / "run", [0, 1, 2], factor=2.0)
+
+
+@pytest.mark.parametrize("secure_sum", SUMS)
+def test_too_few_are_refused(here: Here, tmp_path: Path, secure_sum: str) -> None:
+    ended = here("run", *BASE, *PROBE, f"secure_sum={secure_sum}", faults(c1="crash"), "server.min_contributors=3")
+    error = "2 contributors are left of 3, 3 are needed; client/1 dropped out: crashed on purpose"
+    assert_refused(ended, tmp_path / "run", error)
+
+
+def test_too_few_at_the_second_stage_are_refused(here: Here, tmp_path: Path) -> None:
+    late = ("secure_sum=masked", "secure_sum.leave_before_unmask=[client/0]", "server.min_contributors=3")
+    error = "2 contributors are left of 3, 3 are needed; client/0 dropped out: gone before unmask"
+    assert_refused(here("run", *BASE, *PROBE, *late), tmp_path / "run", error)
+
+
+@pytest.mark.parametrize("secure_sum", SUMS)
+def test_when_everybody_fails_the_first_says_why(here: Here, tmp_path: Path, secure_sum: str) -> None:
+    ended = here("run", *BASE, *PROBE, f"secure_sum={secure_sum}", faults(c0="nan", c1="crash", c2="crash"))
+    error = (
+        "0 contributors are left of 3, 1 are needed; client/0 dropped out: the update of a contribution holds NaN or "
+        "infinity (where training diverged, lower training.lr)"
+    )
+    assert_refused(ended, tmp_path / "run", error)
+
+
+def test_a_run_can_be_told_to_stop_at_what_is_invalid(here: Here, tmp_path: Path) -> None:
+    ended = here("run", *BASE, *PROBE, faults(c1="nan"), "server.on_invalid=abort")
+    assert ended.status == 2, ended
+    assert read(tmp_path / "run", "status")["status"] == "failed"
+    assert "client/1" in read(tmp_path / "run", "status")["error"]
+
+
+# ---- In every runtime
+
+
+@everywhere
+def test_known_updates_in_every_runtime(here: Here, tmp_path: Path, runtime: tuple[str, ...]) -> None:
+    """A start of Ray or of a deployment costs many seconds, so that one run has several cases."""
+    ended = here("run", *BASE, *PROBE, *runtime, "secure_sum=plain", faults(c0="long"))
+    assert_exact(ended, tmp_path / "run", [1, 2])
+    left = ("secure_sum.leave_before_unmask=[client/2]", "mechanism.probe.double=true", "force=true")
+    ended = here("run", *BASE, *PROBE, *runtime, "secure_sum=masked", *left, faults(c0="crash"))
+    assert_exact(ended, tmp_path / "run", [1], factor=2.0)
+
+
+@everywhere
+def test_too_few_are_refused_in_every_runtime(here: Here, tmp_path: Path, runtime: tuple[str, ...]) -> None:
+    ended = here("run", *BASE, *PROBE, *runtime, faults(c0="nan", c1="inf", c2="crash"), "server.min_contributors=2")
+    line = "0 contributors are left of 3, 2 are needed; client/"
+    status = read(tmp_path / "run", "status")
+    assert status["error"].startswith(line)
+    assert_refused(ended, tmp_path / "run", status["error"])
+
+
+TRAINING = (*BASE[1:], "rounds=3", "training.optimizer.momentum=0.9", "server=fedadam", "server.evaluate_every=1")
+
+
+@pytest.mark.parametrize("runtime", [WORKERS, RAY, DEPLOYMENT])
+def test_weights_are_the_same_bit_for_bit_in_every_runtime(
+    here: Here, tmp_path: Path, runtime: tuple[str, ...]
+) -> None:
+    ended = here("run", *TRAINING, "out=here"), here("run", *TRAINING, *runtime, "out=there")
+    assert [one.status for one in ended] == [0, 0], ended
+    summaries = [read(tmp_path / name, "summary") for name in ("here", "there")]
+    for figure in ("weights_sha256", "accuracy", "loss", "upload_bytes_per_parameter", "dropped"):
+        assert summaries[0][figure] == summaries[1][figure]

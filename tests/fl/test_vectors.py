@@ -1,0 +1,123 @@
+import hashlib
+import struct
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from fl import vectors
+from tests.composed import CONFIGS
+
+MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+
+
+def model_of(name: str) -> torch.nn.Module:
+    return instantiate(OmegaConf.load(CONFIGS / "model" / f"{name}.yaml"), shape=(3, 32, 32), classes=10)
+
+
+class Mixed(torch.nn.Module):
+    """Entries of every kind: parameters, frozen ones, buffers, integers, bools, other precisions, odd strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(3)  # two buffers of floats and a counter
+        self.wide = torch.nn.Parameter(torch.randn(2, 5, dtype=torch.float64))
+        self.frozen = torch.nn.Parameter(torch.randn(4), requires_grad=False)
+        self.turned = torch.nn.Parameter(torch.randn(3, 4).t())
+        self.scalar = torch.nn.Parameter(torch.tensor(1.5))
+        self.empty = torch.nn.Parameter(torch.zeros(0, 7))
+        self.register_buffer("mask", torch.tensor([True, False]))
+        self.register_buffer("steps", torch.tensor([7, 8, 9]))
+        self.register_buffer("rough", torch.randn(6).half())
+
+
+FLOATS = 3 + 3 + 3 + 3 + 10 + 4 + 12 + 1 + 0 + 6
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_comes_back_bit_for_bit(name):
+    torch.manual_seed(1)
+    model, other = model_of(name), model_of(name)
+    flat_D = vectors.flatten(model)
+    assert flat_D.shape == (vectors.length(model),) == (sum(p.numel() for p in model.parameters()),)
+    assert flat_D.dtype == torch.float32
+    vectors.load(other, flat_D)
+    for (key, one), (key2, two) in zip(model.state_dict().items(), other.state_dict().items(), strict=True):
+        assert key == key2
+        assert torch.equal(one, two)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model(images), other(images))
+
+
+def test_the_order_is_that_of_the_state():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    vectors.load(model, torch.arange(9.0))
+    assert model[0].weight.tolist() == [[0, 1], [2, 3]]
+    assert model[0].bias.tolist() == [4, 5]
+    assert model[1].weight.tolist() == [[6, 7]]
+    assert model[1].bias.tolist() == [8]
+    assert vectors.flatten(model).tolist() == list(range(9))
+
+
+def test_integers_stay_and_every_float_counts():
+    model = Mixed()
+    assert vectors.length(model) == FLOATS == len(vectors.flatten(model))
+    integers = {key: entry.clone() for key, entry in model.state_dict().items() if not entry.is_floating_point()}
+    assert set(integers) == {"mask", "steps", "norm.num_batches_tracked"}
+    wanted_D = torch.linspace(-1, 1, FLOATS)
+    vectors.load(model, wanted_D)
+    assert torch.allclose(vectors.flatten(model), wanted_D, atol=1e-3)  # half precision in between
+    for key, entry in integers.items():
+        assert torch.equal(model.state_dict()[key], entry)
+    assert model.wide.dtype == torch.float64
+    assert model.rough.dtype == torch.float16
+    assert model.frozen.tolist() == pytest.approx(wanted_D[10:14].tolist())
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_vector_of_another_length_is_no_model(change):
+    model = Mixed()
+    with pytest.raises((RuntimeError, ValueError)):
+        vectors.load(model, torch.zeros(FLOATS + change))
+
+
+def test_a_flat_vector_is_a_copy():
+    model = torch.nn.Linear(3, 1, bias=False)  # a single entry, so that a view would do
+    flat_D = vectors.flatten(model).detach()
+    before = model.weight.detach().clone()
+    flat_D += 1
+    assert torch.equal(model.weight, before)
+    vectors.load(model, flat_D)
+    flat_D += 1
+    assert torch.equal(model.weight, before + 1)
+
+
+def test_loading_leaves_gradients_alone():
+    model = torch.nn.Linear(2, 1)
+    vectors.load(model, torch.zeros(3))
+    assert all(p.requires_grad and p.is_leaf for p in model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    assert model.weight.grad is not None
+
+
+def test_the_hash_is_that_of_the_little_endian_float32_bytes():
+    values = [0.0, 1.0, -2.5, 3.4028234663852886e38, 1e-45]
+    expected = hashlib.sha256(struct.pack("<5f", *values)).hexdigest()
+    assert vectors.sha256(torch.tensor(values)) == expected
+    assert vectors.sha256(torch.tensor(values).repeat_interleave(2)[::2]) == expected  # strides do not matter
+    assert vectors.sha256(torch.nn.Parameter(torch.tensor(values))) == expected
+
+
+@pytest.mark.parametrize("position", [0, 499, 999])
+def test_the_hash_tells_one_unit_in_the_last_place(position):
+    vector_D = torch.randn(1000, generator=torch.Generator().manual_seed(1))
+    moved_D = vector_D.clone()
+    moved_D[position] = float(np.nextafter(np.float32(vector_D[position]), np.float32(np.inf)))
+    assert torch.allclose(vector_D, moved_D)
+    assert vectors.sha256(vector_D) != vectors.sha256(moved_D)
+
+
+def test_the_hash_tells_zero_from_minus_zero():
+    assert vectors.sha256(torch.tensor([0.0])) != vectors.sha256(torch.tensor([-0.0]))
