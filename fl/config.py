@@ -167,6 +167,14 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+# Keys that mean something in one runtime only; elsewhere they would do nothing, silently.
+OWNED = (
+    ("runtime.workers", 0, "inprocess"),
+    ("runtime.address", None, "ray"),
+    ("runtime.federation", None, "deployment"),
+)
+
+
 def check(config: DictConfig) -> None:
     """Refuse values out of range and keys that contradict one another.
 
@@ -189,6 +197,9 @@ def check(config: DictConfig) -> None:
         raise ConfigError.of(
             "training.steps", config.training.steps, "give training.epochs or training.steps, and set the other to null"
         )
+    for key, default, owner in OWNED:
+        if OmegaConf.select(config, key) != default and config.runtime.name != owner:
+            raise ConfigError.of(key, OmegaConf.select(config, key), f"belongs to runtime={owner}")
     starts_nodes = config.runtime.name == "deployment" and config.runtime.federation is None
     if starts_nodes and config.runtime.supernodes < config.clients:
         raise ConfigError.of(

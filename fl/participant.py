@@ -33,7 +33,7 @@ class Request:
 def client_index(address: Address) -> int:
     """The client of an address such as `client/3`."""
     role, _, index = address.partition("/")
-    if role != "client" or not index.isdigit():
+    if role != "client" or not index.isdecimal():
         raise ProtocolError(f"{address} is no client")
     return int(index)
 

@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-# `state_dict` walks all modules and costs as much as copying a small model; its entries share the model's storage
+# `state_dict` walks all modules and costs as much as copying a small model; its entries share the model's storage.
+# A layer that is replaced later, not the first, goes unseen: whoever changes a model's layers works on a copy.
 _ENTRIES: "WeakKeyDictionary[torch.nn.Module, list[torch.Tensor]]" = WeakKeyDictionary()
 
 

@@ -48,7 +48,7 @@ def seeded(device: torch.device, *labels: int | str) -> Iterator[int]:
     """Seed every global generator from the labels, and restore them afterwards. Yields the seed."""
     seed = seed_from(*labels)
     cuda = device.type == "cuda"
-    # NumPy's is swapped: copying its state costs a hundred microseconds
+    # NumPy's is swapped: copying its state costs a hundred microseconds (a normal that it kept back is lost)
     before = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()  # type: ignore[attr-defined]
     before_cuda = torch.cuda.get_rng_state(device) if cuda else None
     # not torch.manual_seed: without a GPU it queues a stack trace for CUDA's start, two milliseconds a call
@@ -89,7 +89,7 @@ class Workspace:
 
     def _check_training(self) -> None:
         """What clients will need: a mistake shows here, before the first of them trains."""
-        assert self.spec.cohort_size
+        assert len(self.candidates) >= self.spec.cohort_size
         assert self.max_weight
         assert self.client_optimizer
         assert self.learning_rates

@@ -82,7 +82,9 @@ def shuffled(node: Any) -> Any:
 def test_the_order_of_keys_and_where_a_value_came_from_change_nothing():
     values = OmegaConf.to_container(BASE, resolve=True)
     assert to_json(OmegaConf.create(shuffled(values))) == to_json(BASE)
-    assert to_json(compose("rounds=10", "training/schedule=constant", "training.lr=1e-1")) == to_json(BASE)
+    assert to_json(compose("rounds=10", "training/schedule=constant", f"training.lr={BASE.training.lr:e}")) == to_json(
+        BASE
+    )
 
 
 def test_interpolations_are_resolved():
@@ -210,6 +212,9 @@ def test_epochs_or_steps_but_not_both(epochs, steps, fine):
         (["clients=3", "cohort=4"], r"^cohort=4: must be at most clients=3$"),
         (["server.min_contributors=11"], r"^server.min_contributors=11: .* 10$"),
         (["cohort=4", "server.min_contributors=5"], r"^server.min_contributors=5: .* 4$"),
+        (["runtime=ray", "runtime.workers=2"], r"^runtime.workers=2: belongs to runtime=inprocess$"),
+        (["runtime.address=auto"], r"^runtime.address=auto: belongs to runtime=ray$"),
+        (["runtime=ray", "runtime.federation=x"], r"^runtime.federation=x: belongs to runtime=deployment$"),
         (["runtime=deployment"], r"^runtime.supernodes=3: must be at least clients=10"),
     ],
 )

@@ -30,7 +30,7 @@ def test_the_client_of_an_address(address, index):
 
 
 @pytest.mark.parametrize(
-    "address", ["", "client", "client/", "client/-1", "client/x", "party/1", "keyholder", "client/1/2"]
+    "address", ["", "client", "client/", "client/-1", "client/x", "party/1", "keyholder", "client/1/2", "client/²"]
 )
 def test_what_is_no_clients_address_is_told(address):
     with pytest.raises(ProtocolError, match="is no client"):
@@ -130,6 +130,22 @@ def test_every_global_generator_is_seeded_by_the_labels():
     assert draws(1, "train", 2, 3) == first
     for labels in ((2, "train", 2, 3), (1, "train", 3, 2), (1, "train", 23), (1, "train", "2", 3)):
         assert all(one != two for one, two in zip(draws(*labels), first, strict=True))
+
+
+def test_the_second_of_a_pair_of_normals_does_not_come_in():
+    """NumPy's and Python's generators keep the second of each pair of normals for the next call."""
+
+    def normals() -> tuple[float, float]:
+        return np.random.standard_normal(), random.gauss(0, 1)
+
+    def inside() -> tuple[tuple[float, float], ...]:
+        with seeded(torch.device("cpu"), 1):
+            return normals(), normals(), normals()
+
+    first = inside()
+    for _ in range(3):
+        normals()
+        assert inside() == first
 
 
 def test_what_depends_on_the_global_generators_is_reproducible():

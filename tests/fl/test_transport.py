@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fl.apps import PARTITION
 from fl.runtimes.inprocess import FIRST_CLIENT_NODE, InProcessGrid
-from fl.transport import ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, SCALARS, identify, pack, unpack
+from fl.transport import ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, SCALARS, pack, unpack
 from privacy.errors import ConfigError, MalformedContribution, RuntimeFailure
 from privacy.secure_sum import Exchange
 from tests.composed import MASKED, attempt_of, transport_of, workspace_of
@@ -358,24 +357,3 @@ def test_the_time_of_a_stage_is_that_of_its_exchange(work):
     wall_s = Asked(work, Tampered(work, slowly)).rows["transport", "collect", "wall"]
     assert 0.2 <= wall_s < 5
     assert not math.isnan(wall_s)
-
-
-class Named(InProcessGrid):
-    """Nodes that were given their partitions, in another order than their numbers; one is no client of ours."""
-
-    def context(self, node_id):
-        context = super().context(node_id)
-        if node_id != FIRST_CLIENT_NODE:
-            context.node_config[PARTITION] = 10 - node_id
-        return context
-
-    def pull_messages(self, message_ids):
-        if self._queue and self._queue[0].metadata.dst_node_id == FIRST_CLIENT_NODE:
-            message = self._queue.popleft()
-            return [with_error(Message(RecordDict(), reply_to=message), 1, "no such handler")]
-        return super().pull_messages(message_ids)
-
-
-def test_nodes_say_who_they_are():
-    grid = Named("0" * 64, 3)
-    assert identify(grid, grid.get_node_ids(), 5.0) == {"client/7": 3, "client/6": 4}

@@ -1,5 +1,6 @@
 import hashlib
 import struct
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -121,3 +122,33 @@ def test_the_hash_tells_one_unit_in_the_last_place(position):
 
 def test_the_hash_tells_zero_from_minus_zero():
     assert vectors.sha256(torch.tensor([0.0])) != vectors.sha256(torch.tensor([-0.0]))
+
+
+def test_what_replaced_the_first_layer_counts():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+    before_D = vectors.flatten(model)
+    model[0] = torch.nn.Linear(2, 2)
+    after_D = torch.cat([entry.reshape(-1) for entry in model.state_dict().values()])
+    assert torch.equal(vectors.flatten(model), after_D)
+    vectors.load(model, before_D)
+    assert torch.equal(torch.cat([entry.reshape(-1) for entry in model.state_dict().values()]), before_D)
+
+
+def test_a_model_that_was_converted_counts_as_it_is_now():
+    model = torch.nn.Linear(2, 2)
+    flat_D = vectors.flatten(model)
+    model.double()
+    with torch.no_grad():
+        model.weight.add_(1)
+    assert torch.allclose(vectors.flatten(model)[:4], flat_D[:4] + 1)
+    vectors.load(model, torch.zeros(6))
+    assert model.weight.tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_copy_of_a_model_is_a_model_of_its_own():
+    model = torch.nn.Linear(2, 2)
+    before_D = vectors.flatten(model)
+    copied = deepcopy(model)
+    vectors.load(copied, before_D + 1)
+    assert torch.equal(vectors.flatten(model), before_D)
+    assert torch.equal(vectors.flatten(copied), before_D + 1)

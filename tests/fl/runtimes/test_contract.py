@@ -16,7 +16,7 @@ from fl.checkpoint import decode
 from fl.workspace import workspace
 from results.rows import read_rows
 from tests.experiments.command import OUTSIDE, ROOT, Ended, Here, read
-from tests.outside.probe import BOUND, known_update
+from tests.outside.probe import known_update
 
 CLIENTS, ROUNDS = 3, 2
 BASE = (
@@ -27,12 +27,11 @@ BASE = (
     "model=logistic",
     "data.partition=dirichlet",
     "server.evaluate_every=0",
-    "output.keep_checkpoints=9",
 )
 PROBE = (OUTSIDE, "mechanism=probe")
 SUMS = ("plain", "masked")
-# float32: a weight of at most BOUND x ROUNDS, rounded once a round, and a contribution, rounded once
-ALLOWED = BOUND * ROUNDS * 2.0**-23
+# float32 and 24 fractional bits, over weights that may be small; a client too many or too few is off by 0.1 and more
+ALLOWED = 1e-5
 
 INPROCESS = pytest.param((), id="inprocess")
 WORKERS = pytest.param(("runtime.workers=2",), id="workers", marks=pytest.mark.slow)
@@ -56,16 +55,17 @@ def faults(**kinds: str) -> str:
     return "++mechanism.probe.faults={" + ", ".join(f"client/{c[1:]}: '{kind}'" for c, kind in kinds.items()) + "}"
 
 
-def weights(directory: Path, round_: int) -> NDArray[np.float32]:
-    """The global model after a round, shape (D,)."""
-    return decode((directory / "checkpoints" / f"round-{round_:06d}.ckpt").read_bytes()).weights_D.numpy()
+def final(directory: Path) -> NDArray[np.float32]:
+    """The global model after the last round, shape (D,)."""
+    return decode((directory / "checkpoints" / f"round-{ROUNDS:06d}.ckpt").read_bytes()).weights_D.numpy()
 
 
 def exact(directory: Path, survivors: Collection[int], factor: float) -> NDArray[np.float64]:
     """The initial weights plus, for each round, the mean of the survivors' updates by examples, shape (D,)."""
-    sizes = [len(part) for part in workspace((directory / "config.json").read_text()).partitions]
+    work = workspace((directory / "config.json").read_text())
+    sizes = [len(part) for part in work.partitions]
     assert len(set(sizes)) == CLIENTS, "equal sizes would hide a mean that is not weighted"
-    weights_D = weights(directory, 0).astype(np.float64)
+    weights_D = work.initial_D.numpy().astype(np.float64)
     for round_ in range(1, ROUNDS + 1):
         updates = [sizes[client] * known_update(client, round_, len(weights_D)).astype(float) for client in survivors]
         weights_D += factor * np.sum(updates, axis=0) / sum(sizes[client] for client in survivors)
@@ -75,8 +75,8 @@ def exact(directory: Path, survivors: Collection[int], factor: float) -> NDArray
 def assert_exact(ended: Ended, directory: Path, survivors: Collection[int], factor: float = 1.0) -> None:
     """The run finished, and its weights are those of the oracle over the survivors."""
     assert ended.status == 0, ended
-    error = np.abs(weights(directory, ROUNDS) - exact(directory, survivors, factor)).max()
-    assert error <= factor * ALLOWED, f"off by {error:g}"
+    error = np.abs(final(directory) - exact(directory, survivors, factor)).max()
+    assert error <= ALLOWED, f"off by {error:g}"
     rows = read_rows(directory / "rows.parquet")
     assert rows.filter(metric="survivors")["value"].to_list() == [len(survivors)] * ROUNDS
     left_out = rows.filter(pl.col("metric").is_in(["dropped", "rejected"]))
@@ -153,33 +153,27 @@ def test_when_everybody_fails_the_first_says_why(here: Here, tmp_path: Path, sec
     assert_refused(ended, tmp_path / "run", error)
 
 
-def test_a_run_can_be_told_to_stop_at_what_is_invalid(here: Here, tmp_path: Path) -> None:
-    ended = here("run", *BASE, *PROBE, faults(c1="nan"), "server.on_invalid=abort")
-    assert ended.status == 2, ended
-    assert read(tmp_path / "run", "status")["status"] == "failed"
-    assert "client/1" in read(tmp_path / "run", "status")["error"]
-
-
 # ---- In every runtime
 
 
 @everywhere
 def test_known_updates_in_every_runtime(here: Here, tmp_path: Path, runtime: tuple[str, ...]) -> None:
-    """A start of Ray or of a deployment costs many seconds, so that one run has several cases."""
-    ended = here("run", *BASE, *PROBE, *runtime, "secure_sum=plain", faults(c0="long"))
-    assert_exact(ended, tmp_path / "run", [1, 2])
-    left = ("secure_sum.leave_before_unmask=[client/2]", "mechanism.probe.double=true", "force=true")
-    ended = here("run", *BASE, *PROBE, *runtime, "secure_sum=masked", *left, faults(c0="crash"))
+    """Several cases in one run, for a start of Ray or of a deployment takes long."""
+    left = ("secure_sum=masked", "secure_sum.leave_before_unmask=[client/2]", "mechanism.probe.double=true")
+    ended = here("run", *BASE, *PROBE, *runtime, *left, faults(c0="long"))
     assert_exact(ended, tmp_path / "run", [1], factor=2.0)
 
 
 @everywhere
 def test_too_few_are_refused_in_every_runtime(here: Here, tmp_path: Path, runtime: tuple[str, ...]) -> None:
     ended = here("run", *BASE, *PROBE, *runtime, faults(c0="nan", c1="inf", c2="crash"), "server.min_contributors=2")
-    line = "0 contributors are left of 3, 2 are needed; client/"
-    status = read(tmp_path / "run", "status")
-    assert status["error"].startswith(line)
-    assert_refused(ended, tmp_path / "run", status["error"])
+    error = read(tmp_path / "run", "status")["error"]
+    assert "0 contributors are left of 3, 2 are needed; client/" in error
+    if runtime == ("runtime=deployment",):  # a SuperLink says that a run failed, and why, but not of which kind that is
+        assert ended.status in (1, 2)
+        assert ended.err.splitlines()[-1] == f"fedveil: error: {error}"
+    else:
+        assert_refused(ended, tmp_path / "run", error)
 
 
 TRAINING = (*BASE[1:], "rounds=3", "training.optimizer.momentum=0.9", "server=fedadam", "server.evaluate_every=1")

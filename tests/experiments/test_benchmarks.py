@@ -1,0 +1,57 @@
+import json
+
+import pytest
+import torch
+
+from experiments.benchmarks import BENCHMARKS, Figure, main, report, runtime
+from privacy.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def race():
+    race = runtime.Race(runtime.configured("data=digits", "clients=20", "cohort=5", "rounds=9", "training.lr=0.05"))
+    race.alternate(2)
+    return race
+
+
+def test_the_bare_loop_computes_what_the_testbed_computes(race):
+    moved = (race.server.weights.detach() - race.work.initial_D).abs().max()
+    apart = (race.server.weights.detach() - race.bare.global_D).abs().max()
+    assert moved > 1e-2
+    assert apart < 1e-5
+    names = [figure.name for figure in race.figures()]
+    assert names[:3] == ["(a) bare loop, round", "(b) in process, round", "(b) / (a)"]
+    assert len(race.bare_s) == len(race.runtime_s) == 2
+
+
+def test_a_baseline_that_computes_something_else_is_no_baseline(race):
+    with torch.no_grad():
+        race.bare.global_D += 1e-3
+    with pytest.raises(AssertionError, match="computes something else"):
+        race.figures()
+    with torch.no_grad():
+        race.bare.global_D -= 1e-3
+
+
+@pytest.mark.parametrize(
+    ("value", "bar", "met"), [(1.1, "<= 1.15", True), (1.2, "<= 1.15", False), (2.9, ">= 3", False), (5, None, None)]
+)
+def test_a_figure_knows_whether_it_meets_its_bar(value, bar, met):
+    assert Figure("x", value, "1", bar).met is met
+
+
+def test_the_file_holds_what_is_printed(tmp_path, capsys):
+    figures = [Figure("a round", 0.25, "s"), Figure("ratio", 1.5, "1", "<= 1.15")]
+    report(figures, tmp_path / "figures.json")
+    printed = capsys.readouterr().out
+    written = json.loads((tmp_path / "figures.json").read_text())
+    assert "a round" in printed
+    assert "NO" in printed
+    assert [row["value"] for row in written["figures"]] == [0.25, 1.5]
+    assert [row["met"] for row in written["figures"]] == [None, False]
+    assert written["environment"]["packages"]["torch"]
+
+
+def test_an_unknown_benchmark_names_those_that_exist():
+    with pytest.raises(ConfigError, match=f"bench=nope: allowed are {', '.join(BENCHMARKS)}"):
+        main(["nope"])
