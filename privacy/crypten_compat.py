@@ -7,12 +7,16 @@ into its package `torchscript_exporter`. The module takes its old name again bef
 
 import importlib
 import sys
+import warnings
 
 OLD_NAME = "torch.onnx._internal.registration"
 NEW_NAME = "torch.onnx._internal.torchscript_exporter.registration"
 
 sys.modules.setdefault(OLD_NAME, importlib.import_module(NEW_NAME))
 
-import crypten  # noqa: E402  after the line above, which it needs
+with warnings.catch_warnings():
+    # where it was not compiled at installation: its docstrings hold `\_`, of which Python 3.12 warns aloud
+    warnings.filterwarnings("ignore", "invalid escape sequence")
+    import crypten
 
 __all__ = ["crypten"]

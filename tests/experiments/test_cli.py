@@ -203,9 +203,14 @@ def test_the_console_script_and_the_module_are_the_same(tmp_path: Path) -> None:
     second = fedveil(*QUICK, "out=run", folder=tmp_path, program=(sys.executable, "-m", "experiments.run"))
     assert second.status == 0, second
     assert second.out == first.out.rstrip("\n") + " (finished earlier; force=true runs it again)\n"
-    third = fedveil(folder=tmp_path, program=(str(FEDVEIL), "table", "run"))
-    assert third.status == 0, third
-    assert "model=logistic" in third.out
+
+
+def test_the_table_is_of_the_runs_that_are_named(here: Here) -> None:
+    assert here.run("out=run", "rounds=1").status == 0
+    table = here("table", "run")
+    assert (table.status, table.err) == (0, "")
+    assert "model=logistic" in table.out
+    assert here("table", "no-such-run").status == 2
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from fl.checkpoint import Checkpoints
 from results.rows import SCHEMA, read_rows
@@ -52,7 +52,8 @@ def test_a_run_leaves_its_files_behind(finished: Path) -> None:
         "status.json",
         "checkpoints",
     }
-    config = yaml.safe_load((finished / "config.yaml").read_text())
+    config = OmegaConf.load(finished / "config.yaml")
+    assert isinstance(config, DictConfig)
     assert (config["cohort"], config["rounds"], config["out"]) == (2, 3, "run")
     assert config["model"] == {"_target_": "fl.models.Logistic"}
     assert {name: config[name] for name in read(finished, "config")} == read(finished, "config")
@@ -60,7 +61,7 @@ def test_a_run_leaves_its_files_behind(finished: Path) -> None:
     assert (status["status"], status["error"]) == ("finished", None)
     assert status["started"] < status["ended"]
     environment = json.dumps(read(finished, "environment"))
-    assert torch.__version__ in environment
+    assert torch.__version__.split("+")[0] in environment
 
 
 def test_the_summary_holds_what_was_promised(finished: Path) -> None:

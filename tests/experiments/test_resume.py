@@ -9,10 +9,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from experiments import cli
 from results.rows import read_rows
-from tests.experiments.command import OUTSIDE, Here, fedveil, read, start
+from tests.experiments.command import OUTSIDE, Here, fedveil, process_state, read, start
 
-ROUNDS = 60
+ROUNDS = 40
 # an optimizer of the server with state, a schedule, and cohorts that are drawn: all must be as they were
 RUN = (
     "run",
@@ -83,8 +84,9 @@ def measured(directory: Path) -> list[tuple[Any, ...]]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nobody killed."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    ended = fedveil(*RUN, folder=folder)
-    assert ended.status == 0, ended
+    with pytest.MonkeyPatch.context() as patch, process_state():
+        patch.chdir(folder)
+        assert cli.main(RUN) == 0
     return folder / "run"
 
 

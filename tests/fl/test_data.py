@@ -410,9 +410,10 @@ def test_decoded_once_a_machine_and_opened_once_a_process(kept: DataConfig, deco
     assert not decodings
 
 
-def test_pages_are_shared_until_written(kept: DataConfig) -> None:
+def test_pages_are_shared_until_written(kept: DataConfig, tmp_path: Path) -> None:
     data = load_data(kept)
-    (mapping,) = [line for line in Path("/proc/self/maps").read_text().splitlines() if "train_images.npy" in line]
+    mine = str(cached(tmp_path) / "train_images.npy")  # other tests may have left theirs mapped
+    (mapping,) = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(mine)]
     low, high = (int(bound, 16) for bound in mapping.split()[0].split("-"))
     assert low <= data.train.images.data_ptr() < high
     data.train.images[0, 0, 0, 0] += 1  # copy on write: the file stays as it is

@@ -37,7 +37,7 @@ def test_versions_are_those_that_run() -> None:
     assert told["python"] == platform.python_version()
     packages = told["packages"]
     assert isinstance(packages, dict)
-    assert packages["torch"] == torch.__version__
+    assert packages["torch"].split("+")[0] == torch.__version__.split("+")[0]  # CUDA's build says so in one place only
     assert packages["numpy"] == np.__version__
     assert all(packages[name] for name in ("flwr", "opacus", "tenseal", "torch", "crypten", "hydra-core"))
 

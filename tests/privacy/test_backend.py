@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+
+from privacy.backend import PrivacyBackend
+from privacy.errors import ConfigError
+from privacy.mechanism import ClientJob, Mechanism, ServerJob
+from privacy.randomness import SeededRandomness
+from privacy.secure_sum import PlainSum
+from tests.outside.masked_sum import MaskedSum
+
+
+class Add(Mechanism):
+    """Adds 1 to what passes."""
+
+    name = "add"
+
+    def prepare(self, job):
+        job.examples += 1
+
+    def on_update(self, job, update_D):
+        return update_D + 1
+
+    def on_total(self, job, total_D):
+        return total_D + 1
+
+
+class Double(Mechanism):
+    """Doubles what passes."""
+
+    name = "double"
+
+    def prepare(self, job):
+        job.examples *= 2
+
+    def on_update(self, job, update_D):
+        return update_D * 2
+
+    def on_total(self, job, total_D):
+        return total_D * 2
+
+
+class Idle(Mechanism):
+    """Overrides nothing."""
+
+    name = "idle"
+
+
+def client_job() -> ClientJob:
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return ClientJob("client/0", 1, {}, SeededRandomness("test"), 10, model, optimizer, ())
+
+
+SERVER_JOB = ServerJob(1, SeededRandomness("test"), 2, ("client/0", "client/1"), 2.0)
+
+
+def test_mechanisms_run_in_order_at_the_client_and_in_reverse_at_the_server():
+    backend, job = PrivacyBackend(PlainSum(), (Add(), Double())), client_job()
+    backend.prepare(job)
+    assert job.examples == (10 + 1) * 2
+    assert backend.on_update(job, torch.tensor([5.0])).tolist() == [(5 + 1) * 2]
+    assert backend.on_total(SERVER_JOB, np.array([5.0])).tolist() == [5 * 2 + 1]
+
+
+def test_the_other_order_is_another_backend():
+    backend, job = PrivacyBackend(PlainSum(), (Double(), Add())), client_job()
+    assert backend.on_update(job, torch.tensor([5.0])).tolist() == [5 * 2 + 1]
+    assert backend.on_total(SERVER_JOB, np.array([5.0])).tolist() == [(5 + 1) * 2]
+
+
+@pytest.mark.parametrize("mechanisms", [(), (Idle(),)])
+def test_without_mechanisms_everything_passes_untouched(mechanisms):
+    backend, job = PrivacyBackend(PlainSum(), mechanisms), client_job()
+    before = dict(vars(job))
+    update_D, total_D = torch.randn(4), np.arange(4.0)
+    backend.prepare(job)
+    assert all(vars(job)[name] is value for name, value in before.items())
+    assert backend.on_update(job, update_D) is update_D
+    assert backend.on_total(SERVER_JOB, total_D) is total_D
+
+
+@pytest.mark.parametrize(
+    ("mechanisms", "secure_sum", "name"),
+    [
+        ((), PlainSum(), "plain"),
+        ((Add(),), PlainSum(), "add+plain"),
+        ((Add(), Double()), MaskedSum(), "add+double+masked"),
+    ],
+)
+def test_the_name_says_what_is_in_the_slots(mechanisms, secure_sum, name):
+    assert PrivacyBackend(secure_sum, mechanisms).name == name
+
+
+@pytest.mark.parametrize("secure_sum", [None, "plain", PlainSum, Add()])
+def test_only_a_secure_sum_fits_its_slot(secure_sum):
+    with pytest.raises(ConfigError, match=r"^secure_sum=\w+: must be a privacy.secure_sum.SecureSum$"):
+        PrivacyBackend(secure_sum)
+
+
+@pytest.mark.parametrize("mechanism", [None, "dp_sgd", Add, PlainSum()])
+def test_only_a_mechanism_fits_its_slot(mechanism):
+    with pytest.raises(ConfigError, match=r"^mechanism=\w+: must be a privacy.mechanism.Mechanism$"):
+        PrivacyBackend(PlainSum(), (Idle(), mechanism))
+
+
+def test_the_same_mechanism_twice_is_refused():
+    with pytest.raises(ConfigError, match=r"^mechanism=add\+double\+add\+plain: holds the same mechanism twice"):
+        PrivacyBackend(PlainSum(), (Add(), Double(), Add()))
+    PrivacyBackend(PlainSum(), (Add(), Double()))
