@@ -94,12 +94,15 @@ class Checkpoints:
 
     def save(self, state: State, rows: Iterable[Row]) -> None:
         """Write the round's rows, then its checkpoint (each atomic), then drop the oldest checkpoints."""
-        name = f"round-{state.round:06d}"
-        write_rows(self.folder / f"{name}.parquet", to_frame(state.run, rows))
-        with replacing(self.folder / f"{name}.ckpt") as temporary:
+        self.save_rows(state.run, state.round, rows)
+        with replacing(self.folder / f"round-{state.round:06d}.ckpt") as temporary:
             temporary.write_bytes(encode(state))
         for path in list(self._numbered("ckpt").values())[: -self._keep]:
             path.unlink()
+
+    def save_rows(self, run: str, number: int, rows: Iterable[Row]) -> None:
+        """Write a round's rows alone: what was measured of a round that failed. Running it again replaces them."""
+        write_rows(self.folder / f"round-{number:06d}.parquet", to_frame(run, rows))
 
     def latest(self) -> State | None:
         """The newest state that is whole; rows of later rounds are removed, for those rounds run again."""

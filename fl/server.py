@@ -23,7 +23,7 @@ from fl.metering import Meter
 from fl.rounds import drive
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace
-from privacy.errors import TooFewContributors
+from privacy.errors import FedveilError, TooFewContributors
 from privacy.mechanism import ServerJob
 from privacy.randomness import OsRandomness, seed_from
 from privacy.secure_sum import Address, Total
@@ -89,8 +89,12 @@ class Server:
         self._save()
 
     def _round(self, number: int) -> Scores | None:
-        self.advance(number)
-        scores = self._evaluate(number)
+        try:
+            self.advance(number)
+            scores = self._evaluate(number)
+        except FedveilError:
+            self._checkpoints.save_rows(self.work.hash, number, self.meter.take())
+            raise
         self._save()
         return scores
 

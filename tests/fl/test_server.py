@@ -259,7 +259,11 @@ def test_too_few_contributors_end_the_run_and_keep_what_was_measured(tmp_path):
         TooFewContributors, match="3 contributors are left of 4, 4 are needed; client/2 dropped out: gone"
     ):
         server.run()
+    rows = Checkpoints(tmp_path, 2).rows()
+    failed = rows.filter((rows["round"] == 2) & (rows["metric"] == "dropped"))
+    assert failed["where"].to_list() == ["client/2"]
     assert Checkpoints(tmp_path, 2).latest().round == 1
+    assert set(Checkpoints(tmp_path, 2).rows()["round"]) == {0, 1}, "the failed round runs again"
 
 
 def test_why_somebody_was_missing_is_forgotten_in_the_next_round(tmp_path):
