@@ -5,6 +5,7 @@ round, attempt, and the configuration with its hash. A reply holds records, or a
 """
 
 import io
+import json
 import logging
 import math
 import time
@@ -14,7 +15,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.common.constant import SType
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
@@ -48,6 +49,20 @@ def pack(records: Records) -> RecordDict:
     if scalars:
         content[SCALARS] = scalars
     return content
+
+
+def as_array(value: NDArray[np.generic]) -> Array:
+    """What `Array(value)` gives, in a third of its time: NumPy writes the header once for each type and shape."""
+    data = b"".join((_npy_beginning(value.dtype, value.shape), np.ascontiguousarray(value).data))
+    return Array(str(value.dtype), value.shape, SType.NUMPY, data)
+
+
+@lru_cache(maxsize=256)
+def _npy_beginning(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
 
 
 def unpack(content: RecordDict) -> dict[str, Value]:
@@ -105,6 +120,16 @@ def failure(error: Exception) -> ConfigRecord:
     return ConfigRecord({"type": type(error).__name__, "message": str(error) or type(error).__name__})
 
 
+def _metrics(content: RecordDict) -> dict[str, object]:
+    """What a client says of its phases; nothing where that cannot be read."""
+    record = record_of(content, METRICS, ConfigRecord) or ConfigRecord()
+    try:
+        metrics = json.loads(str(record.get("phases", "{}")))
+    except ValueError:
+        return {}
+    return metrics if isinstance(metrics, dict) else {}
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One try at one round: what is in every envelope of it."""
@@ -155,7 +180,7 @@ class Transport:
         self._meter.add(address, stage, metric, 1.0, "1")
 
     def _send(self, exchange: Exchange, attempt: Attempt, model_D: Vector | None) -> dict[str, Address]:
-        model = ArrayRecord({MODEL: Array(model_D)}) if exchange.collect and model_D is not None else None
+        model = ArrayRecord({MODEL: as_array(model_D)}) if exchange.collect and model_D is not None else None
         addresses = list(exchange.outbox)
         messages = [self._message(exchange, address, attempt, model) for address in addresses]
         numbers = list(self._grid.push_messages(messages))
@@ -205,7 +230,7 @@ class Transport:
             self._note_failure(address, stage, failed)
             return None
         self._meter.add(address, stage, "up_bytes", serialised_bytes(content, PROTOCOL), "bytes")
-        self._meter.phases(address, record_of(content, METRICS, MetricRecord) or {})
+        self._meter.phases(address, _metrics(content))
         return content
 
     def _note_failure(self, address: Address, stage: str, record: ConfigRecord) -> None:

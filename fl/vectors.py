@@ -8,16 +8,16 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-# `state_dict` walks all modules and costs as much as copying a small model; its entries share the model's storage.
-# A layer that is replaced later, not the first, goes unseen: whoever changes a model's layers works on a copy.
-_ENTRIES: "WeakKeyDictionary[torch.nn.Module, list[torch.Tensor]]" = WeakKeyDictionary()
+# `state_dict` costs three times what a look at the parameters does; its entries share their storage
+_ENTRIES: "WeakKeyDictionary[torch.nn.Module, tuple[list[int], list[torch.Tensor]]]" = WeakKeyDictionary()
 
 
 def _floating(model: torch.nn.Module) -> list[torch.Tensor]:
-    entries = _ENTRIES.get(model)
-    if entries is None or entries[0].data_ptr() != next(model.parameters()).data_ptr():  # moved since
+    storage = [parameter.data_ptr() for parameter in model.parameters()]
+    known, entries = _ENTRIES.get(model, (None, []))
+    if known != storage:  # new, moved, converted, or a layer was replaced
         entries = [entry for entry in model.state_dict().values() if entry.is_floating_point()]
-        _ENTRIES[model] = entries
+        _ENTRIES[model] = storage, entries
     return entries
 
 

@@ -1,7 +1,7 @@
 """What one process needs to serve a configuration, built once from its canonical text and cached by its hash."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, lru_cache, partial
 from typing import Any, cast
@@ -31,6 +31,8 @@ def build(key: str, node: Any, **arguments: Any) -> Any:
     Raises:
         ConfigError: the node names nothing that can be built with its values.
     """
+    if not isinstance(node, Mapping):
+        raise ConfigError.of(key, node, "must be a group of keys, with a _target_ among them")
     described = ", ".join(f"{name}={value}" for name, value in node.items())
     if "_target_" not in node:
         raise ConfigError(f"{key} ({described}): needs a _target_, the dotted name of a class")
@@ -50,13 +52,15 @@ def seeded(device: torch.device, *labels: int | str) -> Iterator[int]:
     cuda = device.type == "cuda"
     # NumPy's is swapped: copying its state costs a hundred microseconds (a normal that it kept back is lost)
     before = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()  # type: ignore[attr-defined]
+    assert before[1] is not _numpy_generator(), "seeded blocks do not nest"
     before_cuda = torch.cuda.get_rng_state(device) if cuda else None
     # not torch.manual_seed: without a GPU it queues a stack trace for CUDA's start, two milliseconds a call
     torch.default_generator.manual_seed(seed)
     if cuda:
         torch.cuda.manual_seed(seed)
     random.seed(seed)
-    np.random.set_bit_generator(np.random.MT19937(seed))  # type: ignore[attr-defined]
+    np.random.set_bit_generator(_numpy_generator())  # type: ignore[attr-defined]
+    np.random.seed(seed % 2**32)
     try:
         yield seed
     finally:
@@ -65,6 +69,11 @@ def seeded(device: torch.device, *labels: int | str) -> Iterator[int]:
         torch.set_rng_state(before[2])
         if before_cuda is not None:
             torch.cuda.set_rng_state(before_cuda, device)
+
+
+@lru_cache(maxsize=1)  # seeding another one takes ten times as long
+def _numpy_generator() -> np.random.MT19937:
+    return np.random.MT19937()
 
 
 class Workspace:

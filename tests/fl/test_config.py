@@ -87,6 +87,13 @@ def test_the_order_of_keys_and_where_a_value_came_from_change_nothing():
     )
 
 
+def test_the_order_of_mechanisms_is_part_of_the_identity_and_survives():
+    one, other = (compose(*(f"+mechanism.{name}._target_=a.B" for name in names)) for names in ("ab", "ba"))
+    assert hash_of(to_json(one)) != hash_of(to_json(other))
+    for config, names in ((one, ["a", "b"]), (other, ["b", "a"])):
+        assert list(from_json(to_json(config)).mechanism) == names
+
+
 def test_interpolations_are_resolved():
     assert json.loads(to_json(compose("training/schedule=cosine", "rounds=17")))["training"]["schedule"]["T_max"] == 17
 

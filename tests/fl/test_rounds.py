@@ -163,6 +163,32 @@ def test_replies_are_handed_on_as_they_come():
     assert seen == [(address, number) for number, address in enumerate(EVERYBODY, 1)]
 
 
+class Backwards(Tampered):
+    """The last reply comes first."""
+
+    def pull_messages(self, message_ids):
+        replies = []
+        while arrived := super().pull_messages(message_ids):
+            replies += arrived
+        return replies[::-1]
+
+
+def test_the_order_of_arrival_changes_no_bit():
+    """Values so far apart that float64 rounds their sum differently in another order."""
+    work, sums = workspace_of(*PROBE), []
+
+    def spread(address: str, reply: Message) -> list[Message]:
+        vector = np.zeros(LENGTH + 1, np.float32)
+        vector[0], vector[-1] = {"client/0": 2.0**60, "client/2": -(2.0**60)}.get(address, 1.0), 1.0
+        reply.content[ARRAYS] = ArrayRecord({"vector": Array(vector)})
+        return [reply]
+
+    for grid in (Tampered, Backwards):
+        sums.append(aggregate(work, grid(work, spread))[0].update_D[0])
+    assert sums[0] == sums[1] == 1.0
+    assert ((1.0 - 2.0**60) + 1.0) + 2.0**60 == 0.0
+
+
 def test_a_flow_learns_who_answered_validly_in_the_order_of_its_outbox():
     work = workspace_of(*PROBE, "+mechanism.probe.faults={client/2: crash}")
     learnt = []
