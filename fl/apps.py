@@ -148,4 +148,5 @@ def main(grid: Grid, context: Context) -> None:
 
     work = workspace(str(context.run_config["config"]))
     folder = Path(str(context.run_config["directory"])) / "checkpoints"
-    serve(work, grid, locate, Errand(folder, progress="lines", poll_s=POLL_S))
+    keep = int(str(context.run_config["keep-checkpoints"]))
+    serve(work, grid, locate, Errand(folder, keep, progress="lines", poll_s=POLL_S))

@@ -68,7 +68,7 @@ class ServerConfig:
     optimizer: dict[str, Any] = field(default_factory=dict)  # a torch.optim class on the negative mean update
     min_contributors: int = 1
     deadline_s: float | None = None  # a stage ends then, and who is missing has dropped out
-    on_invalid: str = "leave_out"
+    on_invalid: str = "leave_out"  # what the server refuses of a client; what a client itself refuses drops it out
     evaluate_every: int = 1
     evaluate_batch: int = 1000
 

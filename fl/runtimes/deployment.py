@@ -50,7 +50,8 @@ def run(canonical: str, directory: Path, config: FedveilConfig) -> None:
         ConfigError: `runtime.federation` is not a connection of $FLWR_HOME/config.toml.
         RuntimeFailure: a process ended early or the run did not complete; one line that names the log.
     """
-    settings = {"config": canonical, "directory": str(directory.resolve())}
+    keep = str(config.output.keep_checkpoints)
+    settings = {"config": canonical, "directory": str(directory.resolve()), "keep-checkpoints": keep}
     with _folders(directory) as (logs, private), Processes(logs) as processes, ExitStack() as stack:
         if config.runtime.federation is None:
             nodes = [client_node(client, hash_of(canonical)) for client in range(config.runtime.supernodes)]

@@ -1,6 +1,7 @@
 """The default runtime: a Flower grid that calls the ClientApp in this process, or in spawned worker processes."""
 
 import multiprocessing
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -111,7 +112,7 @@ class WorkerGrid(InProcessGrid):
         for future in self._futures:
             future.cancel()
         numbers = super().push_messages(messages)
-        with _one_line():
+        with _one_line(), _uninterrupted():
             self._futures = {self._pool.submit(_serve, m, self.context(m.metadata.dst_node_id)) for m in self._queue}
         self._queue.clear()
         return numbers
@@ -132,6 +133,16 @@ def _one_line() -> Iterator[None]:
         yield
     except BrokenProcessPool:
         raise RuntimeFailure("a worker process died (out of memory?): lower runtime.workers") from None
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Workers that start here inherit a blocked Ctrl-C: it is for the parent alone, which then ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(message: Message, context: Context) -> tuple[Message, Context]:

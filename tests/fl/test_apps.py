@@ -1,3 +1,4 @@
+import json
 import logging
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_memory_is_no_part_of_the_reply():
 
 
 def test_a_client_reports_times_and_memory():
-    metrics = ask(PLAIN, node(PLAIN))[METRICS]
+    metrics = json.loads(ask(PLAIN, node(PLAIN))[METRICS]["phases"])
     assert {"train.wall", "train.cpu", "protect.wall", "transfer.cpu"} <= set(metrics)
 
 

@@ -204,7 +204,15 @@ def test_a_failure_in_bad_form_drops_its_sender_alone(work, content):
 
 
 @pytest.mark.parametrize(
-    "metrics", [ArrayRecord(), ConfigRecord({"train.wall": "long"}), MetricRecord({"x": 1.0, "train.wall": [1.0]})]
+    "metrics",
+    [
+        ArrayRecord(),
+        MetricRecord({"train.wall": 1.0}),
+        ConfigRecord({"train.wall": 1.0}),
+        ConfigRecord({"phases": "{"}),
+        ConfigRecord({"phases": "[1]"}),
+        ConfigRecord({"phases": '{"x": 1.0, "train.wall": [1.0]}'}),
+    ],
 )
 def test_a_report_in_bad_form_is_left_out_and_its_sender_is_not(work, metrics):
     def change(reply: Message):
@@ -246,7 +254,7 @@ def test_a_silent_client_does_not_hold_up_the_others_beyond_the_deadline(work):
     asked = Asked(work, grid, deadline_s=1.0)
     assert asked.addresses == ["client/0", "client/2", "client/3"]
     assert set(asked.dropped) == {"client/1"}
-    assert 1.0 <= time.monotonic() - started < 2.0
+    assert 1.0 <= time.monotonic() - started < 5
 
 
 def test_messages_of_the_exchange_before_are_forgotten(work):

@@ -182,19 +182,19 @@ def test_a_context_travels_to_the_workers_and_back(workers):
 
 
 def test_a_deadline_is_kept_with_workers_and_late_replies_are_forgotten(workers):
-    work = workspace_of("clients=24", "+mechanism.nap._target_=tests.fl.runtimes.test_inprocess.Nap")
-    grid, model_D = WorkerGrid(work.hash, 24, workers[1]._pool), work.initial_D.numpy()
+    work = workspace_of("clients=48", "+mechanism.nap._target_=tests.fl.runtimes.test_inprocess.Nap")
+    grid, model_D = WorkerGrid(work.hash, 48, workers[1]._pool), work.initial_D.numpy()
     first, started = transport_of(work, grid, deadline_s=1.5), time.monotonic()
-    everybody = Exchange("collect", {f"client/{i}": {} for i in range(24)}, lambda *_: None, True)
+    everybody = Exchange("collect", {f"client/{i}": {} for i in range(48)}, lambda *_: None, True)
     there = [address for address, _ in first.replies(everybody, attempt_of(work, 1), model_D)]
-    assert 1.5 <= time.monotonic() - started < 2.5
+    assert 1.5 <= time.monotonic() - started < 4
     assert 1 <= len(there) < 12
     assert set(first.dropped) | set(there) == set(everybody.outbox)
     second, started = transport_of(work, grid), time.monotonic()
     one = Exchange("collect", {"client/7": {}}, lambda *_: None, True)
     assert [address for address, _ in second.replies(one, attempt_of(work, 2), model_D)] == ["client/7"]
     assert second.dropped == {}
-    assert time.monotonic() - started < 3.5, "the workers went on with what nobody waits for"
+    assert time.monotonic() - started < 6, "the workers went on with what nobody waits for"
 
 
 class Nap(Mechanism):
