@@ -4,6 +4,7 @@ Metrics and units: `wall` and `cpu` in seconds, `peak_rss` and `peak_cuda` in by
 protocol records, `envelope_bytes` of routing and configuration.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -156,7 +157,7 @@ class Meter:
         """Rows of what a client reports about its own phases."""
         for name, value in metrics.items():
             stage, _, metric = name.rpartition(".")
-            if metric in UNITS and isinstance(value, int | float):
+            if metric in UNITS and isinstance(value, float) and math.isfinite(value):
                 self.add(where, stage, metric, value, UNITS[metric])
 
     def take(self) -> list[Row]:

@@ -124,8 +124,8 @@ def _metrics(content: RecordDict) -> dict[str, object]:
     """What a client says of its phases; nothing where that cannot be read."""
     record = record_of(content, METRICS, ConfigRecord) or ConfigRecord()
     try:
-        metrics = json.loads(str(record.get("phases", "{}")))
-    except ValueError:
+        metrics = json.loads(str(record.get("phases", "{}")), parse_int=float)
+    except (ValueError, RecursionError):
         return {}
     return metrics if isinstance(metrics, dict) else {}
 

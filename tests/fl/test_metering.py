@@ -172,7 +172,7 @@ def test_a_clients_report_becomes_rows_with_units_and_nothing_else_does():
     meter = Meter()
     reported = {
         "train.wall": 1.5,
-        "train.peak_rss": 10,
+        "train.peak_rss": 10.0,
         "a.b.cpu": 2.0,
         "loss": 3.0,
         "train.up_bytes": 99,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fl.runtimes.inprocess import FIRST_CLIENT_NODE, InProcessGrid
-from fl.transport import ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, SCALARS, pack, unpack
+from fl.transport import ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, SCALARS, as_array, pack, unpack
 from privacy.errors import ConfigError, MalformedContribution, RuntimeFailure
 from privacy.secure_sum import Exchange
 from tests.composed import MASKED, attempt_of, transport_of, workspace_of
@@ -68,6 +68,15 @@ def test_names_do_not_collide_across_kinds():
     sent = {"arrays": 1, "scalars": "x", "model": np.zeros(2), "envelope": b"y"}
     assert set(unpack(pack(sent))) == set(sent)
     assert set(pack(sent)) == {ARRAYS, SCALARS}
+
+
+@pytest.mark.parametrize(
+    "value", [np.arange(6, dtype=np.float32), np.zeros((2, 3)), np.zeros((3, 2), "f4").T, np.zeros(0)]
+)
+def test_an_array_is_what_flower_and_numpy_make_of_it(value):
+    ours, flowers = as_array(value), Array(np.ascontiguousarray(value))
+    assert (ours.dtype, ours.shape, ours.stype) == (flowers.dtype, flowers.shape, flowers.stype)
+    assert ours.data == flowers.data == npy(np.ascontiguousarray(value))
 
 
 def npy(array: np.ndarray, allow_pickle: bool = False) -> bytes:
@@ -212,6 +221,11 @@ def test_a_failure_in_bad_form_drops_its_sender_alone(work, content):
         ConfigRecord({"phases": "{"}),
         ConfigRecord({"phases": "[1]"}),
         ConfigRecord({"phases": '{"x": 1.0, "train.wall": [1.0]}'}),
+        ConfigRecord({"phases": "[" * 100_000}),
+        ConfigRecord({"phases": '{"train.wall": ' + "9" * 4000 + "}"}),
+        ConfigRecord({"phases": '{"train.wall": NaN, "train.cpu": 1e999}'}),
+        ConfigRecord({"phases": '{"train.wall": true}'}),
+        ConfigRecord({"phases": b"\xff"}),
     ],
 )
 def test_a_report_in_bad_form_is_left_out_and_its_sender_is_not(work, metrics):

@@ -124,10 +124,11 @@ def test_the_hash_tells_zero_from_minus_zero():
     assert vectors.sha256(torch.tensor([0.0])) != vectors.sha256(torch.tensor([-0.0]))
 
 
-def test_what_replaced_the_first_layer_counts():
+@pytest.mark.parametrize("layer", [0, 2])
+def test_what_replaced_a_layer_counts(layer):
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
     before_D = vectors.flatten(model)
-    model[0] = torch.nn.Linear(2, 2)
+    model[layer] = torch.nn.Linear(2, 2)
     after_D = torch.cat([entry.reshape(-1) for entry in model.state_dict().values()])
     assert torch.equal(vectors.flatten(model), after_D)
     vectors.load(model, before_D)
