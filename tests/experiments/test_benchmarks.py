@@ -28,7 +28,7 @@ def test_a_baseline_that_computes_something_else_is_no_baseline(race):
     with torch.no_grad():
         race.bare.global_D += 1e-3
     with pytest.raises(AssertionError, match="computes something else"):
-        race.figures()
+        race.check()
     with torch.no_grad():
         race.bare.global_D -= 1e-3
 
