@@ -4,7 +4,6 @@ A client acts only on a configuration whose hash is approved: by its node config
 simulation, by the environment of the process that the simulation started.
 """
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -18,6 +17,7 @@ from fl.config import hash_of
 from fl.participant import Request, answer
 from fl.server import Errand, Locate, serve
 from fl.transport import (
+    ADDRESS,
     ARRAYS,
     ENVELOPE,
     FAILURE,
@@ -28,6 +28,7 @@ from fl.transport import (
     pack,
     read_array,
     record_of,
+    report,
     unpack,
 )
 from fl.workspace import Workspace, workspace
@@ -56,12 +57,12 @@ def participate(message: Message, context: Context) -> Message:
 
 
 def _participate(message: Message, context: Context) -> RecordDict:
-    envelope = record_of(message.content, ENVELOPE, ConfigRecord)
-    if envelope is None:
-        raise ProtocolError("a message without an envelope")
+    envelope, to = record_of(message.content, ENVELOPE, ConfigRecord), record_of(message.content, ADDRESS, ConfigRecord)
+    if envelope is None or to is None:
+        raise ProtocolError("a message without an envelope or an address")
     work = accept(str(envelope["config"]), context)
     request = Request(
-        own_address(str(envelope["address"]), context),
+        own_address(str(to["address"]), context),
         str(envelope["stage"]),
         cast(int, envelope["round"]),
         str(envelope["attempt"]),
@@ -73,7 +74,7 @@ def _participate(message: Message, context: Context) -> RecordDict:
     remember(context.state, request, memory)
     content = pack(records)
     if work.config.runtime.client_metrics:
-        content[METRICS] = ConfigRecord({"phases": json.dumps(metrics)})  # Flower checks number by number
+        content[METRICS] = report(metrics)
     return content
 
 

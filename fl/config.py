@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
@@ -229,6 +230,7 @@ def _sorted(value: Any) -> Any:
     return {key: _sorted(value[key]) for key in sorted(value)} if isinstance(value, dict) else value
 
 
+@lru_cache(maxsize=8)  # every message brings its configuration
 def hash_of(canonical: str) -> str:
     """SHA-256 of a canonical configuration, in hexadecimal: its identity everywhere."""
     return hashlib.sha256(canonical.encode()).hexdigest()

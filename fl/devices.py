@@ -31,7 +31,7 @@ def resolve(name: str) -> torch.device:
     return device
 
 
-def configure(threads: int, deterministic: bool, tf32: bool) -> None:
+def configure(device: torch.device, threads: int, deterministic: bool, tf32: bool) -> None:
     """Set what changes results explicitly, in this process. Cheap to repeat, so every message does."""
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
@@ -40,12 +40,7 @@ def configure(threads: int, deterministic: bool, tf32: bool) -> None:
         torch.use_deterministic_algorithms(deterministic)
         # filling fresh memory only shows reads of it, and costs up to a tenth of a step
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.backends.cudnn.benchmark = not deterministic
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the GPU, so that a clock read next means something."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cudnn.benchmark = not deterministic

@@ -6,17 +6,15 @@ protocol records, `envelope_bytes` of routing and configuration.
 
 import math
 import os
+import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from flwr.app import Array, RecordDict
 
-from fl import devices
-from privacy.secure_sum import Contribution, Records, Vector
 from results.rows import Row
 
 UNITS = {"wall": "s", "cpu": "s", "peak_rss": "bytes", "peak_cuda": "bytes"}
@@ -32,14 +30,19 @@ class _HighWater:
             self._clear: int | None = os.open("/proc/self/clear_refs", os.O_WRONLY)
         except OSError:  # no such kernel, or not allowed
             self._status = self._clear = None
+        self.reset()
+        self._floor_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def reset(self) -> None:
         if self._clear is not None:
             os.pwrite(self._clear, _RESET_HIGH_WATER, 0)
 
-    def read_bytes(self) -> int | None:
+    def read_bytes(self, usage: resource.struct_rusage) -> int | None:
         if self._status is None:
             return None
+        # getrusage tells the greater of the mark and what this process was before exec, in a tenth of the time
+        if usage.ru_maxrss > self._floor_kib:
+            return usage.ru_maxrss * 1024
         return int(os.pread(self._status, 8192, 0).split(b"VmHWM:", 1)[1].split(None, 1)[0]) * 1024
 
 
@@ -55,80 +58,49 @@ def reset_peak_rss() -> None:
 
 def peak_rss_bytes() -> int | None:
     """The high-water mark since the last reset; None where the kernel has none that can be reset."""
-    return _high_water(os.getpid()).read_bytes()
-
-
-class Clock(NamedTuple):
-    """A reading of both clocks, in seconds."""
-
-    wall: float
-    cpu: float
-
-    @classmethod
-    def read(cls, device: torch.device) -> "Clock":
-        """Both clocks now, after the device has finished what it was given."""
-        devices.synchronize(device)
-        return cls(time.perf_counter(), time.process_time())
+    return _high_water(os.getpid()).read_bytes(resource.getrusage(resource.RUSAGE_SELF))
 
 
 class Phases:
-    """Time and peak memory of the phases of one reply, kept apart from one another."""
+    """Time and peak memory of one reply: each phase is what has passed since the phase before it ended."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.metrics: dict[str, float] = {}
+        self._device, self._cuda = device, device.type == "cuda"
+        self._mark = _high_water(os.getpid())
+        self._closed: list[tuple[str, float, float, float | None, float | None]] = []
+        usage = self._read()
+        self._begin(usage)
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Measure the block as one phase."""
-        self._reset_peaks()
-        start = Clock.read(self.device)
-        yield
-        end = Clock.read(self.device)
-        self._record(name, end.wall - start.wall, end.cpu - start.cpu)
+    def _read(self) -> resource.struct_rusage:
+        if self._cuda:  # what the device was given belongs to the phase
+            torch.cuda.synchronize(self._device)
+        self._now_s = time.perf_counter()
+        return resource.getrusage(resource.RUSAGE_SELF)
 
-    def protect(self, respond: Callable[[Contribution], Records], contribution: Contribution) -> Records:
-        """Run `respond` and call what it spends outside the contribution the phase `protect`."""
-        inside = Clock(0.0, 0.0)
-        before: dict[str, float] = {}  # peaks that the contribution's own phases will reset
+    def _begin(self, usage: resource.struct_rusage) -> None:
+        self._wall_s, self._cpu_s = self._now_s, usage.ru_utime + usage.ru_stime
+        self._mark.reset()
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats(self._device)
 
-        def contribute() -> Vector:
-            nonlocal inside
-            before.update(self._peaks())
-            start = Clock.read(self.device)
-            vector = contribution()
-            end = Clock.read(self.device)
-            inside = Clock(inside.wall + end.wall - start.wall, inside.cpu + end.cpu - start.cpu)
-            self._reset_peaks()
-            return vector
+    def end(self, name: str) -> None:
+        """Close a phase and begin the next. A name may come again."""
+        usage = self._read()
+        wall_s, cpu_s = self._now_s - self._wall_s, usage.ru_utime + usage.ru_stime - self._cpu_s
+        taken_bytes = float(torch.cuda.max_memory_allocated(self._device)) if self._cuda else None
+        self._closed.append((name, wall_s, cpu_s, self._mark.read_bytes(usage), taken_bytes))
+        self._begin(usage)
 
-        self._reset_peaks()
-        start = Clock.read(self.device)
-        records = respond(contribute)
-        end = Clock.read(self.device)
-        self._record("protect", end.wall - start.wall - inside.wall, end.cpu - start.cpu - inside.cpu)
-        for metric, value in before.items():
-            self.metrics[f"protect.{metric}"] = max(value, self.metrics[f"protect.{metric}"])
-        return records
-
-    def _reset_peaks(self) -> None:
-        reset_peak_rss()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-
-    def _record(self, name: str, wall_s: float, cpu_s: float) -> None:
-        self.metrics[f"{name}.wall"] = wall_s
-        self.metrics[f"{name}.cpu"] = cpu_s
-        self.metrics |= {f"{name}.{metric}": value for metric, value in self._peaks().items()}
-
-    def _peaks(self) -> dict[str, float]:
-        peaks: dict[str, float] = {}
-        peak_bytes = peak_rss_bytes()
-        if peak_bytes is not None:
-            peaks["peak_rss"] = float(peak_bytes)
-        if self.device.type == "cuda":
-            peaks["peak_cuda"] = float(torch.cuda.max_memory_allocated(self.device))
-        return peaks
+    def metrics(self) -> dict[str, float]:
+        """All phases by `name.metric`: times that add up, and the highest of peaks."""
+        found: dict[str, float] = {}
+        for name, wall_s, cpu_s, peak_bytes, taken_bytes in self._closed:
+            found[f"{name}.wall"] = found.get(f"{name}.wall", 0.0) + wall_s
+            found[f"{name}.cpu"] = found.get(f"{name}.cpu", 0.0) + cpu_s
+            for metric, value in (("peak_rss", peak_bytes), ("peak_cuda", taken_bytes)):
+                if value is not None:
+                    found[f"{name}.{metric}"] = max(found.get(f"{name}.{metric}", 0.0), float(value))
+        return found
 
 
 class Meter:

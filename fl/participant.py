@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from fl import training, vectors
+from fl import training
 from fl.metering import Phases
-from fl.workspace import Workspace, seeded
-from privacy.errors import ProtocolError
+from fl.workspace import Workspace, seed_generators
+from privacy.errors import MalformedContribution, ProtocolError
 from privacy.mechanism import ClientJob
 from privacy.randomness import OsRandomness
 from privacy.secure_sum import Address, Party, Records, Value, Vector
+
+PROTECT = "protect"  # the phase of the protocol: what is spent outside the contribution
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,14 @@ def answer(work: Workspace, request: Request, memory: MutableMapping[str, Value]
     """
     phases = Phases(work.device)
     me = Party(request.address, work.hash, request.round, request.attempt, work.spec, memory, randomness=OsRandomness())
-    records = phases.protect(
-        lambda contribute: work.backend.secure_sum.respond(request.stage, request.inbound, me, contribute),
-        lambda: contribution(work, request, memory, phases),
-    )
-    return records, phases.metrics
+
+    def contribute() -> Vector:
+        phases.end(PROTECT)
+        return contribution(work, request, memory, phases)
+
+    records = work.backend.secure_sum.respond(request.stage, request.inbound, me, contribute)
+    phases.end(PROTECT)
+    return records, phases.metrics()
 
 
 def contribution(work: Workspace, request: Request, memory: MutableMapping[str, Value], phases: Phases) -> Vector:
@@ -60,20 +65,35 @@ def contribution(work: Workspace, request: Request, memory: MutableMapping[str, 
     client = client_index(request.address)
     if client >= work.config.clients or not 1 <= request.round <= work.config.rounds:
         raise ProtocolError(f"{request.address} has nothing to contribute to round {request.round}")
-    with seeded(work.device, work.config.seed, "train", request.round, client) as seed:
-        with phases.phase("prepare"):
-            global_D = torch.from_numpy(request.model_D).to(work.device)
-            job = client_job(work, request, memory, global_D, seed)
-            work.backend.prepare(job)
-        with phases.phase("train"):
-            training.train(job, work.config.training.proximal_mu)
-        with phases.phase("flatten"), torch.no_grad():
-            v = work.weight(client)
-            update_D = work.backend.on_update(job, vectors.flatten(job.model) - global_D)
-            vector = torch.cat([update_D * v, update_D.new_tensor([v])])
-    with phases.phase("transfer"):
-        host: Vector = vector.cpu().numpy().astype(np.float32, copy=False)
+    seed = seed_generators(work.device, work.config.seed, "train", request.round, client)
+    global_D = torch.from_numpy(request.model_D).to(work.device)
+    job = client_job(work, request, memory, global_D, seed)
+    work.backend.prepare(job)
+    phases.end("prepare")
+    training.train(job, work.config.training.proximal_mu)
+    phases.end("train")
+    host = np.empty(work.spec.length, np.float32)
+    host_D = torch.from_numpy(host[:-1])
+    v = work.weight(client)
+    update_D = weighted_update(work, job, global_D, v, host_D if work.device.type == "cpu" else None)
+    phases.end("flatten")
+    if update_D is not host_D:  # the one crossing from the device
+        host_D.copy_(update_D)
+    host[-1] = v
+    phases.end("transfer")
     return host
+
+
+def weighted_update(
+    work: Workspace, job: ClientJob, global_D: torch.Tensor, v: float, out: torch.Tensor | None
+) -> torch.Tensor:
+    """`v * update` of the trained model, float32, shape (D,), on its device; in `out` where that is given."""
+    own_D = work.layout(job.model).update(global_D, torch.empty_like(global_D) if out is None else out)
+    update_D = work.backend.on_update(job, own_D)
+    if update_D.shape != own_D.shape:
+        got = f"{str(update_D.dtype).removeprefix('torch.')} {tuple(update_D.shape)}"
+        raise MalformedContribution(f"an update must be float32 ({len(own_D)},), got {got}")
+    return own_D if v == 1.0 and update_D is own_D else torch.mul(update_D, v, out=own_D)
 
 
 def client_job(
@@ -92,8 +112,8 @@ def client_job(
         config.epochs,
         config.steps,
     )
-    vectors.load(work.model, global_D)
-    optimizer = work.client_optimizer(work.model.parameters(), lr=work.learning_rates[request.round - 1])
+    work.layout(work.model).load(global_D)
+    optimizer = work.client_optimizer(work.parameters, lr=work.learning_rates[request.round - 1])
     return ClientJob(
         request.address, request.round, memory, OsRandomness(), len(indices), work.model, optimizer, batches
     )

@@ -22,7 +22,7 @@ from fl.evaluation import Scores, evaluate
 from fl.metering import Meter
 from fl.rounds import drive
 from fl.transport import Attempt, Transport
-from fl.workspace import Workspace
+from fl.workspace import Workspace, preserved_generators
 from privacy.errors import FedveilError, TooFewContributors
 from privacy.mechanism import ServerJob
 from privacy.randomness import OsRandomness, seed_from
@@ -182,4 +182,5 @@ Locate = Callable[[Grid, Workspace], Mapping[Address, int]]
 def serve(work: Workspace, grid: Grid, locate: Locate, errand: Errand) -> None:
     """A whole run, or what is left of it: what every ServerApp does."""
     work.activate()
-    Server(work, grid, locate(grid, work), errand).run()
+    with preserved_generators(work.device):
+        Server(work, grid, locate(grid, work), errand).run()

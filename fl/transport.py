@@ -1,15 +1,15 @@
 """Moves records between the server and the participants as Flower messages, and counts their bytes.
 
-A message holds the protocol's records, the global model at the stage that collects, and an envelope: address, stage,
-round, attempt, and the configuration with its hash. A reply holds records, or an error by name, and measurements.
+A message holds the protocol's records, the global model at the stage that collects, the address, and an envelope: run,
+round, attempt, stage and configuration. A reply holds records, or an error by name, and measurements.
 """
 
 import io
-import json
 import logging
 import math
+import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
@@ -27,7 +27,8 @@ from privacy.secure_sum import Address, Exchange, Records, Value, Vector
 TRAIN = "train"
 RAW_BYTES = "fedveil.bytes"  # the serialisation type of an Array that carries bytes as they are
 
-ARRAYS, SCALARS, MODEL, ENVELOPE, METRICS, FAILURE = "arrays", "scalars", "model", "envelope", "metrics", "failure"
+ARRAYS, SCALARS, MODEL, METRICS, FAILURE = "arrays", "scalars", "model", "metrics", "failure"
+ADDRESS, ENVELOPE = "address", "envelope"
 PROTOCOL = (ARRAYS, SCALARS)
 NPY_HEADER_BYTES = 128  # of an array without fields, in NumPy's own files
 log = logging.getLogger("fedveil")
@@ -38,7 +39,7 @@ def pack(records: Records) -> RecordDict:
     arrays, scalars = ArrayRecord(), ConfigRecord()
     for name, value in records.items():
         if isinstance(value, np.ndarray):
-            arrays[name] = Array(np.asarray(value, order="C"))  # ascontiguousarray would add a dimension to a scalar
+            arrays[name] = as_array(value)
         elif isinstance(value, bytes):
             arrays[name] = Array("uint8", (len(value),), RAW_BYTES, value)
         else:
@@ -53,16 +54,16 @@ def pack(records: Records) -> RecordDict:
 
 def as_array(value: NDArray[np.generic]) -> Array:
     """What `Array(value)` gives, in a third of its time: NumPy writes the header once for each type and shape."""
-    data = b"".join((_npy_beginning(value.dtype, value.shape), np.ascontiguousarray(value).data))
-    return Array(str(value.dtype), value.shape, SType.NUMPY, data)
+    dtype, beginning = _npy_beginning(value.dtype, value.shape)
+    return Array(dtype, value.shape, SType.NUMPY, b"".join((beginning, np.ascontiguousarray(value).data)))
 
 
 @lru_cache(maxsize=256)
-def _npy_beginning(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bytes:
+def _npy_beginning(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> tuple[str, bytes]:
     file = io.BytesIO()
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-    return file.getvalue()
+    return str(dtype), file.getvalue()
 
 
 def unpack(content: RecordDict) -> dict[str, Value]:
@@ -120,14 +121,22 @@ def failure(error: Exception) -> ConfigRecord:
     return ConfigRecord({"type": type(error).__name__, "message": str(error) or type(error).__name__})
 
 
-def _metrics(content: RecordDict) -> dict[str, object]:
-    """What a client says of its phases; nothing where that cannot be read."""
+def report(metrics: Mapping[str, float]) -> ConfigRecord:
+    """What a client says of its phases: names, and numbers as bytes, because Flower checks lists number by number."""
+    return ConfigRecord({"names": ",".join(metrics), "values": struct.pack(f"<{len(metrics)}d", *metrics.values())})
+
+
+def read_report(content: RecordDict) -> dict[str, float]:
+    """What `report` wrote; nothing where it cannot be read."""
     record = record_of(content, METRICS, ConfigRecord) or ConfigRecord()
-    try:
-        metrics = json.loads(str(record.get("phases", "{}")), parse_int=float)
-    except (ValueError, RecursionError):
+    names, values = record.get("names"), record.get("values")
+    if not isinstance(names, str) or not isinstance(values, bytes):
         return {}
-    return metrics if isinstance(metrics, dict) else {}
+    split = names.split(",")
+    try:
+        return dict(zip(split, struct.unpack(f"<{len(split)}d", values), strict=True))
+    except struct.error:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -138,6 +147,16 @@ class Attempt:
     canonical: str
     round: int
     attempt: str
+
+
+def _shared(exchange: Exchange, attempt: Attempt, model_D: Vector | None) -> RecordDict:
+    """The records that are the same for the whole cohort, made once."""
+    envelope = ConfigRecord({"run": attempt.run, "round": attempt.round, "attempt": attempt.attempt})
+    envelope["stage"], envelope["config"] = exchange.stage, attempt.canonical
+    shared = RecordDict({ENVELOPE: envelope})
+    if exchange.collect and model_D is not None:
+        shared[MODEL] = ArrayRecord({MODEL: as_array(model_D)})
+    return shared
 
 
 class Transport:
@@ -180,9 +199,10 @@ class Transport:
         self._meter.add(address, stage, metric, 1.0, "1")
 
     def _send(self, exchange: Exchange, attempt: Attempt, model_D: Vector | None) -> dict[str, Address]:
-        model = ArrayRecord({MODEL: as_array(model_D)}) if exchange.collect and model_D is not None else None
+        shared = _shared(exchange, attempt, model_D)
         addresses = list(exchange.outbox)
-        messages = [self._message(exchange, address, attempt, model) for address in addresses]
+        messages = [self._message(exchange, address, attempt, shared) for address in addresses]
+        self._count_sent(exchange, shared, messages)
         numbers = list(self._grid.push_messages(messages))
         if len(numbers) != len(addresses):
             raise errors.RuntimeFailure(f"stage {exchange.stage}: the engine did not take the messages (too large?)")
@@ -191,24 +211,19 @@ class Transport:
                 self.drop(address, exchange.stage, "dropped", "the engine did not take the message for it")
         return {number: address for number, address in zip(numbers, addresses, strict=True) if number}
 
-    def _message(self, exchange: Exchange, address: Address, attempt: Attempt, model: ArrayRecord | None) -> Message:
+    def _message(self, exchange: Exchange, address: Address, attempt: Attempt, shared: RecordDict) -> Message:
         content = pack(exchange.outbox[address])
-        if model is not None:
-            content[MODEL] = model  # one record for the whole cohort: serialised once
-        content[ENVELOPE] = ConfigRecord(
-            {
-                "address": address,
-                "stage": exchange.stage,
-                "round": attempt.round,
-                "attempt": attempt.attempt,
-                "run": attempt.run,
-                "config": attempt.canonical,
-            }
-        )
-        down_bytes = serialised_bytes(content, (*PROTOCOL, MODEL))
-        self._meter.add(address, exchange.stage, "down_bytes", down_bytes, "bytes")
-        self._meter.add(address, exchange.stage, "envelope_bytes", serialised_bytes(content, (ENVELOPE,)), "bytes")
+        content[ADDRESS] = ConfigRecord({"address": address})
+        content.update(shared)
         return Message(content, self._nodes[address], TRAIN, group_id=str(attempt.round))
+
+    def _count_sent(self, exchange: Exchange, shared: RecordDict, messages: Sequence[Message]) -> None:
+        model_bytes, envelope_bytes = serialised_bytes(shared, (MODEL,)), serialised_bytes(shared, (ENVELOPE,))
+        for address, message in zip(exchange.outbox, messages, strict=True):
+            own_bytes = serialised_bytes(message.content, PROTOCOL)
+            routing_bytes = serialised_bytes(message.content, (ADDRESS,))
+            self._meter.add(address, exchange.stage, "down_bytes", own_bytes + model_bytes, "bytes")
+            self._meter.add(address, exchange.stage, "envelope_bytes", routing_bytes + envelope_bytes, "bytes")
 
     def _arrivals(self, waiting: Mapping[str, Address]) -> Iterator[Message]:
         """Replies as they come, while the caller still waits for any and the deadline has not passed."""
@@ -230,7 +245,7 @@ class Transport:
             self._note_failure(address, stage, failed)
             return None
         self._meter.add(address, stage, "up_bytes", serialised_bytes(content, PROTOCOL), "bytes")
-        self._meter.phases(address, _metrics(content))
+        self._meter.phases(address, read_report(content))
         return content
 
     def _note_failure(self, address: Address, stage: str, record: ConfigRecord) -> None:

@@ -4,39 +4,90 @@ Every floating-point entry counts (parameters and buffers, in the order of `stat
 """
 
 import hashlib
-from weakref import WeakKeyDictionary
 
 import torch
 
-# `state_dict` costs three times what a look at the parameters does; its entries share their storage
-_ENTRIES: "WeakKeyDictionary[torch.nn.Module, tuple[list[int], list[torch.Tensor]]]" = WeakKeyDictionary()
+
+class Layout:
+    """Where the floating-point entries of a model's state lie, in the order of `state_dict`.
+
+    It holds while the model keeps its layers: a mechanism that may have replaced some needs a new one.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._state = _floating(model)
+        self._addresses = [entry.data_ptr() for entry in self._state]
+        self._entries = [entry.detach() for entry in self._state]  # they share their storage with the model
+        self._flat_D = _side_by_side(self._entries)
+
+    @property
+    def current(self) -> bool:
+        """Whether the entries still lie where they lay: moving or converting a model takes them elsewhere."""
+        return [entry.data_ptr() for entry in self._state] == self._addresses
+
+    @property
+    def length(self) -> int:
+        """D, how many values the flat vector holds."""
+        return sum(entry.numel() for entry in self._entries)
+
+    def flatten(self) -> torch.Tensor:
+        """The state as float32, shape (D,), on the model's device."""
+        if self._flat_D is not None:
+            return self._flat_D.clone()
+        return torch.cat([entry.reshape(-1).float() for entry in self._entries])
+
+    def load(self, vector_D: torch.Tensor) -> None:
+        """Write a flat vector of shape (D,) into the model, on the model's device and in its types."""
+        if self._flat_D is not None:
+            self._flat_D.copy_(vector_D.view_as(self._flat_D))
+            return
+        parts = torch.split(vector_D, [entry.numel() for entry in self._entries])
+        wanted = [part.view_as(entry) for entry, part in zip(self._entries, parts, strict=True)]
+        torch._foreach_copy_(self._entries, wanted)
+
+    def update(self, start_D: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """How far the state has come from `start_D`, shape (D,), written into `out`."""
+        return torch.sub(self.flatten() if self._flat_D is None else self._flat_D, start_D, out=out)
 
 
 def _floating(model: torch.nn.Module) -> list[torch.Tensor]:
-    storage = [parameter.data_ptr() for parameter in model.parameters()]
-    known, entries = _ENTRIES.get(model, (None, []))
-    if known != storage:  # new, moved, converted, or a layer was replaced
-        entries = [entry for entry in model.state_dict().values() if entry.is_floating_point()]
-        _ENTRIES[model] = storage, entries
-    return entries
+    return [entry for entry in model.state_dict(keep_vars=True).values() if entry.is_floating_point()]
 
 
-def length(model: torch.nn.Module) -> int:
-    """D, how many values the flat vector holds."""
-    return sum(entry.numel() for entry in _floating(model))
-
-
-def flatten(model: torch.nn.Module) -> torch.Tensor:
-    """The state as float32, shape (D,), on the model's device."""
-    return torch.cat([entry.reshape(-1).float() for entry in _floating(model)])
+def _side_by_side(entries: list[torch.Tensor]) -> torch.Tensor | None:
+    """A view of float32 entries of one storage without gaps; None where they do not lie so."""
+    end = entries[0].data_ptr() if entries else 0
+    for entry in entries:
+        shares = entry.untyped_storage().data_ptr() == entries[0].untyped_storage().data_ptr()
+        if entry.dtype != torch.float32 or not entry.is_contiguous() or not shares or entry.data_ptr() != end:
+            return None
+        end += entry.nbytes
+    return entries[0].as_strided((sum(entry.numel() for entry in entries),), (1,)) if entries else None
 
 
 @torch.no_grad()
+def pool(model: torch.nn.Module) -> None:
+    """Lay a float32 state side by side in memory, in place: loading and reading it then take one pass each.
+
+    A model with another precision, or with tied weights, stays as it is.
+    """
+    state = _floating(model)
+    tied = len({entry.data_ptr() for entry in state}) < len(state)
+    if not state or tied or any(entry.dtype != torch.float32 for entry in state):
+        return
+    flat_D = torch.cat([entry.reshape(-1) for entry in state])
+    for entry, part in zip(state, torch.split(flat_D, [entry.numel() for entry in state]), strict=True):
+        entry.data = part.view_as(entry)
+
+
+def flatten(model: torch.nn.Module) -> torch.Tensor:
+    """A model's state as float32, shape (D,), on its device."""
+    return Layout(model).flatten()
+
+
 def load(model: torch.nn.Module, vector_D: torch.Tensor) -> None:
-    """Write a flat vector of shape (D,) into the model, on the model's device and in its types."""
-    entries = _floating(model)
-    parts = torch.split(vector_D, [entry.numel() for entry in entries])
-    torch._foreach_copy_(entries, [part.view_as(entry) for entry, part in zip(entries, parts, strict=True)])
+    """Write a flat vector of shape (D,) into a model."""
+    Layout(model).load(vector_D)
 
 
 def sha256(vector_D: torch.Tensor) -> str:

@@ -4,13 +4,14 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, lru_cache, partial
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from numpy.typing import NDArray
+from torch.optim.lr_scheduler import LRScheduler
 
 from fl import config as configuration
 from fl import devices, vectors
@@ -20,16 +21,19 @@ from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError, FedveilError
 from privacy.mechanism import Mechanism
 from privacy.randomness import seed_from
-from privacy.secure_sum import Segment, VectorSpec
+from privacy.secure_sum import SecureSum, Segment, VectorSpec
 
 UPDATE, WEIGHT = "update", "weight"
 
 
-def build(key: str, node: Any, **arguments: Any) -> Any:
-    """Instantiate the object that a configuration node describes.
+Built = TypeVar("Built")
+
+
+def build(kind: type[Built], key: str, node: Any, **arguments: Any) -> Built:
+    """Instantiate the object of a kind that a configuration node describes.
 
     Raises:
-        ConfigError: the node names nothing that can be built with its values.
+        ConfigError: the node names nothing that can be built with its values, or something of another kind.
     """
     if not isinstance(node, Mapping):
         raise ConfigError.of(key, node, "must be a group of keys, with a _target_ among them")
@@ -37,43 +41,43 @@ def build(key: str, node: Any, **arguments: Any) -> Any:
     if "_target_" not in node:
         raise ConfigError(f"{key} ({described}): needs a _target_, the dotted name of a class")
     try:
-        return instantiate(node, **arguments)
+        built = instantiate(node, **arguments)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, FedveilError):
             raise cause from None
         raise ConfigError(f"{key} ({described}): {' '.join(str(cause or error).split())}") from error
+    if not isinstance(built, kind):
+        raise ConfigError(f"{key} ({described}): must be a {kind.__module__}.{kind.__qualname__}")
+    return built
+
+
+def seed_generators(device: torch.device, *labels: int | str) -> int:
+    """Seed every global generator from the labels, and give the seed."""
+    seed = seed_from(*labels)
+    # not torch.manual_seed: without a GPU it queues a stack trace for CUDA's start, two milliseconds a call
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    return seed
 
 
 @contextmanager
-def seeded(device: torch.device, *labels: int | str) -> Iterator[int]:
-    """Seed every global generator from the labels, and restore them afterwards. Yields the seed."""
-    seed = seed_from(*labels)
+def preserved_generators(device: torch.device) -> Iterator[None]:
+    """Restore every global generator after the block: seeding is this project's business, not its caller's."""
     cuda = device.type == "cuda"
-    # NumPy's is swapped: copying its state costs a hundred microseconds (a normal that it kept back is lost)
-    before = random.getstate(), np.random.get_bit_generator(), torch.get_rng_state()  # type: ignore[attr-defined]
-    assert before[1] is not _numpy_generator(), "seeded blocks do not nest"
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     before_cuda = torch.cuda.get_rng_state(device) if cuda else None
-    # not torch.manual_seed: without a GPU it queues a stack trace for CUDA's start, two milliseconds a call
-    torch.default_generator.manual_seed(seed)
-    if cuda:
-        torch.cuda.manual_seed(seed)
-    random.seed(seed)
-    np.random.set_bit_generator(_numpy_generator())  # type: ignore[attr-defined]
-    np.random.seed(seed % 2**32)
     try:
-        yield seed
+        yield
     finally:
         random.setstate(before[0])
-        np.random.set_bit_generator(before[1])  # type: ignore[attr-defined]
+        np.random.set_state(before[1])
         torch.set_rng_state(before[2])
         if before_cuda is not None:
             torch.cuda.set_rng_state(before_cuda, device)
-
-
-@lru_cache(maxsize=1)  # seeding another one takes ten times as long
-def _numpy_generator() -> np.random.MT19937:
-    return np.random.MT19937()
 
 
 class Workspace:
@@ -92,21 +96,23 @@ class Workspace:
         self.backend = self._backend()
         model = self._model()
         # the initial global weights, shape (D,), float32: drawn on the CPU, so the same on every device
-        self.initial_D = vectors.flatten(model).detach()
+        self.initial_D = vectors.flatten(model)
         self.model = model.to(self.device)
+        vectors.pool(self.model)
+        self._layout = vectors.Layout(self.model)
+        self.parameters = list(self.model.parameters())
         self._check_training()
 
     def _check_training(self) -> None:
-        """What clients will need: a mistake shows here, before the first of them trains."""
-        assert len(self.candidates) >= self.spec.cohort_size
-        assert self.max_weight
-        assert self.client_optimizer
-        assert self.learning_rates
+        """Make what a round will need: a mistake shows here, before the first client trains."""
+        self.server_optimizer(torch.nn.Parameter(self.initial_D.clone()))
+        for name in ("candidates", "spec", "max_weight", "client_optimizer", "learning_rates"):
+            getattr(self, name)
 
     def activate(self) -> None:
         """Apply the settings of this configuration to the process; another one may have run since."""
         training = self.config.training
-        devices.configure(training.threads, training.deterministic, training.tf32)
+        devices.configure(self.device, training.threads, training.deterministic, training.tf32)
 
     @cached_property
     def data(self) -> ImageData:
@@ -127,10 +133,15 @@ class Workspace:
             raise ConfigError.of("cohort", wanted, f"only {len(present)} of {self.config.clients} clients hold data")
         return present
 
+    def layout(self, model: torch.nn.Module) -> vectors.Layout:
+        """Where the model's state lies. What a mechanism has had its hands on is looked at anew."""
+        untouched = model is self.model and not self.backend.mechanisms and self._layout.current
+        return self._layout if untouched else vectors.Layout(model)
+
     @cached_property
     def spec(self) -> VectorSpec:
         """The vector that is summed: v * update and v, with v = weight / max_weight in [0, 1]."""
-        segments = (Segment(UPDATE, vectors.length(self.model)), Segment(WEIGHT, 1, bound=1.0))
+        segments = (Segment(UPDATE, self._layout.length), Segment(WEIGHT, 1, bound=1.0))
         wanted = self.config.cohort
         cohort_size = len(self.candidates) if wanted is None else wanted
         return VectorSpec(segments, cohort_size, self.config.server.min_contributors)
@@ -159,7 +170,7 @@ class Workspace:
             return [float(self.config.training.lr)] * self.config.rounds
         rates = []
         try:
-            scheduler = build("training.schedule", schedule, optimizer=optimizer)
+            scheduler = build(LRScheduler, "training.schedule", schedule, optimizer=optimizer)
             for _ in range(self.config.rounds):
                 rates.append(float(optimizer.param_groups[0]["lr"]))
                 optimizer.step()
@@ -174,21 +185,27 @@ class Workspace:
     def client_optimizer(self) -> "partial[torch.optim.Optimizer]":
         """Makes a client's optimizer from parameters and `lr`. Resolved once: Hydra takes a millisecond a call."""
         node = dict(self.config.training.optimizer)
-        build("training.optimizer", node, params=[torch.nn.Parameter(torch.zeros(1))], lr=self.config.training.lr)
+        some = [torch.nn.Parameter(torch.zeros(1))]
+        build(torch.optim.Optimizer, "training.optimizer", node, params=some, lr=self.config.training.lr)
         return partial(get_class(node.pop("_target_")), **node)
 
     def server_optimizer(self, weights_D: torch.nn.Parameter) -> torch.optim.Optimizer:
         """The server's optimizer over the flat global weights."""
-        return cast(torch.optim.Optimizer, build("server.optimizer", self.config.server.optimizer, params=[weights_D]))
+        return build(torch.optim.Optimizer, "server.optimizer", self.config.server.optimizer, params=[weights_D])
 
     def _backend(self) -> PrivacyBackend:
-        mechanisms: list[Mechanism] = [build(f"mechanism.{k}", v) for k, v in self.config.mechanism.items()]
-        return PrivacyBackend(build("secure_sum", self.config.secure_sum), tuple(mechanisms))
+        mechanisms = [build(Mechanism, f"mechanism.{key}", node) for key, node in self.config.mechanism.items()]
+        secure_sum = build(SecureSum, "secure_sum", self.config.secure_sum)  # type: ignore[type-abstract]
+        return PrivacyBackend(secure_sum, tuple(mechanisms))
 
     def _model(self) -> torch.nn.Module:
-        with seeded(torch.device("cpu"), self.config.seed, "initial weights"):
-            model = build("model", self.config.model, shape=self.data.shape, classes=self.data.classes)
-        return cast(torch.nn.Module, model)
+        cpu, data = torch.device("cpu"), self.data
+        with preserved_generators(cpu):
+            seed_generators(cpu, self.config.seed, "initial weights")
+            model = build(torch.nn.Module, "model", self.config.model, shape=data.shape, classes=data.classes)
+        if not any(parameter.numel() for parameter in model.parameters()):
+            raise ConfigError.of("model._target_", self.config.model["_target_"], "it has nothing to train")
+        return model
 
 
 @lru_cache(maxsize=2)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ class VectorSpec:
     cohort_size: int
     min_contributors: int = 1
 
-    @property
+    @cached_property
     def length(self) -> int:
         """D, the sum of the segments' lengths."""
         return sum(segment.length for segment in self.segments)
@@ -78,8 +79,9 @@ class VectorSpec:
 
 
 def _check_bound(values: Vector, segment: Segment) -> None:
-    # max(x, -x) carries NaN along, and one pass each way allocates nothing
-    peak = max(float(values.max()), -float(values.min())) if values.size else 0.0
+    # one pass each way allocates nothing; NaN comes through both
+    extremes = (np.minimum.reduce(values), np.maximum.reduce(values)) if values.size > 1 else values
+    peak = max((abs(float(value)) for value in extremes), default=0.0)
     if not math.isfinite(peak):
         raise NonFiniteContribution(
             f"the {segment.name} of a contribution holds NaN or infinity (where training diverged, lower training.lr)"

@@ -61,7 +61,7 @@ def flat(values: dict[Any, Any], above: str = "") -> list[tuple[str, Any]]:
 @pytest.mark.parametrize("name", of("model"))
 def test_a_model_can_be_made_and_maps_images_to_logits(name: str) -> None:
     shape = SHAPES[name]
-    model = build("model", compose(f"model={name}").model, shape=shape, classes=10)
+    model = build(torch.nn.Module, "model", compose(f"model={name}").model, shape=shape, classes=10)
     assert model(torch.zeros(2, *shape)).shape == (2, 10)
 
 

@@ -18,13 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+import torch
 from hydra import compose, initialize_config_dir
 from rich.progress import Progress
 
 from experiments.benchmarks import Figure
 from experiments.benchmarks.bare import BareLoop
 from experiments.messages import CONFIGS
-from fl import participant, runtimes, vectors
+from fl import participant, runtimes
 from fl.checkpoint import Checkpoints
 from fl.config import register_schema, to_json
 from fl.metering import Meter, Phases
@@ -120,7 +121,7 @@ class Race:
     def __init__(self, work: Workspace) -> None:
         work.activate()
         self.server = server_of(work, inprocess.InProcessGrid(work.hash, work.config.clients))
-        model = build("model", work.config.model, shape=work.data.shape, classes=work.data.classes)
+        model = build(torch.nn.Module, "model", work.config.model, shape=work.data.shape, classes=work.data.classes)
         self.bare = BareLoop(work, model)
         self.work, self.number = work, 0
         self.bare_s: list[float] = []
@@ -202,14 +203,11 @@ def worker_rounds(work: Workspace, race: Race) -> list[Figure]:
 class Unmeasured(Phases):
     """Phases without clocks and marks: what is left is the work itself."""
 
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:  # noqa: ARG002
-        """Run the block."""
-        yield
+    def __init__(self, _device: torch.device) -> None:
+        self._closed = []
 
-    def protect(self, respond, contribution):  # type: ignore[no-untyped-def]
-        """Run the protocol's half."""
-        return respond(contribution)
+    def end(self, name: str) -> None:
+        """Nothing."""
 
 
 class Deaf(Meter):
@@ -229,7 +227,7 @@ def empty_rounds(work: Workspace, race: Race, times: int = 60) -> list[Figure]:
     work.activate()
     servers = [server_of(work, inprocess.InProcessGrid(work.hash, work.config.clients)) for _ in range(2)]
     deaf = servers[1].meter = servers[1].transport._meter = Deaf()
-    assert vectors.length(work.model) == 26_010
+    assert work.spec.length == 26_011
     measured_s, unmeasured_s = [], []
     for _ in range(times):
         measured_s.append(timed(lambda: servers[0].advance(1)))

@@ -56,7 +56,20 @@ BAD: list[tuple[list[str], str, str]] = [
     (["model=null"], "model=null: ", "allowed are cnn, .*, mlp, resnet18_gn"),
     # objects
     (["model._target_=fl.models.Nope"], "model (_target_=fl.models.Nope): ", "importable"),
-    (["secure_sum._target_=builtins.dict"], "secure_sum=dict: ", "must be a privacy.secure_sum.SecureSum"),
+    (["secure_sum._target_=builtins.dict"], "secure_sum (_target_=builtins.dict): ", "a privacy.secure_sum.SecureSum$"),
+    (
+        ["+mechanism.x._target_=builtins.dict"],
+        "mechanism.x (_target_=builtins",
+        "a privacy.mechanism.Mechanism$",
+    ),
+    (["model._target_=builtins.dict"], "model (_target_=builtins.dict): ", "must be a torch.nn.modules.module.Module$"),
+    (["model._target_=torch.nn.Identity"], "model._target_=torch.nn.Identity: ", "it has nothing to train$"),
+    (
+        ["training.optimizer={_target_:builtins.dict}"],
+        "training.optimizer (",
+        "a torch.optim.optimizer.Optimizer$",
+    ),
+    (["server.optimizer={_target_:builtins.dict}"], "server.optimizer (", "a torch.optim.optimizer.Optimizer$"),
     (["+mechanism.x.a=1"], "mechanism.x (a=1): ", "needs a _target_"),
     (["+model.width=3"], "model (_target_=fl.models.Logistic, width=3): ", "unexpected keyword argument 'width'"),
     # the words themselves
@@ -121,7 +134,7 @@ def test_a_mistake_under_force_costs_no_earlier_run(here: Here, tmp_path: Path) 
 
 
 def test_a_defect_shows_where_and_exits_with_1(here: Here, tmp_path: Path) -> None:
-    ended = here.run("out=run", "model._target_=torch.nn.Identity", "rounds=1")
+    ended = here.run("out=run", "+mechanism.x._target_=tests.outside.probe.Defect", "rounds=1")
     assert ended.status == 1
     assert "Traceback" in ended.err
     assert ended.err.splitlines()[-1].startswith("fedveil: error: ")

@@ -94,8 +94,11 @@ def test_a_cell_that_cannot_be_composed_stops_the_sweep_before_it_starts(
     assert not cells(tmp_path / "cells")
 
 
+PROBES = "tests.outside.probe"
+
+
 def test_a_cell_with_a_defect_lets_the_others_go_on(here: Here, tmp_path: Path) -> None:
-    ended = here("sweep", *QUICK, "model._target_=torch.nn.Identity,fl.models.Mlp", "out=cells")
+    ended = here("sweep", *QUICK, f"+mechanism.x._target_={PROBES}.Defect,{PROBES}.Probe", "out=cells")
     assert ended.status == 1
     assert "1 of 2 cells finished" in ended.out
     statuses = sorted(read(path, "status")["status"] for path in (tmp_path / "cells").iterdir() if path.is_dir())

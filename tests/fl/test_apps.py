@@ -1,4 +1,3 @@
-import json
 import logging
 
 import numpy as np
@@ -8,7 +7,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from fl.apps import APPROVED, APPROVED_VARIABLE, PARTITION, client_app
 from fl.config import hash_of
 from fl.runtimes.inprocess import InProcessGrid
-from fl.transport import ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, SCALARS, unpack
+from fl.transport import ADDRESS, ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, SCALARS, read_report, unpack
 from privacy.secure_sum import PlainSum
 from tests.composed import MASKED, PROBE, canonical
 
@@ -29,8 +28,10 @@ def node(config: str | None, **more: object) -> Context:
 
 def ask(config: str, context: Context, stage: str = "collect", round_: int = 1, **changes: object) -> RecordDict:
     """The content of a node's reply to one stage."""
-    envelope = {"address": CLIENT, "stage": stage, "round": round_, "attempt": "first", "config": config, "run": "r"}
-    content = RecordDict({ENVELOPE: ConfigRecord(envelope | changes)})
+    asked = {"address": CLIENT, "stage": stage, "round": round_, "attempt": "first", "config": config, "run": "r"}
+    asked |= changes
+    to = ConfigRecord({"address": asked.pop("address")})
+    content = RecordDict({ENVELOPE: ConfigRecord(asked), ADDRESS: to})
     if stage in ("collect", "mask"):
         content[MODEL] = ArrayRecord({MODEL: Array(np.zeros(650, np.float32))})
     return client_app(Message(content, context.node_id, "train"), context).content
@@ -120,8 +121,8 @@ def test_a_message_in_bad_form_is_answered_with_an_error(content):
 
 def test_a_damaged_model_is_answered_with_an_error():
     context, content = node(PLAIN), RecordDict()
-    envelope = {"address": CLIENT, "stage": "collect", "round": 1, "attempt": "a", "config": PLAIN, "run": "r"}
-    content[ENVELOPE] = ConfigRecord(envelope)
+    envelope = {"stage": "collect", "round": 1, "attempt": "a", "config": PLAIN, "run": "r"}
+    content[ENVELOPE], content[ADDRESS] = ConfigRecord(envelope), ConfigRecord({"address": CLIENT})
     content[MODEL] = ArrayRecord({MODEL: Array("float32", (650,), "numpy.ndarray", b"\x93NUMPY...")})
     assert failure_of(client_app(Message(content, 7, "train"), context).content)[0] == "MalformedContribution"
 
@@ -155,7 +156,7 @@ def test_memory_is_no_part_of_the_reply():
 
 
 def test_a_client_reports_times_and_memory():
-    metrics = json.loads(ask(PLAIN, node(PLAIN))[METRICS]["phases"])
+    metrics = read_report(ask(PLAIN, node(PLAIN)))
     assert {"train.wall", "train.cpu", "protect.wall", "transfer.cpu"} <= set(metrics)
 
 

@@ -11,12 +11,13 @@ from fl import devices
 from privacy.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
+GPU = torch.device("cuda")  # settings can be made where there is none
 
 
 @pytest.fixture(autouse=True)
 def settings_as_before() -> Iterator[None]:
     yield
-    devices.configure(threads=1, deterministic=True, tf32=False)
+    devices.configure(GPU, threads=1, deterministic=True, tf32=False)
 
 
 def test_the_cpu_and_auto():
@@ -56,29 +57,30 @@ def state() -> tuple[object, ...]:
 
 def test_every_setting_is_set_and_set_back():
     for _ in range(2):
-        devices.configure(threads=2, deterministic=False, tf32=True)
+        devices.configure(GPU, threads=2, deterministic=False, tf32=True)
         assert state() == (2, False, True, True, True)
-        devices.configure(threads=1, deterministic=True, tf32=False)
+        devices.configure(GPU, threads=1, deterministic=True, tf32=False)
         assert state() == (1, True, False, False, False)
 
 
 def test_what_somebody_else_changed_is_set_again():
-    devices.configure(threads=1, deterministic=True, tf32=False)
+    devices.configure(GPU, threads=1, deterministic=True, tf32=False)
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = True
-    devices.configure(threads=1, deterministic=True, tf32=False)
+    devices.configure(GPU, threads=1, deterministic=True, tf32=False)
     assert state() == (1, True, False, False, False)
 
 
 def test_cublas_is_told_before_it_starts():
-    code = "import os; from fl import devices; devices.configure(1, True, False)"
+    code = "import os, torch; from fl import devices; devices.configure(torch.device('cpu'), 1, True, False)"
     code += "; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
     clean = {key: value for key, value in os.environ.items() if key != "CUBLAS_WORKSPACE_CONFIG"}
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean, capture_output=True, text=True, check=True)
     assert out.stdout.strip() in (":4096:8", ":16:8")  # the two that cuBLAS documents as deterministic
 
 
-def test_the_cpu_needs_no_waiting():
-    devices.synchronize(torch.device("cpu"))
+def test_settings_of_cuda_are_left_alone_on_the_cpu():
+    devices.configure(torch.device("cpu"), threads=2, deterministic=False, tf32=True)
+    assert state() == (2, False, False, False, False)

@@ -10,7 +10,7 @@ from tests.composed import examples_of, workspace_of
 
 def with_weights(scale: float = 0.3, **overrides: object) -> Workspace:
     work = workspace_of(*(f"server.{key}={value}" for key, value in overrides.items()))
-    flat_D = scale * torch.randn(vectors.length(work.model), generator=torch.Generator().manual_seed(5))
+    flat_D = scale * torch.randn(vectors.Layout(work.model).length, generator=torch.Generator().manual_seed(5))
     vectors.load(work.model, flat_D)
     return work
 

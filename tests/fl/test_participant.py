@@ -1,12 +1,10 @@
-import random
-
 import numpy as np
 import pytest
 import torch
 
 from fl import vectors
 from fl.participant import Request, answer, client_index
-from fl.workspace import Workspace, seeded
+from fl.workspace import Workspace
 from privacy.errors import NonFiniteContribution, ProtocolError
 from tests.composed import MASKED, PROBE, examples_of, gradient_at, workspace_of
 from tests.outside.probe import known_update
@@ -92,60 +90,6 @@ def test_the_model_that_came_is_not_written_to():
     answer(work, request, {})
     assert np.array_equal(request.model_D, before)
     assert np.array_equal(work.initial_D.numpy(), before)
-
-
-def states() -> tuple:
-    return random.getstate(), np.random.get_state()[1].tobytes(), np.random.get_state()[2], torch.get_rng_state()
-
-
-def assert_same(one: tuple, two: tuple) -> None:
-    assert one[:3] == two[:3]
-    assert torch.equal(one[3], two[3])
-
-
-def test_the_global_generators_are_as_before():
-    work = workspace_of()
-    before = states()
-    vector_of(work)
-    assert_same(states(), before)
-
-
-def test_the_global_generators_are_as_before_also_when_it_fails():
-    work = workspace_of(*PROBE, "+mechanism.probe.faults={client/0: crash}")
-    before = states()
-    with pytest.raises(RuntimeError, match="crashed on purpose"):
-        vector_of(work)
-    assert_same(states(), before)
-
-
-def test_every_global_generator_is_seeded_by_the_labels():
-    def draws(*labels):
-        with seeded(torch.device("cpu"), *labels):
-            return random.random(), np.random.rand(), torch.rand(1).item()
-
-    first = draws(1, "train", 2, 3)
-    torch.manual_seed(99)
-    np.random.seed(99)
-    random.seed(99)
-    assert draws(1, "train", 2, 3) == first
-    for labels in ((2, "train", 2, 3), (1, "train", 3, 2), (1, "train", 23), (1, "train", "2", 3)):
-        assert all(one != two for one, two in zip(draws(*labels), first, strict=True))
-
-
-def test_the_second_of_a_pair_of_normals_does_not_come_in():
-    """NumPy's and Python's generators keep the second of each pair of normals for the next call."""
-
-    def normals() -> tuple[float, float]:
-        return np.random.standard_normal(), random.gauss(0, 1)
-
-    def inside() -> tuple[tuple[float, float], ...]:
-        with seeded(torch.device("cpu"), 1):
-            return normals(), normals(), normals()
-
-    first = inside()
-    for _ in range(3):
-        normals()
-        assert inside() == first
 
 
 def test_what_depends_on_the_global_generators_is_reproducible():

@@ -65,7 +65,7 @@ def test_who_leaves_between_the_stages_is_no_survivor():
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"), [("nan", "holds NaN"), ("inf", "infinity"), ("long", "must be float32 (651,)")]
+    ("fault", "reason"), [("nan", "holds NaN"), ("inf", "infinity"), ("long", "must be float32 (650,)")]
 )
 def test_a_client_refuses_to_send_what_it_should_not(fault, reason):
     work = workspace_of(*PROBE, f"+mechanism.probe.faults={{client/1: '{fault}'}}")

@@ -2,6 +2,7 @@ import io
 import logging
 import math
 import pickle
+import struct
 import time
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fl.runtimes.inprocess import FIRST_CLIENT_NODE, InProcessGrid
-from fl.transport import ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, SCALARS, as_array, pack, unpack
+from fl.transport import ADDRESS, ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, SCALARS, as_array, pack, unpack
 from privacy.errors import ConfigError, MalformedContribution, RuntimeFailure
 from privacy.secure_sum import Exchange
 from tests.composed import MASKED, attempt_of, transport_of, workspace_of
@@ -218,14 +219,15 @@ def test_a_failure_in_bad_form_drops_its_sender_alone(work, content):
         ArrayRecord(),
         MetricRecord({"train.wall": 1.0}),
         ConfigRecord({"train.wall": 1.0}),
-        ConfigRecord({"phases": "{"}),
-        ConfigRecord({"phases": "[1]"}),
-        ConfigRecord({"phases": '{"x": 1.0, "train.wall": [1.0]}'}),
-        ConfigRecord({"phases": "[" * 100_000}),
-        ConfigRecord({"phases": '{"train.wall": ' + "9" * 4000 + "}"}),
-        ConfigRecord({"phases": '{"train.wall": NaN, "train.cpu": 1e999}'}),
-        ConfigRecord({"phases": '{"train.wall": true}'}),
-        ConfigRecord({"phases": b"\xff"}),
+        ConfigRecord({"names": "train.wall"}),
+        ConfigRecord({"names": "train.wall", "values": "1.0"}),
+        ConfigRecord({"names": "train.wall", "values": b""}),
+        ConfigRecord({"names": "train.wall", "values": bytes(7)}),
+        ConfigRecord({"names": "train.wall,train.cpu", "values": bytes(8)}),
+        ConfigRecord({"names": "train.wall", "values": bytes(16)}),
+        ConfigRecord({"names": "train.wall", "values": struct.pack("<d", math.nan)}),
+        ConfigRecord({"names": "train.wall", "values": struct.pack("<d", math.inf)}),
+        ConfigRecord({"names": ["train.wall"], "values": [1.0]}),
     ],
 )
 def test_a_report_in_bad_form_is_left_out_and_its_sender_is_not(work, metrics):
@@ -334,7 +336,7 @@ def test_the_model_travels_with_the_stage_that_collects_alone():
 def test_the_envelope_says_what_is_asked(work):
     grid = Tampered(work, untouched)
     Asked(work, grid)
-    assert [dict(message.content[ENVELOPE]) for message in grid.pushed] == [
+    assert [dict(message.content[ENVELOPE]) | dict(message.content[ADDRESS]) for message in grid.pushed] == [
         {
             "address": f"client/{i}",
             "stage": "collect",

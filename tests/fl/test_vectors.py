@@ -42,7 +42,7 @@ def test_a_model_comes_back_bit_for_bit(name):
     torch.manual_seed(1)
     model, other = model_of(name), model_of(name)
     flat_D = vectors.flatten(model)
-    assert flat_D.shape == (vectors.length(model),) == (sum(p.numel() for p in model.parameters()),)
+    assert flat_D.shape == (vectors.Layout(model).length,) == (sum(p.numel() for p in model.parameters()),)
     assert flat_D.dtype == torch.float32
     vectors.load(other, flat_D)
     for (key, one), (key2, two) in zip(model.state_dict().items(), other.state_dict().items(), strict=True):
@@ -64,7 +64,7 @@ def test_the_order_is_that_of_the_state():
 
 def test_integers_stay_and_every_float_counts():
     model = Mixed()
-    assert vectors.length(model) == FLOATS == len(vectors.flatten(model))
+    assert vectors.Layout(model).length == FLOATS == len(vectors.flatten(model))
     integers = {key: entry.clone() for key, entry in model.state_dict().items() if not entry.is_floating_point()}
     assert set(integers) == {"mask", "steps", "norm.num_batches_tracked"}
     wanted_D = torch.linspace(-1, 1, FLOATS)

@@ -40,3 +40,12 @@ class Probe(Mechanism):
 
     def on_total(self, job: ServerJob, total_D: NDArray[np.float64]) -> NDArray[np.float64]:
         return 2 * total_D if self._double else total_D
+
+
+class Defect(Mechanism):
+    """A mechanism with a defect: it ends a run with an error that nobody foresaw."""
+
+    name = "defect"
+
+    def on_total(self, job: ServerJob, total_D: NDArray[np.float64]) -> NDArray[np.float64]:
+        raise ZeroDivisionError("a defect on purpose")
