@@ -9,9 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 from fl import config as configuration
 from fl import runtimes, vectors
 from fl.checkpoint import Checkpoints
+from fl.ledger import LedgerFile
 from fl.server import Errand
 from fl.workspace import Workspace, workspace
 from privacy.errors import FedveilError
+from privacy.ledger import Ledger
+from privacy.parameters import UNITS
 from results.environment import describe
 from results.store import RunDirectory, default_directory, open_run
 from results.summary import summarise
@@ -76,7 +79,7 @@ def _finish(run: RunDirectory, work: Workspace, errand: Errand) -> dict[str, Any
     rows = checkpoints.rows()
     final = {
         "rounds": state.round,
-        "epsilon": None,
+        **_privacy(work, LedgerFile(errand.folder).ledger),
         "weights_sha256": vectors.sha256(state.weights_D),
         "backend": work.backend.name,
         "assumption": work.backend.secure_sum.assumption,
@@ -86,8 +89,23 @@ def _finish(run: RunDirectory, work: Workspace, errand: Errand) -> dict[str, Any
     summary = summarise(rows, parameters=len(state.weights_D), final=final)
     run.write_rows(rows)
     run.write_summary(summary)
-    run.write_status("finished")
+    run.write_status("finished" if state.round == work.config.rounds else "budget_exhausted")
     return summary
+
+
+def _privacy(work: Workspace, ledger: Ledger) -> dict[str, object]:
+    """Epsilon by unit: the largest of any client, and how it is distributed over them; `epsilon` is the coarsest's."""
+    config, found = work.config, dict[str, object](epsilon=None)
+    for unit in UNITS:
+        values = sorted(ledger.epsilons(unit, config.delta, config.accountant).values())
+        if values:
+            found[f"epsilon_{unit}"] = found["epsilon"] = values[-1]
+            found[f"epsilon_{unit}_median"], found[f"epsilon_{unit}_least"] = values[len(values) // 2], values[0]
+            found["epsilon_unit"] = unit
+    if found["epsilon"] is not None:
+        found |= {"delta": config.delta, "accountant": config.accountant, "noise": config.noise}
+        found["holds_against"] = " and ".join(work.backend.holds_against(str(found["epsilon_unit"])))
+    return found
 
 
 def _fail(run: RunDirectory, errand: Errand, error: BaseException) -> None:

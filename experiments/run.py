@@ -84,6 +84,9 @@ def _figures(summary: dict[str, Any]) -> str:
     shown = [f"{summary['backend']}: {summary['rounds']} rounds"]
     if summary["accuracy"] is not None:
         shown.append(f"accuracy {summary['accuracy']:.4f}")
+    if summary["epsilon"] is not None:
+        promise = f"a {summary['epsilon_unit']}, delta {summary['delta']:g}, against {summary['holds_against']}"
+        shown.append(f"epsilon {summary['epsilon']:.3g} ({promise})")
     if summary["round_s"] is not None:
         shown.append(f"{summary['round_s']:.3f} s a round")
     if summary["upload_bytes_per_parameter"] is not None:

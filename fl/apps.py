@@ -24,6 +24,7 @@ from fl.transport import (
     METRICS,
     MODEL,
     SCALARS,
+    STATE,
     failure,
     pack,
     read_array,
@@ -68,6 +69,7 @@ def _participate(message: Message, context: Context) -> RecordDict:
         str(envelope["attempt"]),
         unpack(message.content),
         _model(message.content),
+        _state(message.content),
     )
     memory = recall(context.state, request)
     records, metrics = answer(work, request, memory)
@@ -129,6 +131,11 @@ def remember(state: RecordDict, request: Request, memory: dict[str, Value]) -> N
 def _model(content: RecordDict) -> Vector | None:
     model = record_of(content, MODEL, ArrayRecord)
     return None if model is None else cast(Vector, read_array(MODEL, model[MODEL]).copy())  # torch wants to own it
+
+
+def _state(content: RecordDict) -> dict[str, float]:
+    record = record_of(content, STATE, ConfigRecord) or ConfigRecord()
+    return {name: value for name, value in record.items() if isinstance(value, float)}
 
 
 def server_app_of(work: Workspace, locate: Locate, errand: Errand) -> ServerApp:

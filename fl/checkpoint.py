@@ -9,7 +9,7 @@ import logging
 import random
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class State:
     weights_D: torch.Tensor
     optimizer: dict[str, Any]
     started: str
+    mechanisms: dict[str, float] = field(default_factory=dict)  # what their server halves remember
 
 
 def _generators() -> dict[str, Any]:
@@ -103,6 +104,11 @@ class Checkpoints:
     def save_rows(self, run: str, number: int, rows: Iterable[Row]) -> None:
         """Write a round's rows alone: what was measured of a round that failed. Running it again replaces them."""
         write_rows(self.folder / f"round-{number:06d}.parquet", to_frame(run, rows))
+
+    def add_rows(self, run: str, number: int, rows: Iterable[Row]) -> None:
+        """Add to a round's rows."""
+        path = self.folder / f"round-{number:06d}.parquet"
+        write_rows(path, pl.concat([read_rows(path), to_frame(run, rows)]))
 
     def latest(self) -> State | None:
         """The newest state that is whole; rows of later rounds are removed, for those rounds run again."""

@@ -16,11 +16,14 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from privacy.errors import ConfigError
+from privacy.parameters import ACCOUNTANTS
 
+FEATURES = ("none", "scattering")
 PARTITIONS = ("iid", "dirichlet", "shards", "natural")
 WEIGHTINGS = ("examples", "uniform")
 RUNTIMES = ("inprocess", "ray", "deployment")
 ON_INVALID = ("leave_out", "abort")
+NOISES = ("os", "seeded")
 
 # Where a run writes and how it talks changes no result, so it is no part of a configuration's identity.
 UNHASHED = ("out", "force", "output")
@@ -37,6 +40,7 @@ class DataConfig:
     label_column: str = "label"
     train_split: str = "train"
     test_split: str = "test"
+    features: str = "none"  # what stands for an image: its pixels, or frozen features of them
     partition: str = "iid"
     alpha: float = 0.5  # of the Dirichlet partition
     shards: int = 2  # a client, for the shards partition
@@ -56,6 +60,8 @@ class TrainingConfig:
     schedule: dict[str, Any] = field(default_factory=dict)  # a torch lr_scheduler class over rounds; {} is constant
     proximal_mu: float = 0.0  # FedProx (Li et al. 2020, eq. 2)
     weighting: str = "examples"
+    public_weights: bool = False  # declares that the clients' numbers of examples are no secret
+    sample_rate: float | None = None  # public, for Poisson sampling; null: batch_size over a client's own examples
     max_weight: int | None = None  # public bound on a client's examples; null: the largest partition
     threads: int = 1
     deterministic: bool = True
@@ -82,6 +88,7 @@ class RuntimeConfig:
     workers: int = 0  # processes of the in-process runtime; 0: clients run in the driver itself
     gpus_per_client: float = 1.0  # share of a GPU that a client occupies, for worker processes and for Ray
     client_metrics: bool = True  # clients report times and memory (a time tells something of a data set's size)
+    client_diagnostics: bool = False  # clients report what was clipped: exact figures, which no epsilon covers
     cpus_per_client: float = 1.0  # Ray
     address: str | None = None  # Ray: an existing cluster
     supernodes: int = 3  # deployment: how many the demonstration starts
@@ -105,6 +112,10 @@ class FedveilConfig:
     rounds: int = 10
     seed: int = 1
     device: str = "auto"
+    noise: str = "os"  # "seeded" is reproducible, and protects nothing
+    delta: float = 1e-5
+    accountant: str = "prv"
+    epsilon_budget: float | None = None  # the run ends before the round that would pass it
     out: str | None = None
     force: bool = False
     experiment: str = "default"
@@ -143,6 +154,11 @@ CHECKS: tuple[Check, ...] = (
     _at_least("cohort", 1),
     _at_least("rounds", 1),
     _at_least("seed", 0),
+    _one_of("data.features", FEATURES),
+    _one_of("noise", NOISES),
+    ("delta", lambda v: 0 < v < 1, "must lie between 0 and 1"),
+    _one_of("accountant", ACCOUNTANTS),
+    _positive("epsilon_budget"),
     _one_of("data.partition", PARTITIONS),
     _positive("data.alpha"),
     _at_least("data.shards", 1),
@@ -153,6 +169,7 @@ CHECKS: tuple[Check, ...] = (
     ("training.proximal_mu", lambda v: math.isfinite(v) and v >= 0, "must be a finite number of at least 0"),
     _one_of("training.weighting", WEIGHTINGS),
     _at_least("training.max_weight", 1),
+    ("training.sample_rate", lambda v: v is None or 0 < v <= 1, "must lie above 0 and be at most 1"),
     _at_least("training.threads", 1),
     _at_least("server.min_contributors", 1),
     _positive("server.deadline_s"),

@@ -1,5 +1,7 @@
 """Image sets in memory: found once, decoded once, kept on disk, and shared by all processes of a machine.
 
+Features are computed once of them and kept in the same way.
+
 Shape suffixes: N examples, C channels, H height, W width.
 """
 
@@ -11,7 +13,8 @@ import re
 import shutil
 import warnings
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from fl import features
 from fl.config import DataConfig
 from fl.decoding import Raw, Request
 from fl.hub import DATA_VARIABLE, one_line
@@ -34,11 +38,15 @@ LOSSLESS_ORIGINALS = ("mnist", "fashion_mnist", "cifar10", "femnist")  # as JPEG
 STATISTICS_ROWS = 4096
 
 Arrays = dict[str, NDArray[Any]]
+Kept = tuple[dict[str, Any], Arrays]  # a few facts, as JSON values, and a few arrays
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Examples in a fixed order: `images` uint8 (N, C, H, W) on the CPU, `labels` int64 (N,) in 0..classes-1."""
+    """Examples in a fixed order: `images` (N, C, H, W) on the CPU, `labels` int64 (N,) in 0..classes-1.
+
+    Images are uint8, or float16 where they are features of images.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -49,9 +57,9 @@ class ImageData:
     """An image set; equal only to itself, so that it can key a cache.
 
     Attributes:
-        pixel_max: value of a white pixel, 255, or 16 for digits.
-        mean_C: per channel over the training pixels, which are scaled to [0, 1].
-        std_C: likewise; 1 for a channel that is constant.
+        pixel_max: value of a white pixel, 255, or 16 for digits; 1 for features.
+        mean_C: per channel over the training pixels, which are scaled to [0, 1]; 0 for features, as a constant.
+        std_C: likewise; 1 for a channel that is constant, and for features.
         natural_ids: owner (N,) of each training example, in 0..owners-1, where the set names one.
         origin: where it was read from, in one line, with what sets it apart from the original.
     """
@@ -74,7 +82,10 @@ class ImageData:
         return channels, height, width
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Pixels uint8 (N, C, H, W) to float32 of mean 0 and deviation 1 over the training set, on their device."""
+        """Pixels uint8 (N, C, H, W) to float32 of mean 0 and deviation 1 over the training set, on their device.
+
+        Features float16 become float32 and stay what they are: no statistic of the training set is in them.
+        """
         if images.device not in self._affine:
             scale_C = 1 / (self.pixel_max * self.std_C)
             shift_C = -self.mean_C / self.std_C
@@ -90,35 +101,72 @@ def _per_channel(values_C: torch.Tensor, device: torch.device) -> torch.Tensor:
 def load_data(config: DataConfig) -> ImageData:
     """The image set that the node `data` names, decoded at most once a machine and opened once a process.
 
-    Sources in order: `data.path`, `$FEDVEIL_DATA/<name>`, what is installed, the Hugging Face hub.
+    Sources in order: `data.path`, `$FEDVEIL_DATA/<name>`, what is installed, the Hugging Face hub. With
+    `data.features=scattering` each image is its features, which are computed at most once a machine.
 
     Raises:
         ConfigError: in one line, if no source has it (where it looked, how to get it), or naming the key of a
-            path, split or column that is not there, or if the images cannot be read or differ in size.
+            path, split or column that is not there, or if the images cannot be read, differ in size or are too
+            small for the features.
     """
-    root = os.environ.get(CACHE_VARIABLE) or "~/.cache/fedveil"
-    return _load(Request.of(config), os.environ.get(DATA_VARIABLE), Path(root).expanduser())
+    root = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/fedveil").expanduser()
+    data = _load(Request.of(config), os.environ.get(DATA_VARIABLE), root)
+    return data if config.features == "none" else _scattered(data, root)
 
 
 @lru_cache(maxsize=8)
 def _load(request: Request, _data_variable: str | None, root: Path) -> ImageData:
     source = find(request)
-    key = json.dumps([CACHE_FORMAT, request.name, source.identity()])
-    slug = re.sub(r"[^A-Za-z0-9.]+", "_", request.name)
-    entry = root / f"{slug}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    return _open(entry) or _decode_and_keep(entry, source, request)
+    entry = _entry(root, request.name, [CACHE_FORMAT, request.name, source.identity()])
+    return _image_data(*_kept(entry, lambda: _arrange(source, request)))
 
 
-def _decode_and_keep(entry: Path, source: Source, request: Request) -> ImageData:
+@lru_cache(maxsize=8)
+def _scattered(data: ImageData, root: Path) -> ImageData:
+    """The set with features for images, and constants for statistics."""
+    features_C = features.shape_of(data.name, data.shape)[0]
+    arrays = _features(data, root)
+    return replace(
+        data,
+        train=Split(torch.from_numpy(arrays["train"]), data.train.labels),
+        test=Split(torch.from_numpy(arrays["test"]), data.test.labels),
+        pixel_max=1,
+        mean_C=torch.zeros(features_C),
+        std_C=torch.ones(features_C),
+        origin=f"{data.origin}; scattering features",
+    )
+
+
+def _features(data: ImageData, root: Path) -> Arrays:
+    """Scattering features of both splits, kept under a key of the pixels that they are of."""
+    pixels = {"train": data.train.images.contiguous(), "test": data.test.images.contiguous()}
+    digests = [hashlib.sha256(images.numpy().data).hexdigest() for images in pixels.values()]
+    entry = _entry(root, f"{data.name}_features", [CACHE_FORMAT, features.identity(), data.pixel_max, *digests])
+
+    def compute() -> Kept:
+        return {}, {split: features.scatter(data.name, images, data.pixel_max) for split, images in pixels.items()}
+
+    return _kept(entry, compute)[1]
+
+
+def _entry(root: Path, name: str, key: list[Any]) -> Path:
+    slug = re.sub(r"[^A-Za-z0-9.]+", "_", name)
+    return root / f"{slug}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
+
+
+def _kept(entry: Path, make: Callable[[], Kept]) -> Kept:
+    """What an entry of the cache holds, made first where it is missing or damaged."""
+    if found := _open(entry):
+        return found
     with _one_at_a_time(entry):
-        if data := _open(entry):  # another process did it while this one waited
-            return data
-        facts, arrays = _arrange(source, request)
+        if found := _open(entry):  # another process did it while this one waited
+            return found
+        facts, arrays = make()
         try:
             _store(entry, facts, arrays)
         except OSError as error:
-            warnings.warn(f"decoded images are not kept, {one_line(error)}: set {CACHE_VARIABLE}", stacklevel=2)
-        return _open(entry) or _image_data(facts, arrays)
+            warnings.warn(f"{entry.name} is not kept, {one_line(error)}: set {CACHE_VARIABLE}", stacklevel=2)
+        return _open(entry) or (facts, arrays)
 
 
 def _one_at_a_time(entry: Path) -> contextlib.AbstractContextManager[Any]:
@@ -129,8 +177,8 @@ def _one_at_a_time(entry: Path) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
 
 
-def _arrange(source: Source, request: Request) -> tuple[dict[str, Any], Arrays]:
-    """Read a source and bring it into the form that is kept: a few facts and a few arrays."""
+def _arrange(source: Source, request: Request) -> Kept:
+    """Read a source and bring it into the form that is kept."""
     try:
         train, test = source.read()
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -217,7 +265,7 @@ def _store(entry: Path, facts: dict[str, Any], arrays: Arrays) -> None:
     temporary.rename(entry)
 
 
-def _open(entry: Path) -> ImageData | None:
+def _open(entry: Path) -> Kept | None:
     """What `_store` wrote, or nothing if it is not there or no longer the same."""
     try:
         digest, _, body = (entry / "index.json").read_text().partition("\n")
@@ -230,7 +278,7 @@ def _open(entry: Path) -> ImageData | None:
         arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="c") for name in index["sha256"]}
     except (OSError, ValueError):
         return None
-    return _image_data(index["facts"], arrays)
+    return index["facts"], arrays
 
 
 def _sha256(file: Path) -> str:

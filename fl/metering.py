@@ -18,6 +18,8 @@ from flwr.app import Array, RecordDict
 from results.rows import Row
 
 UNITS = {"wall": "s", "cpu": "s", "peak_rss": "bytes", "peak_cuda": "bytes"}
+# what mechanisms tell of their work: figures about private values, which no epsilon covers
+DIAGNOSTICS = dict.fromkeys(("clipped_fraction", "update_norm", "signal_to_noise", "clip"), "1")
 _RESET_HIGH_WATER = b"5"  # proc(5): writing 5 resets the peak resident set size
 
 
@@ -67,6 +69,7 @@ class Phases:
     def __init__(self, device: torch.device) -> None:
         self._device, self._cuda = device, device.type == "cuda"
         self._mark = _high_water(os.getpid())
+        self.diagnostics: Mapping[str, float] = {}
         self._closed: list[tuple[str, float, float, float | None, float | None]] = []
         usage = self._read()
         self._begin(usage)
@@ -92,8 +95,8 @@ class Phases:
         self._begin(usage)
 
     def metrics(self) -> dict[str, float]:
-        """All phases by `name.metric`: times that add up, and the highest of peaks."""
-        found: dict[str, float] = {}
+        """All phases by `name.metric`: times that add up, the highest of peaks, and what mechanisms tell."""
+        found: dict[str, float] = dict(self.diagnostics)
         for name, wall_s, cpu_s, peak_bytes, taken_bytes in self._closed:
             found[f"{name}.wall"] = found.get(f"{name}.wall", 0.0) + wall_s
             found[f"{name}.cpu"] = found.get(f"{name}.cpu", 0.0) + cpu_s
@@ -129,8 +132,9 @@ class Meter:
         """Rows of what a client reports about its own phases."""
         for name, value in metrics.items():
             stage, _, metric = name.rpartition(".")
-            if metric in UNITS and isinstance(value, float) and math.isfinite(value):
-                self.add(where, stage, metric, value, UNITS[metric])
+            unit = UNITS.get(metric) or DIAGNOSTICS.get(metric)
+            if unit and isinstance(value, float) and math.isfinite(value):
+                self.add(where, stage, metric, value, unit)
 
     def take(self) -> list[Row]:
         """The rows of the round, which the meter forgets."""

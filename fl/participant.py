@@ -3,8 +3,8 @@
 Shapes: D is the number of values of the model; the vector that is summed has D + 1.
 """
 
-from collections.abc import MutableMapping
-from dataclasses import dataclass
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class Request:
     attempt: str
     inbound: Records
     model_D: Vector | None  # the global weights, at the stage that collects
+    state: Mapping[str, float] = field(default_factory=dict)  # what the mechanisms' server halves tell this round
 
 
 def client_index(address: Address) -> int:
@@ -73,12 +74,15 @@ def contribution(work: Workspace, request: Request, memory: MutableMapping[str, 
     training.train(job, work.config.training.proximal_mu)
     phases.end("train")
     host = np.empty(work.spec.length, np.float32)
-    host_D = torch.from_numpy(host[:-1])
+    host_D = torch.from_numpy(host[: len(global_D)])
     v = work.weight(client)
     update_D = weighted_update(work, job, global_D, v, host_D if work.device.type == "cpu" else None)
     phases.end("flatten")
+    if work.config.runtime.client_diagnostics:
+        phases.diagnostics = job.diagnostics
     if update_D is not host_D:  # the one crossing from the device
         host_D.copy_(update_D)
+    host[len(global_D) : -1] = job.extra
     host[-1] = v
     phases.end("transfer")
     return host
@@ -114,6 +118,15 @@ def client_job(
     )
     work.layout(work.model).load(global_D)
     optimizer = work.client_optimizer(work.parameters, lr=work.learning_rates[request.round - 1])
+    randomness = work.randomness(request.address, request.round)
     return ClientJob(
-        request.address, request.round, memory, OsRandomness(), len(indices), work.model, optimizer, batches
+        request.address,
+        request.round,
+        memory,
+        randomness,
+        len(indices),
+        work.model,
+        optimizer,
+        batches,
+        state=request.state,
     )

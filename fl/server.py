@@ -3,6 +3,7 @@
 Shapes: D is the number of values of the model.
 """
 
+import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,16 +20,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fl import vectors
 from fl.checkpoint import Checkpoints, State
 from fl.evaluation import Scores, evaluate
+from fl.ledger import LedgerFile
 from fl.metering import Meter
 from fl.rounds import drive
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace, preserved_generators
-from privacy.errors import FedveilError, TooFewContributors
+from privacy.errors import FedveilError, PrivacyRefusal, TooFewContributors
 from privacy.mechanism import ServerJob
-from privacy.randomness import OsRandomness, seed_from
 from privacy.secure_sum import Address, Total
 
 SETUP_ROUND = 0
+log = logging.getLogger("fedveil")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Server:
         self.meter = Meter()
         self.transport = Transport(grid, nodes, self.meter, work.config.server.deadline_s, errand.poll_s)
         self._checkpoints = Checkpoints(errand.folder, errand.keep_checkpoints)
+        self.ledger = LedgerFile(errand.folder)
         self._resume(self._checkpoints.latest())
 
     def _resume(self, state: State | None) -> None:
@@ -57,6 +60,7 @@ class Server:
         self._optimizer = self.work.server_optimizer(self.weights)
         self._started = datetime.now(UTC).isoformat(timespec="seconds") if state is None else state.started
         self.round = SETUP_ROUND if state is None else state.round
+        self.state = self.work.backend.initial_state() if state is None else state.mechanisms
         if state is not None:
             self._optimizer.load_state_dict(state.optimizer)
 
@@ -66,17 +70,29 @@ class Server:
         Raises:
             FedveilError: the run cannot go on; what was measured is in the checkpoints.
         """
-        rounds = self.work.config.rounds
+        rounds, budget = self.work.config.rounds, self.work.config.epsilon_budget
         if self.round == SETUP_ROUND:
+            self._refuse_early()
             self._set_up()
         with progress_bar(self._errand.progress == "bar") as bar:
             task = bar.add_task(self.work.backend.name, total=rounds, completed=self.round, note="")
             for number in range(self.round + 1, rounds + 1):
+                if not self.within_budget(number):
+                    log.warning("epsilon_budget=%g ends the run before round %d", budget, number)
+                    self._evaluate_last()
+                    return
                 scores = self._round(number)
                 note = "" if scores is None else f"accuracy {scores.accuracy:.3f}"
                 bar.update(task, completed=number, note=note)
                 if self._errand.progress == "lines":
                     print(f"round {number} of {rounds}", note, flush=True)
+
+    def _refuse_early(self) -> None:
+        """What cannot be accounted for, or paid for, is refused before anybody trains."""
+        worst, budget = self._after(1), self.work.config.epsilon_budget
+        if budget is not None and any(epsilon > budget for epsilon in worst.values()):
+            what = "the first round costs" if not self.ledger.ledger else "the first round and earlier tries at it cost"
+            raise PrivacyRefusal(f"epsilon_budget={budget:g}: {what} more; raise it, or the noise")
 
     def _set_up(self) -> None:
         """Key distribution, once a run; it has no model and no contributions."""
@@ -102,44 +118,63 @@ class Server:
         """The round itself: cohort, secure sum, step. `round_s` measures it; evaluation and checkpoint stand apart."""
         self.meter.round = number
         with self.meter.span("server", "round"):
-            total = self.aggregate(number, [address_of(client) for client in self.sample(number)])
+            total = self.aggregate(number, self.work.cohort(number))
             with self.meter.span("server", "step"):
                 self.step(number, total)
         self.round = number
 
-    def sample(self, number: int) -> list[int]:
-        """The cohort of a round, uniformly without replacement, sorted; from the run's seed alone."""
-        candidates, size = self.work.candidates, self.work.spec.cohort_size
-        if size == len(candidates):
-            return [int(client) for client in candidates]
-        generator = np.random.default_rng(seed_from(self.work.config.seed, "cohort", number))
-        return sorted(int(client) for client in generator.choice(candidates, size, replace=False))
-
-    def aggregate(self, number: int, cohort: list[Address]) -> Total:
-        """One attempt at the secure sum over a cohort."""
-        flow = self.work.backend.secure_sum.server(cohort, self.work.spec)
+    def aggregate(self, number: int, cohort: list[int]) -> Total:
+        """One attempt at the secure sum over a cohort, which is charged for it first."""
+        attempt = self._attempt(number)
+        self.charge(attempt, cohort)
+        flow = self.work.backend.secure_sum.server([address_of(client) for client in cohort], self.work.spec)
         abort = self.work.config.server.on_invalid == "abort"
-        model_D = self.weights.detach().numpy()
-        total = drive(flow, self.transport, self.meter, self._attempt(number), model_D, abort)
+        total = drive(flow, self.transport, self.meter, attempt, self.weights.detach().numpy(), abort)
         assert total is not None
         self.meter.add("server", "protocol", "survivors", len(total.survivors), "1")
         self.meter.add("server", "protocol", "clipped", total.clipped, "1")
         return total
 
+    def charge(self, attempt: Attempt, cohort: list[int]) -> None:
+        """Write down what an attempt costs, before anything of it is sent."""
+        charges = {client: owed for client in cohort if (owed := self.work.backend.charges(client))}
+        if charges:
+            with self.meter.span("server", "ledger"):
+                self.ledger.charge(attempt.round, attempt.attempt, charges)
+
+    def within_budget(self, number: int) -> bool:
+        """Whether the largest epsilon stays within `epsilon_budget` after this round."""
+        budget = self.work.config.epsilon_budget
+        return budget is None or all(epsilon <= budget for epsilon in self._after(number).values())
+
+    def _after(self, number: int) -> dict[str, float]:
+        """The largest epsilon by unit, if this round were charged too."""
+        config = self.work.config
+        charges = {client: self.work.backend.charges(client) for client in self.work.cohort(number)}
+        return self.ledger.ledger.with_charges(charges).worst(config.delta, config.accountant)
+
     def step(self, number: int, total: Total) -> None:
         """Noise the raw sum, divide, and let the server's optimizer step on the negative mean update."""
         if total.weight <= 0:
             raise TooFewContributors("the contributions weigh nothing together: no client holds an example")
-        job = ServerJob(number, OsRandomness(), self.work.spec.cohort_size, total.survivors, total.weight)
-        update_D = self.work.backend.on_total(job, total.update_D)
-        mean_D = torch.from_numpy(update_D / total.weight).to(torch.float32)
-        self.weights.grad = mean_D.neg_()
+        backend, size = self.work.backend, self.work.spec.cohort_size
+        sums = np.split(total.update_D, [len(self.weights)])
+        randomness = self.work.randomness("server", number)
+        job = ServerJob(number, randomness, size, total.survivors, total.weight, self.state, sums[1].tolist())
+        update_D = backend.on_total(job, sums[0])
+        divisor = float(size) if backend.fixed_denominator else total.weight
+        self.weights.grad = torch.from_numpy(update_D / divisor).to(torch.float32).neg_()
         self._optimizer.step()
+        self.meter.phases("server", job.diagnostics)
 
     def _evaluate(self, number: int) -> Scores | None:
         every = self.work.config.server.evaluate_every
-        if number != self.work.config.rounds and (every == 0 or number % every):
+        last = number == self.work.config.rounds or not self.within_budget(number + 1)
+        if not last and (every == 0 or number % every):
             return None
+        return self._score()
+
+    def _score(self) -> Scores:
         with self.meter.span("server", "evaluate"):
             vectors.load(self.work.model, self.weights.detach())
             scores = evaluate(self.work)
@@ -147,14 +182,23 @@ class Server:
             self.meter.add("server", "evaluate", metric, value, "1")
         return scores
 
+    def _evaluate_last(self) -> None:
+        """Evaluate the last round after all: a crash had spent what its successor needed."""
+        rows = self._checkpoints.rows()
+        if rows.filter((rows["round"] == self.round) & (rows["metric"] == "accuracy")).is_empty():
+            self.meter.round = self.round
+            self._score()
+            self._checkpoints.add_rows(self.work.hash, self.round, self.meter.take())
+
     def _attempt(self, number: int = SETUP_ROUND) -> Attempt:
         self.transport.dropped.clear()
         # drawn afresh, not counted: a restored disk must not make a round reuse a key or a mask
-        return Attempt(self.work.hash, self.work.canonical, number, secrets.token_hex(8))
+        return Attempt(self.work.hash, self.work.canonical, number, secrets.token_hex(8), self.state)
 
     def _save(self) -> None:
         weights_D = self.weights.detach()
-        state = State(self.work.hash, self.round, weights_D, self._optimizer.state_dict(), self._started)
+        optimizer = self._optimizer.state_dict()
+        state = State(self.work.hash, self.round, weights_D, optimizer, self._started, self.state)
         self._checkpoints.save(state, self.meter.take())
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, count, islice
 from typing import cast
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from fl.data import ImageData
 from privacy.mechanism import Batch, ClientJob
@@ -38,10 +38,21 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches; the last one of an epoch may be smaller."""
-        images = self.data.train.images[self.indices].to(self.device)
-        labels = self.data.train.labels[self.indices].to(self.device)
+        images, labels = self._own
         epochs = (self._epoch(images, labels) for _ in count())
         return islice(chain.from_iterable(epochs), len(self))
+
+    @cached_property
+    def _own(self) -> Batch:
+        """Pixels as bytes, and labels, on the device."""
+        train = self.data.train
+        return train.images[self.indices].to(self.device), train.labels[self.indices].to(self.device)
+
+    def take(self, index: torch.Tensor) -> Batch:
+        """The examples at some indices into the client's own, shape (B,), int64."""
+        images, labels = self._own
+        index = index.to(self.device)
+        return self.data.normalise(images[index]), labels[index]
 
     def _epoch(self, images: torch.Tensor, labels: torch.Tensor) -> Iterator[Batch]:
         order = torch.randperm(len(labels), generator=self.generator).to(self.device)
@@ -51,13 +62,13 @@ class Batches:
 
 
 def train(job: ClientJob, proximal_mu: float = 0.0) -> None:
-    """Run the job's optimizer over its batches, on the cross entropy plus FedProx's term."""
+    """Run the job's optimizer over its batches, on its loss plus FedProx's term."""
     if not job.model.training:  # the call walks all modules
         job.model.train()
     penalty = _proximal(job.model, proximal_mu) if proximal_mu else None
     for inputs, labels in job.batches:
         clear_gradients(job.optimizer)
-        loss = cross_entropy(job.model(inputs), labels)
+        loss = job.loss(job.model(inputs), labels)
         if penalty is not None:
             loss = loss + penalty()
         loss.backward()  # type: ignore[no-untyped-call]

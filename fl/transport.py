@@ -1,7 +1,8 @@
 """Moves records between the server and the participants as Flower messages, and counts their bytes.
 
-A message holds the protocol's records, the global model at the stage that collects, the address, and an envelope: run,
-round, attempt, stage and configuration. A reply holds records, or an error by name, and measurements.
+A message holds the protocol's records, the global model at the stage that collects, what mechanisms tell clients, the
+address, and an envelope: run, round, attempt, stage and configuration. A reply holds records, or an error by name, and
+measurements.
 """
 
 import io
@@ -10,7 +11,7 @@ import math
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeVar
 
@@ -28,7 +29,7 @@ TRAIN = "train"
 RAW_BYTES = "fedveil.bytes"  # the serialisation type of an Array that carries bytes as they are
 
 ARRAYS, SCALARS, MODEL, METRICS, FAILURE = "arrays", "scalars", "model", "metrics", "failure"
-ADDRESS, ENVELOPE = "address", "envelope"
+ADDRESS, ENVELOPE, STATE = "address", "envelope", "state"
 PROTOCOL = (ARRAYS, SCALARS)
 NPY_HEADER_BYTES = 128  # of an array without fields, in NumPy's own files
 log = logging.getLogger("fedveil")
@@ -147,6 +148,7 @@ class Attempt:
     canonical: str
     round: int
     attempt: str
+    state: Mapping[str, float] = field(default_factory=dict)  # what the mechanisms' server halves tell clients
 
 
 def _shared(exchange: Exchange, attempt: Attempt, model_D: Vector | None) -> RecordDict:
@@ -156,6 +158,8 @@ def _shared(exchange: Exchange, attempt: Attempt, model_D: Vector | None) -> Rec
     shared = RecordDict({ENVELOPE: envelope})
     if exchange.collect and model_D is not None:
         shared[MODEL] = ArrayRecord({MODEL: as_array(model_D)})
+    if attempt.state:
+        shared[STATE] = ConfigRecord(dict(attempt.state))
     return shared
 
 
@@ -218,7 +222,7 @@ class Transport:
         return Message(content, self._nodes[address], TRAIN, group_id=str(attempt.round))
 
     def _count_sent(self, exchange: Exchange, shared: RecordDict, messages: Sequence[Message]) -> None:
-        model_bytes, envelope_bytes = serialised_bytes(shared, (MODEL,)), serialised_bytes(shared, (ENVELOPE,))
+        model_bytes, envelope_bytes = serialised_bytes(shared, (MODEL, STATE)), serialised_bytes(shared, (ENVELOPE,))
         for address, message in zip(exchange.outbox, messages, strict=True):
             own_bytes = serialised_bytes(message.content, PROTOCOL)
             routing_bytes = serialised_bytes(message.content, (ADDRESS,))

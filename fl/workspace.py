@@ -1,6 +1,7 @@
 """What one process needs to serve a configuration, built once from its canonical text and cached by its hash."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, lru_cache, partial
@@ -19,11 +20,11 @@ from fl.data import ImageData, load_data
 from fl.partition import partition
 from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError, FedveilError
-from privacy.mechanism import Mechanism
-from privacy.randomness import seed_from
+from privacy.mechanism import Mechanism, Plan
+from privacy.randomness import OsRandomness, Randomness, SeededRandomness, seed_from
 from privacy.secure_sum import SecureSum, Segment, VectorSpec
 
-UPDATE, WEIGHT = "update", "weight"
+UPDATE, EXTRA, WEIGHT = "update", "extra", "weight"
 
 
 Built = TypeVar("Built")
@@ -102,12 +103,46 @@ class Workspace:
         self._layout = vectors.Layout(self.model)
         self.parameters = list(self.model.parameters())
         self._check_training()
+        self.backend.settle(self._plan())
 
     def _check_training(self) -> None:
         """Make what a round will need: a mistake shows here, before the first client trains."""
         self.server_optimizer(torch.nn.Parameter(self.initial_D.clone()))
         for name in ("candidates", "spec", "max_weight", "client_optimizer", "learning_rates"):
             getattr(self, name)
+
+    def _plan(self) -> Plan:
+        training = self.config.training
+        drawn = Counter(client for number in range(1, self.config.rounds + 1) for client in self.cohort(number))
+        return Plan(
+            clients=self.config.clients,
+            cohort_size=self.spec.cohort_size,
+            rounds=self.config.rounds,
+            examples=tuple(len(part) for part in self.partitions),
+            participations=tuple(drawn[client] for client in range(self.config.clients)),
+            batch_size=training.batch_size,
+            epochs=training.epochs,
+            steps=training.steps,
+            sample_rate=training.sample_rate,
+            uniform_weights=training.weighting == "uniform",
+            public_weights=training.public_weights,
+            proximal=training.proximal_mu > 0,
+            delta=self.config.delta,
+            accountant=self.config.accountant,
+            model=self.model,
+        )
+
+    def cohort(self, number: int) -> list[int]:
+        """The cohort of a round, uniformly without replacement, sorted; from the run's seed alone."""
+        size = self.spec.cohort_size
+        if size == len(self.candidates):
+            return [int(client) for client in self.candidates]
+        generator = np.random.default_rng(seed_from(self.config.seed, "cohort", number))
+        return sorted(int(client) for client in generator.choice(self.candidates, size, replace=False))
+
+    def randomness(self, *labels: int | str) -> Randomness:
+        """Of noise and secret sampling: the operating system's, or reproducible where `noise=seeded`."""
+        return OsRandomness() if self.config.noise == "os" else SeededRandomness(self.config.seed, "noise", *labels)
 
     def activate(self) -> None:
         """Apply the settings of this configuration to the process; another one may have run since."""
@@ -141,7 +176,8 @@ class Workspace:
     @cached_property
     def spec(self) -> VectorSpec:
         """The vector that is summed: v * update and v, with v = weight / max_weight in [0, 1]."""
-        segments = (Segment(UPDATE, self._layout.length), Segment(WEIGHT, 1, bound=1.0))
+        update, extra = Segment(UPDATE, self._layout.length), Segment(EXTRA, self.backend.extra_values, bound=1.0)
+        segments = (update, *([extra] if extra.length else []), Segment(WEIGHT, 1, bound=1.0))
         wanted = self.config.cohort
         cohort_size = len(self.candidates) if wanted is None else wanted
         return VectorSpec(segments, cohort_size, self.config.server.min_contributors)

@@ -1,14 +1,19 @@
 """A privacy backend: any number of mechanisms and exactly one secure sum."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from privacy.errors import ConfigError
-from privacy.mechanism import ClientJob, Mechanism, ServerJob
+from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
+from privacy.parameters import UNITS
 from privacy.secure_sum import SecureSum
+
+if TYPE_CHECKING:
+    from privacy.accounting import Charge
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,44 @@ class PrivacyBackend:
     def name(self) -> str:
         """For tables: `plain`, or `dp_sgd+ckks`."""
         return "+".join([*(mechanism.name for mechanism in self.mechanisms), self.secure_sum.name])
+
+    @property
+    def fixed_denominator(self) -> bool:
+        """Whether the total is divided by the configured cohort."""
+        return any(mechanism.fixed_denominator for mechanism in self.mechanisms)
+
+    def holds_against(self, unit: str) -> list[str]:
+        """Against whom a unit's epsilon holds: all those against whom each of its mechanisms does."""
+        promises = [set(mechanism.holds_against) for mechanism in self.mechanisms if mechanism.unit == unit]
+        return sorted(set.intersection(*promises)) if promises else []
+
+    @property
+    def extra_values(self) -> int:
+        """How many values mechanisms add to a contribution."""
+        return sum(mechanism.extra_values for mechanism in self.mechanisms)
+
+    def initial_state(self) -> dict[str, float]:
+        """What the server's halves remember, before the first round."""
+        return {key: value for mechanism in self.mechanisms for key, value in mechanism.initial_state().items()}
+
+    def settle(self, plan: Plan) -> None:
+        """Before the first round: let each mechanism check the plan, and solve its noise.
+
+        Raises:
+            ConfigError: a plan that cannot keep a promise, or costs of one unit that cannot be added.
+        """
+        for mechanism in self.mechanisms:
+            mechanism.settle(plan)
+        for unit in UNITS:
+            relations = {charge.relation for charge in self.charges(0) if charge.unit == unit}
+            if len(relations) > 1:
+                raise ConfigError.of(
+                    "mechanism", self.name, f"relation {' and '.join(sorted(relations))} cannot be added"
+                )
+
+    def charges(self, client: int) -> "list[Charge]":
+        """What one participation of a client costs, by mechanism."""
+        return [charge for mechanism in self.mechanisms if (charge := mechanism.charge(client)) is not None]
 
     def prepare(self, job: ClientJob) -> None:
         """Client: let each mechanism in turn replace the training objects."""

@@ -4,22 +4,65 @@ A mechanism knows torch's training objects but nothing of messages, configuratio
 Shapes: D is the number of model parameters.
 """
 
-from collections.abc import Iterable, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy
 
 from privacy.randomness import Randomness
 from privacy.secure_sum import Address, Value
 
+if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
+    from privacy.accounting import Charge
+
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, C, H, W) float32 and labels (B,) int64
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # mean over logits (B, classes) and labels (B,)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a run before its first round: what mechanisms check, and solve their noise for."""
+
+    clients: int
+    cohort_size: int
+    rounds: int
+    examples: tuple[int, ...]  # of each client
+    participations: tuple[int, ...]  # of each client, as the cohorts will be drawn
+    batch_size: int
+    epochs: int | None
+    steps: int | None
+    sample_rate: float | None  # public; None: each client's own, batch_size over its examples
+    uniform_weights: bool
+    public_weights: bool
+    proximal: bool
+    delta: float
+    accountant: str
+    model: torch.nn.Module
+
+    @property
+    def records(self) -> int:
+        """Examples of all clients."""
+        return sum(self.examples)
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """Batches of one client's examples, and any of them by index."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of plain training."""
+
+    def take(self, index: torch.Tensor) -> Batch:
+        """The examples at some indices below their number, shape (B,), int64."""
 
 
 @dataclass
 class ClientJob:
-    """One client's work in one round. `prepare` may replace model, optimizer and batches by private versions.
+    """One client's work in one round. `prepare` may replace model, optimizer, batches and loss by private versions.
 
     The model is reused by the next client of the process: a mechanism that wraps or hooks it works on a copy.
     """
@@ -27,11 +70,15 @@ class ClientJob:
     address: Address
     round: int
     memory: MutableMapping[str, Value]
-    randomness: Randomness
+    randomness: Randomness  # of noise and of secret sampling
     examples: int
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     batches: Iterable[Batch]
+    loss: Loss = cross_entropy
+    state: Mapping[str, float] = field(default_factory=dict)  # what the server's half of the mechanisms told this round
+    extra: list[float] = field(default_factory=list)  # values in [-1, 1] that are summed beside the update
+    diagnostics: dict[str, float] = field(default_factory=dict)  # by `mechanism.metric`; no part of what is private
 
 
 @dataclass
@@ -43,12 +90,43 @@ class ServerJob:
     cohort_size: int
     survivors: tuple[Address, ...]
     weight: float
+    state: dict[str, float] = field(default_factory=dict)  # lasts the whole run, and is told to clients
+    extra: list[float] = field(default_factory=list)  # sums of what clients added beside their updates
+    diagnostics: dict[str, float] = field(default_factory=dict)
+
+    def take_extra(self, count: int) -> list[float]:
+        """The last `count` extra sums: mechanisms run in reverse order, so the last to add is the first to take."""
+        taken, self.extra = self.extra[-count:], self.extra[:-count]
+        return taken
 
 
 class Mechanism:
-    """Base of every mechanism. A subclass names itself and overrides the hooks that it needs."""
+    """Base of every mechanism. A subclass names itself and overrides the hooks that it needs.
+
+    `unit` is what it protects (privacy.parameters.UNITS). `holds_against` says who learns no more than epsilon allows:
+    `outsider` (who sees the models), `server`.
+    """
 
     name: str = "mechanism"
+    unit: str | None = None
+    holds_against: tuple[str, ...] = ()
+    extra_values = 0  # how many values it adds to a contribution
+    fixed_denominator = False  # divide by the configured cohort: how many survived is no public figure
+
+    def settle(self, plan: Plan) -> None:
+        """Everywhere, before the first round: check the plan, and solve what follows from it.
+
+        Raises:
+            ConfigError: the plan cannot keep this mechanism's promise; it says why, and the remedy.
+        """
+
+    def initial_state(self) -> dict[str, float]:
+        """What the server's half remembers over the run, and tells clients each round. Keys are the mechanism's own."""
+        return {}
+
+    def charge(self, client: int) -> "Charge | None":  # noqa: ARG002
+        """What one participation of a client costs; None for a mechanism that promises nothing."""
+        return None
 
     def prepare(self, job: ClientJob) -> None:
         """Client, before training: put private versions of the training objects into the job."""

@@ -42,6 +42,7 @@ COLUMNS = (
     Column("download_ratio", "download / plain", "ratio", source="download_bytes_per_parameter"),
     Column("envelope_bytes", "envelope (B)", decimals=0),
     Column("epsilon", "ε", "largest"),
+    Column("holds_against", "ε holds against", "text"),
     Column("dropped", "dropped", decimals=1),
     Column("rejected", "rejected", decimals=1),
     Column("peak_rss_bytes", "peak RSS (MiB)", scale=2**-20, decimals=0),
@@ -50,8 +51,16 @@ COLUMNS = (
 # Those of these that were measured; `--columns` overrides them.
 DEFAULT = (
     *("seeds", "accuracy", "accuracy_points", "round_s", "round_ratio", "train_ratio"),
-    *("upload_bytes_per_parameter", "upload_ratio", "download_bytes_per_parameter", "download_ratio", "epsilon"),
+    *(
+        "upload_bytes_per_parameter",
+        "upload_ratio",
+        "download_bytes_per_parameter",
+        "download_ratio",
+        "epsilon",
+        "holds_against",
+    ),
 )
+TEXTS = ("backend", "assumption", "holds_against")  # of a summary
 SUMMARISED = tuple(column.key for column in COLUMNS if column.kind in ("mean", "largest"))
 OVERHEADS = tuple(column for column in COLUMNS if column.source)
 BY_KEY = {column.key: column for column in (*COLUMNS, CONFIGURATION, ASSUMPTION)}

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from scipy.special import stdtrit
 
-from results.columns import COLUMNS, OVERHEADS
+from results.columns import COLUMNS, OVERHEADS, TEXTS
 
 CONFIDENCE = 0.95
 
@@ -17,20 +17,20 @@ def compare(runs: pl.DataFrame) -> pl.DataFrame:
     Each figure KEY of `results.columns.COLUMNS` is four columns: KEY, the bounds KEY_low and KEY_high of its 95 %
     interval (null for fewer than two seeds), and KEY_n, the seeds that it rests on. The interval is Student's; that of
     a ratio is taken between logarithms, so it is not symmetric. Beside them: `configuration`, `plain`, `seeds`,
-    `path`, `status`, `backend` and `assumption`.
+    `path`, `status` and `results.columns.TEXTS`.
     """
     runs = with_overheads(latest(runs.filter("summarised")))
     figures = [column for column in COLUMNS if column.kind in ("mean", "ratio", "difference")]
     table = runs.group_by("configuration", maintain_order=True).agg(
         pl.col("plain").first(),
         pl.len().alias("seeds"),
-        pl.col("path", "status", "backend", "assumption").drop_nulls().unique(maintain_order=True).str.join("; "),
+        pl.col("path", "status", *TEXTS).drop_nulls().unique(maintain_order=True).str.join("; "),
         *(part for column in figures for part in _moments(column.key)),
         *(part for column in COLUMNS if column.kind == "largest" for part in _largest(column.key)),
     )
     for column in figures:
         table = _with_interval(table, column.key, logarithmic=column.kind == "ratio")
-    return table.with_columns(pl.col("backend", "assumption").replace("", None))
+    return table.with_columns(pl.col(*TEXTS).replace("", None))
 
 
 def latest(runs: pl.DataFrame) -> pl.DataFrame:

@@ -9,9 +9,10 @@ from typing import Any
 import polars as pl
 
 from privacy.errors import ConfigError, RunRefused
-from results.columns import SUMMARISED
+from results.columns import SUMMARISED, TEXTS
 from results.store import CONFIG, ENDED, LOCK, RunDirectory, is_locked
 
+PROTECTION = ("secure_sum", "mechanism", "noise", "delta", "accountant", "epsilon_budget")
 PLAIN_SUM = "privacy.secure_sum.PlainSum"
 
 RUNS = pl.Schema(
@@ -22,11 +23,10 @@ RUNS = pl.Schema(
         "ended": pl.String(),
         "seed": pl.String(),
         "configuration": pl.String(),  # canonical, less the seed: what a table has one row of
-        "pair": pl.String(),  # canonical, less mechanism and secure sum: what a run shares with its plain twin
+        "pair": pl.String(),  # canonical, less what only protection reads: what a run shares with its plain twin
         "plain": pl.Boolean(),
         "summarised": pl.Boolean(),
-        "backend": pl.String(),
-        "assumption": pl.String(),
+        **{key: pl.String() for key in TEXTS},
         **{key: pl.Float64() for key in SUMMARISED},
     }
 )
@@ -79,7 +79,7 @@ def _read(run: RunDirectory) -> dict[str, object]:
         "summarised": ended,
         **_identity(run.configuration() or {}),
         **({key: _number(summary.get(key)) for key in SUMMARISED} if ended else {}),
-        **{key: _optional_text(summary.get(key)) for key in ("backend", "assumption")},
+        **{key: _optional_text(summary.get(key)) for key in TEXTS},
     }
 
 
@@ -93,7 +93,7 @@ def _identity(configuration: Mapping[str, Any]) -> dict[str, object]:
     return {
         "seed": json.dumps(configuration.get("seed")),
         "configuration": _canonical(configuration, without=("seed",)),
-        "pair": _canonical(configuration, without=("secure_sum", "mechanism")),
+        "pair": _canonical(configuration, without=PROTECTION),
         "plain": secure_sum.get("_target_") == PLAIN_SUM and not configuration.get("mechanism"),
     }
 

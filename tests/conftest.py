@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 
 # Before flwr, ray, datasets and matplotlib are imported: they read these once. Child processes inherit them.
@@ -14,6 +15,7 @@ os.environ |= {
     "RAY_BACKEND_LOG_LEVEL": "error",
 }
 
+import absl.logging
 import pytest
 import torch
 
@@ -30,6 +32,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.filterwarnings(RAY_LEAVES))
+
+
+def pytest_configure() -> None:
+    """dp-accounting's absl logs to the stderr of when it is imported, pytest's own, and Hydra would close it."""
+    absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session", autouse=True)

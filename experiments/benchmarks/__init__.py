@@ -14,7 +14,10 @@ from privacy.errors import ConfigError
 from results.environment import describe
 from results.files import plain
 
-BENCHMARKS = {"runtime": "the engines against a bare PyTorch loop: rounds, messages, measurement, memory"}
+BENCHMARKS = {
+    "runtime": "the engines against a bare PyTorch loop: rounds, messages, measurement, memory",
+    "dp": "a DP-SGD step against a plain one: models, gradient modes, sources of noise",
+}
 
 
 @dataclass(frozen=True)

@@ -120,9 +120,9 @@ class Race:
     def __init__(self, work: Workspace) -> None:
         work.activate()
         self.server = server_of(work, inprocess.InProcessGrid(work.hash, work.config.clients))
+        self.work, self.number = work, 0
         model = build(torch.nn.Module, "model", work.config.model, shape=work.data.shape, classes=work.data.classes)
         self.bare = BareLoop(work, model)
-        self.work, self.number = work, 0
         self.bare_s: list[float] = []
         self.runtime_s: list[float] = []
         self._one()  # caches, allocator, lazy imports: no part of a round
@@ -132,7 +132,7 @@ class Race:
 
     def _one(self) -> None:
         self.number += 1
-        cohort = self.server.sample(self.number)
+        cohort = self.work.cohort(self.number)
         self.bare_s.append(timed(lambda: self.bare.round(self.number, cohort)))
         self.runtime_s.append(timed(lambda: self.server.advance(self.number)))
         self.server.meter.take()
@@ -210,6 +210,7 @@ class Unmeasured(Phases):
 
     def __init__(self, _device: torch.device) -> None:
         self._closed = []
+        self.diagnostics = {}
 
     def end(self, name: str) -> None:
         """Nothing."""

@@ -130,7 +130,7 @@ def test_a_finished_run_runs_nothing_more(tmp_path):
 
 def cohorts(tmp_path, rounds: int, *overrides: str) -> list[tuple[int, ...]]:
     server = server_of(workspace_of(*overrides), tmp_path)
-    return [tuple(server.sample(number)) for number in range(1, rounds + 1)]
+    return [tuple(server.work.cohort(number)) for number in range(1, rounds + 1)]
 
 
 TEN = ("clients=10", "cohort=3")
@@ -149,10 +149,10 @@ def test_cohorts_are_reproducible_and_hold_nobody_twice(tmp_path):
 
 def test_a_cohort_depends_on_its_round_alone(tmp_path):
     server = server_of(workspace_of(*TEN), tmp_path)
-    late = server.sample(7)
+    late = server.work.cohort(7)
     torch.manual_seed(3)
     np.random.seed(3)
-    assert [server.sample(number) for number in (1, 7, 2, 7)][1::2] == [late, late]
+    assert [server.work.cohort(number) for number in (1, 7, 2, 7)][1::2] == [late, late]
 
 
 def test_every_cohort_is_as_likely_as_any_other(tmp_path):
@@ -179,7 +179,7 @@ def test_clients_without_data_are_never_asked(tmp_path):
     server_of(work, tmp_path, grid).run()
     assert [address for address, _ in grid.ran] == [f"client/{client}" for client in holders]
     some = workspace_of(*SPARSE, f"cohort={len(holders) - 1}")
-    assert set(server_of(some, tmp_path / "some").sample(1)) < set(holders)
+    assert set(server_of(some, tmp_path / "some").work.cohort(1)) < set(holders)
 
 
 def test_a_cohort_beyond_those_that_hold_data_is_refused():

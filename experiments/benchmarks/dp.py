@@ -1,0 +1,153 @@
+"""A DP-SGD step against the plain step on the same physical batch, for each model and mode of per-example gradients.
+
+Each pair runs in a process of its own, on one thread, plain and private steps in turn. Noise is drawn as in a run, from
+ChaCha20; `os` and `seeded` differ in its key alone. Peak memory is that of one step, over what the process held before.
+"""
+
+import argparse
+import multiprocessing
+import statistics
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from experiments.benchmarks import Figure
+from experiments.benchmarks.runtime import step, timed
+from experiments.messages import CONFIGS
+from fl import metering
+from fl.models import Shape
+from fl.server import progress_bar
+from fl.training import clear_gradients
+from fl.workspace import build
+from privacy.dp_sgd import MODES, DpSgd
+from privacy.mechanism import Batch, ClientJob, Plan
+from privacy.randomness import OsRandomness, Randomness, SeededRandomness
+
+SHAPES: dict[str, tuple[Shape, int]] = {"lenet": ((3, 32, 32), 100), "resnet18_gn": ((3, 32, 32), 10)}
+SHAPE: tuple[Shape, int] = ((1, 28, 28), 10)
+BAR_MODEL, BAR_MODE, BAR = "cnn", "ew", "<= 1.6"
+
+
+class Measured(NamedTuple):
+    """Medians of one model under one mode. Seconds a step, bytes of a step's peak."""
+
+    plain_s: float
+    private_s: dict[str, float]  # by source of noise
+    plain_bytes: float
+    private_bytes: float
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
+    parser.add_argument("--models", default="logistic,mlp,cnn,lenet", help="(default: %(default)s)")
+    parser.add_argument("--modes", default=",".join(MODES), help="(default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=256, help="examples a step (default: %(default)s)")
+    parser.add_argument("--alternations", type=int, default=15, help="of plain and private steps")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+
+
+def measure(arguments: argparse.Namespace) -> list[Figure]:
+    """The figures of every model and mode, the default mode marked against its bar."""
+    pairs = [(model, mode) for model in arguments.models.split(",") for mode in arguments.modes.split(",")]
+    figures: list[Figure] = []
+    spawn = multiprocessing.get_context("spawn")
+    with progress_bar(True) as bar:
+        for model, mode in pairs:
+            with step(bar, f"{model}, {mode}"), ProcessPoolExecutor(1, spawn) as alone:
+                work = alone.submit(race, model, mode, arguments.batch, arguments.alternations, arguments.device)
+                figures += _figures(model, mode, work.result())
+    return figures
+
+
+def _figures(model: str, mode: str, measured: Measured) -> list[Figure]:
+    is_default = model == BAR_MODEL and mode == BAR_MODE
+    name = f"{model}, {mode}"
+    return [
+        Figure(f"{name}: plain step", 1e3 * measured.plain_s, "ms"),
+        *(
+            Figure(
+                f"{name}, noise={noise}: private / plain", seconds / measured.plain_s, "1", BAR if is_default else None
+            )
+            for noise, seconds in measured.private_s.items()
+        ),
+        Figure(f"{name}: peak memory, private - plain", (measured.private_bytes - measured.plain_bytes) / 1e6, "MB"),
+    ]
+
+
+def race(name: str, mode: str, batch: int, times: int, device: str) -> Measured:
+    """Plain and private steps in turn, on one batch of random pixels."""
+    torch.set_num_threads(1)
+    shape, classes = SHAPES.get(name, SHAPE)
+    model = _model(name, shape, classes).to(device)
+    inputs = torch.randn(batch, *shape, device=device)
+    labels = torch.randint(classes, (batch,), device=device)
+    steps = {"plain": plain_step(model, (inputs, labels))}
+    sources: dict[str, Randomness] = {"seeded": SeededRandomness(1), "os": OsRandomness()}
+    for noise, source in sources.items():
+        steps[noise] = private_step(model, mode, (inputs, labels), source)
+    peaks = {kind: max(_peak(work, device) for _ in range(3)) for kind, work in steps.items()}  # plain comes first
+    times_s: dict[str, list[float]] = {kind: [] for kind in steps}
+    for _ in range(times):
+        for kind, work in steps.items():
+            times_s[kind].append(timed(work))
+    median = {kind: statistics.median(values) for kind, values in times_s.items()}
+    return Measured(median.pop("plain"), median, peaks.pop("plain"), max(peaks.values()))
+
+
+def _peak(work: Callable[[], None], device: str) -> float:
+    """Bytes at the highest point of a step; memory that the process does not give back counts from then on."""
+    phases = metering.Phases(torch.device(device))
+    work()
+    phases.end("step")
+    metrics = phases.metrics()
+    return metrics.get("step.peak_cuda", metrics.get("step.peak_rss", 0.0))
+
+
+def _model(name: str, shape: Shape, classes: int) -> torch.nn.Module:
+    from omegaconf import OmegaConf
+
+    node = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / f"{name}.yaml"))
+    return build(torch.nn.Module, "model", node, shape=shape, classes=classes)
+
+
+def plain_step(model: torch.nn.Module, batch: Batch) -> Callable[[], None]:
+    """Forward, backward and fused SGD."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
+    return lambda: _step(model, optimizer, cross_entropy, batch)
+
+
+def private_step(model: torch.nn.Module, mode: str, batch: Batch, source: Randomness) -> Callable[[], None]:
+    """The same as `DpSgd` prepares it."""
+    size = len(batch[1])
+    mechanism = DpSgd(noise_multiplier=1.0, mode=mode, max_physical_batch_size=size)
+    mechanism.settle(_plan(model, size))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
+    job = ClientJob("client/0", 1, {}, source, size, model, optimizer, _One(batch))
+    mechanism.prepare(job)
+    return lambda: _step(job.model, job.optimizer, job.loss, batch)
+
+
+class _One:
+    """A loader of a single batch."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter([self._batch])
+
+    def take(self, index: torch.Tensor) -> Batch:  # noqa: ARG002
+        return self._batch
+
+
+def _plan(model: torch.nn.Module, size: int) -> Plan:
+    return Plan(1, 1, 1, (size,), (1,), size, 1, None, None, True, False, False, 1e-5, "rdp", model)
+
+
+def _step(model, optimizer, loss, batch) -> None:  # type: ignore[no-untyped-def]
+    clear_gradients(optimizer)
+    loss(model(batch[0]), batch[1]).backward()
+    optimizer.step()

@@ -1,0 +1,90 @@
+"""The ledger on disk: one line for each attempt at a round, synced before anything of that attempt is sent.
+
+A line names the round, the attempt and who is charged what. It is never taken back: a round that is run again after a
+crash is charged again, because what its first attempt released cannot be known.
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from privacy.errors import RunRefused
+from privacy.ledger import Ledger
+
+if TYPE_CHECKING:
+    from privacy.accounting import Charge
+
+NAME = "ledger.jsonl"
+
+
+class LedgerFile:
+    """A ledger that is written before it is believed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / NAME
+        self.ledger = Ledger()
+        for charges in self._read():
+            self.ledger.add(charges)
+
+    def _read(self) -> "Iterator[dict[int, list[Charge]]]":
+        """What was written; a last line that a crash tore was never acted on, and is cut off.
+
+        Raises:
+            RunRefused: a damaged line before the last: what was paid is unknown then.
+        """
+        if not self._path.exists():
+            return
+        *whole, torn = self._path.read_bytes().split(b"\n")
+        for number, line in enumerate(whole, 1):
+            try:
+                yield _charges_of(json.loads(line))
+            except (ValueError, TypeError, KeyError, AttributeError):  # a ConfigError is a ValueError
+                damaged = f"{self._path} is damaged in line {number}"
+                raise RunRefused(f"{damaged}: what this run has spent is unknown") from None
+        if torn:
+            os.truncate(self._path, self._path.stat().st_size - len(torn))
+
+    def charge(self, number: int, attempt: str, charges: "Mapping[int, Iterable[Charge]]") -> None:
+        """Charge clients for an attempt at a round, durably."""
+        owed = {client: list(of_client) for client, of_client in charges.items()}
+        line = {"round": number, "attempt": attempt, "charges": _grouped(owed)}
+        new = not self._path.exists()
+        with self._path.open("ab") as file:
+            file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            _sync(self._path.parent)
+        self.ledger.add(owed)
+
+
+def _sync(folder: Path) -> None:
+    """A new file's name is durable once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _grouped(charges: "Mapping[int, list[Charge]]") -> list[dict[str, Any]]:
+    """Each charge once, with the clients who owe it."""
+    clients: dict[Charge, list[int]] = defaultdict(list)
+    for client, owed in charges.items():
+        for charge in owed:
+            clients[charge].append(client)
+    return [{"charge": charge.to_json(), "clients": owing} for charge, owing in clients.items()]
+
+
+def _charges_of(line: Mapping[str, Any]) -> "dict[int, list[Charge]]":
+    from privacy.accounting import Charge
+
+    charges: dict[int, list[Charge]] = defaultdict(list)
+    for entry in line["charges"]:
+        charge = Charge.from_json(entry["charge"])
+        for client in entry["clients"]:
+            charges[client].append(charge)
+    return charges

@@ -1,0 +1,217 @@
+"""Client-level differential privacy, central (McMahan et al. 2018) and local (Balle and Wang 2018).
+
+Central: each update is clipped, and the server adds Gaussian noise to the *sum*, before anything else is done with it;
+it holds against whoever sees the models, not against the server. Local: each client noises its own update. Neither
+claims amplification from the sampling of cohorts: a cohort of fixed size, drawn by the server, proves none.
+Shapes: D is the number of values of the model.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from dp_accounting import DpEvent, SelfComposedDpEvent
+from numpy.typing import NDArray
+
+from privacy import accounting
+from privacy.accounting import Charge
+from privacy.encoding import clip_l2
+from privacy.errors import ConfigError
+from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
+from privacy.parameters import check_noise, positive, within
+
+log = logging.getLogger("fedveil")
+
+
+def clip_to(update_D: torch.Tensor, bound: float) -> tuple[torch.Tensor, float]:
+    """The update scaled to an L2 norm of at most `bound`, and the norm that it had; a zero update stays zero.
+
+    Raises:
+        NonFiniteContribution: NaN or infinity, which no scaling mends.
+    """
+    host_D = update_D.cpu().numpy()
+    clipped_D = clip_l2(host_D, bound)
+    norm = float(np.linalg.norm(host_D.astype(np.float64)))  # in float32 the square of 1e20 is infinite
+    return (update_D if clipped_D is host_D else torch.from_numpy(clipped_D).to(update_D.device)), norm
+
+
+def require_uniform(mechanism: str, plan: Plan) -> None:
+    """Weights would let one client count more than the clip allows.
+
+    Raises:
+        ConfigError: weights by examples; delta too large for the number of clients.
+    """
+    if not plan.uniform_weights:
+        raise ConfigError.of("training.weighting", "examples", f"{mechanism} needs training.weighting=uniform")
+    if plan.delta >= 1 / plan.clients:
+        raise ConfigError.of("delta", plan.delta, f"must be below 1/clients = {1 / plan.clients:.2g}")
+
+
+def solve(
+    mechanism: str, plan: Plan, target_epsilon: float, event_of: Callable[[float], DpEvent], relation: str
+) -> float:
+    """The noise multiplier at which the client that takes part most often pays the target."""
+    times = max(plan.participations)
+
+    def run_of(sigma: float) -> DpEvent:
+        return SelfComposedDpEvent(event_of(sigma), times)
+
+    sigma = accounting.solve_noise_multiplier(run_of, target_epsilon, plan.delta, plan.accountant, relation)
+    log.info("%s: noise_multiplier=%.4f for epsilon=%g", mechanism, sigma, target_epsilon)
+    return sigma
+
+
+class ClientDp(Mechanism):
+    """Clip at the client, Gaussian noise of `noise_multiplier` times the clip on the sum at the server.
+
+    With `adaptive=true` the clip follows the `quantile` of the update norms (Andrew et al. 2021): each client adds to
+    its vector whether it stayed below the clip, and the sum of these bits is noised too; `noise_multiplier` is what
+    both releases cost together (their Theorem 1). `clip` is where it starts.
+    """
+
+    name = "client_dp"
+    unit = "client"
+    holds_against = ("outsider",)
+    fixed_denominator = True
+
+    def __init__(
+        self,
+        noise_multiplier: float | None = None,
+        target_epsilon: float | None = None,
+        clip: float = 1.0,
+        adaptive: bool = False,
+        quantile: float = 0.5,
+        clip_learning_rate: float = 0.2,
+        bit_noise_fraction: float = 0.05,
+    ) -> None:
+        check_noise("mechanism.client_dp", noise_multiplier, target_epsilon)
+        for key, value in {"clip": clip, "clip_learning_rate": clip_learning_rate}.items():
+            positive(f"mechanism.client_dp.{key}", value)
+        positive("mechanism.client_dp.bit_noise_fraction", bit_noise_fraction)
+        within("mechanism.client_dp.quantile", quantile)
+        self.noise_multiplier, self.target_epsilon, self.clip = noise_multiplier, target_epsilon, float(clip)
+        self.adaptive, self._quantile, self._clip_learning_rate = adaptive, quantile, clip_learning_rate
+        self._bit_noise_fraction, self._bit_std = bit_noise_fraction, 0.0
+        self.extra_values = 1 if adaptive else 0
+
+    def initial_state(self) -> dict[str, float]:
+        """The clip, which clients are told each round."""
+        return {"client_dp.clip": self.clip}
+
+    def settle(self, plan: Plan) -> None:
+        """Check the plan, solve the noise, and split it between the sum and the bits.
+
+        Raises:
+            ConfigError: weights by examples, delta, an epsilon out of reach, or a bit noise below half of sigma.
+        """
+        require_uniform(self.name, plan)
+        if self.target_epsilon is not None:
+            self.noise_multiplier = solve(self.name, plan, self.target_epsilon, accounting.gaussian_event, "zero_out")
+        assert self.noise_multiplier is not None
+        self._bit_std = self._bit_noise_fraction * plan.cohort_size
+        if self.adaptive and self.noise_multiplier >= 2 * self._bit_std:
+            raise ConfigError.of(
+                "mechanism.client_dp.bit_noise_fraction",
+                self._bit_noise_fraction,
+                f"must be above noise_multiplier / (2 cohort) = {self.noise_multiplier / (2 * plan.cohort_size):.3g}",
+            )
+
+    @property
+    def sum_multiplier(self) -> float:
+        """Noise of the sum over the clip: raised so that the bits are paid for (Andrew et al. 2021, Theorem 1)."""
+        assert self.noise_multiplier is not None
+        if not self.adaptive:
+            return self.noise_multiplier
+        return float((self.noise_multiplier**-2 - (2 * self._bit_std) ** -2) ** -0.5)
+
+    def charge(self, client: int) -> Charge:  # noqa: ARG002
+        """A Gaussian a participation; the unit is the client, whose contribution is zeroed out."""
+        assert self.noise_multiplier is not None
+        return Charge(self.name, self.unit, "zero_out", accounting.gaussian_event(self.noise_multiplier))
+
+    def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
+        """Clip; say whether that changed anything."""
+        clip = job.state["client_dp.clip"]
+        clipped_D, norm = clip_to(update_D, clip)
+        job.diagnostics |= {"client_dp.update_norm": norm, "client_dp.clipped_fraction": float(norm > clip)}
+        if self.adaptive:
+            job.extra.append(float(norm <= clip) - 0.5)  # half the sensitivity of a bit
+        return clipped_D
+
+    def on_total(self, job: ServerJob, total_D: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Noise the sum, and move the clip."""
+        generator, clip = job.randomness.generator(), job.state["client_dp.clip"]
+        std = self.sum_multiplier * clip
+        noise = std * math.sqrt(len(total_D))
+        job.diagnostics["client_dp.signal_to_noise"] = float(np.linalg.norm(total_D)) / noise if noise else math.inf
+        job.diagnostics["client_dp.clip"] = clip
+        if self.adaptive:
+            job.state["client_dp.clip"] = self._moved(clip, job.take_extra(1)[0], job.cohort_size, generator)
+        return total_D + std * generator.standard_normal(len(total_D))
+
+    def _moved(self, clip: float, below: float, cohort_size: int, generator: np.random.Generator) -> float:
+        """The geometric update towards the quantile (Andrew et al. 2021, section 2.1)."""
+        fraction = 0.5 + (below + float(generator.normal(0.0, self._bit_std))) / cohort_size
+        return float(clip * math.exp(-self._clip_learning_rate * (fraction - self._quantile)))
+
+
+class LocalDp(Mechanism):
+    """Each client clips and noises its own update: nobody has to be trusted, and nothing averages out but the noise.
+
+    `noise_multiplier`, or `epsilon_per_round` by the analytic Gaussian mechanism (Balle and Wang 2018, Algorithm 1), or
+    `target_epsilon` for the whole run. Under replacement two clipped updates are 2 clip apart.
+    """
+
+    name = "local_dp"
+    unit = "client"
+    holds_against = ("outsider", "server")
+    fixed_denominator = False
+
+    def __init__(
+        self,
+        noise_multiplier: float | None = None,
+        target_epsilon: float | None = None,
+        epsilon_per_round: float | None = None,
+        clip: float = 1.0,
+    ) -> None:
+        if epsilon_per_round is None:
+            check_noise("mechanism.local_dp", noise_multiplier, target_epsilon)
+        elif noise_multiplier is not None or target_epsilon is not None:
+            raise ConfigError.of(
+                "mechanism.local_dp.epsilon_per_round",
+                epsilon_per_round,
+                "noise_multiplier and target_epsilon must be null beside it",
+            )
+        else:
+            positive("mechanism.local_dp.epsilon_per_round", epsilon_per_round)
+        positive("mechanism.local_dp.clip", clip)
+        self.noise_multiplier, self.target_epsilon, self.clip = noise_multiplier, target_epsilon, clip
+        self._epsilon_per_round = epsilon_per_round
+
+    def settle(self, plan: Plan) -> None:
+        """Check the plan and solve the noise, in units of the sensitivity 2 clip.
+
+        Raises:
+            ConfigError: weights by examples, delta, or an epsilon out of reach.
+        """
+        require_uniform(self.name, plan)
+        if self._epsilon_per_round is not None:
+            self.noise_multiplier = accounting.analytic_gaussian_sigma(self._epsilon_per_round, plan.delta)
+        elif self.target_epsilon is not None:
+            self.noise_multiplier = solve(self.name, plan, self.target_epsilon, accounting.gaussian_event, "replace")
+
+    def charge(self, client: int) -> Charge:  # noqa: ARG002
+        """A Gaussian a participation, over all pairs of updates that a client could have sent."""
+        assert self.noise_multiplier is not None
+        return Charge(self.name, self.unit, "replace", accounting.gaussian_event(self.noise_multiplier))
+
+    def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
+        """Clip, and add noise of `noise_multiplier` times twice the clip."""
+        assert self.noise_multiplier is not None
+        clipped_D, norm = clip_to(update_D, self.clip)
+        std = 2 * self.clip * self.noise_multiplier
+        noise_D = job.randomness.generator().standard_normal(len(clipped_D), np.float32)
+        job.diagnostics |= {"local_dp.update_norm": norm, "local_dp.clipped_fraction": float(norm > self.clip)}
+        return clipped_D + torch.from_numpy(noise_D).mul_(std).to(clipped_D.device)

@@ -1,0 +1,255 @@
+"""Record-level differential privacy: DP-SGD in each client's training (Abadi et al. 2016), by Opacus.
+
+Every step draws each example with probability q (Poisson sampling), clips its gradient, and adds Gaussian noise of
+`noise_multiplier` times the clip to the sum. What a client releases is then private to anyone, the server included.
+"""
+
+import logging
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from dp_accounting import DpEvent
+from opacus.grad_sample.utils import wrap_model
+from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
+from opacus.validators import ModuleValidator
+from torch.nn.functional import cross_entropy
+
+from privacy import accounting
+from privacy.accounting import Charge
+from privacy.dp_optimizers import KINDS, Adaptive, Sourced
+from privacy.errors import ConfigError
+from privacy.mechanism import Batch, ClientJob, Loader, Mechanism, Plan
+from privacy.parameters import check_noise, positive, within
+
+MODES = ("hooks", "ew", "functorch", "ghost")
+SMALL = 50_000  # parameters: above, the gradients of single examples cost more than ghost's second pass
+CLIPPINGS = ("flat", "per_layer", "adaptive")
+log = logging.getLogger("fedveil")
+# torch, of how Opacus hooks a first layer whose input needs no gradient
+warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+
+
+class DpSgd(Mechanism):
+    """DP-SGD. Exactly one of `noise_multiplier` and `target_epsilon` is given; delta and accountant are the run's.
+
+    `mode=auto` takes what is fastest for the model. `clip` bounds the norm of an example's gradient, and
+    `max_physical_batch_size` bounds memory: a larger draw is summed piece by piece before its one step of noise.
+    """
+
+    name = "dp_sgd"
+    unit = "record"
+    holds_against = ("outsider", "server")
+
+    def __init__(
+        self,
+        noise_multiplier: float | None = None,
+        target_epsilon: float | None = None,
+        clip: float = 1.0,
+        clipping: str = "flat",
+        mode: str = "auto",
+        max_physical_batch_size: int = 256,
+        target_unclipped_quantile: float = 0.5,
+        clip_learning_rate: float = 0.2,
+        min_clip: float = 0.01,
+        max_clip: float = 100.0,
+        unclipped_noise_fraction: float = 0.05,
+    ) -> None:
+        check_noise("mechanism.dp_sgd", noise_multiplier, target_epsilon)
+        above_zero = {
+            "clip": clip,
+            "clip_learning_rate": clip_learning_rate,
+            "min_clip": min_clip,
+            "max_clip": max_clip,
+        }
+        for key, value in (above_zero | {"unclipped_noise_fraction": unclipped_noise_fraction}).items():
+            positive(f"mechanism.dp_sgd.{key}", value)
+        within("mechanism.dp_sgd.target_unclipped_quantile", target_unclipped_quantile)
+        _one_of("clipping", clipping, CLIPPINGS)
+        _one_of("mode", mode, ("auto", *MODES))
+        if mode == "ghost" and clipping != "flat":
+            raise ConfigError.of("mechanism.dp_sgd.clipping", clipping, "mode=ghost clips flat only; choose mode=ew")
+        if max_physical_batch_size < 1:
+            raise ConfigError.of("mechanism.dp_sgd.max_physical_batch_size", max_physical_batch_size, "at least 1")
+        if max_clip <= min_clip:
+            raise ConfigError.of("mechanism.dp_sgd.max_clip", max_clip, f"must be above min_clip={min_clip}")
+        self.noise_multiplier, self.target_epsilon = noise_multiplier, target_epsilon
+        self.clip, self.clipping, self._mode = clip, clipping, mode
+        self.max_physical_batch_size = max_physical_batch_size
+        self._adaptive = (target_unclipped_quantile, clip_learning_rate, min_clip, max_clip, unclipped_noise_fraction)
+        self._plan: Plan | None = None
+        self._charges: dict[tuple[float, int], Charge] = {}
+        self._copies: WeakKeyDictionary[torch.nn.Module, Any] = WeakKeyDictionary()
+
+    def settle(self, plan: Plan) -> None:
+        """Check the plan and solve the noise for the client that pays most.
+
+        Raises:
+            ConfigError: weights that tell sizes, a model that mixes examples, delta, FedProx, or an epsilon that
+                cannot be reached.
+        """
+        if not (plan.uniform_weights or plan.public_weights):
+            raise ConfigError.of(
+                "training.weighting",
+                "examples",
+                "tells how many records a client holds: choose training.weighting="
+                "uniform, or declare the numbers public with training.public_weights=true",
+            )
+        if plan.proximal:
+            raise ConfigError.of(
+                "training.proximal_mu", "above 0", "FedProx's term is not clipped by DP-SGD; set it to 0"
+            )
+        if plan.delta >= 1 / plan.records:
+            raise ConfigError.of("delta", plan.delta, f"must be below 1/records = {1 / plan.records:.2g}")
+        faults = ModuleValidator.validate(plan.model, strict=False)
+        if faults:
+            reason = " ".join(str(faults[0]).split())
+            raise ConfigError.of("model", type(plan.model).__name__, f"{reason} (GroupNorm takes its place)")
+        self._plan = plan
+        if self.target_epsilon is not None:
+            self.noise_multiplier = self._solve(plan, self.target_epsilon)
+            log.info("dp_sgd: noise_multiplier=%.4f for epsilon=%g", self.noise_multiplier, self.target_epsilon)
+
+    @property
+    def mode(self) -> str:
+        """How per-example gradients are found; `auto` once the plan is known."""
+        if self._mode != "auto":
+            return self._mode
+        assert self._plan is not None
+        return default_mode(self._plan.model) if self.clipping == "flat" else "ew"
+
+    def _solve(self, plan: Plan, target_epsilon: float) -> float:
+        """The least noise at which no client pays more than the target."""
+        costs = Counter(
+            (*self._schedule(plan, client), plan.participations[client])
+            for client in range(plan.clients)
+            if plan.examples[client] and plan.participations[client]
+        )
+        ranked = sorted(costs, key=lambda cost: -(cost[0] ** 2) * cost[1] * cost[2])
+
+        def event_of(sigma: float, cost: tuple[float, int, int]) -> DpEvent:
+            return accounting.poisson_steps(sigma, cost[0], cost[1] * cost[2])
+
+        sigma = 0.0
+        for cost in ranked:  # the first one settles it, unless small rates and many steps cross over
+            if sigma and accounting.epsilon(event_of(sigma, cost), plan.delta, plan.accountant) <= target_epsilon:
+                continue
+            sigma = accounting.solve_noise_multiplier(
+                partial(event_of, cost=cost), target_epsilon, plan.delta, plan.accountant
+            )
+        return sigma
+
+    def _schedule(self, plan: Plan, client: int) -> tuple[float, int]:
+        """Sampling rate and steps of one participation."""
+        per_epoch = max(1, -(-plan.examples[client] // plan.batch_size))
+        rate = 1 / per_epoch if plan.sample_rate is None else plan.sample_rate
+        if plan.steps is not None:
+            return rate, plan.steps
+        assert plan.epochs is not None
+        return rate, plan.epochs * max(1, round(1 / rate))
+
+    def charge(self, client: int) -> Charge:
+        """One participation: so many sampled Gaussian steps, under adding or removing a record."""
+        assert self._plan is not None
+        assert self.noise_multiplier is not None
+        rate, steps = self._schedule(self._plan, client)
+        if (rate, steps) not in self._charges:
+            event = accounting.poisson_steps(self.noise_multiplier, rate, steps)
+            self._charges[rate, steps] = Charge(self.name, self.unit, "add_remove", event)
+        return self._charges[rate, steps]
+
+    def prepare(self, job: ClientJob) -> None:
+        """Replace model, optimizer, batches and loss by their private versions."""
+        assert self._plan is not None
+        plan, client = self._plan, int(job.address.partition("/")[2])
+        rate, steps = self._schedule(plan, client)
+        # n * q is what a client draws; under a public rate it would tell n, so the public batch size stands in
+        expected = job.examples * rate if plan.sample_rate is None else float(plan.batch_size)
+        model = self._private_copy(job.model)
+        job.optimizer.param_groups[0]["params"] = [p for p in model.parameters() if p.requires_grad]
+        optimizer = self._optimizer(job.optimizer, expected)
+        optimizer.source = job.randomness.generator()
+        if self.mode == "ghost":
+            assert job.loss is cross_entropy, "another mechanism has replaced the loss"
+            criterion = torch.nn.CrossEntropyLoss()
+            job.loss = DPLossFastGradientClipping(model, optimizer, criterion)
+        assert isinstance(job.batches, Loader), "another mechanism has taken the batches"
+        job.batches = PoissonBatches(job.batches, job.examples, optimizer, rate, steps, self.max_physical_batch_size)
+        job.model, job.optimizer = model, optimizer
+
+    def _private_copy(self, model: torch.nn.Module) -> Any:
+        """A wrapped copy with the model's weights: hooks must not stay on the model that others use."""
+        if model not in self._copies:
+            options: dict[str, Any] = (
+                {"max_grad_norm": self.clip, "use_ghost_clipping": True} if self.mode == "ghost" else {}
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # on hooks and batch_first, which concern nothing of ours
+                self._copies[model] = wrap_model(deepcopy(model), grad_sample_mode=self.mode, **options)
+        private = self._copies[model]
+        with torch.no_grad():
+            torch._foreach_copy_(list(private.state_dict().values()), list(model.state_dict().values()))
+        private.train()
+        return private
+
+    def _optimizer(self, optimizer: torch.optim.Optimizer, expected: float) -> Sourced:
+        assert self.noise_multiplier is not None
+        kind = "ghost" if self.mode == "ghost" else self.clipping
+        options: dict[str, Any] = {"max_grad_norm": self.clip}
+        if self.clipping == "per_layer":
+            count = len(optimizer.param_groups[0]["params"])
+            options["max_grad_norm"] = [self.clip / math.sqrt(count)] * count
+        made: Sourced = KINDS[kind](
+            optimizer, noise_multiplier=self.noise_multiplier, expected_batch_size=expected, **options
+        )
+        if isinstance(made, Adaptive):
+            made.quantile, made.rate, made.least, made.most, fraction = self._adaptive
+            made.count_std = max(fraction * expected, 0.51 * self.noise_multiplier)
+        return made
+
+    def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
+        """The update as it is: its noise is inside."""
+        optimizer = job.optimizer
+        assert isinstance(optimizer, Sourced)
+        if optimizer.seen:
+            job.diagnostics["dp_sgd.clipped_fraction"] = optimizer.clipped / optimizer.seen
+        optimizer.zero_grad(set_to_none=True)  # gradients of single examples take a batch times the model
+        return update_D
+
+
+def default_mode(model: torch.nn.Module) -> str:
+    """What `fedveil bench dp` found fastest: `ew` for small convolutional models, `ghost` for all others."""
+    convolutional = any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+    return "ew" if convolutional and sum(p.numel() for p in model.parameters()) <= SMALL else "ghost"
+
+
+class PoissonBatches:
+    """Draws of examples, each with probability `rate`, in pieces that fit into memory."""
+
+    def __init__(self, loader: Loader, examples: int, optimizer: Sourced, rate: float, steps: int, piece: int) -> None:
+        self._take, self._examples = loader.take, examples
+        self._optimizer, self._rate, self._steps, self._piece = optimizer, rate, steps, piece
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Pieces of each step's draw; the optimizer is told which of them is the last."""
+        for _ in range(self._steps):
+            drawn = np.flatnonzero(self._optimizer.source.random(self._examples) < self._rate)
+            if not len(drawn):
+                self._optimizer.step_without_examples()
+                continue
+            pieces = torch.split(torch.from_numpy(drawn), self._piece)
+            for number, piece in enumerate(pieces, 1):
+                self._optimizer.signal_skip_step(number < len(pieces))
+                yield self._take(piece)
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError.of(f"mechanism.dp_sgd.{key}", value, f"allowed are {', '.join(allowed)}")

@@ -1,0 +1,64 @@
+"""What every client has paid so far, and the epsilon that follows: composed over all its participations.
+
+Records and clients are different units: their epsilons stand apart and are never added.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from privacy.parameters import UNITS
+
+if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
+    from privacy.accounting import Charge
+
+Cost = frozenset[tuple["Charge", int]]
+
+
+class Ledger:
+    """Charges by client. A client is charged before it is asked, and again for each further attempt."""
+
+    def __init__(self) -> None:
+        self._paid: dict[int, Counter[Charge]] = defaultdict(Counter)
+
+    def __bool__(self) -> bool:
+        """Whether anybody has paid."""
+        return bool(self._paid)
+
+    def add(self, charges: "Mapping[int, Iterable[Charge]]") -> None:
+        """Charge clients."""
+        for client, owed in charges.items():
+            self._paid[client].update(owed)
+
+    def with_charges(self, charges: "Mapping[int, Iterable[Charge]]") -> "Ledger":
+        """A copy that has been charged: what a round would lead to."""
+        other = Ledger()
+        other._paid = defaultdict(Counter, {client: Counter(paid) for client, paid in self._paid.items()})
+        other.add(charges)
+        return other
+
+    def epsilons(self, unit: str, delta: float, accountant: str) -> dict[int, float]:
+        """Epsilon of every client that has paid in this unit.
+
+        Raises:
+            ConfigError: the accountant cannot compose these events.
+        """
+        costs = {client: _cost(paid, unit) for client, paid in self._paid.items()}
+        values = {cost: _epsilon(cost, delta, accountant) for cost in set(costs.values()) if cost}
+        return {client: values[cost] for client, cost in costs.items() if cost}
+
+    def worst(self, delta: float, accountant: str) -> dict[str, float]:
+        """The largest epsilon of any client, by unit; a unit in which nobody paid is left out."""
+        found = {unit: self.epsilons(unit, delta, accountant) for unit in UNITS}
+        return {unit: max(values.values()) for unit, values in found.items() if values}
+
+
+def _cost(paid: "Counter[Charge]", unit: str) -> Cost:
+    return frozenset((charge, times) for charge, times in paid.items() if charge.unit == unit)
+
+
+def _epsilon(cost: Cost, delta: float, accountant: str) -> float:
+    from privacy import accounting
+
+    whole = accounting.compose(cost)
+    return accounting.epsilon(whole.event, delta, accountant, whole.relation)
