@@ -54,7 +54,9 @@ def clip_l2(update_D: Update, norm: float) -> Update:
     if length * (1 + _MARGIN) <= norm / largest:
         return update_D
     unit_D *= norm / length * (1 - 3 * _MARGIN)  # thrice, so that what was clipped passes the test above
-    return np.nextafter(unit_D.astype(update_D.dtype), update_D.dtype.type(0))
+    clipped_D = np.nextafter(unit_D.astype(update_D.dtype), update_D.dtype.type(0))
+    # what was denormal relative to the largest has lost digits: it must not come back larger
+    return np.copysign(np.minimum(np.abs(clipped_D), np.abs(update_D)), update_D)
 
 
 @dataclass(frozen=True)
