@@ -46,6 +46,7 @@ norms = st.floats(min_value=5e-324, allow_infinity=False, allow_nan=False)
 @example(np.full(3, np.finfo(np.float64).max), 1.0)
 @example(np.full(3, np.finfo(np.float32).max), 1e308)
 @example(np.array([1e-310, 1e308]), 1e308)
+@example(np.array([1.61795036e308, 2.38613047e-12]), 1.6179503644808074e308)
 @example(np.array([3.0, 4.0]), 5.0)
 @example(np.zeros(3), 1.0)
 def test_clipping_never_leaves_more_than_the_norm(update_D, norm):
