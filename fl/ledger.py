@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from privacy.errors import RunRefused
 from privacy.ledger import Ledger
+from results.files import sync
 
 if TYPE_CHECKING:
     from privacy.accounting import Charge
@@ -57,17 +58,8 @@ class LedgerFile:
             file.flush()
             os.fsync(file.fileno())
         if new:
-            _sync(self._path.parent)
+            sync(self._path.parent)
         self.ledger.add(owed)
-
-
-def _sync(folder: Path) -> None:
-    """A new file's name is durable once its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _grouped(charges: "Mapping[int, list[Charge]]") -> list[dict[str, Any]]:

@@ -52,10 +52,9 @@ from dp_accounting.rdp import RdpAccountant
 from opacus.accountants import PRVAccountant, RDPAccountant
 
 from privacy.errors import ConfigError
+from privacy.parameters import ACCOUNTANTS, UNITS, positive
 
-ACCOUNTANTS = ("prv", "rdp", "pld")
 RELATIONS = ("add_remove", "zero_out", "replace")
-UNITS = ("record", "client")
 
 NEIGHBORS = {
     "add_remove": NeighboringRelation.ADD_OR_REMOVE_ONE,
@@ -290,14 +289,9 @@ def analytic_gaussian_sigma(epsilon: float, delta: float) -> float:
     Raises:
         ConfigError: epsilon is not above 0, or delta is not between 0 and 1.
     """
-    _check_positive("epsilon", epsilon)
+    positive("epsilon", epsilon)
     _check_delta(delta)
     return float(get_sigma_gaussian(epsilon, delta)) * (1 + 1e-9)
-
-
-def _check_positive(key: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError.of(key, value, "must be a finite number above 0")
 
 
 def _check_delta(delta: float) -> None:
@@ -464,7 +458,7 @@ def solve_noise_multiplier(
         ConfigError: target_epsilon is out of reach (the smallest that is not is named), or met by hardly any noise;
             or what `epsilon` raises.
     """
-    _check_positive("target_epsilon", target_epsilon)
+    positive("target_epsilon", target_epsilon)
 
     def gap(name: str, under: str) -> Callable[[float], float]:
         return lambda sigma: _gap(epsilon(event_of(sigma), delta, name, under), target_epsilon)

@@ -167,7 +167,6 @@ class LocalDp(Mechanism):
     name = "local_dp"
     unit = "client"
     holds_against = ("outsider", "server")
-    fixed_denominator = False
 
     def __init__(
         self,
