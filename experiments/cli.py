@@ -14,11 +14,12 @@ commands:
   run    [OVERRIDES]     run one configuration (Hydra: --help, --cfg job, -m and completion work)
   sweep  [OVERRIDES]     run every combination of comma-separated overrides; finished cells are skipped
   table  [RUN...]        one row a configuration, overheads as ratios to the paired plain run
+  reproduce NAME         regenerate a published table: fedveil reproduce --help lists them
   bench  NAME            measure: fedveil bench --help lists what
   hash   [OVERRIDES]     print the hash of a configuration, for the clients of a deployment to approve
 """
 FORWARDED = ("run", "sweep", "hash")
-COMMANDS = ("run", "sweep", "table", "bench", "hash")
+COMMANDS = ("run", "sweep", "table", "reproduce", "bench", "hash")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +50,10 @@ def _dispatch(arguments: list[str]) -> int:
         from results.table import main as table
 
         return table(rest)
+    if command == "reproduce":
+        from experiments.reproduce import main as reproduce
+
+        return reproduce(rest)
     if command == "bench":
         from experiments.benchmarks import main as bench
 

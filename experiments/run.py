@@ -48,23 +48,27 @@ def task(config: DictConfig) -> None:
     """One cell: runs it and notes its outcome; an error is its own affair, so that other cells go on."""
     # as typed: `cohort=${clients}` is no interpolation in the list of overrides
     overrides = cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
-    status, line = _attempt(config, overrides)
+    status, line, private = _attempt(config, overrides)
     print(line, file=sys.stderr if status else sys.stdout, flush=True)
     with Path(os.environ[OUTCOMES]).open("a") as file:
-        file.write(json.dumps({"status": status, "line": line}) + "\n")
+        file.write(json.dumps({"status": status, "line": line, "private": private}) + "\n")
 
 
-def _attempt(config: DictConfig, overrides: Sequence[str]) -> tuple[int, str]:
+def _attempt(config: DictConfig, overrides: Sequence[str]) -> tuple[int, str, bool]:
+    """Exit status, the line to print, and whether an epsilon is claimed."""
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     cell = f"[{' '.join(overrides)}] " if sweep else ""
     try:
-        return OK, f"{cell}{_hash(config) if os.environ.get(PRINT_HASH) else _run(config, sweep)}"
+        if os.environ.get(PRINT_HASH):
+            return OK, f"{cell}{_hash(config)}", False
+        line, private = _run(config, sweep)
+        return OK, f"{cell}{line}", private
     except (FedveilError, OmegaConfBaseException) as error:
         status = FAILED if isinstance(error, RuntimeFailure) else REFUSED
-        return status, f"fedveil: error: {cell}{one_line(error, overrides)}"
+        return status, f"fedveil: error: {cell}{one_line(error, overrides)}", False
     except Exception as error:  # a defect: show where
         traceback.print_exc()
-        return FAILED, f"fedveil: error: {cell}{type(error).__name__}: {one_line(error)}"
+        return FAILED, f"fedveil: error: {cell}{type(error).__name__}: {one_line(error)}", False
 
 
 def _hash(config: DictConfig) -> str:
@@ -72,12 +76,12 @@ def _hash(config: DictConfig) -> str:
     return hash_of(to_json(config))
 
 
-def _run(config: DictConfig, sweep: bool) -> str:
+def _run(config: DictConfig, sweep: bool) -> tuple[str, bool]:
     from experiments.execute import execute  # torch, Flower and polars: `--help` and completion do without
 
     outcome = execute(config, sweep)
     note = "" if outcome.fresh else " (finished earlier; force=true runs it again)"
-    return f"{_figures(outcome.summary)} in {outcome.directory}{note}"
+    return f"{_figures(outcome.summary)} in {outcome.directory}{note}", outcome.summary.get("epsilon") is not None
 
 
 def _figures(summary: dict[str, Any]) -> str:
@@ -129,6 +133,8 @@ def _conclude(outcomes: Sequence[dict[str, Any]]) -> int:
     if len(outcomes) > 1:
         finished = f"{len(outcomes) - len(failed)} of {len(outcomes)} cells finished"
         print(f"{finished}; failed ones are listed above and by `fedveil table`" if failed else finished)
+    if sum(outcome["private"] for outcome in outcomes) > 1:
+        print("each epsilon is of one cell: choosing the best cell on private data costs more, and is in none of them")
     return max((int(outcome["status"]) for outcome in failed), default=OK)
 
 

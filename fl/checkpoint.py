@@ -37,6 +37,7 @@ class State:
     optimizer: dict[str, Any]
     started: str
     mechanisms: dict[str, float] = field(default_factory=dict)  # what their server halves remember
+    secrets: dict[str, torch.Tensor] = field(default_factory=dict)  # and what they tell nobody
 
 
 def _generators() -> dict[str, Any]:
@@ -97,6 +98,7 @@ class Checkpoints:
         """Write the round's rows, then its checkpoint (each atomic), then drop the oldest checkpoints."""
         self.save_rows(state.run, state.round, rows)
         with replacing(self.folder / f"round-{state.round:06d}.ckpt") as temporary:
+            temporary.touch(mode=0o600)  # it may hold noise that nobody may subtract
             temporary.write_bytes(encode(state))
         for path in list(self._numbered("ckpt").values())[: -self._keep]:
             path.unlink()

@@ -24,6 +24,7 @@ WEIGHTINGS = ("examples", "uniform")
 RUNTIMES = ("inprocess", "ray", "deployment")
 ON_INVALID = ("leave_out", "abort")
 NOISES = ("os", "seeded")
+SAMPLERS = ("uniform", "separated")
 
 # Where a run writes and how it talks changes no result, so it is no part of a configuration's identity.
 UNHASHED = ("out", "force", "output")
@@ -46,6 +47,15 @@ class DataConfig:
     shards: int = 2  # a client, for the shards partition
     natural_column: str | None = None  # of the natural partition: who wrote the image
     allow_empty: bool = False
+
+
+@dataclass
+class SamplerConfig:
+    """How cohorts are drawn, from the seed alone."""
+
+    name: str = "uniform"  # or separated: nobody again within so many rounds, nor more often than so many times
+    min_separation: int | None = None  # rounds from one participation to the next; null: as many as can be kept
+    max_participations: int | None = None  # of a client in the whole run; null: as few as can be kept
 
 
 @dataclass
@@ -119,6 +129,7 @@ class FedveilConfig:
     out: str | None = None
     force: bool = False
     experiment: str = "default"
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: dict[str, Any] = field(default_factory=dict)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -132,6 +143,12 @@ class FedveilConfig:
 def register_schema() -> None:
     """Make the schema known to Hydra under the name `schema`, for `configs/config.yaml` to start from."""
     ConfigStore.instance().store(name="schema", node=FedveilConfig)
+    OmegaConf.register_new_resolver("fedveil.most_of", _most_of, replace=True)
+
+
+def _most_of(clients: int, cohort: int | None) -> int:
+    """Four fifths of the cohort: who is counted on to answer, where the configuration does not say."""
+    return max(1, math.ceil(0.8 * (clients if cohort is None else cohort)))
 
 
 Check = tuple[str, Callable[[Any], bool], str]
@@ -154,6 +171,9 @@ CHECKS: tuple[Check, ...] = (
     _at_least("cohort", 1),
     _at_least("rounds", 1),
     _at_least("seed", 0),
+    _one_of("sampler.name", SAMPLERS),
+    _at_least("sampler.min_separation", 1),
+    _at_least("sampler.max_participations", 1),
     _one_of("data.features", FEATURES),
     _one_of("noise", NOISES),
     ("delta", lambda v: 0 < v < 1, "must lie between 0 and 1"),
@@ -211,6 +231,9 @@ def check(config: DictConfig) -> None:
             config.server.min_contributors,
             f"must be at most the cohort, {cohort_size(config)}",
         )
+    for key in ("min_separation", "max_participations"):
+        if config.sampler[key] is not None and config.sampler.name != "separated":
+            raise ConfigError.of(f"sampler.{key}", config.sampler[key], "belongs to sampler.name=separated")
     if (config.training.epochs is None) == (config.training.steps is None):
         raise ConfigError.of(
             "training.steps", config.training.steps, "give training.epochs or training.steps, and set the other to null"

@@ -243,11 +243,16 @@ def _statistics(images_NCHW: NDArray[np.uint8], pixel_max: int) -> tuple[list[fl
 
 def _image_data(facts: dict[str, Any], arrays: Arrays) -> ImageData:
     splits = {
-        split: Split(torch.from_numpy(arrays[f"{split}_images"]), torch.from_numpy(arrays[f"{split}_labels"]))
+        split: Split(_tensor(arrays[f"{split}_images"]), _tensor(arrays[f"{split}_labels"]))
         for split in ("train", "test")
     }
     statistics = {key: torch.tensor(facts[key], dtype=torch.float32) for key in ("mean_C", "std_C")}
     return ImageData(**(facts | statistics | splits), natural_ids=arrays.get("natural_ids"))
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    """Without a copy, except of a read-only array, which torch warns of: images of IDX files that no cache keeps."""
+    return torch.from_numpy(np.require(array, requirements="W"))
 
 
 def _store(entry: Path, facts: dict[str, Any], arrays: Arrays) -> None:

@@ -1,9 +1,11 @@
 """The ledger on disk: one line for each attempt at a round, synced before anything of that attempt is sent.
 
 A line names the round, the attempt and who is charged what. It is never taken back: a round that is run again after a
-crash is charged again, because what its first attempt released cannot be known.
+crash is charged again, because what its first attempt released cannot be known. Each line ends with a digest of itself
+and of the digest before it, so none can change or go missing between two others unnoticed.
 """
 
+import hashlib
 import json
 import os
 from collections import defaultdict
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from privacy.accounting import Charge
 
 NAME = "ledger.jsonl"
+DIGEST_KEY = b', "digest": "'
+DIGEST_DIGITS = 16
 
 
 class LedgerFile:
@@ -26,22 +30,27 @@ class LedgerFile:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
+        self._digest = b""  # of the last line
         self.ledger = Ledger()
-        for charges in self._read():
+        self.rounds: set[int] = set()  # that were tried and charged for
+        for number, charges in self._read():
+            self.rounds.add(number)
             self.ledger.add(charges)
 
-    def _read(self) -> "Iterator[dict[int, list[Charge]]]":
+    def _read(self) -> "Iterator[tuple[int, dict[int, list[Charge]]]]":
         """What was written; a last line that a crash tore was never acted on, and is cut off.
 
         Raises:
-            RunRefused: a damaged line before the last: what was paid is unknown then.
+            RunRefused: a damaged line, or one missing before it: what was paid is unknown then.
         """
         if not self._path.exists():
             return
         *whole, torn = self._path.read_bytes().split(b"\n")
         for number, line in enumerate(whole, 1):
             try:
-                yield _charges_of(json.loads(line))
+                self._digest = _digest_of(line, self._digest)
+                entry = json.loads(line)
+                yield int(entry["round"]), _charges_of(entry)
             except (ValueError, TypeError, KeyError, AttributeError):  # a ConfigError is a ValueError
                 damaged = f"{self._path} is damaged in line {number}"
                 raise RunRefused(f"{damaged}: what this run has spent is unknown") from None
@@ -51,15 +60,36 @@ class LedgerFile:
     def charge(self, number: int, attempt: str, charges: "Mapping[int, Iterable[Charge]]") -> None:
         """Charge clients for an attempt at a round, durably."""
         owed = {client: list(of_client) for client, of_client in charges.items()}
-        line = {"round": number, "attempt": attempt, "charges": _grouped(owed)}
+        entry = json.dumps({"round": number, "attempt": attempt, "charges": _grouped(owed)}, sort_keys=True)
+        line, digest = _sealed(entry.encode(), self._digest)
         new = not self._path.exists()
         with self._path.open("ab") as file:
-            file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
+            file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
         if new:
             sync(self._path.parent)
+        self._digest = digest
+        self.rounds.add(number)
         self.ledger.add(owed)
+
+
+def _sealed(entry: bytes, before: bytes) -> tuple[bytes, bytes]:
+    """The line that holds an entry, a JSON object, and the digest that is its last value."""
+    digest = hashlib.sha256(before + entry).hexdigest()[:DIGEST_DIGITS].encode()
+    return entry[:-1] + DIGEST_KEY + digest + b'"}', digest
+
+
+def _digest_of(line: bytes, before: bytes) -> bytes:
+    """The digest of a line that follows one with the digest `before`.
+
+    Raises:
+        ValueError: it is not the one that was written there.
+    """
+    sealed, digest = _sealed(line.rpartition(DIGEST_KEY)[0] + b"}", before)
+    if sealed != line:
+        raise ValueError("the digest does not match")
+    return digest
 
 
 def _grouped(charges: "Mapping[int, list[Charge]]") -> list[dict[str, Any]]:

@@ -8,10 +8,12 @@ import math
 import os
 import resource
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 
+import numpy as np
 import torch
 from flwr.app import Array, RecordDict
 
@@ -135,6 +137,16 @@ class Meter:
             unit = UNITS.get(metric) or DIAGNOSTICS.get(metric)
             if unit and isinstance(value, float) and math.isfinite(value):
                 self.add(where, stage, metric, value, unit)
+
+    def quantiles(self, metric: str) -> None:
+        """Rows of the server with quartiles of what clients told of a metric, by stage."""
+        told: dict[str, list[float]] = defaultdict(list)
+        for (where, stage, name, _), value in self._values.items():
+            if name == metric and where != "server":
+                told[stage].append(value)
+        for stage, values in told.items():
+            for percent in (25, 50, 75):
+                self.add("server", stage, f"{metric}_q{percent}", float(np.percentile(values, percent)), "1")
 
     def take(self) -> list[Row]:
         """The rows of the round, which the meter forgets."""

@@ -60,7 +60,7 @@ def answer(work: Workspace, request: Request, memory: MutableMapping[str, Value]
 
 
 def contribution(work: Workspace, request: Request, memory: MutableMapping[str, Value], phases: Phases) -> Vector:
-    """Train and give `[v * update, v]`, shape (D + 1,), float32 on the host."""
+    """Train and give `[v * update, v]`, shape (D + 1,), float32 on the host, or residues where the spec says so."""
     if request.model_D is None:
         raise ProtocolError(f"stage {request.stage} asks for a contribution and brings no model")
     client = client_index(request.address)
@@ -73,13 +73,21 @@ def contribution(work: Workspace, request: Request, memory: MutableMapping[str, 
     phases.end("prepare")
     training.train(job, work.config.training.proximal_mu)
     phases.end("train")
-    host = np.empty(work.spec.length, np.float32)
-    host_D = torch.from_numpy(host[: len(global_D)])
-    v = work.weight(client)
-    update_D = weighted_update(work, job, global_D, v, host_D if work.device.type == "cpu" else None)
-    phases.end("flatten")
+    if work.spec.modulus_bits is not None:
+        vector: Vector = np.append(released(work, job, global_D).numpy(), np.int64(1))
+        phases.end("flatten")
+    else:
+        vector = _floats(work, job, global_D, work.weight(client), phases)
     if work.config.runtime.client_diagnostics:
         phases.diagnostics = job.diagnostics
+    return vector
+
+
+def _floats(work: Workspace, job: ClientJob, global_D: torch.Tensor, v: float, phases: Phases) -> Vector:
+    host = np.empty(work.spec.length, np.float32)
+    host_D = torch.from_numpy(host[: len(global_D)])
+    update_D = weighted_update(work, job, global_D, v, host_D if work.device.type == "cpu" else None)
+    phases.end("flatten")
     if update_D is not host_D:  # the one crossing from the device
         host_D.copy_(update_D)
     host[len(global_D) : -1] = job.extra
@@ -92,12 +100,24 @@ def weighted_update(
     work: Workspace, job: ClientJob, global_D: torch.Tensor, v: float, out: torch.Tensor | None
 ) -> torch.Tensor:
     """`v * update` of the trained model, float32, shape (D,), on its device; in `out` where that is given."""
+    own_D = torch.empty_like(global_D) if out is None else out
+    update_D = released(work, job, global_D, own_D)
+    return own_D if v == 1.0 and update_D is own_D else torch.mul(update_D, v, out=own_D)
+
+
+def released(work: Workspace, job: ClientJob, global_D: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """The update of the trained model as the mechanisms release it, of the length and kind that the spec declares.
+
+    Raises:
+        MalformedContribution: a mechanism made something else of it.
+    """
     own_D = work.layout(job.model).update(global_D, torch.empty_like(global_D) if out is None else out)
     update_D = work.backend.on_update(job, own_D)
-    if update_D.shape != own_D.shape:
+    length, dtype = work.spec.segments[0].length, str(work.spec.dtype)
+    if update_D.shape != (length,):
         got = f"{str(update_D.dtype).removeprefix('torch.')} {tuple(update_D.shape)}"
-        raise MalformedContribution(f"an update must be float32 ({len(own_D)},), got {got}")
-    return own_D if v == 1.0 and update_D is own_D else torch.mul(update_D, v, out=own_D)
+        raise MalformedContribution(f"an update must be {dtype} ({length},), got {got}")
+    return update_D
 
 
 def client_job(

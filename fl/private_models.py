@@ -8,7 +8,7 @@ their code, ftramer/Handcrafted-DP.
 from torch import nn
 
 from fl.features import PER_CHANNEL
-from fl.models import Cnn, Shape
+from fl.models import Shape, cnn_layers
 from privacy.errors import ConfigError
 
 GROUP = 4  # channels that are normalised together
@@ -18,7 +18,7 @@ class CnnTanh(nn.Sequential):
     """The CNN of Papernot et al. 2021 (arXiv:2007.14191) with its tanh: 26,010 parameters on MNIST."""
 
     def __init__(self, shape: Shape, classes: int) -> None:
-        super().__init__(*(nn.Tanh() if isinstance(layer, nn.ReLU) else layer for layer in Cnn(shape, classes)))
+        super().__init__(*cnn_layers("cnn_tanh", shape, classes, nn.Tanh))
 
 
 class CnnTanhGn(nn.Sequential):
@@ -26,7 +26,7 @@ class CnnTanhGn(nn.Sequential):
 
     def __init__(self, shape: Shape, classes: int) -> None:
         layers: list[nn.Module] = []
-        for layer in CnnTanh(shape, classes):
+        for layer in cnn_layers("cnn_tanh_gn", shape, classes, nn.Tanh):
             layers.append(layer)
             if isinstance(layer, nn.Conv2d):
                 layers.append(nn.GroupNorm(layer.out_channels // GROUP, layer.out_channels))

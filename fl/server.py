@@ -5,11 +5,11 @@ Shapes: D is the number of values of the model.
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,11 @@ from fl.transport import Attempt, Transport
 from fl.workspace import Workspace, preserved_generators
 from privacy.errors import FedveilError, PrivacyRefusal, TooFewContributors
 from privacy.mechanism import ServerJob
+from privacy.parameters import UNITS
 from privacy.secure_sum import Address, Total
+
+if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
+    from privacy.accounting import Charge
 
 SETUP_ROUND = 0
 log = logging.getLogger("fedveil")
@@ -61,6 +65,7 @@ class Server:
         self._started = datetime.now(UTC).isoformat(timespec="seconds") if state is None else state.started
         self.round = SETUP_ROUND if state is None else state.round
         self.state = self.work.backend.initial_state() if state is None else state.mechanisms
+        self.secrets = {} if state is None else state.secrets
         if state is not None:
             self._optimizer.load_state_dict(state.optimizer)
 
@@ -123,7 +128,7 @@ class Server:
                 self.step(number, total)
         self.round = number
 
-    def aggregate(self, number: int, cohort: list[int]) -> Total:
+    def aggregate(self, number: int, cohort: Sequence[int]) -> Total:
         """One attempt at the secure sum over a cohort, which is charged for it first."""
         attempt = self._attempt(number)
         self.charge(attempt, cohort)
@@ -131,16 +136,30 @@ class Server:
         abort = self.work.config.server.on_invalid == "abort"
         total = drive(flow, self.transport, self.meter, attempt, self.weights.detach().numpy(), abort)
         assert total is not None
+        self.meter.quantiles("update_norm")
         self.meter.add("server", "protocol", "survivors", len(total.survivors), "1")
         self.meter.add("server", "protocol", "clipped", total.clipped, "1")
         return total
 
-    def charge(self, attempt: Attempt, cohort: list[int]) -> None:
+    def charge(self, attempt: Attempt, cohort: Sequence[int]) -> None:
         """Write down what an attempt costs, before anything of it is sent."""
-        charges = {client: owed for client in cohort if (owed := self.work.backend.charges(client))}
+        charges = self._owed(attempt.round, cohort)
         if charges:
             with self.meter.span("server", "ledger"):
                 self.ledger.charge(attempt.round, attempt.attempt, charges)
+
+    def _owed(self, number: int, cohort: Sequence[int]) -> "dict[int, list[Charge]]":
+        """What a try at a round costs each client.
+
+        A further try releases once more what its noise depends on: the clients of those rounds pay again, too.
+        """
+        backend = self.work.backend
+        owed = {client: backend.charges(client) for client in cohort}
+        if number in self.ledger.rounds:
+            for ago in range(1, min(backend.window, number)):
+                for client in self.work.cohort(number - ago):
+                    owed[client] = owed.get(client, []) + backend.charges(client, ago)
+        return {client: charges for client, charges in owed.items() if charges}
 
     def within_budget(self, number: int) -> bool:
         """Whether the largest epsilon stays within `epsilon_budget` after this round."""
@@ -150,17 +169,18 @@ class Server:
     def _after(self, number: int) -> dict[str, float]:
         """The largest epsilon by unit, if this round were charged too."""
         config = self.work.config
-        charges = {client: self.work.backend.charges(client) for client in self.work.cohort(number)}
-        return self.ledger.ledger.with_charges(charges).worst(config.delta, config.accountant)
+        owed = self._owed(number, self.work.cohort(number))
+        return self.ledger.ledger.with_charges(owed).worst(config.delta, config.accountant)
 
     def step(self, number: int, total: Total) -> None:
         """Noise the raw sum, divide, and let the server's optimizer step on the negative mean update."""
         if total.weight <= 0:
             raise TooFewContributors("the contributions weigh nothing together: no client holds an example")
-        backend, size = self.work.backend, self.work.spec.cohort_size
-        sums = np.split(total.update_D, [len(self.weights)])
+        backend, size = self.work.backend, self.work.cohort_size
+        sums = np.split(total.update_D, [self.work.spec.segments[0].length])
         randomness = self.work.randomness("server", number)
-        job = ServerJob(number, randomness, size, total.survivors, total.weight, self.state, sums[1].tolist())
+        extra = sums[1].tolist()
+        job = ServerJob(number, randomness, size, total.survivors, total.weight, self.state, self.secrets, extra)
         update_D = backend.on_total(job, sums[0])
         divisor = float(size) if backend.fixed_denominator else total.weight
         self.weights.grad = torch.from_numpy(update_D / divisor).to(torch.float32).neg_()
@@ -172,7 +192,18 @@ class Server:
         last = number == self.work.config.rounds or not self.within_budget(number + 1)
         if not last and (every == 0 or number % every):
             return None
+        self._tell_spending(last)
         return self._score()
+
+    def _tell_spending(self, last: bool) -> None:
+        """Epsilon so far, the largest of any client, by unit; at the end that of each client."""
+        delta, accountant = self.work.config.delta, self.work.config.accountant
+        for unit in UNITS:
+            values = self.ledger.ledger.epsilons(unit, delta, accountant)
+            if values:
+                self.meter.add("server", "ledger", f"epsilon_{unit}", max(values.values()), "1")
+            for client, value in values.items() if last else ():
+                self.meter.add(address_of(client), "ledger", f"epsilon_{unit}", value, "1")
 
     def _score(self) -> Scores:
         with self.meter.span("server", "evaluate"):
@@ -187,6 +218,7 @@ class Server:
         rows = self._checkpoints.rows()
         if rows.filter((rows["round"] == self.round) & (rows["metric"] == "accuracy")).is_empty():
             self.meter.round = self.round
+            self._tell_spending(last=True)
             self._score()
             self._checkpoints.add_rows(self.work.hash, self.round, self.meter.take())
 
@@ -198,7 +230,7 @@ class Server:
     def _save(self) -> None:
         weights_D = self.weights.detach()
         optimizer = self._optimizer.state_dict()
-        state = State(self.work.hash, self.round, weights_D, optimizer, self._started, self.state)
+        state = State(self.work.hash, self.round, weights_D, optimizer, self._started, self.state, self.secrets)
         self._checkpoints.save(state, self.meter.take())
 
 

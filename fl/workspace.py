@@ -14,8 +14,8 @@ from hydra.utils import get_class, instantiate
 from numpy.typing import NDArray
 from torch.optim.lr_scheduler import LRScheduler
 
+from fl import cohorts, devices, vectors
 from fl import config as configuration
-from fl import devices, vectors
 from fl.data import ImageData, load_data
 from fl.partition import partition
 from privacy.backend import PrivacyBackend
@@ -104,22 +104,35 @@ class Workspace:
         self.parameters = list(self.model.parameters())
         self._check_training()
         self.backend.settle(self._plan())
+        self._check_budget()
+        assert self.spec  # what is summed is known once the mechanisms have settled
 
     def _check_training(self) -> None:
         """Make what a round will need: a mistake shows here, before the first client trains."""
         self.server_optimizer(torch.nn.Parameter(self.initial_D.clone()))
-        for name in ("candidates", "spec", "max_weight", "client_optimizer", "learning_rates"):
+        for name in ("candidates", "schedule", "max_weight", "client_optimizer", "learning_rates"):
             getattr(self, name)
+
+    def _check_budget(self) -> None:
+        """A budget that nothing spends would pass for a promise."""
+        budget = self.config.epsilon_budget
+        if budget is not None and not self.backend.charges(int(self.candidates[0])):
+            allowed = "no mechanism accounts for what it releases; choose one, or leave the budget out"
+            raise ConfigError.of("epsilon_budget", budget, allowed)
 
     def _plan(self) -> Plan:
         training = self.config.training
-        drawn = Counter(client for number in range(1, self.config.rounds + 1) for client in self.cohort(number))
+        drawn = Counter(client for cohort in self.schedule for client in cohort)
         return Plan(
             clients=self.config.clients,
-            cohort_size=self.spec.cohort_size,
+            cohort_size=self.cohort_size,
+            min_contributors=self.config.server.min_contributors,
+            hidden=self.backend.secure_sum.hides,
+            dimension=self._layout.length,
             rounds=self.config.rounds,
             examples=tuple(len(part) for part in self.partitions),
             participations=tuple(drawn[client] for client in range(self.config.clients)),
+            separation=cohorts.separation(self.schedule),
             batch_size=training.batch_size,
             epochs=training.epochs,
             steps=training.steps,
@@ -132,13 +145,20 @@ class Workspace:
             model=self.model,
         )
 
-    def cohort(self, number: int) -> list[int]:
-        """The cohort of a round, uniformly without replacement, sorted; from the run's seed alone."""
-        size = self.spec.cohort_size
-        if size == len(self.candidates):
-            return [int(client) for client in self.candidates]
-        generator = np.random.default_rng(seed_from(self.config.seed, "cohort", number))
-        return sorted(int(client) for client in generator.choice(self.candidates, size, replace=False))
+    @cached_property
+    def schedule(self) -> tuple[tuple[int, ...], ...]:
+        """The cohort of each round (entry 0 is round 1), each sorted; from the run's seed alone."""
+        config = self.config
+        return cohorts.schedule(config.sampler, self.candidates, self.cohort_size, config.rounds, config.seed)
+
+    def cohort(self, number: int) -> tuple[int, ...]:
+        """The cohort of a round, sorted."""
+        return self.schedule[number - 1]
+
+    @property
+    def cohort_size(self) -> int:
+        """How many clients a round asks."""
+        return len(self.candidates) if self.config.cohort is None else self.config.cohort
 
     def randomness(self, *labels: int | str) -> Randomness:
         """Of noise and secret sampling: the operating system's, or reproducible where `noise=seeded`."""
@@ -176,11 +196,12 @@ class Workspace:
     @cached_property
     def spec(self) -> VectorSpec:
         """The vector that is summed: v * update and v, with v = weight / max_weight in [0, 1]."""
-        update, extra = Segment(UPDATE, self._layout.length), Segment(EXTRA, self.backend.extra_values, bound=1.0)
+        backend = self.backend
+        update = Segment(UPDATE, backend.summed_length(self._layout.length))
+        extra = Segment(EXTRA, backend.extra_values, bound=1.0)
         segments = (update, *([extra] if extra.length else []), Segment(WEIGHT, 1, bound=1.0))
-        wanted = self.config.cohort
-        cohort_size = len(self.candidates) if wanted is None else wanted
-        return VectorSpec(segments, cohort_size, self.config.server.min_contributors)
+        minimum = self.config.server.min_contributors
+        return VectorSpec(segments, self.cohort_size, minimum, backend.modulus_bits)
 
     @cached_property
     def max_weight(self) -> int:

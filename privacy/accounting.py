@@ -5,7 +5,8 @@ A cost is a `DpEvent` of dp-accounting; three accountants turn events into epsil
 - `prv`, Opacus (Gopi et al. 2021): Gaussians, alone or Poisson sampled. Its errors of epsilon (0.01) and delta (a
   thousandth) are added, so it is an upper bound.
 - `pld`, dp-accounting (Doroshenko et al. 2022): Gaussian and Laplace, alone or Poisson sampled. Tight, rounded up.
-- `rdp`, dp-accounting (Mironov 2017, Canonne et al. 2020): the most events. Looser, but never expensive.
+- `rdp`, dp-accounting (Mironov 2017, Canonne et al. 2020): the most events. Looser, but never expensive. `ZCDp` events
+  are composed at integer orders, because the theorem about Skellam noise is stated for those.
 
 **Noise is in units of the sensitivity under the relation that is named.** With vectors clipped to C that sensitivity
 is C under `add_remove` and `zero_out`, and 2 C under `replace`. So an unsampled mechanism costs the same under each.
@@ -26,7 +27,7 @@ import math
 import numbers
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -68,6 +69,9 @@ PRV_LEAST_DELTA = 1e-10  # below it the rounding of its FFT passes its error: me
 PLD_INTERVAL = 1e-4  # dp-accounting's default
 PLD_TAIL = 1e-15  # dp-accounting's default
 MOST_POINTS = 2**23  # of a discretised privacy loss: some 1.5 GB and 10 s
+
+# Where a bound is stated for integer orders alone: close where epsilon is large, up to what 1e-3 asks for.
+INTEGER_ORDERS = (*range(2, 129), *(round(2 ** (k / 8)) for k in range(57, 129)))
 
 LEAST_SIGMA, MOST_SIGMA = 1e-3, 1e6
 SIGMA_TOLERANCE = 1e-3
@@ -390,10 +394,11 @@ def _prv(leaves: Leaves, delta: float, relation: str) -> float:  # noqa: ARG001
 
 
 def _rdp(leaves: Leaves, delta: float, relation: str) -> float:
-    return float(_renyi(leaves, relation, None).get_epsilon(delta))
+    orders = INTEGER_ORDERS if any(isinstance(leaf, ZCDpEvent) for leaf, _ in leaves) else None
+    return float(_renyi(leaves, relation, orders).get_epsilon(delta))
 
 
-def _renyi(leaves: Leaves, relation: str, orders: list[float] | None) -> RdpAccountant:
+def _renyi(leaves: Leaves, relation: str, orders: Sequence[float] | None) -> RdpAccountant:
     accountant = RdpAccountant(orders, NEIGHBORS[relation])
     for leaf, times in leaves:
         accountant.compose(leaf, times)

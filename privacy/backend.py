@@ -1,7 +1,7 @@
 """A privacy backend: any number of mechanisms and exactly one secure sum."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -49,6 +49,22 @@ class PrivacyBackend:
         return sorted(set.intersection(*promises)) if promises else []
 
     @property
+    def modulus_bits(self) -> int | None:
+        """Of the residues that are summed; None where floats are."""
+        return self.mechanisms[-1].modulus_bits if self.mechanisms else None
+
+    def summed_length(self, dimension: int) -> int:
+        """How many values of an update of `dimension` are summed."""
+        for mechanism in self.mechanisms:
+            dimension = mechanism.summed_length(dimension)
+        return dimension
+
+    @property
+    def window(self) -> int:
+        """Rounds whose contributions the release of a round tells of."""
+        return max((mechanism.window for mechanism in self.mechanisms), default=1)
+
+    @property
     def extra_values(self) -> int:
         """How many values mechanisms add to a contribution."""
         return sum(mechanism.extra_values for mechanism in self.mechanisms)
@@ -61,10 +77,12 @@ class PrivacyBackend:
         """Before the first round: let each mechanism check the plan, and solve its noise.
 
         Raises:
-            ConfigError: a plan that cannot keep a promise, or costs of one unit that cannot be added.
+            ConfigError: a plan that cannot keep a promise, costs of one unit that cannot be added, or residues that
+                this sum cannot add.
         """
         for mechanism in self.mechanisms:
             mechanism.settle(plan)
+        self._check_residues()
         for unit in UNITS:
             relations = {charge.relation for charge in self.charges(0) if charge.unit == unit}
             if len(relations) > 1:
@@ -72,9 +90,22 @@ class PrivacyBackend:
                     "mechanism", self.name, f"relation {' and '.join(sorted(relations))} cannot be added"
                 )
 
-    def charges(self, client: int) -> "list[Charge]":
-        """What one participation of a client costs, by mechanism."""
-        return [charge for mechanism in self.mechanisms if (charge := mechanism.charge(client)) is not None]
+    def _check_residues(self) -> None:
+        last = next((m.name for m in self.mechanisms[:-1] if m.modulus_bits is not None), None)
+        if last is not None:
+            raise ConfigError.of("mechanism", self.name, f"{last} releases integers: give it last")
+        if self.modulus_bits is None:
+            return
+        if not self.secure_sum.exact:
+            allowed = f"adds approximately, and {self.mechanisms[-1].name} needs an exact sum: choose another"
+            raise ConfigError.of("secure_sum", self.secure_sum.name, allowed)
+        if self.extra_values:
+            raise ConfigError.of("mechanism", self.name, "an adaptive clip adds fractions: set adaptive=false")
+
+    def charges(self, client: int, ago: int = 0) -> "list[Charge]":
+        """What a client pays for the release of a round that it took part in so many rounds ago, by mechanism."""
+        owing = [mechanism for mechanism in self.mechanisms if ago < mechanism.window]
+        return [charge for mechanism in owing if (charge := mechanism.charge(client)) is not None]
 
     def prepare(self, job: ClientJob) -> None:
         """Client: let each mechanism in turn replace the training objects."""
@@ -87,7 +118,7 @@ class PrivacyBackend:
             update_D = mechanism.on_update(job, update_D)
         return update_D
 
-    def on_total(self, job: ServerJob, total_D: NDArray[np.float64]) -> NDArray[np.float64]:
+    def on_total(self, job: ServerJob, total_D: NDArray[Any]) -> NDArray[np.float64]:
         """Server: the total of shape (D,) as it may be used; the last mechanism that touched an update comes first."""
         for mechanism in reversed(self.mechanisms):
             total_D = mechanism.on_total(job, total_D)

@@ -20,7 +20,7 @@ from privacy.accounting import Charge
 from privacy.encoding import clip_l2
 from privacy.errors import ConfigError
 from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
-from privacy.parameters import check_noise, positive, within
+from privacy.parameters import LEAST_CLIP, MOST_CLIP, check_noise, clip_norm, positive, within
 
 log = logging.getLogger("fedveil")
 
@@ -87,13 +87,14 @@ class ClientDp(Mechanism):
         bit_noise_fraction: float = 0.05,
     ) -> None:
         check_noise("mechanism.client_dp", noise_multiplier, target_epsilon)
-        for key, value in {"clip": clip, "clip_learning_rate": clip_learning_rate}.items():
-            positive(f"mechanism.client_dp.{key}", value)
+        clip_norm("mechanism.client_dp.clip", clip)
+        positive("mechanism.client_dp.clip_learning_rate", clip_learning_rate)
         positive("mechanism.client_dp.bit_noise_fraction", bit_noise_fraction)
         within("mechanism.client_dp.quantile", quantile)
         self.noise_multiplier, self.target_epsilon, self.clip = noise_multiplier, target_epsilon, float(clip)
         self.adaptive, self._quantile, self._clip_learning_rate = adaptive, quantile, clip_learning_rate
         self._bit_noise_fraction, self._bit_std = bit_noise_fraction, 0.0
+        self._charge: Charge | None = None
         self.extra_values = 1 if adaptive else 0
 
     def initial_state(self) -> dict[str, float]:
@@ -110,6 +111,7 @@ class ClientDp(Mechanism):
         if self.target_epsilon is not None:
             self.noise_multiplier = solve(self.name, plan, self.target_epsilon, accounting.gaussian_event, "zero_out")
         assert self.noise_multiplier is not None
+        self._charge = Charge(self.name, self.unit, "zero_out", accounting.gaussian_event(self.noise_multiplier))
         self._bit_std = self._bit_noise_fraction * plan.cohort_size
         if self.adaptive and self.noise_multiplier >= 2 * self._bit_std:
             raise ConfigError.of(
@@ -126,10 +128,9 @@ class ClientDp(Mechanism):
             return self.noise_multiplier
         return float((self.noise_multiplier**-2 - (2 * self._bit_std) ** -2) ** -0.5)
 
-    def charge(self, client: int) -> Charge:  # noqa: ARG002
+    def charge(self, client: int) -> Charge | None:  # noqa: ARG002
         """A Gaussian a participation; the unit is the client, whose contribution is zeroed out."""
-        assert self.noise_multiplier is not None
-        return Charge(self.name, self.unit, "zero_out", accounting.gaussian_event(self.noise_multiplier))
+        return self._charge
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
         """Clip; say whether that changed anything."""
@@ -154,7 +155,8 @@ class ClientDp(Mechanism):
     def _moved(self, clip: float, below: float, cohort_size: int, generator: np.random.Generator) -> float:
         """The geometric update towards the quantile (Andrew et al. 2021, section 2.1)."""
         fraction = 0.5 + (below + float(generator.normal(0.0, self._bit_std))) / cohort_size
-        return float(clip * math.exp(-self._clip_learning_rate * (fraction - self._quantile)))
+        moved = clip * math.exp(-self._clip_learning_rate * (fraction - self._quantile))
+        return float(min(max(moved, LEAST_CLIP), MOST_CLIP))
 
 
 class LocalDp(Mechanism):
@@ -185,9 +187,10 @@ class LocalDp(Mechanism):
             )
         else:
             positive("mechanism.local_dp.epsilon_per_round", epsilon_per_round)
-        positive("mechanism.local_dp.clip", clip)
+        clip_norm("mechanism.local_dp.clip", clip)
         self.noise_multiplier, self.target_epsilon, self.clip = noise_multiplier, target_epsilon, clip
         self._epsilon_per_round = epsilon_per_round
+        self._charge: Charge | None = None
 
     def settle(self, plan: Plan) -> None:
         """Check the plan and solve the noise, in units of the sensitivity 2 clip.
@@ -200,11 +203,12 @@ class LocalDp(Mechanism):
             self.noise_multiplier = accounting.analytic_gaussian_sigma(self._epsilon_per_round, plan.delta)
         elif self.target_epsilon is not None:
             self.noise_multiplier = solve(self.name, plan, self.target_epsilon, accounting.gaussian_event, "replace")
-
-    def charge(self, client: int) -> Charge:  # noqa: ARG002
-        """A Gaussian a participation, over all pairs of updates that a client could have sent."""
         assert self.noise_multiplier is not None
-        return Charge(self.name, self.unit, "replace", accounting.gaussian_event(self.noise_multiplier))
+        self._charge = Charge(self.name, self.unit, "replace", accounting.gaussian_event(self.noise_multiplier))
+
+    def charge(self, client: int) -> Charge | None:  # noqa: ARG002
+        """A Gaussian a participation, over all pairs of updates that a client could have sent."""
+        return self._charge
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
         """Clip, and add noise of `noise_multiplier` times twice the clip."""

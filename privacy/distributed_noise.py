@@ -6,7 +6,7 @@ The relation is zero-out: the neighbour's vector becomes zero, its noise share s
 leave together, charge one honest share less.) Shares beyond those charged are post-processing.
 
 Both mechanisms have bounds that are affine in the order, xi + rho alpha, so each is a `ZCDpEvent` of dp-accounting and
-composes there. Compose at the integer `ORDERS`: the theorem about Skellam noise is stated for integers.
+composes there, at the integer orders of privacy/accounting.py: the theorem about Skellam noise is stated for integers.
 """
 
 import math
@@ -16,14 +16,12 @@ from dp_accounting import ZCDpEvent
 from dp_accounting.rdp import compute_epsilon
 from scipy.optimize import minimize_scalar
 
+from privacy.accounting import INTEGER_ORDERS
 from privacy.encoding import MAX_MODULUS_BITS
 from privacy.errors import ConfigError
 from privacy.parameters import positive
 
 Curve = Callable[[int], float]
-
-# Integers, close where epsilon is large, up to what an epsilon of 1e-3 asks for.
-ORDERS = (*range(2, 129), *(round(2 ** (k / 8)) for k in range(57, 129)))
 
 
 def l1_bound(l2: float, dimension: int) -> float:
@@ -113,7 +111,7 @@ def epsilon_of_rdp(curve: Curve, rounds: int, delta: float) -> float:
     """
     if not 0 < delta < 1:
         raise ConfigError.of("delta", delta, "must be above 0 and below 1")
-    return float(compute_epsilon(ORDERS, [rounds * curve(order) for order in ORDERS], delta)[0])
+    return float(compute_epsilon(INTEGER_ORDERS, [rounds * curve(order) for order in INTEGER_ORDERS], delta)[0])
 
 
 def tightest(events: Iterable[ZCDpEvent], rounds: int, delta: float) -> ZCDpEvent:

@@ -6,6 +6,7 @@ through their rounding (Mironov 2012): only the integer mechanisms are immune. S
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,18 @@ class Sourced(DPOptimizer):  # type: ignore[misc]
 
     source: np.random.Generator
     max_grad_norm: float
-    clipped = 0  # examples whose gradient was clipped, where the clipping tells
+    clipped = 0  # examples whose gradient was clipped
     seen = 0
 
     @property
     def noise_std(self) -> float:
         """Standard deviation of each value's noise, before the division by the expected batch size."""
         return float(self.noise_multiplier * self.max_grad_norm)
+
+    def saw(self, norms: torch.Tensor) -> None:
+        """Take note of the norms of a piece, shape (B,)."""
+        self.seen += len(norms)
+        self.clipped += int((norms > self.max_grad_norm).sum())
 
     def add_noise(self) -> None:
         """Put the noised sum of clipped gradients into `grad`."""
@@ -51,11 +57,6 @@ class Sourced(DPOptimizer):  # type: ignore[misc]
 class Flat(Sourced):
     """One bound on the norm of each example's whole gradient (Abadi et al. 2016, Algorithm 1)."""
 
-    def saw(self, norms: torch.Tensor) -> None:
-        """Take note of the norms of a piece, shape (B,)."""
-        self.seen += len(norms)
-        self.clipped += int((norms > self.max_grad_norm).sum())
-
     def clip_and_accumulate(self) -> None:
         """Clip, and count what was clipped."""
         samples = self.grad_samples
@@ -71,7 +72,13 @@ class PerLayer(Sourced, DPPerLayerOptimizer):  # type: ignore[misc]
     """A bound for each parameter, of which the whole gradient's bound is the root of the sum of squares."""
 
     def clip_and_accumulate(self) -> None:
-        """Clip by parameter; counting would have no single meaning."""
+        """Clip by parameter; an example is clipped where any of its parameters is."""
+        over = [
+            torch.linalg.vector_norm(sample.flatten(1), dim=1) > bound
+            for sample, bound in zip(self.grad_samples, self.max_grad_norms, strict=True)
+        ]
+        self.seen += len(over[0])
+        self.clipped += int(torch.stack(over).any(dim=0).sum())
         DPPerLayerOptimizer.clip_and_accumulate(self)
 
 
@@ -109,8 +116,12 @@ class Adaptive(Flat):
 class Ghost(Sourced, DPOptimizerFastGradientClipping):  # type: ignore[misc]
     """Norms without gradients of single examples; the second pass has clipped already (Li et al. 2022)."""
 
-    def clip_and_accumulate(self) -> None:
+    norms: Callable[[], torch.Tensor]  # of the piece before, shape (B,)
+
+    def accumulate(self) -> None:
         """Nothing is left to clip."""
+        self.saw(self.norms())
+        super().accumulate()
 
 
 KINDS: dict[str, Any] = {"flat": Flat, "per_layer": PerLayer, "adaptive": Adaptive, "ghost": Ghost}

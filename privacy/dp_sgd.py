@@ -27,7 +27,7 @@ from privacy.accounting import Charge
 from privacy.dp_optimizers import KINDS, Adaptive, Sourced
 from privacy.errors import ConfigError
 from privacy.mechanism import Batch, ClientJob, Loader, Mechanism, Plan
-from privacy.parameters import check_noise, positive, within
+from privacy.parameters import check_noise, clip_norm, positive, within
 
 MODES = ("hooks", "ew", "functorch", "ghost")
 SMALL = 50_000  # parameters: above, the gradients of single examples cost more than ghost's second pass
@@ -63,14 +63,10 @@ class DpSgd(Mechanism):
         unclipped_noise_fraction: float = 0.05,
     ) -> None:
         check_noise("mechanism.dp_sgd", noise_multiplier, target_epsilon)
-        above_zero = {
-            "clip": clip,
-            "clip_learning_rate": clip_learning_rate,
-            "min_clip": min_clip,
-            "max_clip": max_clip,
-        }
-        for key, value in (above_zero | {"unclipped_noise_fraction": unclipped_noise_fraction}).items():
-            positive(f"mechanism.dp_sgd.{key}", value)
+        for key, value in {"clip": clip, "min_clip": min_clip, "max_clip": max_clip}.items():
+            clip_norm(f"mechanism.dp_sgd.{key}", value)
+        positive("mechanism.dp_sgd.clip_learning_rate", clip_learning_rate)
+        positive("mechanism.dp_sgd.unclipped_noise_fraction", unclipped_noise_fraction)
         within("mechanism.dp_sgd.target_unclipped_quantile", target_unclipped_quantile)
         _one_of("clipping", clipping, CLIPPINGS)
         _one_of("mode", mode, ("auto", *MODES))
@@ -180,6 +176,7 @@ class DpSgd(Mechanism):
             assert job.loss is cross_entropy, "another mechanism has replaced the loss"
             criterion = torch.nn.CrossEntropyLoss()
             job.loss = DPLossFastGradientClipping(model, optimizer, criterion)
+            optimizer.norms = lambda: model.per_sample_gradient_norms
         assert isinstance(job.batches, Loader), "another mechanism has taken the batches"
         job.batches = PoissonBatches(job.batches, job.examples, optimizer, rate, steps, self.max_physical_batch_size)
         job.model, job.optimizer = model, optimizer

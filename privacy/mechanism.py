@@ -6,9 +6,8 @@ Shapes: D is the number of model parameters.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
@@ -29,9 +28,13 @@ class Plan:
 
     clients: int
     cohort_size: int
+    min_contributors: int  # a sum over fewer is not opened
+    hidden: bool  # whether the secure sum keeps single contributions from the server
+    dimension: int  # D
     rounds: int
     examples: tuple[int, ...]  # of each client
     participations: tuple[int, ...]  # of each client, as the cohorts will be drawn
+    separation: int  # least number of rounds from one participation of a client to its next; 1: in a row
     batch_size: int
     epochs: int | None
     steps: int | None
@@ -91,6 +94,7 @@ class ServerJob:
     survivors: tuple[Address, ...]
     weight: float
     state: dict[str, float] = field(default_factory=dict)  # lasts the whole run, and is told to clients
+    secrets: dict[str, torch.Tensor] = field(default_factory=dict)  # lasts the whole run, and is told to nobody
     extra: list[float] = field(default_factory=list)  # sums of what clients added beside their updates
     diagnostics: dict[str, float] = field(default_factory=dict)
 
@@ -112,6 +116,8 @@ class Mechanism:
     holds_against: tuple[str, ...] = ()
     extra_values = 0  # how many values it adds to a contribution
     fixed_denominator = False  # divide by the configured cohort: how many survived is no public figure
+    modulus_bits: int | None = None  # where it releases residues in place of floats; known once it is settled
+    window = 1  # rounds whose contributions a round's release tells of: itself, and those that its noise depends on
 
     def settle(self, plan: Plan) -> None:
         """Everywhere, before the first round: check the plan, and solve what follows from it.
@@ -124,6 +130,10 @@ class Mechanism:
         """What the server's half remembers over the run, and tells clients each round. Keys are the mechanism's own."""
         return {}
 
+    def summed_length(self, dimension: int) -> int:
+        """How many values of an update of `dimension` are summed."""
+        return dimension
+
     def charge(self, client: int) -> "Charge | None":  # noqa: ARG002
         """What one participation of a client costs; None for a mechanism that promises nothing."""
         return None
@@ -132,9 +142,15 @@ class Mechanism:
         """Client, before training: put private versions of the training objects into the job."""
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Client, after training: clip, add local noise, compress. Takes and returns shape (D,) on the job's device."""
+        """Client, after training: clip, add local noise, compress. Takes and returns shape (D,) on the job's device.
+
+        A mechanism with `modulus_bits` returns int64 residues of shape (summed_length(D),) instead, on the host.
+        """
         return update_D
 
-    def on_total(self, job: ServerJob, total_D: NDArray[np.float64]) -> NDArray[np.float64]:  # noqa: ARG002
-        """Server, on the raw sum of shape (D,), before the division by the weight; mechanisms run in reverse order."""
+    def on_total(self, job: ServerJob, total_D: NDArray[Any]) -> NDArray[Any]:  # noqa: ARG002
+        """Server, on the raw sum of shape (D,), before the division by the weight; mechanisms run in reverse order.
+
+        float64, but for a mechanism with `modulus_bits`: it takes residues of shape (summed_length(D),).
+        """
         return total_D

@@ -6,6 +6,7 @@ from privacy.errors import ConfigError
 
 ACCOUNTANTS = ("prv", "rdp", "pld")
 UNITS = ("record", "client")  # from the finer to the coarser
+LEAST_CLIP, MOST_CLIP = 1.2e-38, 3.4e38  # just within the normal range of float32
 
 
 def positive(key: str, value: float) -> None:
@@ -16,6 +17,17 @@ def positive(key: str, value: float) -> None:
     """
     if not (math.isfinite(value) and value > 0):
         raise ConfigError.of(key, value, "must be a finite number above 0")
+
+
+def clip_norm(key: str, value: float) -> None:
+    """Refuse a clipping norm that is no normal float32: that is what updates and gradients are clipped in.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    positive(key, value)
+    if not LEAST_CLIP <= value <= MOST_CLIP:
+        raise ConfigError.of(key, value, f"must be from {LEAST_CLIP} to {MOST_CLIP}, which float32 can hold")
 
 
 def within(key: str, value: float) -> None:
@@ -34,15 +46,13 @@ def check_noise(prefix: str, noise_multiplier: float | None, target_epsilon: flo
     Raises:
         ConfigError: both, neither, or one that is not positive.
     """
-    if (noise_multiplier is None) == (target_epsilon is None):
-        both = noise_multiplier is not None
-        raise ConfigError.of(
-            f"{prefix}.noise_multiplier",
-            noise_multiplier,
-            f"{'both it and' if both else 'neither it nor'} target_epsilon{f'={target_epsilon}' if both else ''} "
-            "is given: give one of them, and set the other to null",
-        )
+    key = f"{prefix}.noise_multiplier"
+    if noise_multiplier is None and target_epsilon is None:
+        raise ConfigError.of(key, None, "give it or target_epsilon")
+    if noise_multiplier is not None and target_epsilon is not None:
+        also = f"target_epsilon={target_epsilon} is given as well"
+        raise ConfigError.of(key, noise_multiplier, f"{also}: keep one, and set the other to null")
     if noise_multiplier is not None:
-        positive(f"{prefix}.noise_multiplier", noise_multiplier)
+        positive(key, noise_multiplier)
     if target_epsilon is not None:
         positive(f"{prefix}.target_epsilon", target_epsilon)

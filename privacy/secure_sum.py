@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ from privacy.randomness import Randomness
 Address = str  # "server", "client/3", "party/1", "keyholder"
 Value = NDArray[np.generic] | bytes | int | float | str
 Records = Mapping[str, Value]
-Vector = NDArray[np.float32]
+Vector = NDArray[Any]  # float32 values, or int64 residues where the spec has a modulus
+Sum = NDArray[Any]  # float64 values, or int64 residues
 Contribution = Callable[[], Vector]  # trains when called, and only then
 
 
@@ -44,41 +46,52 @@ class Segment:
 class VectorSpec:
     """What is summed: the segments in order, from how many, and from how many at least.
 
-    The last segment is called `weight` and has length 1: a client contributes `[v * update, v]`.
+    The last segment is called `weight` and has length 1: a client contributes `[v * update, v]`, in float32. With
+    `modulus_bits` a contribution is int64 residues in [0, 2^modulus_bits), and so is the sum.
     """
 
     segments: tuple[Segment, ...]
     cohort_size: int
     min_contributors: int = 1
+    modulus_bits: int | None = None
 
     @cached_property
     def length(self) -> int:
         """D, the sum of the segments' lengths."""
         return sum(segment.length for segment in self.segments)
 
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of a contribution."""
+        return np.dtype(np.float32 if self.modulus_bits is None else np.int64)
+
     def check(self, vector: object) -> Vector:
-        """The vector itself, shape (D,), float32, finite and within its bounds.
+        """The vector itself, shape (D,), of the right type, finite and within its bounds, or residues.
 
         Raises:
-            MalformedContribution: another type, length, or a value beyond its segment's bound.
+            MalformedContribution: another type, length, or a value beyond its segment's bound or the modulus.
             NonFiniteContribution: NaN or infinity.
         """
-        if not isinstance(vector, np.ndarray) or vector.dtype != np.float32 or vector.shape != (self.length,):
+        if not isinstance(vector, np.ndarray) or vector.dtype != self.dtype or vector.shape != (self.length,):
             got = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
-            raise MalformedContribution(f"a contribution must be float32 ({self.length},), got {got}")
+            raise MalformedContribution(f"a contribution must be {self.dtype} ({self.length},), got {got}")
+        if self.modulus_bits is not None:
+            if vector.min() < 0 or int(vector.max()) >> self.modulus_bits:
+                raise MalformedContribution(f"a contribution must be residues of {self.modulus_bits} bits")
+            return vector
         start = 0
         for segment in self.segments:
             _check_bound(vector[start : start + segment.length], segment)
             start += segment.length
         return vector
 
-    def total(self, sum_D: NDArray[np.float64], survivors: Iterable[Address], clipped: int = 0) -> "Total":
+    def total(self, sum_D: Sum, survivors: Iterable[Address], clipped: int = 0) -> "Total":
         """Name the parts of an opened sum."""
         assert sum_D.shape == (self.length,)
         return Total(sum_D[:-1], float(sum_D[-1]), tuple(survivors), clipped)
 
 
-def _check_bound(values: Vector, segment: Segment) -> None:
+def _check_bound(values: NDArray[np.generic], segment: Segment) -> None:
     # one pass each way allocates nothing; NaN comes through both
     extremes = (np.minimum.reduce(values), np.maximum.reduce(values)) if values.size > 1 else values
     peak = max((abs(float(value)) for value in extremes), default=0.0)
@@ -92,9 +105,9 @@ def _check_bound(values: Vector, segment: Segment) -> None:
 
 @dataclass(frozen=True)
 class Total:
-    """What the server learns: sum of `v * update` (D - 1,) in float64, sum of `v`, who is in it."""
+    """What the server learns: sum of `v * update` (D - 1,) in float64 or residues, sum of `v`, who is in it."""
 
-    update_D: NDArray[np.float64]
+    update_D: Sum
     weight: float
     survivors: tuple[Address, ...]
     clipped: int = 0
@@ -149,11 +162,16 @@ class Party:
 
 
 class SecureSum(ABC):
-    """One protocol. `tolerance` is the allowed absolute error of the sum, per contribution."""
+    """One protocol. `tolerance` is the allowed absolute error of the sum, per contribution.
+
+    `exact` says that it can sum residues modulo a power of two; `hides`, that the server learns nothing but the sum.
+    """
 
     name: str
     assumption: str
     tolerance: float
+    exact: bool = False
+    hides: bool = False
 
     def setup(self, roles: Sequence[Address], spec: VectorSpec) -> SetupFlow:  # noqa: ARG002
         """Once a run: key distribution. Empty unless a protocol needs it."""
@@ -196,8 +214,9 @@ class OrderedSum:
     Only what is ahead of its turn is held in memory.
     """
 
-    def __init__(self, cohort: Sequence[Address], length: int) -> None:
-        self.sum_D: NDArray[np.float64] = np.zeros(length, np.float64)
+    def __init__(self, cohort: Sequence[Address], spec: VectorSpec) -> None:
+        self._modulus_bits = spec.modulus_bits
+        self.sum_D: Sum = np.zeros(spec.length, np.float64 if spec.modulus_bits is None else np.int64)
         self._turn = deque(cohort)
         self._held: dict[Address, Vector] = {}
 
@@ -205,13 +224,18 @@ class OrderedSum:
         """Take one vector of shape (D,)."""
         self._held[address] = vector
         while self._turn and self._turn[0] in self._held:
-            self.sum_D += self._held.pop(self._turn.popleft())
+            self._add(self._held.pop(self._turn.popleft()))
 
-    def close(self) -> NDArray[np.float64]:
+    def _add(self, vector: Vector) -> None:
+        self.sum_D += vector
+        if self._modulus_bits is not None:
+            self.sum_D &= (1 << self._modulus_bits) - 1
+
+    def close(self) -> Sum:
         """The sum of all that arrived, shape (D,); those whose turn never came are skipped."""
         for address in self._turn:
             if address in self._held:
-                self.sum_D += self._held.pop(address)
+                self._add(self._held.pop(address))
         return self.sum_D
 
 
@@ -221,14 +245,15 @@ class PlainSum(SecureSum):
     name = "plain"
     assumption = "the server is trusted: it sees every client's update"
     tolerance = 0.0  # float64 additions of float32 values
+    exact = True
 
     def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
         """One stage, `collect`: each reply is one vector, added in cohort order."""
         require_contributors(cohort, spec)
-        ordered = OrderedSum(cohort, spec.length)
+        ordered = OrderedSum(cohort, spec)
 
         def receive(address: Address, records: Records) -> None:
-            ordered.add(address, spec.check(records.get("vector")))
+            ordered.add(address, spec.check(_from_wire(records.get("vector"), spec)))
 
         respondents = yield Exchange("collect", {address: {} for address in cohort}, receive, collect=True)
         require_contributors(respondents, spec)
@@ -238,4 +263,16 @@ class PlainSum(SecureSum):
         """The contribution as it is."""
         if stage != "collect":
             raise unknown_stage(stage)
-        return {"vector": me.spec.check(contribution())}
+        return {"vector": me.spec.check(contribution()).astype(_wire_type(me.spec), copy=False)}
+
+
+def _wire_type(spec: VectorSpec) -> np.dtype[np.generic]:
+    """Residues travel in the narrowest type of NumPy that holds them."""
+    return spec.dtype if spec.modulus_bits is None else np.min_scalar_type((1 << spec.modulus_bits) - 1)
+
+
+def _from_wire(vector: object, spec: VectorSpec) -> object:
+    """Residues widened again; whatever is of another type is left for `check` to refuse."""
+    if isinstance(vector, np.ndarray) and vector.dtype == _wire_type(spec):
+        return vector.astype(spec.dtype, copy=False)
+    return None if spec.modulus_bits is not None else vector

@@ -144,7 +144,27 @@ class _One:
 
 
 def _plan(model: torch.nn.Module, size: int) -> Plan:
-    return Plan(1, 1, 1, (size,), (1,), size, 1, None, None, True, False, False, 1e-5, "rdp", model)
+    return Plan(
+        clients=1,
+        cohort_size=1,
+        min_contributors=1,
+        hidden=False,
+        dimension=sum(parameter.numel() for parameter in model.parameters()),
+        rounds=1,
+        examples=(size,),
+        participations=(1,),
+        separation=1,
+        batch_size=size,
+        epochs=1,
+        steps=None,
+        sample_rate=None,
+        uniform_weights=True,
+        public_weights=False,
+        proximal=False,
+        delta=1e-5,
+        accountant="rdp",
+        model=model,
+    )
 
 
 def _step(model, optimizer, loss, batch) -> None:  # type: ignore[no-untyped-def]

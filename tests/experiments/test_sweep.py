@@ -78,6 +78,13 @@ def test_run_with_m_is_a_sweep(here: Here, tmp_path: Path) -> None:
     assert len(cells(tmp_path / "cells")) == 2
 
 
+def test_a_sweep_says_that_its_own_choice_is_in_no_epsilon(here: Here) -> None:
+    note = "choosing the best cell on private data"
+    assert note in here("sweep", *QUICK, "mechanism=client_dp", "delta=1e-3", "seed=1,2", "out=private").out
+    assert note not in here("sweep", *QUICK, "seed=1,2", "out=plain").out
+    assert note not in here("sweep", *QUICK, "mechanism=client_dp", "delta=1e-3", "seed=1", "out=one").out
+
+
 def test_what_no_cell_can_be_composed_of_is_refused_at_once(here: Here, tmp_path: Path) -> None:
     assert refused(here("sweep", *QUICK, "seed=1,2", "roundz=3", "out=cells")).endswith("did you mean rounds?")
     assert not list(tmp_path.iterdir())

@@ -147,6 +147,9 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("cohort", [0], [1, 10, None]),
     ("rounds", [0], [1]),
     ("seed", [-1], [0]),
+    ("sampler.name", ["", "poisson"], ["uniform", "separated"]),
+    ("sampler.min_separation", [0], [None]),
+    ("sampler.max_participations", [0], [None]),
     ("noise", ["", "none", "OS"], ["os", "seeded"]),
     ("delta", [0.0, 1.0, -1e-5, math.nan], [1e-12]),
     ("accountant", ["", "moments"], ["prv", "rdp", "pld"]),
@@ -199,6 +202,15 @@ def test_a_value_out_of_range_is_refused_by_key_and_value(key, value):
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, _, values in RANGES for value in values])
 def test_a_value_at_the_edge_passes(key, value):
     check(with_value(key, value))
+
+
+@pytest.mark.parametrize("key", ["sampler.min_separation", "sampler.max_participations"])
+def test_what_only_the_separated_sampler_heeds_is_refused_elsewhere(key):
+    with pytest.raises(ConfigError, match=rf"^{key}=2: belongs to sampler\.name=separated$"):
+        check(with_value(key, 2))
+    config = with_value(key, 2)
+    config.sampler.name = "separated"
+    check(config)
 
 
 def test_what_comes_over_the_wire_is_checked_too():

@@ -1,7 +1,7 @@
 """The ledger of a run: on disk before anything is sent, kept over crashes, and what ends a run that has spent all."""
 
+import hashlib
 import json
-import math
 import os
 import signal
 import subprocess
@@ -11,40 +11,20 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-from dp_accounting.rdp import RdpAccountant
+from dp_accounting import GaussianDpEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import brentq
-from scipy.stats import norm
 
 from fl.checkpoint import Checkpoints
 from fl.ledger import NAME, LedgerFile
 from fl.runtimes.inprocess import InProcessGrid
 from privacy.accounting import Charge, poisson_steps
 from privacy.errors import RunRefused
-from results.rows import read_rows
 from tests.composed import CONFIGS, run, server_of, workspace_of
-from tests.experiments.command import Here, read, refused
+from tests.fl.spending import BUDGET, CLIENT_DP, DELTA, SPENDING, charged, epsilon_of, lines
 
-DELTA = 1e-3
-CLIENT_DP = ("mechanism=client_dp", "noise=seeded", f"delta={DELTA}", "accountant=rdp")
 ONE, OTHER = (Charge("client_dp", "client", "zero_out", GaussianDpEvent(sigma)) for sigma in (1.0, 2.5))
 RECORDS = Charge("dp_sgd", "record", "add_remove", poisson_steps(1.1, 0.1, 36))
-
-
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / NAME).read_text().splitlines()]
-
-
-def charged(folder: Path) -> list[tuple[int, list[int]]]:
-    """Round and clients of each line."""
-    return [(line["round"], sorted(line["charges"][0]["clients"])) for line in lines(folder)]
-
-
-def epsilon_of(times: int, sigma: float = 1.0) -> float:
-    """By dp-accounting, driven by hand."""
-    return float(RdpAccountant().compose(GaussianDpEvent(sigma), times).get_epsilon(DELTA)) if times else 0.0
 
 
 # ---- the file
@@ -82,28 +62,70 @@ def test_a_torn_last_line_is_dropped_and_the_file_goes_on(tmp_path):
         assert LedgerFile(tmp_path).ledger.worst(DELTA, "rdp")["client"] == pytest.approx(epsilon_of(2))
 
 
-def damaged_at(folder: Path, damage: bytes) -> Path:
+def of_three(folder: Path) -> list[bytes]:
+    """The lines of three attempts, which owe different things."""
     file = LedgerFile(folder)
-    for number in (1, 2, 3):
-        file.charge(number, str(number), {0: [ONE]})
-    first, _, third, _ = (folder / NAME).read_bytes().split(b"\n")
-    (folder / NAME).write_bytes(b"\n".join([first, damage, third, b""]))
-    return folder
+    for number, owed in enumerate(([ONE], [OTHER], [ONE, RECORDS]), 1):
+        file.charge(number, str(number), {0: owed})
+    *whole, rest = (folder / NAME).read_bytes().split(b"\n")
+    assert (len(whole), rest) == (3, b"")
+    return whole
 
 
-@pytest.mark.parametrize("damage", [b"", b'{"round": 2, "att', b"\x00" * 40, b"\xff\xfe{}"])
-def test_a_damaged_line_is_refused(tmp_path, damage):
-    folder = damaged_at(tmp_path, damage)
-    before = (folder / NAME).read_bytes()
-    with pytest.raises(RunRefused, match=r"ledger.jsonl is damaged in line 2: what this run has spent is unknown$"):
+def test_each_line_ends_with_a_digest_of_itself_and_of_the_digest_before(tmp_path):
+    before = b""
+    for line in of_three(tmp_path):
+        entry = json.loads(line)
+        digest = entry.pop("digest").encode()
+        assert list(entry) == ["attempt", "charges", "round"]
+        assert digest == hashlib.sha256(before + json.dumps(entry).encode()).hexdigest()[:16].encode()
+        before = digest
+
+
+def refusal(folder: Path, content: bytes) -> str:
+    """Why a ledger that holds this is refused; it stays as it is."""
+    (folder / NAME).write_bytes(content)
+    with pytest.raises(RunRefused) as refused:
         LedgerFile(folder)
-    assert (folder / NAME).read_bytes() == before
+    assert (folder / NAME).read_bytes() == content
+    return str(refused.value)
 
 
-@pytest.mark.parametrize("damage", [b"{}", b"2", b'{"charges": [{"charge": {}, "clients": [0]}]}'])
-def test_a_line_that_is_json_of_another_form_is_damaged_too(tmp_path, damage):
-    with pytest.raises(RunRefused, match="damaged in line 2"):
-        LedgerFile(damaged_at(tmp_path, damage))
+def test_a_bit_that_flips_is_noticed(tmp_path):
+    """In any byte but the last, whose line is torn then; ends of lines are among these."""
+    content = b"\n".join([*of_three(tmp_path), b""])
+    ends = [position for position, byte in enumerate(content[:-1]) if byte == ord("\n")]
+    for position in (*range(0, len(content) - 1, 3), *ends):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        line = 1 + content[:position].count(b"\n")
+        told = f"{tmp_path / NAME} is damaged in line {line}: what this run has spent is unknown"
+        assert refusal(tmp_path, bytes(damaged)) == told
+
+
+@pytest.mark.parametrize(
+    ("order", "line"), [((0, 2), 2), ((1, 2), 1), ((0, 2, 1), 2), ((0, 0, 1, 2), 2), ((0, 1, 2, 1), 4)]
+)
+def test_a_line_that_is_missing_moved_or_repeated_is_noticed(tmp_path, order, line):
+    whole = of_three(tmp_path)
+    content = b"\n".join([*(whole[number] for number in order), b""])
+    assert f"is damaged in line {line}:" in refusal(tmp_path, content)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"2", b'{"round": 2, "att', b"\x00" * 40, b"\xff\xfe{}"])
+def test_a_damaged_line_is_refused(tmp_path, damage):
+    first, _, third = of_three(tmp_path)
+    assert "is damaged in line 2:" in refusal(tmp_path, b"\n".join([first, damage, third, b""]))
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"charges": 2}, {"charges": [{"charge": {}, "clients": [0]}]}, {"charges": [{"clients": [0]}]}]
+)
+def test_a_line_of_another_form_is_refused_though_its_digest_is_right(tmp_path, form):
+    entry = json.dumps(form | {"round": 1})
+    digest = hashlib.sha256(entry.encode()).hexdigest()[:16]
+    line = f'{entry[:-1]}, "digest": "{digest}"}}\n'
+    assert "is damaged in line 1:" in refusal(tmp_path, line.encode())
 
 
 # ---- a run
@@ -164,7 +186,7 @@ def test_a_round_that_runs_again_is_charged_again(tmp_path):
             server_of(work, folder, Looking(work, folder, fail_in=2)).run()
     resumed = run(folder, *overrides)
     assert resumed.weights_D.equal(undisturbed.weights_D)
-    assert charged(folder) == [(number, work.cohort(number)) for number in (1, 2, 2, 2, 3)]
+    assert charged(folder) == [(number, list(work.cohort(number))) for number in (1, 2, 2, 2, 3)]
     assert len({line["attempt"] for line in lines(folder)}) == 5
     times = Counter(client for _, clients in charged(folder) for client in clients)
     epsilons = LedgerFile(folder).ledger.epsilons("client", DELTA, "rdp")
@@ -206,7 +228,7 @@ def test_a_participation_is_charged_once_also_to_who_drops_out(tmp_path):
     overrides = ("mechanism=local_dp", f"delta={DELTA}", "accountant=rdp", *probe, "clients=6", "cohort=2", "rounds=6")
     work = workspace_of(*overrides)
     run(tmp_path, *overrides)
-    assert charged(tmp_path) == [(number, work.cohort(number)) for number in range(1, 7)]
+    assert charged(tmp_path) == [(number, list(work.cohort(number))) for number in range(1, 7)]
     assert all(len(line["charges"]) == 1 for line in lines(tmp_path))
     times = Counter(client for number in range(1, 7) for client in work.cohort(number))
     assert 1 in times
@@ -221,42 +243,7 @@ def test_without_a_promise_nothing_is_written(tmp_path):
     assert not (tmp_path / NAME).exists()
 
 
-# ---- the budget, and what a summary says
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    monkeypatch.chdir(tmp_path)
-    return Here(capsys)
-
-
-BUDGET = (epsilon_of(3) + epsilon_of(4)) / 2
-SPENDING = (*CLIENT_DP, "rounds=9", "server.evaluate_every=0", f"epsilon_budget={BUDGET}")
-
-
-def test_a_run_ends_before_the_round_that_would_pass_its_budget(here, tmp_path):
-    ended = here.run(*SPENDING, "out=run")
-    assert ended.status == 0, ended
-    assert "3 rounds" in ended.out
-    assert f"epsilon_budget={BUDGET:g} ends the run before round 4" in ended.err
-    folder, summary = tmp_path / "run", read(tmp_path / "run", "summary")
-    assert read(folder, "status")["status"] == "budget_exhausted"
-    assert summary["rounds"] == summary["evaluated_round"] == 3
-    assert summary["epsilon"] == pytest.approx(epsilon_of(3))
-    assert summary["epsilon"] <= BUDGET
-    scores = read_rows(folder / "rows.parquet").filter(pl.col("metric") == "accuracy")
-    assert scores["round"].to_list() == [3], "evaluated once, at the end that the budget set"
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    again = here.run(*SPENDING, "out=run")
-    assert again.status == 0
-    assert "finished earlier" in again.out
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-
-
-def test_a_budget_that_is_never_reached_ends_nothing(here, tmp_path):
-    assert here.run(*CLIENT_DP, "rounds=3", f"epsilon_budget={epsilon_of(3) * 1.001}", "out=run").status == 0
-    assert read(tmp_path / "run", "status")["status"] == "finished"
-    assert read(tmp_path / "run", "summary")["rounds"] == 3
+# ---- the budget
 
 
 def test_the_budget_follows_the_client_that_took_part_most_often(tmp_path):
@@ -271,11 +258,6 @@ def test_the_budget_follows_the_client_that_took_part_most_often(tmp_path):
     assert run(tmp_path, *overrides).round == expected
 
 
-def test_a_budget_below_the_first_round_is_refused(here):
-    line = refused(here.run(*CLIENT_DP, "epsilon_budget=0.5", "out=run"))
-    assert line == "epsilon_budget=0.5: the first round costs more; raise it, or the noise"
-
-
 def test_a_crash_that_spends_the_budget_leaves_an_accuracy(tmp_path):
     """Round 3 was paid for and died: what is left does not pay it again, and round 2 is the last."""
     work = workspace_of(*SPENDING)
@@ -286,108 +268,3 @@ def test_a_crash_that_spends_the_budget_leaves_an_accuracy(tmp_path):
     assert charged(tmp_path)[-1][0] == 3, "nothing was paid beyond"
     scores = Checkpoints(tmp_path, 2).rows().filter(pl.col("metric") == "accuracy")
     assert scores["round"].to_list() == [2]
-
-
-SAID = ("epsilon_unit", "delta", "accountant", "noise", "holds_against")
-
-
-def summary_of(here: Here, *overrides: str) -> dict:
-    ended = here.run(*overrides, "out=run")
-    assert ended.status == 0, ended
-    return read(Path("run"), "summary")
-
-
-def test_a_summary_says_what_client_dp_gives(here):
-    summary = summary_of(here, "mechanism=client_dp", "clients=6", "cohort=2", "rounds=4", f"delta={DELTA}")
-    times = Counter(client for number, clients in charged(Path("run/checkpoints")) for client in clients)
-    assert sum(times.values()) == 8
-    assert len(set(times.values())) > 1
-    # PRV, the default, adds its error to what is exact
-    exact = {n: exact_gaussian_epsilon(n**-0.5, DELTA) for n in times.values()}
-    spread = sorted(exact[n] for n in times.values())
-    assert summary["epsilon"] == summary["epsilon_client"] == pytest.approx(spread[-1], abs=0.03)
-    assert summary["epsilon_client_median"] == pytest.approx(spread[len(spread) // 2], abs=0.03)
-    assert [summary[key] for key in SAID] == ["client", DELTA, "prv", "os", "outsider"]
-
-
-def exact_gaussian_epsilon(sigma: float, delta: float) -> float:
-    """Balle and Wang 2018, Theorem 8, at sensitivity 1."""
-    return float(
-        brentq(
-            lambda e: (
-                norm.cdf(1 / (2 * sigma) - e * sigma) - math.exp(e) * norm.cdf(-1 / (2 * sigma) - e * sigma) - delta
-            ),
-            0.0,
-            100.0,
-        )
-    )
-
-
-def test_a_summary_says_what_local_dp_gives(here):
-    """One round at epsilon_per_round=8 is epsilon 8; over 2 rounds the noise is worth half its variance."""
-    options = ("mechanism=local_dp", f"delta={DELTA}", "noise=seeded", "accountant=pld")
-    summary = summary_of(here, *options, "rounds=1")
-    assert summary["epsilon"] == summary["epsilon_client_median"] == pytest.approx(8.0, rel=1e-3)
-    assert [summary[key] for key in SAID] == ["client", DELTA, "pld", "seeded", "outsider and server"]
-
-
-def test_a_summary_says_what_dp_sgd_gives(here):
-    """359 or 360 examples in batches of 32 make 12 steps a round, each with a rate of 1/12."""
-    summary = summary_of(here, "mechanism=dp_sgd", "mechanism.dp_sgd.noise_multiplier=0.9", "accountant=rdp")
-    step = PoissonSampledDpEvent(1 / 12, GaussianDpEvent(0.9))
-    expected = RdpAccountant().compose(step, 24).get_epsilon(1e-5)
-    assert summary["epsilon"] == summary["epsilon_record"] == pytest.approx(expected)
-    assert "epsilon_client" not in summary
-    assert [summary[key] for key in SAID] == ["record", 1e-5, "rdp", "os", "outsider and server"]
-
-
-def test_a_summary_promises_nothing_for_plain(here):
-    summary = summary_of(here)
-    assert summary["epsilon"] is None
-    assert not {key for key in summary if key.startswith(("epsilon_", "delta", "holds", "accountant"))}
-
-
-BOTH = ("mechanism=client_dp", "+mechanism.dp_sgd._target_=privacy.dp_sgd.DpSgd", "accountant=rdp")
-
-
-def test_two_units_hold_against_their_own(here):
-    """The clients' epsilon is client_dp's, whose noise the server itself adds: it promises nothing against it."""
-    summary = summary_of(here, *BOTH, "+mechanism.dp_sgd.noise_multiplier=1.0", f"delta={1e-5}")
-    assert summary["epsilon_record"] < math.inf
-    assert summary["epsilon"] == summary["epsilon_client"] != summary["epsilon_record"]
-    assert summary["epsilon_unit"] == "client"
-    assert summary["holds_against"] == "outsider"
-
-
-@pytest.mark.parametrize(
-    ("overrides", "line"),
-    [
-        (("training.weighting=examples",), "training.weighting=examples: {} needs training.weighting=uniform"),
-        (("delta=0.25",), "delta=0.25: must be below 1/clients = 0.25"),
-        (("delta=1.0",), "delta=1.0: must lie between 0 and 1"),
-        (("noise=none",), "noise=none: allowed are os, seeded"),
-        (("accountant=gdp",), "accountant=gdp: allowed are prv, rdp, pld"),
-        (("epsilon_budget=0",), "epsilon_budget=0.0: must be a finite number above 0"),
-        (("mechanism.{}.clip=-1.0",), "mechanism.{}.clip=-1.0: must be a finite number above 0"),
-    ],
-)
-@pytest.mark.parametrize("name", ["client_dp", "local_dp"])
-def test_what_breaks_a_promise_is_refused_in_one_line(here, name, overrides, line):
-    assert refused(here.run(f"mechanism={name}", *(o.format(name) for o in overrides), "out=run")) == line.format(name)
-    assert not Path("run").exists()
-
-
-def test_local_dp_works_with_the_accountant_that_is_the_default_or_is_refused_before_it_trains(here):
-    ended = here.run("mechanism=local_dp", f"delta={DELTA}", "out=run")
-    if ended.status:
-        assert "accountant=prv" in refused(ended)
-        assert not Path("run").exists(), "it was refused after it had trained"
-    else:
-        assert read(Path("run"), "summary")["epsilon"] > 8.0
-
-
-def test_relations_that_cannot_be_added_are_refused_before_anything_trains(here):
-    extra = ("+mechanism.local_dp._target_=privacy.client_dp.LocalDp", "+mechanism.local_dp.noise_multiplier=1.0")
-    line = refused(here.run("mechanism=client_dp", *extra, f"delta={DELTA}", "accountant=rdp", "out=run"))
-    assert "relation" in line
-    assert not Path("run").exists(), "it was refused after it had trained"

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from privacy.errors import ConfigError
+from tests.fl.model_contract import Shape, gives_logits, keeps_examples_apart_and_learns
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 NAMES = ("cnn", "cnn_mcmahan", "lenet", "logistic", "mlp", "resnet18_gn")
@@ -16,7 +17,7 @@ SHAPES = (DIGITS, MNIST, CIFAR, (3, 33, 47))
 TOO_SMALL = {("cnn", DIGITS)}
 
 
-def build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
+def build(name: str, shape: Shape, classes: int) -> nn.Module:
     """As a run does it: by Hydra, from the YAML."""
     model = instantiate(OmegaConf.load(CONFIGS / f"{name}.yaml"), shape=shape, classes=classes)
     assert isinstance(model, nn.Module)
@@ -37,33 +38,23 @@ def build(name: str, shape: tuple[int, int, int], classes: int) -> nn.Module:
         ("lenet", MNIST, 10, 17_038),
     ],
 )
-def test_parameters(name: str, shape: tuple[int, int, int], classes: int, parameters: int) -> None:
+def test_parameters(name: str, shape: Shape, classes: int, parameters: int) -> None:
     assert sum(p.numel() for p in build(name, shape, classes).parameters()) == parameters
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("classes", [2, 62])
-def test_logits(name: str, shape: tuple[int, int, int], classes: int) -> None:
+def test_logits(name: str, shape: Shape, classes: int) -> None:
     if (name, shape) in TOO_SMALL:
         pytest.skip("has no room, which another test checks")
-    logits = build(name, shape, classes)(torch.randn(3, *shape))
-    assert logits.shape == (3, classes)
-    assert logits.dtype == torch.float32
-    assert logits.isfinite().all()
+    gives_logits(build(name, shape, classes), shape, classes)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_do_not_mix_and_all_weights_learn(name: str) -> None:
-    """Alone or in company, an example has the same logits: what BatchNorm breaks."""
     torch.manual_seed(1)
-    model = build(name, MNIST, 10).train()
-    images = torch.randn(4, *MNIST)
-    logits = model(images)
-    assert torch.allclose(logits[:1], model(images[:1]), atol=1e-5)
-    assert not torch.allclose(logits[:1], logits[1:2], atol=1e-6)
-    gradients = torch.autograd.grad(nn.functional.cross_entropy(logits, torch.arange(4)), list(model.parameters()))
-    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    keeps_examples_apart_and_learns(build(name, MNIST, 10), torch.randn(4, *MNIST))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,7 +75,7 @@ def test_per_example_gradients_can_be_taken(name: str) -> None:
         ("cnn_mcmahan", (1, 3, 3), "second pooling", 4),
     ],
 )
-def test_an_image_that_is_too_small(name: str, shape: tuple[int, int, int], window: str, least: int) -> None:
+def test_an_image_that_is_too_small(name: str, shape: Shape, window: str, least: int) -> None:
     with pytest.raises(Exception, match="has no room") as caught:
         build(name, shape, 10)
     cause = caught.value.__cause__  # Hydra wraps what a target raises

@@ -9,6 +9,7 @@ from fl import private_models as models
 from fl.workspace import build
 from privacy.errors import ConfigError
 from tests.composed import compose, workspace_of
+from tests.fl.model_contract import Shape, gives_logits, keeps_examples_apart_and_learns
 
 GREY, COLOUR = (81, 7, 7), (243, 8, 8)  # features of Fashion-MNIST and of CIFAR-10
 SMALL = (81, 2, 2)  # of digits
@@ -16,7 +17,6 @@ MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 PIXELS = {"cnn_tanh": MNIST, "cnn_tanh_gn": MNIST, "cnn_tanh_cifar": CIFAR}
 FEATURES = {"scatter_linear": GREY, "scatter_cnn": GREY}
 MODELS = [*(PIXELS | FEATURES).items(), ("scatter_linear", COLOUR), ("scatter_cnn", COLOUR)]
-Shape = tuple[int, int, int]
 
 
 def made(name: str, shape: Shape, classes: int = 10, *overrides: str) -> nn.Module:
@@ -52,22 +52,13 @@ def test_parameters(name: str, shape: Shape, parameters: int) -> None:
 def test_logits(name: str, shape: Shape, classes: int) -> None:
     odd = (shape[0], shape[1] + 2, shape[2] + 5)
     for size in (shape, odd):
-        logits = made(name, size, classes)(torch.randn(3, *size))
-        assert logits.shape == (3, classes)
-        assert logits.dtype == torch.float32
-        assert logits.isfinite().all()
+        gives_logits(made(name, size, classes), size, classes)
 
 
 @pytest.mark.parametrize(("name", "shape"), MODELS)
 def test_examples_do_not_mix_and_all_weights_learn(name: str, shape: Shape) -> None:
     torch.manual_seed(1)
-    model = made(name, shape).train()
-    images = torch.rand(4, *shape)
-    logits = model(images)
-    assert torch.allclose(logits[:1], model(images[:1]), atol=1e-5)
-    assert not torch.allclose(logits[:1], logits[1:2], atol=1e-6)
-    gradients = torch.autograd.grad(nn.functional.cross_entropy(logits, torch.arange(4)), list(model.parameters()))
-    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    keeps_examples_apart_and_learns(made(name, shape), torch.rand(4, *shape))
 
 
 @pytest.mark.parametrize(("name", "shape"), MODELS)
@@ -133,6 +124,10 @@ def test_pixels_are_refused(name: str) -> None:
 
 
 def test_what_is_too_small_or_does_not_divide_is_refused() -> None:
+    for name, model in (("cnn_tanh", models.CnnTanh), ("cnn_tanh_gn", models.CnnTanhGn)):
+        line = rf"^model={name}: has no room for its second convolution on images of 8x8, needs 14x14"
+        with pytest.raises(ConfigError, match=line):
+            model((1, 8, 8), 10)
     with pytest.raises(ConfigError, match=r"^model=cnn_tanh_cifar: needs images of at least 8x8, not 7x9"):
         models.CnnTanhCifar((3, 7, 9), 10)
     with pytest.raises(ConfigError, match=r"^model=scatter_cnn: needs images of at least 8x8"):

@@ -29,6 +29,7 @@ class MaskedSum(SecureSum):
 
     name = "masked"
     assumption = "toy: the server learns every mask"
+    exact = True
 
     def __init__(self, fractional_bits: int = 24, leave_before_unmask: tuple[str, ...] = ()) -> None:
         self._scale = 2.0**fractional_bits
@@ -56,14 +57,18 @@ class MaskedSum(SecureSum):
         require_contributors(there, spec)
         there = yield Exchange("unmask", {address: {"there": len(there)} for address in there}, receive_seed)
         require_contributors(there, spec)
+        if spec.modulus_bits is not None:
+            return spec.total(total_D.view(np.int64) & ((1 << spec.modulus_bits) - 1), there)
         return spec.total(total_D.view(np.int64) / self._scale, there)
 
     def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
         if stage == "mask":
             seed = me.randomness.bytes(SEED_BYTES)
             me.memory["seed"] = seed
-            fixed = np.rint(me.spec.check(contribution()).astype(np.float64) * self._scale).astype(np.int64)
-            return {"masked": fixed.view(np.uint64) + mask(seed, me.spec.length)}
+            vector = me.spec.check(contribution())
+            if me.spec.modulus_bits is None:
+                vector = np.rint(vector.astype(np.float64) * self._scale).astype(np.int64)
+            return {"masked": vector.view(np.uint64) + mask(seed, me.spec.length)}
         if stage == "unmask":
             if me.address in self._leave:
                 raise RuntimeError("gone before unmask")

@@ -16,7 +16,7 @@ from privacy.errors import (
     UnknownSender,
 )
 from privacy.secure_sum import Total
-from tests.privacy.harness import UPDATE_BOUND, Round, spec_of
+from tests.privacy.harness import UPDATE_BOUND, Round, residue_spec, spec_of
 
 
 def vectors(count: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -78,6 +78,29 @@ class SecureSumContract:
         for total in totals[1:]:
             assert np.array_equal(total.update_D, totals[0].update_D)
             assert total.survivors == totals[0].survivors
+
+    @settings(deadline=None, max_examples=25, suppress_health_check=INHERITED)
+    @given(data=st.data(), length=st.integers(1, 30), count=st.integers(1, 6), bits=st.sampled_from([4, 8, 16, 31, 62]))
+    def test_residues_are_summed_exactly(self, secure_sum, data, length, count, bits):
+        if not secure_sum.exact:
+            return
+        value = st.integers(0, 2**bits - 1)
+        drawn = [[*data.draw(st.lists(value, min_size=length, max_size=length)), 1] for _ in range(count)]
+        contributions = {f"client/{i}": np.array(vector, np.int64) for i, vector in enumerate(drawn)}
+        total = Round(secure_sum, residue_spec(length, count, bits), contributions).run()
+        assert [*total.update_D.tolist(), total.weight] == [
+            sum(column) % 2**bits for column in zip(*drawn, strict=True)
+        ]
+
+    @pytest.mark.parametrize("value", [-1, 2**16, 2**62])
+    def test_what_is_no_residue_never_leaves(self, secure_sum, value):
+        if not secure_sum.exact:
+            return
+        contributions = {f"client/{i}": np.array([i, i, 1], np.int64) for i in range(3)}
+        contributions["client/1"][0] = value
+        round_ = Round(secure_sum, residue_spec(2, 3, 16), contributions)
+        assert round_.run().survivors == ("client/0", "client/2")
+        assert isinstance(round_.refused["client/1"], MalformedContribution)
 
     def test_drop_out_at_every_stage(self, secure_sum):
         contributions = vectors(5, 20)

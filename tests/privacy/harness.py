@@ -19,6 +19,12 @@ def spec_of(length: int, cohort_size: int, min_contributors: int = 1) -> VectorS
     return VectorSpec(segments, cohort_size, min_contributors)
 
 
+def residue_spec(length: int, cohort_size: int, modulus_bits: int, min_contributors: int = 1) -> VectorSpec:
+    """`length` residues and the weight."""
+    segments = (Segment("update", length), Segment("weight", 1, 1.0))
+    return VectorSpec(segments, cohort_size, min_contributors, modulus_bits)
+
+
 @dataclass
 class Round:
     """One round of a protocol; `gone` names who does not answer at a stage."""

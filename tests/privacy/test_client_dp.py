@@ -5,33 +5,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
-from fl import vectors
-from fl.checkpoint import Checkpoints
-from fl.runtimes.inprocess import InProcessGrid
-from fl.transport import STATE
 from privacy.client_dp import ClientDp, LocalDp, clip_to
 from privacy.errors import ConfigError, NonFiniteContribution
 from privacy.mechanism import ClientJob, Plan, ServerJob
 from privacy.randomness import SeededRandomness
-from privacy.secure_sum import Total
-from tests.composed import PROBE, run, server_of, workspace_of
-from tests.fl.grids import Tampered
-from tests.outside.probe import known_update
+from tests.privacy.exact import gaussian_delta
 
 SILENT = 1e-300  # a noise multiplier whose noise vanishes beside any sum
 PLAN = Plan(
     clients=200,
     cohort_size=100,
+    min_contributors=1,
+    hidden=False,
+    dimension=2,
     rounds=10,
     examples=(20,) * 200,
     participations=(5,) * 200,
+    separation=1,
     batch_size=10,
     epochs=1,
     steps=None,
@@ -76,7 +72,7 @@ def client_job(client: int = 0, round_: int = 1, clip: float = 1.0) -> ClientJob
 
 def server_job(clip: float, round_: int = 1, extra: Sequence[float] = (), cohort_size: int = 100) -> ServerJob:
     source = SeededRandomness("server", round_)
-    return ServerJob(round_, source, cohort_size, (), 100.0, {"client_dp.clip": clip}, list(extra))
+    return ServerJob(round_, source, cohort_size, (), 100.0, {"client_dp.clip": clip}, extra=list(extra))
 
 
 # ---- clipping
@@ -251,21 +247,14 @@ def test_a_local_update_is_clipped_before_it_is_noised():
     assert mechanism.on_update(job, torch.tensor([0.6, 0.8])).tolist() == pytest.approx([0.6, 0.8])
 
 
-def exact_delta(epsilon: float, sigma: float) -> float:
-    """Balle and Wang 2018 (arXiv:1805.06530), Theorem 8, at sensitivity 1."""
-    return float(
-        norm.cdf(1 / (2 * sigma) - epsilon * sigma) - math.exp(epsilon) * norm.cdf(-1 / (2 * sigma) - epsilon * sigma)
-    )
-
-
 @pytest.mark.parametrize("epsilon", [0.1, 1.0, 8.0])
 @pytest.mark.parametrize("delta", [1e-3, 1e-6])
 def test_epsilon_per_round_takes_the_least_noise_that_is_enough(epsilon: float, delta: float) -> None:
     mechanism = LocalDp(epsilon_per_round=epsilon)
     mechanism.settle(replace(PLAN, delta=delta))
     assert mechanism.noise_multiplier is not None
-    assert exact_delta(epsilon, mechanism.noise_multiplier) <= delta * (1 + 1e-6)
-    assert exact_delta(epsilon, mechanism.noise_multiplier * 0.999) > delta
+    assert gaussian_delta(mechanism.noise_multiplier, epsilon) <= delta * (1 + 1e-6)
+    assert gaussian_delta(mechanism.noise_multiplier * 0.999, epsilon) > delta
 
 
 # ---- what is solved, charged and refused
@@ -277,8 +266,8 @@ def test_a_target_is_met_by_the_client_that_takes_part_most_often(kind):
     plan = replace(PLAN, participations=(1, 9) + (4,) * 198, accountant="pld")
     mechanism = kind(target_epsilon=3.0)
     mechanism.settle(plan)
-    assert exact_delta(3.0, mechanism.noise_multiplier / 3) <= plan.delta * (1 + 1e-3)
-    assert exact_delta(2.98, mechanism.noise_multiplier / 3) > plan.delta
+    assert gaussian_delta(mechanism.noise_multiplier / 3, 3.0) <= plan.delta * (1 + 1e-3)
+    assert gaussian_delta(mechanism.noise_multiplier / 3, 2.98) > plan.delta
 
 
 def test_what_a_participation_is_charged():
@@ -309,11 +298,12 @@ def test_a_plan_that_breaks_the_promise_is_refused(kind, changes, line):
 
 POSITIVE = "must be a finite number above 0"
 BAD = [
-    ({}, "noise_multiplier=None: neither it nor target_epsilon is given"),
-    ({"noise_multiplier": 1.0, "target_epsilon": 2.0}, "noise_multiplier=1.0: both it and target_epsilon=2.0 is given"),
+    ({}, "noise_multiplier=None: give it or target_epsilon"),
+    ({"noise_multiplier": 1.0, "target_epsilon": 2.0}, "noise_multiplier=1.0: target_epsilon=2.0 is given as well"),
     *(({"noise_multiplier": value}, f"noise_multiplier={value}: {POSITIVE}") for value in (0, -1.0, math.nan)),
     *(({"target_epsilon": value}, f"target_epsilon={value}: {POSITIVE}") for value in (0, -1.0, math.inf)),
     *(({"noise_multiplier": 1.0, "clip": value}, f"clip={value}: {POSITIVE}") for value in (0.0, -2, math.inf)),
+    ({"noise_multiplier": 1.0, "clip": 1e-300}, "clip=1e-300: must be from 1.2e-38"),
 ]
 BAD_CENTRAL = [
     *(({"quantile": value}, f"quantile={value}: must lie between 0 and 1") for value in (0.0, 1.0, -0.5, math.nan)),
@@ -339,118 +329,3 @@ def test_each_parameter_is_refused_in_one_line(kind, arguments, line):
         kind(**arguments)
     assert str(refusal.value).startswith(f"mechanism.{kind.name}.{line}")
     assert "\n" not in str(refusal.value)
-
-
-# ---- in a run: real clients, in this process
-
-SEEDED = ("noise=seeded", "delta=1e-3", "accountant=rdp", "training.weighting=uniform")
-KNOWN = (*PROBE, "+mechanism.client_dp._target_=privacy.client_dp.ClientDp", "+mechanism.client_dp.clip=7.0", *SEEDED)
-ADAPTIVE = (
-    *SEEDED,
-    "mechanism=client_dp",
-    "mechanism.client_dp.adaptive=true",
-    "mechanism.client_dp.clip=0.4",  # the first updates are longer, the last ones shorter
-    "mechanism.client_dp.noise_multiplier=0.3",
-    "+mechanism.client_dp.bit_noise_fraction=0.2",
-    "runtime.client_diagnostics=true",
-    "clients=6",
-    "cohort=4",
-    "rounds=5",
-)
-
-
-@pytest.mark.parametrize("lost", [(), ("client/1",), ("client/0", "client/3")])
-def test_the_divisor_is_the_configured_cohort_whoever_drops_out(tmp_path, lost):
-    faults = [f"+mechanism.probe.faults={{{','.join(f'{address}:crash' for address in lost)}}}"] if lost else []
-    overrides = (*KNOWN, *faults, "+mechanism.client_dp.noise_multiplier=1e-9", "rounds=1")
-    moved_D = run(tmp_path, *overrides).weights_D - workspace_of(*overrides).initial_D
-    known = [known_update(client, 1, 650).astype(np.float64) for client in range(4) if f"client/{client}" not in lost]
-    assert all(seen > 7 for seen in map(np.linalg.norm, known))
-    expected_D = np.sum([7.0 * update_D / np.linalg.norm(update_D) for update_D in known], axis=0) / 4
-    assert np.abs(moved_D.numpy() - expected_D).max() < 1e-6
-    assert np.abs(moved_D.numpy() - expected_D * 4 / (4 - len(lost))).max() > 0.01 or not lost
-
-
-def test_the_released_count_is_in_no_step(tmp_path):
-    """A total by hand: whatever weight it reports, the step is the noised sum over the configured cohort."""
-    steps = []
-    for number, weight in enumerate((1.0, 3.0, 4.0)):
-        server = server_of(workspace_of(*KNOWN, "+mechanism.client_dp.noise_multiplier=0.5"), tmp_path / str(number))
-        before_D = server.weights.detach().clone()
-        server.step(1, Total(np.linspace(-1, 1, 650), weight, ("client/0",)))
-        steps.append(server.weights.detach() - before_D)
-    assert torch.equal(steps[0], steps[1])
-    assert torch.equal(steps[0], steps[2])
-    noise_D = steps[0].numpy() * 4 - np.linspace(-1, 1, 650)
-    assert kstest(noise_D / (0.5 * 7.0), norm.cdf).pvalue > 1e-3
-
-
-class Overheard(InProcessGrid):
-    """Notes what mechanisms tell clients, a round at a time."""
-
-    def push_messages(self, messages):
-        messages = list(messages)
-        self.told = {**getattr(self, "told", {}), int(messages[0].metadata.group_id): dict(messages[0].content[STATE])}
-        assert all(dict(message.content[STATE]) == dict(messages[0].content[STATE]) for message in messages)
-        return super().push_messages(messages)
-
-
-def test_clients_are_told_the_clip_and_use_it(tmp_path):
-    work = workspace_of(*ADAPTIVE)
-    grid = Overheard(work.hash, 6)
-    server_of(work, tmp_path, grid).run()
-    clips = [grid.told[number]["client_dp.clip"] for number in range(1, 6)]
-    assert clips[0] == 0.4
-    assert len(set(clips)) == 5
-    rows = Checkpoints(tmp_path, 2).rows()
-    assert rows.filter(pl.col("metric") == "clip").sort("round")["value"].to_list() == clips
-    own = rows.filter(pl.col("stage") == "client_dp", pl.col("where") != "server")
-    for number, clip in enumerate(clips, 1):
-        norms, clipped = (
-            own.filter(pl.col("round") == number, pl.col("metric") == metric).sort("where")["value"].to_list()
-            for metric in ("update_norm", "clipped_fraction")
-        )
-        assert len(norms) == 4
-        assert clipped == [float(length > clip) for length in norms]
-    assert set(own.filter(pl.col("metric") == "clipped_fraction")["value"]) == {0.0, 1.0}, "the clip was of use"
-    ratios = rows.filter(pl.col("metric") == "signal_to_noise")
-    assert len(ratios) == 5
-    assert set(ratios["where"]) == {"server"}
-
-
-def test_a_run_that_was_stopped_goes_on_with_its_clip(tmp_path):
-    undisturbed = run(tmp_path / "undisturbed", *ADAPTIVE)
-    work, stopped = workspace_of(*ADAPTIVE), tmp_path / "stopped"
-
-    def stop(_, reply):
-        if server.meter.round == 4:
-            raise KeyboardInterrupt
-        return [reply]
-
-    server = server_of(work, stopped, Tampered(work, stop))
-    with pytest.raises(KeyboardInterrupt):
-        server.run()
-    kept = Checkpoints(stopped, 2).latest()
-    assert kept.round == 3
-    assert kept.mechanisms == server.state
-    assert kept.mechanisms["client_dp.clip"] not in (0.4, undisturbed.mechanisms["client_dp.clip"])
-    grid = Overheard(work.hash, 6)
-    server_of(workspace_of(*ADAPTIVE), stopped, grid).run()
-    assert grid.told[4] == kept.mechanisms
-    resumed = Checkpoints(stopped, 2).latest()
-    assert resumed.mechanisms == undisturbed.mechanisms
-    assert vectors.sha256(resumed.weights_D) == vectors.sha256(undisturbed.weights_D)
-
-
-def test_noise_of_the_operating_system_is_not_repeated(tmp_path):
-    overrides = ("mechanism=client_dp", "rounds=1", "noise=os")
-    assert vectors.sha256(run(tmp_path / "a", *overrides).weights_D) != vectors.sha256(
-        run(tmp_path / "b", *overrides).weights_D
-    )
-
-
-def test_a_clip_given_as_a_whole_number_reaches_the_clients(tmp_path):
-    state = run(tmp_path, "mechanism=client_dp", "mechanism.client_dp.clip=2", "rounds=1", *SEEDED)
-    assert state.round == 1
-    same = run(tmp_path / "float", "mechanism=client_dp", "mechanism.client_dp.clip=2.0", "rounds=1", *SEEDED)
-    assert vectors.sha256(state.weights_D) == vectors.sha256(same.weights_D)

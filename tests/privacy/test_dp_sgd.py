@@ -156,8 +156,8 @@ def test_momentum_is_kept_within_a_clients_steps():
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({}, "noise_multiplier=None: neither it nor target_epsilon is given: give one of them"),
-        ({"noise_multiplier": 1.0, "target_epsilon": 3.0}, "noise_multiplier=1.0: both it and target_epsilon=3.0 is"),
+        ({}, "noise_multiplier=None: give it or target_epsilon"),
+        ({"noise_multiplier": 1.0, "target_epsilon": 3.0}, "noise_multiplier=1.0: target_epsilon=3.0 is given as"),
         ({"target_epsilon": 0.0}, "target_epsilon=0.0: must be a finite number above 0"),
         ({"target_epsilon": -1.0}, "target_epsilon=-1.0: must be a finite number above 0"),
         ({"target_epsilon": math.nan}, "target_epsilon=nan: must be a finite number above 0"),

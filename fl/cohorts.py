@@ -1,0 +1,87 @@
+"""Who is asked in which round: the whole schedule, made before the first round from the run's seed alone.
+
+It depends on no more of the data than who holds any, so it is public, and accounting may rely on it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl.config import SamplerConfig
+from privacy.errors import ConfigError
+from privacy.randomness import seed_from
+
+Schedule = tuple[tuple[int, ...], ...]  # the cohort of each round, round 1 first, sorted
+
+
+def schedule(sampler: SamplerConfig, candidates: NDArray[np.int64], size: int, rounds: int, seed: int) -> Schedule:
+    """The cohorts of a run.
+
+    `uniform` draws without replacement, each round by itself. `separated` draws among those who were last asked at
+    least `min_separation` rounds ago, those who were asked least often first; its first rounds do not depend on how
+    many follow.
+
+    Raises:
+        ConfigError: a separation or a number of participations that cannot be kept.
+    """
+    apart = _checked_separation(sampler, len(candidates), size)
+    _check_participations(sampler, len(candidates), size, rounds)
+    if size == len(candidates):
+        return (tuple(candidates.tolist()),) * rounds
+    if sampler.name == "separated":
+        return _separated(apart, candidates, size, rounds, seed)
+    return tuple(_uniform(candidates, size, number, seed) for number in range(1, rounds + 1))
+
+
+def _generator(seed: int, number: int) -> np.random.Generator:
+    return np.random.default_rng(seed_from(seed, "cohort", number))
+
+
+def _uniform(candidates: NDArray[np.int64], size: int, number: int, seed: int) -> tuple[int, ...]:
+    return tuple(sorted(_generator(seed, number).choice(candidates, size, replace=False).tolist()))
+
+
+def _separated(apart: int, candidates: NDArray[np.int64], size: int, rounds: int, seed: int) -> Schedule:
+    """Numbers of participations never differ by more than one, so the most frequent client has the least possible.
+
+    Say that everybody has been asked m times. For `apart` rounds, whoever is asked once more or is out of reach was in
+    one of the last apart - 1 cohorts, and at least `size` others are left; later, nobody at m is out of reach.
+    """
+    asked, last = np.zeros(len(candidates), np.int64), np.full(len(candidates), -apart)
+    cohorts = []
+    for number in range(1, rounds + 1):
+        eligible = np.flatnonzero(number - last >= apart)
+        order = np.lexsort((_generator(seed, number).random(len(eligible)), asked[eligible]))
+        drawn = eligible[order[:size]]
+        asked[drawn] += 1
+        last[drawn] = number
+        cohorts.append(tuple(sorted(candidates[drawn].tolist())))
+    return tuple(cohorts)
+
+
+def _checked_separation(sampler: SamplerConfig, clients: int, size: int) -> int:
+    """Rounds from one participation of a client to its next."""
+    possible = clients // size
+    if sampler.min_separation is not None and sampler.min_separation > possible:
+        allowed = f"must be at most {possible}: {clients} clients hold data, {size} of them are asked each round"
+        raise ConfigError.of("sampler.min_separation", sampler.min_separation, allowed)
+    return sampler.min_separation or possible
+
+
+def _check_participations(sampler: SamplerConfig, clients: int, size: int, rounds: int) -> None:
+    most, needed = sampler.max_participations, -(-rounds * size // clients)
+    if most is not None and most < needed:
+        allowed = f"must be at least {needed}: {rounds} rounds ask {size} of the {clients} clients that hold data"
+        raise ConfigError.of("sampler.max_participations", most, allowed)
+
+
+def separation(cohorts: Sequence[Sequence[int]]) -> int:
+    """The least number of rounds from one participation of a client to its next; above all rounds if none returns."""
+    least, last = len(cohorts) + 1, dict[int, int]()
+    for number, cohort in enumerate(cohorts):
+        least = min(least, number - max((last.get(client, -least) for client in cohort), default=-least))
+        if least == 1:  # there is none below, and most schedules have one soon
+            break
+        last.update(dict.fromkeys(cohort, number))
+    return least

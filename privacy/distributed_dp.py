@@ -1,0 +1,226 @@
+"""Distributed differential privacy: each client adds a share of integer noise, so the *sum* carries all of it.
+
+Clip, rotate, scale, round conditionally, add a share of Skellam (Agarwal, Kairouz and Liu 2021, Algorithm 1) or
+discrete Gaussian noise (Kairouz, Liu and Steinke 2021, Algorithm 1), reduce modulo 2^bits. Where the secure sum hides
+contributions it holds against the server too, and nobody ever holds the sum without its noise. Under a plain sum
+the server sees each client's vector under one share alone, so it holds against outsiders only.
+
+The noise of `min_contributors - colluders` honest shares is what epsilon is charged at, whatever number answers:
+whoever opens the sum refuses below `min_contributors`, and further shares only add noise. The relation is zero-out: the
+victim's vector becomes zero, its share stays, and so does the number of survivors, which the sum is divided by.
+
+Shapes: D is the number of model parameters, P the least power of two that is not below it.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from dp_accounting import DpEvent
+from numpy.typing import NDArray
+
+from privacy import distributed_noise as noise
+from privacy.accounting import Charge
+from privacy.client_dp import clip_to, require_uniform, solve
+from privacy.discrete_noise import discrete_gaussian, skellam
+from privacy.encoding import (
+    MAX_MODULUS_BITS,
+    Rotation,
+    conditional_round,
+    from_modulus,
+    rotation,
+    rounded_norm_bound,
+    to_modulus,
+)
+from privacy.errors import ConfigError
+from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
+from privacy.parameters import check_noise, clip_norm
+
+DISTRIBUTIONS = ("skellam", "discrete_gaussian")
+BETA = math.exp(-0.5)  # of conditional rounding: both papers' choice
+MOST_INFLATION = 2.0  # of the sensitivity by rounding
+LEAST_BITS = 4
+log = logging.getLogger("fedveil")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How updates become integers: `scale` integers a unit, and what follows. All in integers but `scale`."""
+
+    scale: float
+    l2: float  # sensitivity: what conditional rounding keeps to
+    variance: float  # of one client's share, on each coordinate
+    bits: int  # of the modulus that this needs
+
+
+class DistributedDp(Mechanism):
+    """`noise_multiplier` is the noise of the honest shares' sum over the clip; `bits` is the modulus of the sum.
+
+    The scale is the finest at which a coordinate of the sum wraps at most once in 2^40 (a coordinate and round).
+    `colluders` is how many clients may tell the server their shares.
+    """
+
+    name = "distributed_dp"
+    unit = "client"
+
+    def __init__(
+        self,
+        noise_multiplier: float | None = None,
+        target_epsilon: float | None = None,
+        clip: float = 1.0,
+        bits: int = 16,
+        colluders: int = 0,
+        distribution: str = "skellam",
+    ) -> None:
+        key = f"mechanism.{self.name}"
+        check_noise(key, noise_multiplier, target_epsilon)
+        clip_norm(f"{key}.clip", clip)
+        if not LEAST_BITS <= bits <= MAX_MODULUS_BITS:
+            raise ConfigError.of(f"{key}.bits", bits, f"must be from {LEAST_BITS} to {MAX_MODULUS_BITS}")
+        if distribution not in DISTRIBUTIONS:
+            raise ConfigError.of(f"{key}.distribution", distribution, f"allowed are {', '.join(DISTRIBUTIONS)}")
+        if colluders < 0:
+            raise ConfigError.of(f"{key}.colluders", colluders, "must be at least 0")
+        self.noise_multiplier, self.target_epsilon, self.clip = noise_multiplier, target_epsilon, float(clip)
+        self.modulus_bits, self._colluders, self._distribution = bits, colluders, distribution
+        self._dimension = 0
+        self._grid: Grid | None = None
+        self._charge: Charge | None = None
+
+    def settle(self, plan: Plan) -> None:
+        """Check the plan, solve the noise, choose the scale.
+
+        Raises:
+            ConfigError: weights by examples, delta, fewer than two honest shares, too few bits, or an epsilon out of
+                reach.
+        """
+        require_uniform(self.name, plan)
+        self._require_shares(plan)
+        self._dimension = plan.dimension
+        if plan.hidden:
+            several = f"server with {self._colluders} clients"
+            self.holds_against = ("outsider", "server", *([several] if self._colluders else []))
+        else:
+            self.holds_against = ("outsider",)
+        if self.target_epsilon is not None:
+            self.noise_multiplier = solve(
+                self.name, plan, self.target_epsilon, lambda sigma: self._event(plan, sigma), "zero_out"
+            )
+        assert self.noise_multiplier is not None
+        self._grid = self._finest(plan, self.noise_multiplier)
+        self._charge = Charge(self.name, self.unit, "zero_out", self._event(plan, self.noise_multiplier))
+        inflation = self._grid.l2 / (self.clip * self._grid.scale)
+        log.info("distributed_dp: scale=%.6g, rounding raises the sensitivity by %.2g", self._grid.scale, inflation)
+
+    def _require_shares(self, plan: Plan) -> None:
+        if plan.min_contributors - self._colluders < 2:
+            raise ConfigError.of(
+                "server.min_contributors",
+                plan.min_contributors,
+                f"must be at least colluders + 2 = {self._colluders + 2}: so many survivors share the noise",
+            )
+
+    def _honest(self, plan: Plan) -> int:
+        return noise.honest_shares(plan.min_contributors, self._colluders)
+
+    def _grid_at(self, plan: Plan, sigma: float, scale: float) -> Grid:
+        """What follows from a scale; more bits than any modulus has where it is far too fine."""
+        scaled = self.clip * scale
+        padded = padded_length(plan.dimension)
+        l2 = rounded_norm_bound(scaled, padded, BETA)
+        variance = noise.share_variance(sigma, l2, plan.min_contributors, self._colluders)
+        bound = noise.coordinate_bound(plan.cohort_size, scaled, padded, variance)
+        return Grid(scale, l2, variance, 1 + math.ceil(math.log2(bound)))
+
+    def _finest(self, plan: Plan, sigma: float) -> Grid:
+        """The largest scale whose sums fit the modulus, by bisection of its logarithm.
+
+        Raises:
+            ConfigError: too few bits.
+        """
+        least = math.sqrt(padded_length(plan.dimension)) / self.clip / 4
+        low, high = math.log2(least), math.log2(least) + MAX_MODULUS_BITS
+        if not self._fits(plan, sigma, 2.0**low):
+            self._refuse_bits(plan, sigma, least)
+        while high - low > 2**-20:
+            middle = (low + high) / 2
+            low, high = (middle, high) if self._fits(plan, sigma, 2.0**middle) else (low, middle)
+        grid = self._grid_at(plan, sigma, 2.0**low)
+        if grid.l2 > MOST_INFLATION * self.clip * grid.scale:
+            self._refuse_bits(plan, sigma, grid.scale)
+        return grid
+
+    def _fits(self, plan: Plan, sigma: float, scale: float) -> bool:
+        assert self.modulus_bits is not None
+        return self._grid_at(plan, sigma, scale).bits <= self.modulus_bits
+
+    def _refuse_bits(self, plan: Plan, sigma: float, scale: float) -> None:
+        while self._grid_at(plan, sigma, scale).l2 > MOST_INFLATION * self.clip * scale:
+            scale *= 1.1
+        needed = self._grid_at(plan, sigma, scale).bits
+        allowed = f"too few: rounding would more than double the sensitivity; needs {needed}"
+        raise ConfigError.of(f"mechanism.{self.name}.bits", self.modulus_bits, allowed)
+
+    def _event(self, plan: Plan, sigma: float) -> DpEvent:
+        """One participation at the noise of the honest shares: the cheaper of the bounds over the whole run."""
+        grid = self._finest(plan, sigma)
+        padded, honest = padded_length(plan.dimension), self._honest(plan)
+        if self._distribution == "skellam":
+            bounds: Any = noise.skellam_zcdp(noise.l1_bound(grid.l2, padded), grid.l2, grid.variance * honest)
+        else:
+            bounds = noise.discrete_gaussian_zcdp(grid.l2, padded, math.sqrt(grid.variance), honest)
+        return noise.tightest(bounds, max(1, *plan.participations), plan.delta)
+
+    def summed_length(self, dimension: int) -> int:
+        """P: the rotation works on a power of two."""
+        return padded_length(dimension)
+
+    def charge(self, client: int) -> Charge | None:  # noqa: ARG002
+        """The same for each participation of each client."""
+        return self._charge
+
+    def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
+        """Residues of the clipped, rotated, rounded and noised update, int64, shape (P,), on the host."""
+        grid, bits = self._grid, self.modulus_bits
+        assert grid is not None
+        assert bits is not None
+        clipped_D, norm = clip_to(update_D, self.clip)
+        job.diagnostics |= {
+            "distributed_dp.update_norm": norm,
+            "distributed_dp.clipped_fraction": float(norm > self.clip),
+        }
+        rotated_P = rotation_of(len(clipped_D), job.round).apply(clipped_D.cpu().numpy())
+        generator = job.randomness.generator()
+        rounded_P = conditional_round(rotated_P * grid.scale, grid.l2, generator)
+        rounded_P += self._share(generator, grid, len(rounded_P))
+        return torch.from_numpy(to_modulus(rounded_P, bits))
+
+    def _share(self, generator: np.random.Generator, grid: Grid, size: int) -> NDArray[np.int64]:
+        if self._distribution == "skellam":
+            return skellam(generator, grid.variance, size)
+        return discrete_gaussian(generator, math.sqrt(grid.variance), size)
+
+    def on_total(self, job: ServerJob, total_D: NDArray[Any]) -> NDArray[np.float64]:
+        """The sum of updates, noise included, shape (D,), from residues of shape (P,)."""
+        grid, bits = self._grid, self.modulus_bits
+        assert grid is not None
+        assert bits is not None
+        rotated_P = from_modulus(total_D, bits) / grid.scale
+        noise_norm = math.sqrt(len(rotated_P) * grid.variance * len(job.survivors)) / grid.scale
+        job.diagnostics["distributed_dp.signal_to_noise"] = float(np.linalg.norm(rotated_P)) / noise_norm
+        return rotation_of(self._dimension, job.round).invert(rotated_P)
+
+
+def padded_length(dimension: int) -> int:
+    """P, the least power of two that is not below D."""
+    return 1 << (dimension - 1).bit_length()
+
+
+@lru_cache(maxsize=2)  # all clients of a round share it
+def rotation_of(dimension: int, number: int) -> Rotation:
+    """The public rotation of a round."""
+    return rotation(dimension, "distributed_dp", number)

@@ -1,0 +1,142 @@
+"""Client-level differential privacy with correlated noise, for cohorts that nobody samples.
+
+DP-FTRL (Kairouz et al. 2021, "Practical and Private (Deep) Learning without Sampling or Shuffling") as a matrix
+mechanism with a banded strategy (Choquette-Choo et al. 2023, "(Amplified) Banded Matrix Factorization"): the server
+releases C x + z and what follows from it, x the sums of the rounds, so its noise on the sum of round t is row t of
+C^-1 z. Most of a round's noise is taken back in later ones, and the sum over rounds, which is the model, has less.
+
+C is lower-triangular and Toeplitz with the first `bands` coefficients of (1 - x)^(-1/2), the square root of the
+prefix-sum workload (Kalinin and Lampert 2024, "Banded Square Root Matrix Factorization"). They fall, so the noise of a
+round stays bounded over however many (Eneström and Kakeya: the polynomial has no root within the unit disc).
+
+**Price.** A client that takes part in round j adds to x_j, which C puts into rows j to j + bands - 1 with weights c.
+When nobody returns within `bands` rounds, the columns of C that a client touches have disjoint supports: each row of
+C x + z is a Gaussian mechanism that tells of at most one of its participations, and the rows of one participation cost
+together what a Gaussian of sensitivity |c| clip does. So k participations cost exactly k Gaussians of
+`noise_multiplier` (those of the last bands - 1 rounds lack rows, and cost less than they are charged), also where what
+clients send answers to earlier releases (Denisov et al. 2022, Theorem 2.1).
+
+A round that runs again releases its row once more with fresh noise. Everyone of the last `bands` rounds is in that row
+(`window`); the server charges them all once more, which is no less than the row costs.
+
+Shapes: D is the number of values of the model, B of bands, R of rounds, H of rounds remembered, at most B - 1.
+"""
+
+import logging
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+from privacy import accounting
+from privacy.accounting import Charge
+from privacy.client_dp import clip_to, require_uniform, solve
+from privacy.errors import ConfigError
+from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
+from privacy.parameters import check_noise, clip_norm
+
+HISTORY = "dp_ftrl.noise"
+log = logging.getLogger("fedveil")
+
+
+def coefficients(bands: int) -> NDArray[np.float64]:
+    """c_0 = 1, c_j = c_{j-1} (2 j - 1) / (2 j): of (1 - x)^(-1/2), shape (B,)."""
+    steps = np.arange(1, bands, dtype=np.float64)
+    return np.concatenate([[1.0], np.cumprod((2 * steps - 1) / (2 * steps))])
+
+
+class DpFtrl(Mechanism):
+    """`noise_multiplier` is the noise over the sensitivity of one participation, as everywhere, so it costs the same.
+
+    `bands` (null: as many as the schedule's separation allows) is over how many rounds noise is correlated. The server
+    remembers bands - 1 vectors of noise, 8 bytes a value, in memory and in each checkpoint.
+    """
+
+    name = "dp_ftrl"
+    unit = "client"
+    holds_against = ("outsider",)
+    fixed_denominator = True
+
+    def __init__(
+        self,
+        noise_multiplier: float | None = None,
+        target_epsilon: float | None = None,
+        clip: float = 1.0,
+        bands: int | None = None,
+    ) -> None:
+        check_noise("mechanism.dp_ftrl", noise_multiplier, target_epsilon)
+        clip_norm("mechanism.dp_ftrl.clip", clip)
+        if bands is not None and bands < 1:
+            raise ConfigError.of("mechanism.dp_ftrl.bands", bands, "must be at least 1")
+        self.noise_multiplier, self.target_epsilon, self.clip = noise_multiplier, target_epsilon, float(clip)
+        self._bands = bands
+        self._coefficients_B = coefficients(1)
+        self._std = 0.0  # of a value of z
+        self._round_std_R = np.zeros(0)  # of a value of C^-1 z, by round
+        self._charge: Charge | None = None
+
+    def settle(self, plan: Plan) -> None:
+        """Check the plan, choose the bands, solve the noise.
+
+        Raises:
+            ConfigError: weights by examples, delta, more bands than rounds from one participation to the next, or an
+                epsilon out of reach.
+        """
+        require_uniform(self.name, plan)
+        self.window = self._settled_bands(plan)
+        if self.target_epsilon is not None:
+            self.noise_multiplier = solve(self.name, plan, self.target_epsilon, accounting.gaussian_event, "zero_out")
+        assert self.noise_multiplier is not None
+        self._charge = Charge(self.name, self.unit, "zero_out", accounting.gaussian_event(self.noise_multiplier))
+        c_B = self._coefficients_B = coefficients(self.window)
+        self._std = float(self.noise_multiplier * self.clip * np.linalg.norm(c_B))
+        inverse_R = lfilter([1.0], c_B, np.eye(1, plan.rounds)[0])  # the first column of C^-1
+        self._round_std_R = self._std * np.sqrt(np.cumsum(np.square(inverse_R)))
+
+    def _settled_bands(self, plan: Plan) -> int:
+        wanted = plan.separation if self._bands is None else self._bands
+        if wanted > plan.separation:
+            raise ConfigError.of(
+                "mechanism.dp_ftrl.bands",
+                wanted,
+                f"some client returns after {plan.separation} rounds: take at most as many bands, or "
+                "sampler.name=separated and a larger sampler.min_separation",
+            )
+        bands = min(wanted, plan.rounds)  # a band beyond the last round would hold nothing
+        log.info("dp_ftrl: bands=%d, %.3g MB of noise are kept", bands, (bands - 1) * plan.dimension * 8e-6)
+        return bands
+
+    def charge(self, client: int) -> Charge | None:  # noqa: ARG002
+        """A Gaussian a participation; the unit is the client, whose contributions are zeroed out."""
+        return self._charge
+
+    def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
+        """Clip; say whether that changed anything."""
+        clipped_D, norm = clip_to(update_D, self.clip)
+        job.diagnostics |= {"dp_ftrl.update_norm": norm, "dp_ftrl.clipped_fraction": float(norm > self.clip)}
+        return clipped_D
+
+    def on_total(self, job: ServerJob, total_D: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Noise the sum with row t of C^-1 z: noise_t = z_t - sum_j c_j noise_{t-j}.
+
+        The diagnostics compare the sum with what is expected of this round's noise, whatever later rounds take back.
+        """
+        history_HD = self._history(job, len(total_D))
+        noise_D = job.randomness.generator().standard_normal(len(total_D))
+        noise_D *= self._std
+        for weight, earlier_D in zip(self._coefficients_B[1:], history_HD, strict=False):
+            noise_D -= weight * earlier_D  # in a fixed order, no matrix product: the same for any number of threads
+        kept_HD = np.concatenate([noise_D[None], history_HD])[: self.window - 1]
+        job.secrets[HISTORY] = torch.from_numpy(kept_HD)  # a new one: a round that fails leaves the old as it was
+        expected = float(self._round_std_R[job.round - 1]) * math.sqrt(len(total_D))
+        job.diagnostics["dp_ftrl.signal_to_noise"] = float(np.linalg.norm(total_D)) / expected if expected else math.inf
+        return total_D + noise_D
+
+    def _history(self, job: ServerJob, dimension: int) -> NDArray[np.float64]:
+        """The noise of the last rounds, latest first, shape (H, D)."""
+        none = torch.empty(0, dimension, dtype=torch.float64)
+        history_HD: NDArray[np.float64] = job.secrets.get(HISTORY, none).numpy()
+        assert history_HD.shape == (min(job.round, self.window) - 1, dimension), "noise of another round"
+        return history_HD
