@@ -105,6 +105,9 @@ def _privacy(work: Workspace, ledger: Ledger) -> dict[str, object]:
     if found["epsilon"] is not None:
         found |= {"delta": config.delta, "accountant": config.accountant, "noise": config.noise}
         found["holds_against"] = " and ".join(work.backend.holds_against(str(found["epsilon_unit"])))
+        for mechanism in work.backend.mechanisms:
+            if mechanism.noise_multiplier is not None:
+                found[f"{mechanism.name}.noise_multiplier"] = mechanism.noise_multiplier
     return found
 
 

@@ -91,6 +91,7 @@ def _figures(summary: dict[str, Any]) -> str:
     if summary["epsilon"] is not None:
         promise = f"a {summary['epsilon_unit']}, delta {summary['delta']:g}, against {summary['holds_against']}"
         shown.append(f"epsilon {summary['epsilon']:.3g} ({promise})")
+        shown += [f"{key} {value:.4g}" for key, value in summary.items() if key.endswith(".noise_multiplier")]
     if summary["round_s"] is not None:
         shown.append(f"{summary['round_s']:.3f} s a round")
     if summary["upload_bytes_per_parameter"] is not None:

@@ -116,6 +116,7 @@ class Mechanism:
     holds_against: tuple[str, ...] = ()
     extra_values = 0  # how many values it adds to a contribution
     fixed_denominator = False  # divide by the configured cohort: how many survived is no public figure
+    noise_multiplier: float | None = None  # of one release; known once it is settled
     modulus_bits: int | None = None  # where it releases residues in place of floats; known once it is settled
     window = 1  # rounds whose contributions a round's release tells of: itself, and those that its noise depends on
 

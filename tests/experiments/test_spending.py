@@ -85,6 +85,26 @@ def test_a_summary_says_what_dp_sgd_gives(here):
     assert [summary[key] for key in SAID] == ["record", 1e-5, "rdp", "os", "outsider and server"]
 
 
+def test_a_summary_says_the_noise_that_was_solved(here):
+    solved = ("mechanism.dp_ftrl.noise_multiplier=null", "mechanism.dp_ftrl.target_epsilon=5")
+    options = ("mechanism=dp_ftrl", "clients=6", "cohort=2", "rounds=6", f"delta={DELTA}", "accountant=pld")
+    ended = here.run(*options, *solved, "out=run")
+    summary = read(Path("run"), "summary")
+    sigma = summary["dp_ftrl.noise_multiplier"]
+    assert gaussian_epsilon(2**-0.5 * sigma, DELTA) == pytest.approx(5, rel=3e-3)  # everybody is asked twice
+    assert f"dp_ftrl.noise_multiplier {sigma:.4g}" in ended.out
+    assert [summary[key] for key in SAID] == ["client", DELTA, "pld", "os", "outsider"]
+
+
+def test_a_summary_says_what_distributed_dp_gives(here):
+    """Under the plain sum the server sees single shares, so it is left out of the promise."""
+    summary = summary_of(here, "mechanism=distributed_dp", f"delta={DELTA}", "mechanism.distributed_dp.bits=20")
+    expected = RdpAccountant().compose(GaussianDpEvent(1.0), 2).get_epsilon(DELTA)
+    assert expected < summary["epsilon"] < 1.02 * expected
+    assert [summary[key] for key in SAID] == ["client", DELTA, "rdp", "os", "outsider"]
+    assert summary["upload_bytes_per_parameter"] == pytest.approx(4 * 1025 / 650, rel=0.05)  # and NumPy's header
+
+
 def test_a_summary_promises_nothing_for_plain(here):
     summary = summary_of(here)
     assert summary["epsilon"] is None
