@@ -1,30 +1,27 @@
 """`fedveil reproduce NAME`: regenerate a published table, row by row, and say whether it came out the same."""
 
 import argparse
-import shutil
+import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.messages import CONFIGS, one_line
-from fl.config import register_schema
+from experiments.run import FAILED, OK
+from fl.config import check, hash_of, to_json
 from privacy.errors import ConfigError, FedveilError
-from results import registry, render
-from results.columns import Column
-from results.registry import Result, Row, Table
-from results.render import Sheet
-
-HEADINGS = ("row", "figure", "published", "ours", "runs", "kind", "band", "verdict")
-FORMATS: dict[str, Callable[[Sheet], str]] = {
-    "terminal": lambda sheet: render.terminal(sheet, max(140, shutil.get_terminal_size((140, 24)).columns)),
-    "markdown": render.markdown,
-    "latex": render.latex,
-}
+from results import registry, verdicts
+from results.registry import Kind, Row, Table
+from results.store import default_directory
+from results.table import FORMATS
+from results.verdicts import Result
 
 
 def dp_sgd_epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> dict[str, float]:
@@ -40,104 +37,162 @@ def dp_sgd_epsilon(noise_multiplier: float, sample_rate: float, steps: int, delt
 COMPUTED: dict[str, Callable[..., dict[str, float]]] = {"dp_sgd_epsilon": dp_sgd_epsilon}
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One run: what `fedveil run` would be given, and what Hydra makes of it."""
+
+    overrides: tuple[str, ...]
+    config: DictConfig
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row and the runs that regenerate it, one a seed."""
+
+    row: Row
+    cells: tuple[Cell, ...]
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{self.prog}: {message}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    tables = "\n".join(f"  {name:14} {registry.load(name).title}" for name in registry.names())
     parser = _Parser(
         "fedveil reproduce",
         description="Regenerate a published table; finished runs are not repeated, interrupted ones go on.",
-        epilog=f"tables:\n{tables}",
+        epilog=f"tables:\n{_listing()}\nruns go to results/runs/reproduce_NAME/",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("name", metavar="NAME", help="one of those below, or all")
-    parser.add_argument("--only", metavar="TEXT", help="rows whose name contains it")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="one of those below, or all")
+    parser.add_argument("--list", action="store_true", help="list the tables")
+    parser.add_argument("--only", metavar="ROW", help="only rows whose name contains this")
     parser.add_argument("--seeds", metavar="1,2,3", help="others than the table's")
-    parser.add_argument("--out", type=Path, default=Path("results", "runs"), help="runs go to OUT/NAME")
-    parser.add_argument("--format", choices=sorted(FORMATS), default="terminal")
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="the usual one: terminal on a terminal, markdown elsewhere; csv has raw figures",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     return parser
 
 
+def _listing() -> str:
+    return "".join(f"  {name:14} {registry.load(name).title}\n" for name in registry.names())
+
+
 def main(argv: Sequence[str]) -> int:
-    """Regenerate and print; the exit status is 1 where a run failed.
+    """Regenerate and print; the exit status is 1 where a run failed, and 130 after Ctrl-C.
 
     Raises:
-        ConfigError: an unknown table, row or option.
+        ConfigError: an unknown table, row or option, or a row that does not compose; nothing has run then.
     """
     options = _parser().parse_args(argv)
-    chosen = registry.names() if options.name == "all" else [options.name]
-    tables = {name: registry.load(name) for name in chosen}
+    if options.list:
+        print(_listing(), end="")
+        return OK
+    tables = {name: registry.load(name) for name in _chosen(options.name)}
     seeds = None if options.seeds is None else _numbers(options.seeds)
-    picked = {name: _rows(table, options.only) for name, table in tables.items()}
-    if not any(picked.values()):
+    plans = {name: _plan(name, table, options.only, seeds) for name, table in tables.items()}
+    if not any(plans.values()):
         listed = ", ".join(row.name for table in tables.values() for row in table.rows)
         raise ConfigError.of("--only", options.only, f"no row is called so; there are {listed}")
-    register_schema()
-    failed = False
-    for name, table in tables.items():
-        if not picked[name]:
-            continue
-        table.seeds = seeds or table.seeds
-        if options.dry_run:
-            _print_commands(table, picked[name], options.out / name)
-            continue
-        results = [_regenerate(table, row, options.out / name) for row in picked[name]]
-        failed |= any(result.reason for result in results)
-        print(FORMATS[options.format](sheet(table, results)))
-    return int(failed)
+    if options.dry_run:
+        print("\n".join(_command(task) for plan in plans.values() for task in plan))
+        return OK
+    try:
+        return _reproduce(tables, plans, options.format or ("terminal" if sys.stdout.isatty() else "markdown"))
+    except KeyboardInterrupt:
+        print("fedveil: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _chosen(name: str | None) -> list[str]:
+    if name is None:
+        raise ConfigError(f"NAME: give one of {', '.join(['all', *registry.names()])}")
+    return registry.names() if name == "all" else [name]
 
 
 def _numbers(text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise ConfigError.of("--seeds", text, "must be whole numbers, with commas between them") from None
 
 
-def _rows(table: Table, only: str | None) -> list[Row]:
-    return [row for row in table.rows if only is None or only in row.name]
+def _plan(name: str, table: Table, only: str | None, seeds: Sequence[int] | None) -> list[Task]:
+    """The rows that are wanted, composed before anything runs."""
+    rows = [row for row in table.rows if only is None or only in row.name]
+    chosen = table.seeds if seeds is None else seeds
+    return [Task(row, tuple(_cell(name, table, row, seed) for seed in chosen if _runs(row))) for row in rows]
 
 
-def _print_commands(table: Table, rows: Sequence[Row], out: Path) -> None:
-    for row in rows:
-        if not row.compute:
-            seeds = ",".join(map(str, table.seeds))
-            print(f"fedveil sweep {' '.join([*table.overrides, *row.overrides])} seed={seeds} out={out}")
+def _runs(row: Row) -> bool:
+    return not row.compute and row.kind is not Kind.cited
 
 
-def _regenerate(table: Table, row: Row, out: Path) -> Result:
-    if row.compute:
-        arguments = dict(row.compute)
-        return Result(row, {name: [value] for name, value in COMPUTED[arguments.pop("function")](**arguments).items()})
-    values: dict[str, list[float]] = {figure.figure: [] for figure in row.figures}
-    for seed in table.seeds:
-        overrides = [*table.overrides, *row.overrides, f"seed={seed}", f"out={out}"]
-        print(f"{row.name}, seed {seed}", file=sys.stderr, flush=True)
+def _cell(name: str, table: Table, row: Row, seed: int) -> Cell:
+    overrides = [*table.overrides, *row.overrides, f"seed={seed}"]
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = compose("config", overrides=overrides)
+        check(config)
+        config.out = str(default_directory(f"reproduce_{name}", hash_of(to_json(config))))
+    except (FedveilError, HydraException, OmegaConfBaseException, ValueError) as error:  # the last is Hydra's, too
+        raise ConfigError(f"{name}, {row.name}: {one_line(error, overrides)}") from error
+    return Cell((*overrides, f"out={config.out}"), config)
+
+
+def _command(task: Task) -> str:
+    """What runs the row by hand, a line a run; the next `fedveil reproduce` takes the results."""
+    if task.cells:
+        return "\n".join(shlex.join(["fedveil", "run", *cell.overrides]) for cell in task.cells)
+    return f"# {task.row.name}: {task.row.kind.name}, nothing to run"
+
+
+def _reproduce(tables: dict[str, Table], plans: dict[str, list[Task]], form: str) -> int:
+    results: dict[str, list[Result]] = {}
+    for name, plan in plans.items():
+        results[name] = [_regenerate(task) for task in plan]
+        if plan and form != "csv":
+            print(FORMATS[form](verdicts.sheet(tables[name], results[name])), flush=True)
+    if form == "csv":
+        print(verdicts.csv(results), end="")
+    return FAILED if any(result.failed for rows in results.values() for result in rows) else OK
+
+
+def _regenerate(task: Task) -> Result:
+    """A row; where one of its runs does not come to its end, the others would be no verdict."""
+    if task.row.compute:
+        arguments = dict(task.row.compute)
+        return Result(task.row, {key: [x] for key, x in COMPUTED[arguments.pop("function")](**arguments).items()})
+    summaries: list[dict[str, Any]] = []
+    for cell in task.cells:
+        print(f"{task.row.name}, seed {cell.config.seed}", file=sys.stderr, flush=True)
         try:
-            summary = _run(overrides)
-        except (FedveilError, HydraException, OmegaConfBaseException) as error:
-            return Result(row, values, one_line(error, overrides))
-        for name, figures in values.items():
-            if isinstance(summary.get(name), int | float):
-                figures.append(float(summary[name]))
-    return Result(row, values, "" if all(values.values()) else "a run does not say")
+            summaries.append(_run(cell))
+        except ConfigError as error:  # it cannot run here: its data, for one, are elsewhere
+            return Result(task.row, _values(task.row, summaries), one_line(error))
+        except Exception as error:
+            return Result(task.row, _values(task.row, summaries), _reason(error), failed=True)
+    return Result(task.row, _values(task.row, summaries))
 
 
-def _run(overrides: Sequence[str]) -> dict[str, Any]:
-    from experiments.execute import execute  # torch and Flower: computed rows do without
+def _run(cell: Cell) -> dict[str, Any]:
+    from experiments.execute import execute  # torch and Flower: what is computed does without
 
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", overrides=list(overrides))
-    return execute(config, sweep=True).summary
+    return execute(cell.config).summary
 
 
-def sheet(table: Table, results: Sequence[Result]) -> Sheet:
-    """What is printed of a table."""
-    columns = tuple(Column(heading, heading, "text") for heading in HEADINGS)
-    lines = [line for result in results for line in result.lines()]
-    notes = (f"{table.title}. Source: {table.source}. Hardware there: {table.hardware}.", table.note)
-    return Sheet(columns, lines, notes=tuple(note for note in notes if note))
+def _reason(error: Exception) -> str:
+    if isinstance(error, FedveilError):
+        return one_line(error)
+    traceback.print_exc()  # a defect: show where
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def _values(row: Row, summaries: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    found = {figure.figure: [summary.get(figure.figure) for summary in summaries] for figure in row.figures}
+    return {key: [float(value) for value in values if value is not None] for key, values in found.items()}

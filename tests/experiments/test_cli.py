@@ -153,11 +153,13 @@ def test_usage(here: Here) -> None:
     for arguments in ((), ("-h",), ("--help",)):
         ended = here(*arguments)
         assert ended.status == 0
-        assert all(f"\n  {command} " in ended.out for command in ("run", "sweep", "table", "bench", "hash"))
+        assert all(
+            f"\n  {command} " in ended.out for command in ("run", "sweep", "table", "reproduce", "bench", "hash")
+        )
 
 
 def test_an_unknown_command_is_refused(here: Here) -> None:
-    assert refused(here("rum")) == "rum: allowed are run, sweep, table, bench, hash"
+    assert refused(here("rum")) == "rum: allowed are run, sweep, table, reproduce, bench, hash"
 
 
 def test_the_hash_is_that_of_the_canonical_configuration(here: Here, tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ echo "${COMPREPLY[@]}"
         ("fedveil run mod", ["model.", "model="]),
         ("fedveil run seed=3 model=l", ["model=lenet", "model=logistic"]),
         ("fedveil sweep training.ba", ["training.batch_size="]),
-        ("fedveil r", ["run"]),
+        ("fedveil r", ["run", "reproduce"]),
         ("fedveil table re", []),
     ],
 )

@@ -1,9 +1,18 @@
+"""Published tables from the command line, on a small registry of the tests' own."""
+
+import io
+import shlex
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
+import polars as pl
 import pytest
+from numpy.typing import NDArray
 
+from privacy.mechanism import Mechanism, ServerJob
 from results import registry
-from tests.experiments.command import Here, refused
+from tests.experiments.command import Here, read, refused
 
 TABLE = """
 title: Ours
@@ -16,15 +25,34 @@ rows:
   - name: two rounds
     overrides: [rounds=2]
     figures:
-      - {figure: accuracy, published: 50.0, scale: 100, at_least: 30.0}
-      - {figure: upload_bytes_per_parameter, published: 4.0, relative: 0.01}
+      - {figure: accuracy, published: 50.0, at_least: 30.0}
+      - {figure: upload_bytes_per_parameter, published: 4.2, relative: 0.01}
       - {figure: rounds, published: 3, absolute: 0.5}
   - name: price
+    kind: modelled
     compute: {function: dp_sgd_epsilon, noise_multiplier: 1.1, sample_rate: 0.004, steps: 15000, delta: 1.0e-5}
     figures:
       - {figure: epsilon_pre_2020, published: 2.91, relative: 0.01}
       - {figure: epsilon_prv}
+  - name: speed
+    kind: cited
+    figures:
+      - {figure: "private / plain", published: 1.58}
 """
+RUNS = Path("results", "runs", "reproduce_ours")
+
+
+class Stopping(Mechanism):
+    """Ctrl-C in the third round, once."""
+
+    name = "stopping"
+    rounds: ClassVar[list[int]] = []
+
+    def on_total(self, job: ServerJob, total_D: NDArray[np.float64]) -> NDArray[np.float64]:
+        self.rounds.append(job.round)
+        if self.rounds == [1, 2, 3]:
+            raise KeyboardInterrupt
+        return total_D
 
 
 @pytest.fixture
@@ -33,64 +61,122 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "tables"
     folder.mkdir()
     (folder / "ours.yaml").write_text(TABLE)
-    monkeypatch.setattr(registry.names, "__defaults__", (folder,))
-    monkeypatch.setattr(registry.load, "__defaults__", (folder,))
+    monkeypatch.setattr(registry, "FOLDER", folder)
     return folder
 
 
+def overrides(tables: Path, text: str) -> None:
+    """Other overrides of the row that runs."""
+    (tables / "ours.yaml").write_text(TABLE.replace("[rounds=2]", text))
+
+
 def cells(out: str, row: str, figure: str) -> list[str]:
-    """The cells of one line of a Markdown table."""
+    """The cells of one line of a Markdown table, after these two."""
     found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
     (line,) = [cells for cells in found if cells[:2] == [row, figure]]
     return line[2:]
 
 
+def verdict(out: str, row: str, figure: str) -> str:
+    """The last of them."""
+    return cells(out, row, figure)[-1]
+
+
+def written() -> dict[Path, int]:
+    """When each run said last how it stands."""
+    return {path: path.stat().st_mtime_ns for path in RUNS.glob("*/status.json")}
+
+
 @pytest.mark.usefixtures("tables")
 def test_rows_are_run_and_judged(here: Here) -> None:
-    ended = here("reproduce", "ours", "--format", "markdown")
+    ended = here("reproduce", "ours")
     assert ended.status == 0, ended
-    published, _, runs, kind, band, verdict = cells(ended.out, "two rounds", "accuracy")
-    assert (published, runs, kind, band, verdict) == ("50", "2", "measured", "at least 30", "reproduced")
-    assert cells(ended.out, "two rounds", "upload_bytes_per_parameter")[1:3] == ["4.212", "2"]
-    assert cells(ended.out, "two rounds", "rounds")[-1] == "not reproduced"
-    assert cells(ended.out, "price", "epsilon_pre_2020")[1:] == ["2.905", "", "computed", "within 1 %", "reproduced"]
-    assert cells(ended.out, "price", "epsilon_prv")[-1] == ""
+    published, ours, seeds, difference, kind, band, said = cells(ended.out, "two rounds", "accuracy (%)")
+    assert (published, seeds, kind, band, said) == ("50", "2", "measured", "at least 30", "reproduced")
+    accuracies = [100 * read(path.parent, "summary")["accuracy"] for path in RUNS.glob("*/summary.json")]
+    mean = sum(accuracies) / 2
+    assert ours.partition(" ")[0] == f"{mean:.4g}"
+    assert float(difference) == pytest.approx(mean - 50, abs=0.1)
+    assert cells(ended.out, "two rounds", "upload (B/param)")[1:4] == ["4.212", "2", "+0.29 %"]
+    assert cells(ended.out, "two rounds", "rounds")[3:] == ["-1", "measured", "within 0.5", "not reproduced"]
+    price = ["2.905", "–", "-0.17 %", "modelled", "within 1 %", "reproduced"]  # noqa: RUF001
+    assert cells(ended.out, "price", "epsilon_pre_2020")[1:] == price
+    assert verdict(ended.out, "price", "epsilon_prv") == "–"  # noqa: RUF001
+    assert cells(ended.out, "speed", "private / plain")[0] == "1.58"
     assert "only for the tests" in ended.out
 
 
 @pytest.mark.usefixtures("tables")
-def test_what_has_run_is_not_run_again_and_can_be_tabled(here: Here, tmp_path: Path) -> None:
+def test_what_has_run_is_not_run_again_and_can_be_tabled(here: Here) -> None:
     here("reproduce", "all", "--only", "two rounds", "--seeds", "3")
-    runs = list((tmp_path / "results" / "runs" / "ours").iterdir())
-    assert len(runs) == 1
-    before = (runs[0] / "status.json").stat().st_mtime_ns
-    here("reproduce", "ours", "--only", "two rounds", "--seeds", "3")
-    assert (runs[0] / "status.json").stat().st_mtime_ns == before
-    assert here("table", "results/runs/ours").status == 0
+    (before,) = written().items()
+    assert here("reproduce", "ours", "--only", "two", "--seeds", "3,4").status == 0
+    assert len(written()) == 2
+    assert before in written().items()
+    tabled = here("table", str(RUNS))
+    assert (tabled.status, tabled.err) == (0, "")
 
 
 @pytest.mark.usefixtures("tables")
-def test_a_dry_run_prints_the_commands_and_runs_nothing(here: Here, tmp_path: Path) -> None:
-    ended = here("reproduce", "ours", "--dry-run")
-    assert ended.out == "fedveil sweep model=logistic clients=4 device=cpu rounds=2 seed=1,2 out=results/runs/ours\n"
+def test_a_dry_run_prints_commands_whose_results_are_taken(here: Here, tmp_path: Path) -> None:
+    dry = here("reproduce", "ours", "--dry-run")
+    *commands, price, speed = dry.out.splitlines()
     assert not (tmp_path / "results").exists()
+    assert [line.partition(":")[0] for line in (price, speed)] == ["# price", "# speed"]
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "fedveil"
+        assert here(*arguments).status == 0
+    before = written()
+    assert len(before) == len(commands) == 2
+    assert verdict(here("reproduce", "ours").out, "two rounds", "accuracy (%)") == "reproduced"
+    assert written() == before
 
 
-def test_a_row_that_cannot_run_says_why_and_the_others_go_on(here: Here, tables: Path) -> None:
-    (tables / "ours.yaml").write_text(TABLE.replace("rounds=2", "rounds=0"))
-    ended = here("reproduce", "ours", "--format", "markdown")
+def test_an_interrupted_run_goes_on(here: Here, tables: Path) -> None:
+    overrides(tables, f"[rounds=4, +mechanism.stopping._target_={__name__}.Stopping]")
+    Stopping.rounds.clear()
+    arguments = ("reproduce", "ours", "--only", "two", "--seeds", "1")
+    stopped = here(*arguments)
+    assert (stopped.status, stopped.out) == (130, "")
+    assert stopped.err.splitlines()[-1] == ("fedveil: interrupted; the same command goes on from the last checkpoint")
+    ended = here(*arguments)
+    assert ended.status == 0
+    assert Stopping.rounds == [1, 2, 3, 3, 4]
+    assert verdict(ended.out, "two rounds", "rounds") == "not reproduced"  # 4 are not 3
+
+
+def test_a_row_whose_data_are_not_here_says_so_and_is_no_failure(
+    here: Here, tables: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FEDVEIL_DATA", raising=False)
+    overrides(tables, "[data=cifar10, model=lenet]")
+    ended = here("reproduce", "ours")
+    assert ended.status == 0
+    assert verdict(ended.out, "two rounds", "accuracy (%)").startswith("not run: data.name=cifar10: ")
+    assert verdict(ended.out, "price", "epsilon_pre_2020") == "reproduced"
+    assert not RUNS.exists()
+
+
+def test_a_run_that_fails_is_a_failure_and_the_other_rows_go_on(here: Here, tables: Path) -> None:
+    overrides(tables, "[+mechanism.x._target_=tests.outside.probe.Defect]")
+    ended = here("reproduce", "ours")
     assert ended.status == 1
-    assert cells(ended.out, "two rounds", "accuracy")[-1] == "not run: rounds=0: must be at least 1"
-    assert cells(ended.out, "price", "epsilon_pre_2020")[-1] == "reproduced"
+    said = verdict(ended.out, "two rounds", "accuracy (%)")
+    assert said == "not run: ZeroDivisionError: a defect on purpose"
+    assert "Traceback" in ended.err
+    assert verdict(ended.out, "price", "epsilon_pre_2020") == "reproduced"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("nothing",), "NAME=nothing: allowed are all, ours"),
-        (("ours", "--only", "zzz"), "--only=zzz: no row is called so; there are two rounds, price"),
+        ((), "NAME: give one of all, ours"),
+        (("ours", "--only", "zzz"), "--only=zzz: no row is called so; there are two rounds, price, speed"),
         (("ours", "--seeds", "1,x"), "--seeds=1,x: must be whole numbers, with commas between them"),
-        ((), "fedveil reproduce: the following arguments are required: NAME"),
+        (("ours", "--seeds=-1"), "ours, two rounds: seed=-1: must be at least 0"),
+        (("ours", "--fromat"), "fedveil reproduce: unrecognized arguments: --fromat"),
     ],
 )
 @pytest.mark.usefixtures("tables")
@@ -98,8 +184,29 @@ def test_wrong_words_are_refused_in_one_line(here: Here, arguments: tuple[str, .
     assert refused(here("reproduce", *arguments)) == message
 
 
+def test_a_row_that_does_not_compose_is_refused_before_anything_runs(here: Here, tables: Path) -> None:
+    overrides(tables, "[rounds=2]\n    figures: []\n  - name: bad\n    overrides: [model=nope]")
+    assert refused(here("reproduce", "ours")).startswith("ours, bad: model=nope: allowed are ")
+    assert not RUNS.exists()
+
+
+@pytest.mark.usefixtures("tables")
+def test_tables_are_listed(here: Here) -> None:
+    assert here("reproduce", "--list").out == "  ours           Ours\n"
+    assert "ours           Ours" in here("reproduce", "--help").out
+
+
+@pytest.mark.usefixtures("tables")
+def test_formats(here: Here) -> None:
+    arguments = ("reproduce", "all", "--only", "price", "--format")
+    frame = pl.read_csv(io.StringIO(here(*arguments, "csv").out))
+    assert frame["ours"][0] == pytest.approx(2.905, abs=1e-3)
+    assert "2.905" in here(*arguments, "terminal").out
+    assert r"\toprule" in here(*arguments, "latex").out
+
+
 def test_the_epsilons_of_opacus_are_reproduced(here: Here) -> None:
-    ended = here("reproduce", "opacus_mnist", "--only", "epochs", "--format", "markdown")
+    ended = here("reproduce", "opacus_mnist", "--only", "epochs")
     assert ended.status == 0
     for row, published in (("sigma 0.7, 45", 6.86), ("sigma 1.1, 60", 2.91), ("sigma 1.3, 15", 1.16)):
         line = cells(ended.out, f"{row} epochs", "epsilon_pre_2020")

@@ -1,0 +1,79 @@
+import io
+
+import polars as pl
+import pytest
+
+from results import render, verdicts
+from results.registry import Figure, Kind, Row, Table
+from results.verdicts import Result
+
+ACCURACY = Figure("accuracy", 94.63, 0.34, absolute=0.5)
+THREE = {"accuracy": [0.9449, 0.9413, 0.9464]}  # mean 94.42, standard deviation 0.2621
+
+
+def printed(row, values, **fields):
+    (cells,) = verdicts.sheet(Table("t", "s", "h"), [Result(row, values, **fields)]).rows
+    return cells
+
+
+def test_a_line_has_the_mean_over_the_seeds_in_the_published_unit():
+    (line,) = Result(Row("r", figures=[ACCURACY]), THREE).lines()
+    assert (line.ours, line.std, line.difference) == pytest.approx((94.42, 0.26211, -0.21), abs=1e-4)
+    assert (line.figure, line.seeds, line.kind, line.band) == ("accuracy (%)", 3, "measured", "within 0.5")
+    assert line.verdict == "reproduced"
+    cells = printed(Row("r", figures=[ACCURACY]), THREE)
+    assert (cells["published"], cells["ours"]) == ("94.63 ± 0.34", "94.42 ± 0.26")
+    assert cells["difference"] == "-0.21"
+
+
+def test_a_mean_out_of_the_band_is_not_reproduced():
+    (line,) = Result(Row("r", figures=[ACCURACY]), {"accuracy": [0.9449, 0.9313]}).lines()
+    assert line.verdict == "not reproduced"
+
+
+def test_where_the_band_is_a_share_so_is_the_difference():
+    row = Row("r", Kind.modelled, compute={"function": "f"}, figures=[Figure("x", -2.0, relative=0.05)])
+    cells = printed(row, {"x": [-2.05]})
+    assert (cells["difference"], cells["band"], cells["verdict"]) == ("-2.5 %", "within 5 %", "reproduced")
+    assert cells["seeds"] is None
+    assert printed(row, {"x": [-2.0]})["difference"] == "+0 %"
+
+
+def test_what_did_not_run_says_why_and_has_no_verdict():
+    (line,) = Result(Row("r", figures=[ACCURACY]), {"accuracy": []}, "data=mnist: not here").lines()
+    assert (line.ours, line.difference, line.verdict) == (None, None, "not run: data=mnist: not here")
+
+
+def test_some_of_the_seeds_are_shown_and_not_judged():
+    (line,) = Result(Row("r", figures=[ACCURACY]), THREE, "a worker died", failed=True).lines()
+    assert line.ours == pytest.approx(94.42)
+    assert line.verdict == "not run: a worker died"
+
+
+def test_what_no_run_measured_is_not_judged():
+    (line,) = Result(Row("r", figures=[ACCURACY]), {}).lines()
+    assert line.verdict == "not run: nothing measured it"
+
+
+def test_a_cited_figure_stands_alone():
+    (line,) = Result(Row("r", Kind.cited, figures=[Figure("x", 1.58)]), {}).lines()
+    assert (line.published, line.ours, line.kind, line.verdict) == (1.58, None, "cited", None)
+
+
+def test_the_sheet_says_where_the_figures_come_from():
+    table = Table("Title", "https://example.org", "an abacus", "Note.")
+    row = Row("r | s", figures=[ACCURACY])
+    text = render.markdown(verdicts.sheet(table, [Result(row, THREE)]))
+    assert "Title. Source: https://example.org. Hardware there: an abacus. Note. Ours is the mean ±" in text
+    assert "standard deviation" not in render.markdown(verdicts.sheet(table, [Result(row, {"accuracy": [0.94]})]))
+
+
+def test_csv_has_the_raw_figures_of_all_tables():
+    results = {
+        "a": [Result(Row("r", figures=[ACCURACY]), THREE)],
+        "b": [Result(Row("s", Kind.cited, figures=[Figure("x", 1.58)]), {})],
+    }
+    frame = pl.read_csv(io.StringIO(verdicts.csv(results)))
+    assert frame["table"].to_list() == ["a", "b"]
+    assert frame["ours"].to_list() == [pytest.approx(94.42, abs=1e-9), None]
+    assert frame["verdict"].to_list() == ["reproduced", None]
