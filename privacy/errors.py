@@ -7,6 +7,7 @@ FedveilError
 ├── ProtocolError (ValueError)        a peer sent what the protocol does not allow; its sender is left out
 │   ├── UnknownSender
 │   ├── DuplicateSender
+│   ├── BadSignature                  forged, altered, or of another round
 │   ├── MalformedContribution         wrong length, type or a value outside its declared bound
 │   └── NonFiniteContribution         NaN or infinity
 ├── RunRefused (ValueError)           a run directory that is locked, damaged or holds another configuration
@@ -47,6 +48,10 @@ class UnknownSender(ProtocolError):
 
 class DuplicateSender(ProtocolError):
     """A second message from an address that has already answered this stage."""
+
+
+class BadSignature(ProtocolError):
+    """A signature, box or tag that its sender did not make for this very message."""
 
 
 class MalformedContribution(ProtocolError):

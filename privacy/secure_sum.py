@@ -24,6 +24,7 @@ from privacy.errors import (
     UnknownSender,
 )
 from privacy.randomness import Randomness
+from privacy.sealing import Identity, Roster
 
 Address = str  # "server", "client/3", "party/1", "keyholder"
 Value = NDArray[np.generic] | bytes | int | float | str
@@ -85,6 +86,20 @@ class VectorSpec:
             start += segment.length
         return vector
 
+    def check_sum(self, vector: object) -> Sum:
+        """An opened sum, shape (D,): finite float64, or int64 residues.
+
+        Raises:
+            MalformedContribution: anything else.
+        """
+        wanted = np.float64 if self.modulus_bits is None else np.int64
+        if not isinstance(vector, np.ndarray) or vector.dtype != wanted or vector.shape != (self.length,):
+            got = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
+            raise MalformedContribution(f"an opened sum must be {np.dtype(wanted)} ({self.length},), got {got}")
+        if not np.isfinite(vector).all():
+            raise NonFiniteContribution("an opened sum holds NaN or infinity")
+        return vector
+
     def total(self, sum_D: Sum, survivors: Iterable[Address], clipped: int = 0) -> "Total":
         """Name the parts of an opened sum."""
         assert sum_D.shape == (self.length,)
@@ -144,6 +159,31 @@ class Exchange:
         return [address for address in self.outbox if address in self._answered]
 
 
+class Store(ABC):
+    """What a role keeps longer than a round, durably and to itself."""
+
+    @abstractmethod
+    def get(self, name: str) -> bytes | None:
+        """What was put under a name; None if nothing was."""
+
+    @abstractmethod
+    def put(self, name: str, value: bytes) -> None:
+        """Keep a value; it is on disk when this returns."""
+
+    @abstractmethod
+    def claim(self, name: str) -> bool:
+        """Whether this name is claimed for the first time ever; the claim is on disk when this returns."""
+
+
+@dataclass
+class Credentials:
+    """What a role has from set-up: its own private keys, everybody's public ones, and a store."""
+
+    identity: Identity
+    roster: Roster
+    store: Store
+
+
 Flow = Generator[Exchange, list[Address], Total]
 SetupFlow = Generator[Exchange, list[Address], None]
 
@@ -159,19 +199,28 @@ class Party:
     spec: VectorSpec
     memory: MutableMapping[str, Value]
     randomness: Randomness
+    credentials: Credentials | None = None  # where the protocol's `pinned` says so
 
 
 class SecureSum(ABC):
-    """One protocol. `tolerance` is the allowed absolute error of the sum, per contribution.
+    """One protocol.
 
-    `exact` says that it can sum residues modulo a power of two; `hides`, that the server learns nothing but the sum.
+    `exact` says that it can sum residues modulo a power of two; `hides`, that the server learns nothing but the sum;
+    `pinned`, that it needs a roster; `roles` are the parties beside clients and server, `bound` the largest value of an
+    update, where its range is limited.
     """
 
     name: str
     assumption: str
-    tolerance: float
     exact: bool = False
     hides: bool = False
+    pinned: bool = False
+    roles: tuple[Address, ...] = ()
+    bound: float = math.inf
+
+    def tolerance(self, spec: VectorSpec) -> float:  # noqa: ARG002
+        """How far it may be off for each contribution, in absolute terms."""
+        return 0.0
 
     def setup(self, roles: Sequence[Address], spec: VectorSpec) -> SetupFlow:  # noqa: ARG002
         """Once a run: key distribution. Empty unless a protocol needs it."""
@@ -244,8 +293,7 @@ class PlainSum(SecureSum):
 
     name = "plain"
     assumption = "the server is trusted: it sees every client's update"
-    tolerance = 0.0  # float64 additions of float32 values
-    exact = True
+    exact = True  # float64 additions of float32 values
 
     def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
         """One stage, `collect`: each reply is one vector, added in cohort order."""

@@ -34,7 +34,9 @@ class MaskedSum(SecureSum):
     def __init__(self, fractional_bits: int = 24, leave_before_unmask: tuple[str, ...] = ()) -> None:
         self._scale = 2.0**fractional_bits
         self._leave = tuple(leave_before_unmask)
-        self.tolerance = 2.0**-fractional_bits
+
+    def tolerance(self, spec: VectorSpec) -> float:
+        return 1 / self._scale
 
     def server(self, cohort: list[Address], spec: VectorSpec) -> Flow:
         require_contributors(cohort, spec)

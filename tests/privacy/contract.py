@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import (
+    ConfigError,
     DuplicateSender,
     MalformedContribution,
     NonFiniteContribution,
@@ -15,7 +16,7 @@ from privacy.errors import (
     TooFewContributors,
     UnknownSender,
 )
-from privacy.secure_sum import Total
+from privacy.secure_sum import SecureSum, Total
 from tests.privacy.harness import UPDATE_BOUND, Round, residue_spec, spec_of
 
 
@@ -30,13 +31,14 @@ def vectors(count: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
     return made
 
 
-def assert_sum(total: Total, contributions: dict[str, np.ndarray], tolerance: float) -> None:
+def assert_sum(total: Total, contributions: dict[str, np.ndarray], secure_sum: SecureSum) -> None:
     """Against the correctly rounded sum over the survivors, coordinate by coordinate."""
     survivors = [contributions[address].astype(np.float64) for address in total.survivors]
     exact = np.array([math.fsum(column) for column in zip(*survivors, strict=True)])
     magnitude = np.array([math.fsum(abs(x) for x in column) for column in zip(*survivors, strict=True)])
     error = np.abs(np.append(total.update_D, total.weight) - exact)
-    allowed = len(survivors) * tolerance + 1e-12 * magnitude
+    spec = spec_of(len(exact) - 1, len(contributions))
+    allowed = len(survivors) * secure_sum.tolerance(spec) + 1e-12 * magnitude
     assert (error <= allowed).all(), f"off by {error.max():g}, allowed {allowed.min():g}"
 
 
@@ -50,7 +52,7 @@ class SecureSumContract:
         contributions = vectors(7, 300)
         total = Round(secure_sum, spec_of(300, 7), contributions).run()
         assert total.survivors == tuple(contributions)
-        assert_sum(total, contributions, secure_sum.tolerance)
+        assert_sum(total, contributions, secure_sum)
 
     @settings(deadline=None, max_examples=25, suppress_health_check=INHERITED)
     @given(data=st.data(), length=st.integers(1, 40), count=st.integers(1, 6))
@@ -64,9 +66,11 @@ class SecureSumContract:
             for client in range(count)
         }
         total = Round(secure_sum, spec_of(length, count), contributions).run()
-        assert_sum(total, contributions, secure_sum.tolerance)
+        assert_sum(total, contributions, secure_sum)
 
     def test_the_order_of_arrival_changes_no_bit(self, secure_sum):
+        if not secure_sum.exact:
+            return
         contributions = vectors(6, 50)
         for i, vector in enumerate(contributions.values()):  # so far apart that float64 rounds each addition
             vector[:-1] *= np.float32(2.0) ** (-35 * ((np.arange(50) + i) % 3))
@@ -87,10 +91,13 @@ class SecureSumContract:
         value = st.integers(0, 2**bits - 1)
         drawn = [[*data.draw(st.lists(value, min_size=length, max_size=length)), 1] for _ in range(count)]
         contributions = {f"client/{i}": np.array(vector, np.int64) for i, vector in enumerate(drawn)}
-        total = Round(secure_sum, residue_spec(length, count, bits), contributions).run()
-        assert [*total.update_D.tolist(), total.weight] == [
-            sum(column) % 2**bits for column in zip(*drawn, strict=True)
-        ]
+        try:
+            total = Round(secure_sum, residue_spec(length, count, bits), contributions).run()
+        except ConfigError:
+            assert bits > 16, "what is wide may be refused"
+            return
+        expected = [sum(column) % 2**bits for column in zip(*drawn, strict=True)]
+        assert [*total.update_D.tolist(), total.weight] == expected
 
     @pytest.mark.parametrize("value", [-1, 2**16, 2**62])
     def test_what_is_no_residue_never_leaves(self, secure_sum, value):
@@ -111,7 +118,7 @@ class SecureSumContract:
             total = round_.run()
             assert {"client/0", "client/2", "client/3"} <= set(total.survivors)
             assert set(total.survivors) <= set(round_.contributed), "a survivor whom nobody asked to contribute"
-            assert_sum(total, contributions, secure_sum.tolerance)
+            assert_sum(total, contributions, secure_sum)
 
     def test_nobody(self, secure_sum):
         with pytest.raises(TooFewContributors, match="0 contributors"):
@@ -121,7 +128,7 @@ class SecureSumContract:
         contributions = vectors(3, 4)
         whole = Round(secure_sum, spec_of(4, 3), contributions)
         whole.run()
-        for stage in whole.stages:
+        for stage in whole.client_stages:
             with pytest.raises(TooFewContributors):
                 Round(secure_sum, spec_of(4, 3), contributions, gone={stage: set(contributions)}).run()
 
@@ -132,13 +139,13 @@ class SecureSumContract:
         gone = {whole.stages[0]: {"client/0", "client/2"}}
         total = Round(secure_sum, spec_of(4, 3), contributions, gone=gone).run()
         assert total.survivors == ("client/1",)
-        assert_sum(total, contributions, secure_sum.tolerance)
+        assert_sum(total, contributions, secure_sum)
 
     def test_fewer_than_the_minimum_are_refused(self, secure_sum):
         contributions = vectors(3, 4)
         whole = Round(secure_sum, spec_of(4, 3), contributions)
         whole.run()
-        for stage in whole.stages:
+        for stage in whole.client_stages:
             with pytest.raises(TooFewContributors, match=r"2 contributors .* 3 are needed"):
                 Round(secure_sum, spec_of(4, 3, 3), contributions, gone={stage: {"client/2"}}).run()
 
@@ -151,7 +158,7 @@ class SecureSumContract:
         total = round_.run()
         assert isinstance(round_.refused["client/1"], NonFiniteContribution)
         assert total.survivors == ("client/0", "client/2")
-        assert_sum(total, contributions, secure_sum.tolerance)
+        assert_sum(total, contributions, secure_sum)
 
     @pytest.mark.parametrize(
         "spoil",
@@ -193,7 +200,7 @@ class SecureSumContract:
         contributions = vectors(3, 6)
         total = Intruded(secure_sum, spec_of(6, 3), contributions).run()
         assert met
-        assert_sum(total, contributions, secure_sum.tolerance)
+        assert_sum(total, contributions, secure_sum)
 
     def test_duplicates_are_refused_at_every_stage_and_count_once(self, secure_sum):
         met = []
@@ -217,7 +224,7 @@ class SecureSumContract:
         contributions = vectors(3, 6)
         total = Doubled(secure_sum, spec_of(6, 3), contributions).run()
         assert met
-        assert_sum(total, contributions, secure_sum.tolerance)
+        assert_sum(total, contributions, secure_sum)
 
     def test_an_empty_answer_leaves_its_sender_out(self, secure_sum):
         class Emptied(Round):
@@ -230,7 +237,7 @@ class SecureSumContract:
         total = round_.run()
         assert "client/1" in round_.refused
         assert total.survivors == ("client/0", "client/2")
-        assert_sum(total, contributions, secure_sum.tolerance)
+        assert_sum(total, contributions, secure_sum)
 
     def test_an_unknown_stage_is_refused(self, secure_sum):
         round_ = Round(secure_sum, spec_of(6, 3), vectors(3, 6))
@@ -246,4 +253,4 @@ class SecureSumContract:
     def test_the_trust_assumption_is_said(self, secure_sum):
         assert secure_sum.name
         assert len(secure_sum.assumption) > 10
-        assert secure_sum.tolerance >= 0
+        assert secure_sum.tolerance(spec_of(3, 2)) >= 0

@@ -2,12 +2,28 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
 from privacy.errors import ProtocolError
-from privacy.randomness import SeededRandomness
-from privacy.secure_sum import Address, Exchange, Party, Records, SecureSum, Segment, Total, Vector, VectorSpec
+from privacy.randomness import OsRandomness, SeededRandomness
+from privacy.sealing import Identity, Roster
+from privacy.secure_sum import (
+    Address,
+    Credentials,
+    Exchange,
+    Flow,
+    Party,
+    Records,
+    SecureSum,
+    Segment,
+    SetupFlow,
+    Store,
+    Total,
+    Vector,
+    VectorSpec,
+)
 
 RUN, ATTEMPT = "ab" * 32, "0123456789abcdef"
 UPDATE_BOUND = 4.0
@@ -25,9 +41,32 @@ def residue_spec(length: int, cohort_size: int, modulus_bits: int, min_contribut
     return VectorSpec(segments, cohort_size, min_contributors, modulus_bits)
 
 
+class MemoryStore(Store):
+    """Lasts as long as the test."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+
+    def get(self, name: str) -> bytes | None:
+        return self.values.get(name)
+
+    def put(self, name: str, value: bytes) -> None:
+        self.values[name] = value
+
+    def claim(self, name: str) -> bool:
+        first = name not in self.values
+        self.values.setdefault(name, b"")
+        return first
+
+
+@cache
+def identity_of(address: Address) -> Identity:
+    return Identity.generate(OsRandomness())
+
+
 @dataclass
 class Round:
-    """One round of a protocol; `gone` names who does not answer at a stage."""
+    """One round of a protocol, after its set-up; `gone` names who does not answer at a stage."""
 
     secure_sum: SecureSum
     spec: VectorSpec
@@ -38,9 +77,25 @@ class Round:
     contributed: list[Address] = field(default_factory=list)
     refused: dict[Address, Exception] = field(default_factory=dict)
     memories: dict[Address, dict] = field(default_factory=dict)
+    stores: dict[Address, MemoryStore] = field(default_factory=dict)
+    asked: dict[str, set[Address]] = field(default_factory=dict)
 
     def run(self) -> Total:
-        flow = self.secure_sum.server(list(self.vectors), self.spec)
+        self.set_up()
+        total = self.drive(self.secure_sum.server(list(self.vectors), self.spec))
+        assert total is not None
+        return total
+
+    def set_up(self) -> None:
+        """Nobody is gone, and no stage counts."""
+        gone, self.gone = self.gone, {}
+        if self.vectors:
+            self.drive(self.secure_sum.setup([*self.vectors, *self.secure_sum.roles], self.spec))
+        self.gone = gone
+        self.stages.clear()
+        self.asked.clear()
+
+    def drive(self, flow: Flow | SetupFlow) -> Total | None:
         try:
             exchange = next(flow)
             while True:
@@ -49,9 +104,15 @@ class Round:
         except StopIteration as stop:
             return stop.value
 
+    @property
+    def client_stages(self) -> list[str]:
+        """Where every client was asked."""
+        return [stage for stage in self.stages if set(self.vectors) <= self.asked[stage]]
+
     def serve(self, exchange: Exchange) -> None:
         self.stages.append(exchange.stage)
-        for address in self.arrival(list(exchange.outbox)):
+        self.asked[exchange.stage] = set(exchange.outbox)
+        for address in map(str, self.arrival(list(exchange.outbox))):
             if address in self.gone.get(exchange.stage, ()):
                 continue
             try:
@@ -79,7 +140,14 @@ class Round:
     def party(self, address: Address) -> Party:
         memory = self.memories.setdefault(address, {})
         randomness = SeededRandomness("contract", address, len(self.stages))
-        return Party(address, RUN, 1, ATTEMPT, self.spec, memory, randomness)
+        return Party(address, RUN, 1, ATTEMPT, self.spec, memory, randomness, self.credentials(address))
+
+    def credentials(self, address: Address) -> Credentials | None:
+        if not self.secure_sum.pinned:
+            return None
+        everybody = {name: identity_of(name).public for name in [*self.vectors, *self.secure_sum.roles]}
+        store = self.stores.setdefault(address, MemoryStore())
+        return Credentials(identity_of(address), Roster(everybody), store)
 
 
 def transported(records: Records) -> Records:

@@ -1,0 +1,87 @@
+"""Contributions as unsigned integers of so many bits, whose sums are exact: for every sum that is no float's.
+
+A value x of a segment with bound B becomes round(x / B * H) + H, with H = 2^(value_bits - 1) - 1: an offset, so that
+nothing is negative and no sum borrows from its neighbour. A sum of n of them less n H is the sum of the rounded values.
+Residues (a spec with `modulus_bits`) are such integers already.
+
+Shapes: D is the length of the vector that the spec declares.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import ConfigError
+from privacy.secure_sum import Sum, Vector, VectorSpec
+
+Unsigned = NDArray[np.uint64]
+
+LEAST_BITS, MOST_BITS = 2, 32  # of a value: float32 has no more than 24 that mean something
+WORD_BITS = 64
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """How the vectors of a spec become integers and come back. See `of`."""
+
+    spec: VectorSpec
+    value_bits: int
+
+    @classmethod
+    def of(cls, spec: VectorSpec, value_bits: int, key: str) -> "FixedPoint":
+        """For values of so many bits, or for the residues that the spec declares; `key` is the sum's configuration.
+
+        Raises:
+            ConfigError: bits out of range, a segment without a bound, or sums that pass 64 bits.
+        """
+        bits = value_bits if spec.modulus_bits is None else spec.modulus_bits
+        if spec.modulus_bits is None and not LEAST_BITS <= bits <= MOST_BITS:
+            raise ConfigError.of(f"{key}.value_bits", value_bits, f"must be from {LEAST_BITS} to {MOST_BITS}")
+        unbounded = [segment.name for segment in spec.segments if not math.isfinite(segment.bound)]
+        if spec.modulus_bits is None and unbounded:
+            raise ConfigError.of(f"{key}.bound", None, f"the {unbounded[0]} needs a bound: give the largest value")
+        made = cls(spec, bits)
+        if spec.modulus_bits is None and made.sum_bits > WORD_BITS:
+            allowed = f"a sum of {spec.cohort_size} takes {made.sum_bits} bits, {WORD_BITS} at most"
+            raise ConfigError.of(f"{key}.value_bits", bits, allowed)
+        return made
+
+    @property
+    def sum_bits(self) -> int:
+        """Bits of a sum over the whole cohort: those of a value, and the carries."""
+        return (self.spec.cohort_size * ((1 << self.value_bits) - 1)).bit_length()
+
+    @property
+    def levels(self) -> int:
+        """H, how many steps there are from 0 to the bound."""
+        return (1 << (self.value_bits - 1)) - 1
+
+    @cached_property
+    def _steps_D(self) -> NDArray[np.float64]:
+        """The value of one step, by coordinate."""
+        return np.concatenate([np.full(part.length, part.bound / self.levels) for part in self.spec.segments])
+
+    @property
+    def tolerance(self) -> float:
+        """What rounding changes in one contribution, at most."""
+        if self.spec.modulus_bits is not None:
+            return 0.0
+        return 0.5000001 * max(segment.bound for segment in self.spec.segments) / self.levels
+
+    def encode(self, vector_D: Vector) -> Unsigned:
+        """A vector that the spec allows, as integers below 2^value_bits, shape (D,)."""
+        if self.spec.modulus_bits is not None:
+            return vector_D.view(np.uint64)
+        steps_D = np.rint(vector_D / self._steps_D)
+        steps_D += self.levels
+        return steps_D.astype(np.uint64)
+
+    def decode(self, sums_D: Unsigned, contributors: int) -> Sum:
+        """The sum of so many contributions from the sum of their integers, shape (D,)."""
+        if self.spec.modulus_bits is not None:
+            return (sums_D & np.uint64((1 << self.spec.modulus_bits) - 1)).view(np.int64)
+        signed_D = sums_D.view(np.int64) - contributors * self.levels
+        return signed_D * self._steps_D

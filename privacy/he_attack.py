@@ -1,0 +1,109 @@
+"""The IND-CPA-D attack on CKKS (Li and Micciancio 2021, eprint 2020/1533), as a control: it must work where it should.
+
+Whoever holds a ciphertext (c0, c1) and its decryption m, noise and all, has c0 + c1 s = m with one unknown: the key s.
+
+Shapes: D values of an opened vector, K primes, N coefficients.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tenseal import sealapi
+
+from privacy.errors import ConfigError
+from privacy.he_bfv import Bfv
+from privacy.he_ckks import Ckks
+from privacy.he_parameters import HeParameters
+from privacy.he_seal import Ring, ring
+from privacy.he_wire import Layout, Raw, Residues, ciphertext_layout, load, save
+
+Ternary = NDArray[np.int8]
+
+_DEVIATIONS = 12  # of the reserved value's own error, which an opener keeps to itself, that are searched
+
+
+def recover_key(scheme: Ckks | Bfv, message: bytes, opened_D: NDArray[Any], contributors: int) -> Ternary | None:
+    """The secret key's coefficients, shape (N,), from a sum's message and its opening; None where the attack fails.
+
+    It takes the first ciphertext, which the opened values must fill. Success needs no oracle: a key is ternary, and
+    what a wrong guess gives is ternary with probability (3/q)^N.
+
+    Raises:
+        ConfigError: the set has real slots, where a None would mean nothing: it takes two ciphertexts under one key.
+        MalformedContribution: the message is none of this scheme and length.
+    """
+    here = ring(scheme.parameters)
+    if not scheme.parameters.dense:
+        raise ConfigError.of("dense", False, "openings of real slots show half of the noise: attack a dense set")
+    raw = next(here.parse(message, scheme.ciphertexts(len(opened_D))))
+    for plaintext in _guesses(scheme, opened_D[: scheme.values_per_ciphertext], contributors):
+        key_N = _ternary(coefficients(scheme.parameters, _solve(here, raw, plaintext)), here.moduli[0])
+        if key_N is not None:
+            return key_N
+    return None
+
+
+def secret_coefficients(parameters: HeParameters, secret: bytes) -> Ternary:
+    """The coefficients of a secret key, shape (N,): what the attack is after.
+
+    Raises:
+        MalformedContribution: bytes that are no secret key of this set.
+    """
+    here = ring(parameters)
+    key_N = here.secret_key.parse(secret).residues_PKN[0, 0]
+    ternary_N = _ternary(coefficients(parameters, key_N), here.moduli[0])
+    assert ternary_N is not None
+    return ternary_N
+
+
+def _guesses(scheme: Ckks | Bfv, opened_V: NDArray[Any], contributors: int) -> Iterator[Any]:
+    """What the plaintext may have been. A coefficient is an integer, so re-encoding the opened reals gives it back.
+
+    In CKKS the reserved value came out with an error: it moves no coefficient by more than 2 scale/N times that.
+    """
+    if isinstance(scheme, Bfv):
+        yield from scheme.plaintexts(scheme.slots(opened_V, contributors))
+        return
+    step = scheme.parameters.poly_modulus_degree / (4 * scheme.scale)  # half a unit in a coefficient
+    steps = math.ceil(_DEVIATIONS * scheme.error_deviation(contributors) / step)
+    for guess in sorted(range(-steps, steps + 1), key=abs):
+        yield from scheme.plaintexts(opened_V, contributors * scheme.bound + guess * step)
+
+
+def _solve(here: Ring, raw: Raw, plaintext: Any) -> Residues:
+    """The key, -(c0 - m) / c1 modulo the first prime, each of N points of the transform by itself."""
+    cipher = here.cipher(raw)
+    here.evaluator.sub_plain_inplace(cipher, plaintext)
+    if here.parameters.scheme == "bfv":
+        here.evaluator.transform_to_ntt_inplace(cipher)
+    c0_KN, c1_KN = _layout(here, ntt=True).parse(save(cipher)).residues_PKN
+    q = here.moduli[0]
+    points = zip(c0_KN[0].tolist(), c1_KN[0].tolist(), strict=True)
+    return np.array([-a * pow(b, -1, q) % q if b else 0 for a, b in points], np.uint64)
+
+
+def coefficients(parameters: HeParameters, transformed_N: Residues) -> Residues:
+    """The inverse number-theoretic transform modulo the first prime, shape (N,): SEAL's, of a ciphertext."""
+    here = ring(parameters)
+    residues_PKN = np.zeros((2, len(here.moduli), here.degree), np.uint64)
+    residues_PKN[:, 0] = transformed_N
+    cipher = sealapi.Ciphertext()
+    load(cipher, here.context, _layout(here, ntt=True).file(Raw(residues_PKN)))
+    here.evaluator.transform_from_ntt_inplace(cipher)
+    coefficients_PKN = _layout(here, ntt=False).parse(save(cipher)).residues_PKN
+    first_N: Residues = coefficients_PKN[0, 0]
+    return first_N
+
+
+def _layout(here: Ring, ntt: bool) -> Layout:
+    scale = 2.0 ** (here.parameters.scale_bits or 0)
+    return ciphertext_layout(here.context.first_parms_id(), ntt, here.degree, here.moduli, scale)
+
+
+def _ternary(residues_N: Residues, modulus: int) -> Ternary | None:
+    centred_N = residues_N.astype(np.int64)
+    centred_N[centred_N > modulus // 2] -= modulus
+    return centred_N.astype(np.int8) if np.abs(centred_N).max() <= 1 else None

@@ -1,0 +1,128 @@
+"""Keys, encryption, addition and decryption of messages, for either scheme.
+
+SEAL seeds its own generator from the operating system for every key and ciphertext. A fixed one would give every
+ciphertext the same second polynomial, so randomness is not an argument here.
+
+Shapes: C ciphertexts of a message, P polynomials of one (2, or 1 beside a seed), K primes, N coefficients; R = K * N.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from tenseal import sealapi
+
+from privacy.errors import MalformedContribution
+from privacy.he_parameters import HeParameters
+from privacy.he_seal import ring
+from privacy.he_wire import Layout, Residues, load, save
+
+
+class Keys(NamedTuple):
+    """A fresh key pair, each half as the bytes that `DecryptionKey` and `EncryptionKey` take."""
+
+    secret: bytes
+    public: bytes
+
+
+def generate_keys(parameters: HeParameters) -> Keys:
+    """A secret key and its public key, from the operating system's randomness."""
+    context = ring(parameters).context
+    generator = sealapi.KeyGenerator(context)
+    public = sealapi.PublicKey()
+    generator.create_public_key(public)
+    return Keys(save(generator.secret_key()), save(public))
+
+
+def _load_key(key: Any, parameters: HeParameters, layout: Layout, data: bytes) -> Any:
+    load(key, ring(parameters).context, layout.file(layout.parse(data)))
+    return key
+
+
+class EncryptionKey:
+    """Encrypts: to a public key, or under the secret key that the clients share (seeded, so half as long).
+
+    Raises:
+        MalformedContribution: bytes that are no such key.
+    """
+
+    def __init__(self, parameters: HeParameters, data: bytes, symmetric: bool) -> None:
+        here = ring(parameters)
+        empty, layout = (sealapi.SecretKey(), here.secret_key) if symmetric else (sealapi.PublicKey(), here.public_key)
+        self._encryptor = sealapi.Encryptor(here.context, _load_key(empty, parameters, layout, data))
+        self._ring, self._symmetric = here, symmetric
+
+    def encrypt(self, plaintexts: Iterable[Any], mask_CR: Residues | None = None) -> bytes:
+        """A message of one ciphertext for each SEAL plaintext, with the mask added to them modulo q (CKKS)."""
+        files = (self._file(plaintext) for plaintext in plaintexts)
+        if mask_CR is None and not self._ring.parameters.dense:
+            return b"".join(files)  # what SEAL wrote is what goes out, as in the field
+        raws = (self._ring.ciphertext.parse(file) for file in files)
+        if mask_CR is not None:
+            raws = (self._ring.masked(raw, mask_R) for raw, mask_R in zip(raws, mask_CR, strict=True))
+        return self._ring.message(raws)
+
+    def _file(self, plaintext: Any) -> bytes:
+        if self._symmetric:
+            return save(self._encryptor.encrypt_symmetric(plaintext))
+        cipher = sealapi.Ciphertext()
+        self._encryptor.encrypt(plaintext, cipher)
+        return save(cipher)
+
+
+class DecryptionKey:
+    """Decrypts under a secret key.
+
+    Raises:
+        MalformedContribution: bytes that are no such key.
+    """
+
+    def __init__(self, parameters: HeParameters, secret: bytes) -> None:
+        here = ring(parameters)
+        key = _load_key(sealapi.SecretKey(), parameters, here.secret_key, secret)
+        self._decryptor = sealapi.Decryptor(here.context, key)
+
+    def decrypt(self, cipher: Any) -> Any:
+        """The SEAL plaintext of a SEAL ciphertext."""
+        plaintext = sealapi.Plaintext()
+        self._decryptor.decrypt(cipher, plaintext)
+        return plaintext
+
+
+class CiphertextSum:
+    """The server's half: adds messages as they arrive, without a key."""
+
+    def __init__(self, parameters: HeParameters, ciphertexts: int) -> None:
+        self._ring, self._ciphertexts = ring(parameters), ciphertexts
+        self._totals: list[Any] = []
+
+    def add(self, message: bytes) -> None:
+        """Add one contribution, all of it or nothing.
+
+        Raises:
+            MalformedContribution: it is not a message of so many ciphertexts under these parameters.
+        """
+        ciphers = [self._ring.cipher(raw) for raw in self._ring.parse(message, self._ciphertexts)]
+        for cipher, total in zip(ciphers, self._totals, strict=False):  # there is no total before the first
+            self._add(cipher, total)
+        self._totals = ciphers
+
+    def _add(self, cipher: Any, total: Any) -> None:
+        try:
+            self._ring.evaluator.add_inplace(cipher, total)
+        except RuntimeError as error:  # two contributions made to cancel each other's second polynomial
+            raise MalformedContribution(f"SEAL refuses a sum: {error}") from error
+
+    def message(self) -> bytes:
+        """The sum so far, as a message; at least one contribution has been added."""
+        assert self._totals
+        return self._ring.message(map(self._ring.raw, self._totals))
+
+
+def residues(parameters: HeParameters, message: bytes, ciphertexts: int) -> Residues:
+    """All residues of a message, shape (C, P, K, N): uniform modulo each prime when it is encrypted.
+
+    Raises:
+        MalformedContribution: it is not such a message.
+    """
+    return np.stack([raw.residues_PKN for raw in ring(parameters).parse(message, ciphertexts)])

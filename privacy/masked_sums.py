@@ -1,0 +1,282 @@
+"""What clients send to be summed under one-time masks, and how the sum is opened: CKKS, BFV, and masks alone.
+
+Every scheme here does the same for a vector: `encrypt` it under a mask, add messages without any key, and `open` the
+sum with the sum of the masks. A value that everyone adds and the opener checks rides in each message.
+
+Shapes: D is the length of the vector that the spec declares; masks have whatever shape their scheme draws.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, reduce
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import ConfigError, MalformedContribution
+from privacy.fixed_point import FixedPoint
+from privacy.he_bfv import Bfv
+from privacy.he_cipher import CiphertextSum, DecryptionKey, EncryptionKey
+from privacy.he_ckks import Ckks
+from privacy.he_parameters import HeParameters
+from privacy.he_wire import pack, unpack
+from privacy.sealing import uniform
+from privacy.secure_sum import Sum, Vector, VectorSpec
+
+Mask = NDArray[np.uint64]
+
+
+class Adder(Protocol):
+    """The server's half: adds messages as they arrive, without a key."""
+
+    def add(self, message: bytes) -> None:
+        """Add one contribution, all of it or nothing; MalformedContribution where it is none."""
+
+    def message(self) -> bytes:
+        """The sum so far."""
+
+
+class Scheme(ABC):
+    """One way to carry the vectors of a spec."""
+
+    parameters: HeParameters | None  # of the encryption under the masks; None where there is none
+    tolerance: float  # what it changes in one contribution, at most
+
+    @abstractmethod
+    def draw_mask(self, key: bytes) -> Mask:
+        """The uniform mask of a vector that a 32-byte key stands for."""
+
+    @abstractmethod
+    def add_masks(self, left: Mask, right: Mask) -> Mask:
+        """Their sum."""
+
+    @abstractmethod
+    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:
+        """A vector that the spec allows, as a message."""
+
+    @abstractmethod
+    def adder(self) -> Adder:
+        """An empty sum."""
+
+    @abstractmethod
+    def open(self, message: bytes, secret: bytes, contributors: int, mask: Mask | None) -> Sum:
+        """The sum of so many contributions, shape (D,).
+
+        Raises:
+            MalformedContribution: no such message, or a check value that does not count the contributors.
+        """
+
+
+@lru_cache(maxsize=4)  # SEAL takes milliseconds to load a key, as long as it encrypts a small model
+def _encryption_key(scheme: Ckks | Bfv, key: bytes) -> EncryptionKey:
+    return EncryptionKey(scheme.parameters, key, scheme.symmetric)
+
+
+@lru_cache(maxsize=2)
+def _decryption_key(scheme: Ckks | Bfv, secret: bytes) -> DecryptionKey:
+    return DecryptionKey(scheme.parameters, secret)
+
+
+@dataclass(frozen=True)
+class _CkksScheme(Scheme):
+    """Reals, each segment in units of its bound."""
+
+    spec: VectorSpec
+    ckks: Ckks
+
+    @cached_property
+    def _bounds_D(self) -> NDArray[np.float64]:
+        return np.concatenate([np.full(segment.length, segment.bound) for segment in self.spec.segments])
+
+    @property
+    def parameters(self) -> HeParameters:  # type: ignore[override]
+        """Those of CKKS."""
+        return self.ckks.parameters
+
+    @property
+    def tolerance(self) -> float:  # type: ignore[override]
+        """Of a sum over the whole cohort, by contribution, in units of the largest bound."""
+        return self.ckks.tolerance(self.spec.cohort_size) * max(segment.bound for segment in self.spec.segments)
+
+    def draw_mask(self, key: bytes) -> Mask:
+        return self.ckks.draw_mask(key, self.spec.length)
+
+    def add_masks(self, left: Mask, right: Mask) -> Mask:
+        return self.ckks.add_masks(left, right)
+
+    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:
+        return self.ckks.encrypt(vector_D / self._bounds_D, _encryption_key(self.ckks, key), mask)
+
+    def adder(self) -> Adder:
+        return CiphertextSum(self.ckks.parameters, self.ckks.ciphertexts(self.spec.length))
+
+    def open(self, message: bytes, secret: bytes, contributors: int, mask: Mask | None) -> Sum:
+        key = _decryption_key(self.ckks, secret)
+        return self.ckks.open(message, key, contributors, self.spec.length, mask) * self._bounds_D
+
+
+@dataclass(frozen=True)
+class _BfvScheme(Scheme):
+    """Integers, several in a slot."""
+
+    fixed: FixedPoint
+    bfv: Bfv
+
+    @property
+    def parameters(self) -> HeParameters:  # type: ignore[override]
+        """Those of BFV, with the plain modulus that was chosen."""
+        return self.bfv.parameters
+
+    @property
+    def tolerance(self) -> float:  # type: ignore[override]
+        """Of rounding; sums are exact."""
+        return self.fixed.tolerance
+
+    def draw_mask(self, key: bytes) -> Mask:
+        return self.bfv.draw_mask(key, self.fixed.spec.length)
+
+    def add_masks(self, left: Mask, right: Mask) -> Mask:
+        return self.bfv.add_masks(left, right)
+
+    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:
+        return self.bfv.encrypt(self.fixed.encode(vector_D), _encryption_key(self.bfv, key), mask)
+
+    def adder(self) -> Adder:
+        return CiphertextSum(self.bfv.parameters, self.bfv.ciphertexts(self.fixed.spec.length))
+
+    def open(self, message: bytes, secret: bytes, contributors: int, mask: Mask | None) -> Sum:
+        key = _decryption_key(self.bfv, secret)
+        return self.fixed.decode(self.bfv.open(message, key, contributors, self.fixed.spec.length, mask), contributors)
+
+
+@dataclass(frozen=True)
+class _PadScheme(Scheme):
+    """Integers under masks alone, modulo 2^bits, packed; the last one counts the contributions."""
+
+    fixed: FixedPoint
+    parameters = None
+
+    @property
+    def tolerance(self) -> float:  # type: ignore[override]
+        """Of rounding; sums are exact."""
+        return self.fixed.tolerance
+
+    @cached_property
+    def bits(self) -> int:
+        """Of the modulus: what a sum takes, or that of residues, where nothing needs carries."""
+        return self.fixed.spec.modulus_bits or self.fixed.sum_bits
+
+    @property
+    def _modulus_mask(self) -> np.uint64:
+        return np.uint64((1 << self.bits) - 1)
+
+    @property
+    def _count(self) -> int:
+        return self.fixed.spec.length + 1
+
+    def draw_mask(self, key: bytes) -> Mask:
+        return uniform(key, self._count, 1 << self.bits)
+
+    def add_masks(self, left: Mask, right: Mask) -> Mask:
+        return (left + right) & self._modulus_mask
+
+    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:  # noqa: ARG002
+        assert mask is not None, "nothing else protects"
+        values = np.append(self.fixed.encode(vector_D), np.uint64(1))
+        return pack_words((values + mask) & self._modulus_mask, self.bits)
+
+    def adder(self) -> Adder:
+        return _WordSum(self._count, self.bits)
+
+    def open(self, message: bytes, secret: bytes, contributors: int, mask: Mask | None) -> Sum:  # noqa: ARG002
+        assert mask is not None
+        total = (unpack_words(message, self._count, self.bits) - mask) & self._modulus_mask
+        if int(total[-1]) != contributors & int(self._modulus_mask):
+            raise MalformedContribution(
+                f"the sum counts {total[-1]} contributions, not {contributors}: it was damaged, or is another sum"
+            )
+        return self.fixed.decode(total[:-1], contributors)
+
+
+class _WordSum:
+    """Adds packed integers modulo 2^bits."""
+
+    def __init__(self, count: int, bits: int) -> None:
+        self._total, self._bits = np.zeros(count, np.uint64), bits
+
+    def add(self, message: bytes) -> None:
+        self._total += unpack_words(message, len(self._total), self._bits)
+
+    def message(self) -> bytes:
+        return pack_words(self._total & np.uint64((1 << self._bits) - 1), self._bits)
+
+
+def word_bits(bits: int) -> int:
+    """The bits that an integer takes where eight of them fill whole bytes, and each ends within a 64-bit word."""
+    return bits if bits <= 58 else 60 if bits <= 60 else 64
+
+
+def pack_words(words_D: Mask, bits: int) -> bytes:
+    """Integers below 2^bits, one after the other; zeros fill the last eight."""
+    padded = np.zeros(-(-len(words_D) // 8) * 8, np.uint64)
+    padded[: len(words_D)] = words_D
+    return pack(padded, word_bits(bits))
+
+
+def unpack_words(message: object, count: int, bits: int) -> Mask:
+    """What `pack_words` packed.
+
+    Raises:
+        MalformedContribution: another length, an integer over its bits, or something behind the last.
+    """
+    expected = -(-count // 8) * word_bits(bits)
+    if not isinstance(message, bytes) or len(message) != expected:
+        got = f"{len(message)} bytes" if isinstance(message, bytes) else type(message).__name__
+        raise MalformedContribution(f"{count} integers of {bits} bits take {expected} bytes, got {got}")
+    words = unpack(message, word_bits(bits))
+    if words[count:].any() or int(words.max(initial=0)) >> bits:
+        raise MalformedContribution(f"an integer of {bits} bits has more, or there are more than {count}")
+    return words[:count]
+
+
+def sum_of_masks(scheme: Scheme, masks: Sequence[Mask]) -> Mask:
+    """Of at least one."""
+    return reduce(scheme.add_masks, masks)
+
+
+@lru_cache(maxsize=4)
+def ckks_scheme(spec: VectorSpec, parameters: HeParameters, symmetric: bool) -> Scheme:
+    """CKKS at the scale that the cohort allows.
+
+    Raises:
+        ConfigError: a segment without a bound, or parameters under which a sum may wrap.
+    """
+    for segment in spec.segments:
+        if not math.isfinite(segment.bound):
+            raise ConfigError.of("secure_sum.bound", None, f"the {segment.name} needs a bound: give the largest value")
+    return _CkksScheme(spec, Ckks.of(parameters, symmetric, spec.cohort_size, 1.0))
+
+
+@lru_cache(maxsize=4)
+def bfv_scheme(spec: VectorSpec, parameters: HeParameters, symmetric: bool, value_bits: int, rounds: int) -> Scheme:
+    """BFV whose sums decrypt but with probability 2^-64 in the whole run.
+
+    Raises:
+        ConfigError: a segment without a bound, or values for which the parameters have no room.
+    """
+    fixed = FixedPoint.of(spec, value_bits, "secure_sum")
+    bfv = Bfv.of(parameters, symmetric, spec.cohort_size, fixed.value_bits, spec.length, rounds)
+    return _BfvScheme(fixed, bfv)
+
+
+@lru_cache(maxsize=4)
+def pad_scheme(spec: VectorSpec, value_bits: int) -> Scheme:
+    """Masks alone.
+
+    Raises:
+        ConfigError: a segment without a bound, or sums that pass 64 bits.
+    """
+    return _PadScheme(FixedPoint.of(spec, value_bits, "secure_sum"))

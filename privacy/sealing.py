@@ -1,0 +1,298 @@
+"""Who is who, and what only they can read or say: a roster of public keys, signatures, sealed boxes, pairwise keys.
+
+All primitives are those of `cryptography`: Ed25519 (RFC 8032), X25519 (RFC 7748), HKDF-SHA256 (RFC 5869),
+ChaCha20-Poly1305 and ChaCha20 (RFC 8439). Every signature, box and key is bound to a header: what for, of which
+configuration, run, round, attempt and stage, from whom to whom. None means anything anywhere else. Whether the same
+message came before is for the protocol to know.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+
+import numpy as np
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+from privacy.errors import BadSignature, ConfigError, UnknownSender
+from privacy.randomness import KEY_BYTES, Randomness
+
+BOX_BYTES = KEY_BYTES + 16  # what a box is longer than its content: a public key and a tag
+_NONCE = bytes(12)  # every box has a key of its own
+_SIGNATURE, _BOX, _SHARED = b"fedveil signature 1", b"fedveil box 1", b"fedveil shared key 1"
+
+_P = 2**255 - 19
+_PROBE = X25519PrivateKey.from_private_bytes(bytes(KEY_BYTES))  # any scalar takes points of low order to zero
+_BLOCK = 1 << 15  # words of a key stream at a time, so that they stay in the cache
+
+
+def _framed(*parts: bytes) -> bytes:
+    """Injective: each part after its length."""
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a signature, box or key is bound to."""
+
+    purpose: str
+    run: str  # hash of the configuration
+    round: int
+    attempt: str
+    stage: str
+    sender: str
+    receiver: str
+
+    def encode(self) -> bytes:
+        """Injective, whatever the strings hold."""
+        return _framed(*(str(part).encode("utf-8", "surrogatepass") for part in astuple(self)))
+
+
+@dataclass(frozen=True)
+class PublicKeys:
+    """What others know of a role: 32 bytes each."""
+
+    signing: bytes
+    exchange: bytes
+
+
+class Identity:
+    """The private keys of one role; they show in no text, and it cannot be pickled."""
+
+    def __init__(self, signing: bytes, exchange: bytes) -> None:
+        self._seeds = signing, exchange
+        self._signing = Ed25519PrivateKey.from_private_bytes(signing)
+        self._exchange = X25519PrivateKey.from_private_bytes(exchange)
+        self.public = PublicKeys(
+            self._signing.public_key().public_bytes_raw(), self._exchange.public_key().public_bytes_raw()
+        )
+
+    @classmethod
+    def generate(cls, randomness: Randomness) -> "Identity":
+        """Fresh keys."""
+        return cls(randomness.key(), randomness.key())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Identity":
+        """What `to_bytes` gave.
+
+        Raises:
+            ConfigError: another length.
+        """
+        if len(data) != 2 * KEY_BYTES:
+            raise ConfigError.of("key", f"{len(data)} bytes", f"a role's keys are {2 * KEY_BYTES} bytes")
+        return cls(data[:KEY_BYTES], data[KEY_BYTES:])
+
+    def to_bytes(self) -> bytes:
+        """For a file that its role alone can read."""
+        return b"".join(self._seeds)
+
+    def sign(self, header: Header, payload: bytes) -> bytes:
+        """64 bytes that anybody with the roster can verify."""
+        return self._signing.sign(_signed(header, payload))
+
+    def shared(self, peer: PublicKeys, header: Header, salt: bytes) -> bytes:
+        """A key of 32 bytes that this role and the peer alone can derive, for this header and salt.
+
+        Raises:
+            BadSignature: the peer's public key is of low order, and the key would be known to all.
+        """
+        pair = sorted((self.public.exchange, peer.exchange))
+        return _derive(_agree(self._exchange, peer.exchange), _framed(_SHARED, header.encode(), salt, *pair))
+
+
+def _signed(header: Header, payload: bytes) -> bytes:
+    # hashed first, because Ed25519 goes over what it signs twice
+    return _framed(_SIGNATURE, header.encode(), hashlib.sha256(payload).digest())
+
+
+def _agree(private: X25519PrivateKey, public: bytes) -> bytes:
+    try:
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        raise BadSignature("a public key of low order, or none") from None
+
+
+def _derive(secret: bytes, info: bytes) -> bytes:
+    return HKDF(SHA256(), KEY_BYTES, None, info).derive(secret)
+
+
+def _usable(u: int) -> bool:
+    """Whether u is reduced, and of a point on Curve25519 that is not of low order."""
+    if u >= _P or pow(u * (u * u + 486662 * u + 1), (_P - 1) // 2, _P) != 1:  # v^2 must be a square
+        return False
+    try:
+        _agree(_PROBE, u.to_bytes(KEY_BYTES, "little"))
+    except BadSignature:
+        return False
+    return True
+
+
+@lru_cache(maxsize=4096)
+def _are_keys(public: PublicKeys) -> bool:
+    """Whether an honest role can have these: under a signing key of low order anybody could sign."""
+    if {len(public.signing), len(public.exchange)} != {KEY_BYTES}:
+        return False
+    y = int.from_bytes(public.signing, "little") & (1 << 255) - 1
+    if y >= _P or y == 1:
+        return False
+    u = (1 + y) * pow(1 - y, -1, _P) % _P  # RFC 7748, section 4.1: the same point on the curve of X25519
+    return _usable(u) and _usable(int.from_bytes(public.exchange, "little"))
+
+
+class Roster:
+    """The public keys of every role, pinned at set-up and outside the server.
+
+    Raises:
+        ConfigError: two roles with one key, or what cannot be a public key.
+    """
+
+    def __init__(self, keys: Mapping[str, PublicKeys]) -> None:
+        self._keys = dict(sorted(keys.items()))
+        owners: dict[bytes, str] = {}
+        for address, public in self._keys.items():
+            if not _are_keys(public):
+                raise ConfigError.of("roster", address, "has a public key that is none; make its keys again")
+            for key in (public.signing, public.exchange):
+                if owners.setdefault(key, address) != address:
+                    raise ConfigError.of("roster", address, f"has a key of {owners[key]}; each role makes its own")
+
+    def __getitem__(self, address: str) -> PublicKeys:
+        """The keys of one role.
+
+        Raises:
+            UnknownSender: nobody of that address.
+        """
+        if address not in self._keys:
+            raise UnknownSender(f"{address} is not on the roster")
+        return self._keys[address]
+
+    def to_bytes(self) -> bytes:
+        """JSON, the same for the same keys."""
+        listed = {address: [k.signing.hex(), k.exchange.hex()] for address, k in self._keys.items()}
+        return json.dumps(listed, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Roster":
+        """What `to_bytes` wrote.
+
+        Raises:
+            ConfigError: anything else, be it another way to write the same, or an address that comes twice.
+        """
+        try:
+            listed = json.loads(data)
+            keys = {a: PublicKeys(bytes.fromhex(s), bytes.fromhex(x)) for a, (s, x) in listed.items()}
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ConfigError.of("roster", f"{len(data)} bytes", f"is no roster ({error})") from None
+        roster = cls(keys)
+        if roster.to_bytes() != data:
+            raise ConfigError.of("roster", f"{len(data)} bytes", "is not as a roster is written; make it again")
+        return roster
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of `to_bytes`."""
+        return hashlib.sha256(self.to_bytes()).digest()
+
+    def verify(self, header: Header, payload: bytes, signature: object) -> None:
+        """Check that the header's sender signed this.
+
+        Raises:
+            BadSignature: it did not.
+            UnknownSender: it is not on the roster.
+        """
+        public = Ed25519PublicKey.from_public_bytes(self[header.sender].signing)
+        if not isinstance(signature, bytes):
+            raise BadSignature(f"{header.sender} did not sign this")
+        try:
+            public.verify(signature, _signed(header, payload))
+        except InvalidSignature:
+            raise BadSignature(f"{header.sender} did not sign this") from None
+
+
+def seal(me: Identity, roster: Roster, header: Header, plaintext: bytes, randomness: Randomness) -> bytes:
+    """A box that the header's receiver alone can open, `BOX_BYTES` longer than the plaintext.
+
+    Its key comes from the receiver's static key with two of the sender's: the static one says who sealed it, and a
+    fresh one, forgotten at once, keeps old boxes closed to whoever learns the sender's keys later. Whoever learns the
+    receiver's keys reads what was sealed to it, and can seal to it in anybody's name.
+
+    Raises:
+        UnknownSender: the sender or the receiver is not on the roster.
+    """
+    fresh = X25519PrivateKey.from_private_bytes(randomness.key())
+    public = fresh.public_key().public_bytes_raw()
+    receiver = roster[header.receiver].exchange
+    key = _box_key(_agree(fresh, receiver) + _agree(me._exchange, receiver), roster, header, public)
+    return public + ChaCha20Poly1305(key).encrypt(_NONCE, plaintext, header.encode())
+
+
+def open_box(me: Identity, roster: Roster, header: Header, box: object) -> bytes:
+    """What was sealed under this very header.
+
+    Raises:
+        BadSignature: it was not, or was changed on its way.
+        UnknownSender: the sender or the receiver is not on the roster.
+    """
+    if not isinstance(box, bytes) or len(box) < BOX_BYTES:
+        raise BadSignature(f"no box from {header.sender}")
+    public, sealed = box[:KEY_BYTES], box[KEY_BYTES:]
+    secrets = _agree(me._exchange, public) + _agree(me._exchange, roster[header.sender].exchange)
+    key = _box_key(secrets, roster, header, public)
+    try:
+        return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, header.encode())
+    except InvalidTag:
+        raise BadSignature(f"{header.sender} did not seal this box") from None
+
+
+def _box_key(secrets: bytes, roster: Roster, header: Header, public: bytes) -> bytes:
+    pair = roster[header.sender].exchange, roster[header.receiver].exchange
+    return _derive(secrets, _framed(_BOX, header.encode(), public, *pair))
+
+
+def mac(key: bytes, parts: Iterable[bytes]) -> bytes:
+    """HMAC-SHA256 over parts, each with its length."""
+    return hmac.digest(key, _framed(*parts), "sha256")
+
+
+def check_mac(key: bytes, parts: Iterable[bytes], tag: object, sender: str) -> None:
+    """Compare in constant time.
+
+    Raises:
+        BadSignature: another tag.
+    """
+    if not isinstance(tag, bytes) or not hmac.compare_digest(mac(key, parts), tag):
+        raise BadSignature(f"{sender} did not authenticate this")
+
+
+def uniform(key: bytes, count: int, modulus: int) -> NDArray[np.uint64]:
+    """Integers uniform in [0, modulus), shape (count,): the same ones wherever the key is known, whatever the machine.
+
+    The ChaCha20 stream of a 32-byte key (nonce and counter 0) is read as little-endian words of 1, 2, 4 or 8 bytes, the
+    fewest that hold the modulus; of each the low bits that it takes; what is not below the modulus is passed over.
+    """
+    assert 2 <= modulus <= 1 << 64
+    bits = (modulus - 1).bit_length()
+    word = np.dtype(f"<u{next(size for size in (1, 2, 4, 8) if bits <= 8 * size)}")
+    low_bits, largest = word.type((1 << bits) - 1), word.type(modulus - 1)
+    stream = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
+    zeros, block = bytes(_BLOCK * word.itemsize), np.empty(_BLOCK, word)
+    values, done = np.empty(count, np.uint64), 0
+    while done < count:
+        words = block[: count - done]
+        stream.update_into(memoryview(zeros)[: words.nbytes], words.view(np.uint8).data)
+        words &= low_bits
+        kept = words if largest == low_bits else words[words <= largest]
+        values[done : done + len(kept)] = kept
+        done += len(kept)
+    return values
