@@ -38,6 +38,7 @@ from privacy.secure_sum import Address, Value, Vector
 
 APPROVED = "approved-config"
 PARTITION = "partition-id"
+ROLE = "role"  # of a party beside clients and server
 APPROVED_VARIABLE = "FEDVEIL_APPROVED_CONFIG"
 MEMORY_ROUND = "memory-round"
 
@@ -98,15 +99,16 @@ def accept(canonical: str, context: Context) -> Workspace:
 
 
 def own_address(asked: Address, context: Context) -> Address:
-    """The address that this node answers to; simulated nodes play whichever client is asked.
+    """The address that this node answers to: its role's; simulated nodes play whichever client is asked.
 
     Raises:
         ProtocolError: the message is for somebody else.
     """
-    if APPROVED in context.node_config and PARTITION in context.node_config:
+    own = context.node_config.get(ROLE)
+    if own is None and APPROVED in context.node_config and PARTITION in context.node_config:
         own = f"client/{context.node_config[PARTITION]}"
-        if asked != own:
-            raise ProtocolError(f"a message for {asked} came to {own}")
+    if asked != (own or asked) or (own is None and not asked.startswith("client/")):
+        raise ProtocolError(f"a message for {asked} came to {own or 'a client'}")
     return asked
 
 

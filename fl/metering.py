@@ -19,7 +19,7 @@ from flwr.app import Array, RecordDict
 
 from results.rows import Row
 
-UNITS = {"wall": "s", "cpu": "s", "peak_rss": "bytes", "peak_cuda": "bytes"}
+UNITS = {"wall": "s", "cpu": "s", "peak_rss": "bytes", "peak_cuda": "bytes", "clipped_values": "1"}
 # what mechanisms tell of their work: figures about private values, which no epsilon covers
 DIAGNOSTICS = dict.fromkeys(("clipped_fraction", "update_norm", "signal_to_noise", "clip"), "1")
 _RESET_HIGH_WATER = b"5"  # proc(5): writing 5 resets the peak resident set size
@@ -72,6 +72,7 @@ class Phases:
         self._device, self._cuda = device, device.type == "cuda"
         self._mark = _high_water(os.getpid())
         self.diagnostics: Mapping[str, float] = {}
+        self.clipped_values = 0  # of the vector, by the bound of its range
         self._closed: list[tuple[str, float, float, float | None, float | None]] = []
         usage = self._read()
         self._begin(usage)
@@ -99,6 +100,8 @@ class Phases:
     def metrics(self) -> dict[str, float]:
         """All phases by `name.metric`: times that add up, the highest of peaks, and what mechanisms tell."""
         found: dict[str, float] = dict(self.diagnostics)
+        if self.clipped_values:
+            found["flatten.clipped_values"] = float(self.clipped_values)
         for name, wall_s, cpu_s, peak_bytes, taken_bytes in self._closed:
             found[f"{name}.wall"] = found.get(f"{name}.wall", 0.0) + wall_s
             found[f"{name}.cpu"] = found.get(f"{name}.cpu", 0.0) + cpu_s

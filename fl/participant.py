@@ -3,6 +3,7 @@
 Shapes: D is the number of values of the model; the vector that is summed has D + 1.
 """
 
+import math
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 
@@ -48,7 +49,16 @@ def answer(work: Workspace, request: Request, memory: MutableMapping[str, Value]
         FedveilError: whatever makes an answer impossible; nothing is sent then.
     """
     phases = Phases(work.device)
-    me = Party(request.address, work.hash, request.round, request.attempt, work.spec, memory, randomness=OsRandomness())
+    me = Party(
+        request.address,
+        work.hash,
+        request.round,
+        request.attempt,
+        work.spec,
+        memory,
+        OsRandomness(),
+        work.credentials(request.address),
+    )
 
     def contribute() -> Vector:
         phases.end(PROTECT)
@@ -90,10 +100,24 @@ def _floats(work: Workspace, job: ClientJob, global_D: torch.Tensor, v: float, p
     phases.end("flatten")
     if update_D is not host_D:  # the one crossing from the device
         host_D.copy_(update_D)
+    phases.clipped_values = limited(host_D, work.spec.segments[0].bound)
     host[len(global_D) : -1] = job.extra
     host[-1] = v
     phases.end("transfer")
     return host
+
+
+def limited(host_D: torch.Tensor, bound: float) -> int:
+    """Cut what passes the bound of the vector's range, in place; how many values did. NaN stays, and is refused."""
+    if math.isinf(bound):
+        return 0
+    largest = np.float32(bound)
+    if float(largest) > bound:  # as float32 may round it
+        largest = np.nextafter(largest, np.float32(0))
+    over = int((host_D.abs() > float(largest)).sum())
+    if over:
+        host_D.clamp_(-float(largest), float(largest))
+    return over
 
 
 def weighted_update(

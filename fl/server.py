@@ -23,8 +23,9 @@ from fl.evaluation import Scores, evaluate
 from fl.ledger import LedgerFile
 from fl.metering import Meter
 from fl.rounds import drive
+from fl.runtimes.committee import attended
 from fl.transport import Attempt, Transport
-from fl.workspace import Workspace, preserved_generators
+from fl.workspace import Workspace, address_of, preserved_generators
 from privacy.errors import FedveilError, PrivacyRefusal, TooFewContributors
 from privacy.mechanism import ServerJob
 from privacy.parameters import UNITS
@@ -102,11 +103,10 @@ class Server:
     def _set_up(self) -> None:
         """Key distribution, once a run; it has no model and no contributions."""
         self.meter.round = SETUP_ROUND
-        roles = [address_of(client) for client in self.work.candidates]
+        secure_sum = self.work.backend.secure_sum
+        roles = [*(address_of(client) for client in self.work.candidates), *secure_sum.roles]
         with self.meter.span("server", "setup"):
-            drive(
-                self.work.backend.secure_sum.setup(roles, self.work.spec), self.transport, self.meter, self._attempt()
-            )
+            drive(secure_sum.setup(roles, self.work.spec), self.transport, self.meter, self._attempt())
         self._save()
 
     def _round(self, number: int) -> Scores | None:
@@ -234,11 +234,6 @@ class Server:
         self._checkpoints.save(state, self.meter.take())
 
 
-def address_of(client: int) -> Address:
-    """The address of a client."""
-    return f"client/{client}"
-
-
 def progress_bar(wanted: bool) -> Progress:
     """A bar over the rounds on standard error, and none where that is no terminal."""
     console = Console(stderr=True)
@@ -258,5 +253,6 @@ Locate = Callable[[Grid, Workspace], Mapping[Address, int]]
 def serve(work: Workspace, grid: Grid, locate: Locate, errand: Errand) -> None:
     """A whole run, or what is left of it: what every ServerApp does."""
     work.activate()
-    with preserved_generators(work.device):
-        Server(work, grid, locate(grid, work), errand).run()
+    roles = work.backend.secure_sum.roles
+    with preserved_generators(work.device), attended(work.canonical, work.hash, roles, grid) as (wider, parties):
+        Server(work, wider, {**locate(grid, work), **parties}, errand).run()

@@ -14,7 +14,7 @@ from hydra.utils import get_class, instantiate
 from numpy.typing import NDArray
 from torch.optim.lr_scheduler import LRScheduler
 
-from fl import cohorts, devices, vectors
+from fl import cohorts, devices, keys, vectors
 from fl import config as configuration
 from fl.data import ImageData, load_data
 from fl.partition import partition
@@ -22,12 +22,17 @@ from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError, FedveilError
 from privacy.mechanism import Mechanism, Plan
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness, seed_from
-from privacy.secure_sum import SecureSum, Segment, VectorSpec
+from privacy.secure_sum import Address, Credentials, SecureSum, Segment, VectorSpec
 
 UPDATE, EXTRA, WEIGHT = "update", "extra", "weight"
 
 
 Built = TypeVar("Built")
+
+
+def address_of(client: int) -> Address:
+    """The address of a client."""
+    return f"client/{client}"
 
 
 def build(kind: type[Built], key: str, node: Any, **arguments: Any) -> Built:
@@ -105,7 +110,7 @@ class Workspace:
         self._check_training()
         self.backend.settle(self._plan())
         self._check_budget()
-        assert self.spec  # what is summed is known once the mechanisms have settled
+        self.backend.secure_sum.check(self.spec)  # what is summed is known once the mechanisms have settled
 
     def _check_training(self) -> None:
         """Make what a round will need: a mistake shows here, before the first client trains."""
@@ -197,11 +202,18 @@ class Workspace:
     def spec(self) -> VectorSpec:
         """The vector that is summed: v * update and v, with v = weight / max_weight in [0, 1]."""
         backend = self.backend
-        update = Segment(UPDATE, backend.summed_length(self._layout.length))
+        update = Segment(UPDATE, backend.summed_length(self._layout.length), backend.secure_sum.bound)
         extra = Segment(EXTRA, backend.extra_values, bound=1.0)
         segments = (update, *([extra] if extra.length else []), Segment(WEIGHT, 1, bound=1.0))
         minimum = self.config.server.min_contributors
         return VectorSpec(segments, self.cohort_size, minimum, backend.modulus_bits)
+
+    def credentials(self, address: Address) -> Credentials | None:
+        """The keys and the store of a role, where the secure sum needs them."""
+        secure_sum = self.backend.secure_sum
+        if not secure_sum.pinned:
+            return None
+        return keys.credentials(address, [*map(address_of, range(self.config.clients)), *secure_sum.roles])
 
     @cached_property
     def max_weight(self) -> int:

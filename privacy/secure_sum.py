@@ -222,6 +222,13 @@ class SecureSum(ABC):
         """How far it may be off for each contribution, in absolute terms."""
         return 0.0
 
+    def check(self, spec: VectorSpec) -> None:
+        """Before the first round: refuse a vector that this protocol cannot carry.
+
+        Raises:
+            ConfigError: naming the key.
+        """
+
     def setup(self, roles: Sequence[Address], spec: VectorSpec) -> SetupFlow:  # noqa: ARG002
         """Once a run: key distribution. Empty unless a protocol needs it."""
         yield from ()

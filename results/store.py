@@ -10,6 +10,7 @@ It is `results/runs/<experiment>/<first 16 hex digits of the configuration's has
 - rows.parquet: every measurement
 - summary.json: the figures that a table prints
 - checkpoints/: what resuming needs
+- keys/: what the roles of a simulation hold, where the secure sum needs any
 """
 
 import hashlib
@@ -32,7 +33,16 @@ LOCK = ".fedveil.lock"
 CONFIG = "config.json"
 # In the order in which starting afresh removes them: what says that a run is finished first, its identity last,
 # so that a process killed on the way leaves a folder that is still known for what it is.
-WRITTEN = ("status.json", "summary.json", "rows.parquet", "environment.json", "checkpoints", "config.yaml", CONFIG)
+WRITTEN = (
+    "status.json",
+    "summary.json",
+    "rows.parquet",
+    "environment.json",
+    "checkpoints",
+    "keys",
+    "config.yaml",
+    CONFIG,
+)
 STATUSES = ("running", "finished", "failed", "budget_exhausted")
 ENDED = ("finished", "budget_exhausted")  # well, so that running again would change nothing
 

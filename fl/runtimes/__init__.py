@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fl import keys
+from privacy.errors import ConfigError
+
 if TYPE_CHECKING:  # torch takes seconds to import, and certificates need none
     from fl.server import Errand
     from fl.workspace import Workspace
@@ -14,7 +17,12 @@ def run(work: "Workspace", directory: Path, errand: "Errand") -> None:
     Raises:
         FedveilError: the run cannot go on.
     """
-    name = work.config.runtime.name
+    name, secure_sum = work.config.runtime.name, work.backend.secure_sum
+    if secure_sum.pinned:
+        if name == "deployment":
+            allowed = f"sets up no roster yet, which secure_sum={secure_sum.name} needs: choose inprocess or ray"
+            raise ConfigError.of("runtime", name, allowed)
+        keys.set_up(directory / "keys")
     if name == "inprocess":
         from fl.runtimes import inprocess
 

@@ -18,8 +18,8 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from fl.apps import APPROVED, client_app, server_app_of
 from fl.runtimes.lifetime import end_with_parent
-from fl.server import Errand, address_of
-from fl.workspace import Workspace, workspace
+from fl.server import Errand
+from fl.workspace import Workspace, address_of, workspace
 from privacy.errors import ConfigError, RuntimeFailure
 from privacy.secure_sum import Address
 

@@ -45,7 +45,8 @@ def test_the_total_is_the_weighted_sum_over_the_survivors(secure_sum):
     total, _, dropped = aggregate(work)
     assert total.survivors == ("client/0", "client/1", "client/3")
     assert (
-        np.abs(total.update_D - expected(work, total.survivors)).max() < 4 * work.backend.secure_sum.tolerance(work.spec) + 1e-12
+        np.abs(total.update_D - expected(work, total.survivors)).max()
+        < 4 * work.backend.secure_sum.tolerance(work.spec) + 1e-12
     )
     sizes = [len(part) for part in work.partitions]
     assert len(set(sizes)) > 1
