@@ -110,7 +110,8 @@ class Workspace:
         self._check_training()
         self.backend.settle(self._plan())
         self._check_budget()
-        self.backend.secure_sum.check(self.spec)  # what is summed is known once the mechanisms have settled
+        # what is summed is known once the mechanisms have settled; whether it can be, shows here
+        self.tolerance = self.backend.secure_sum.tolerance(self.spec)
 
     def _check_training(self) -> None:
         """Make what a round will need: a mistake shows here, before the first client trains."""

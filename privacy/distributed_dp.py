@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from privacy import distributed_noise as noise
 from privacy.accounting import Charge
 from privacy.client_dp import clip_to, require_uniform, solve
-from privacy.discrete_noise import discrete_gaussian, skellam
+from privacy.discrete_noise import VARIANCE_RANGE, discrete_gaussian, skellam
 from privacy.encoding import (
     MAX_MODULUS_BITS,
     Rotation,
@@ -44,6 +44,7 @@ DISTRIBUTIONS = ("skellam", "discrete_gaussian")
 BETA = math.exp(-0.5)  # of conditional rounding: both papers' choice
 MOST_INFLATION = 2.0  # of the sensitivity by rounding
 LEAST_BITS = 4
+MOST_L2 = 2.0**50  # doubles are integers beyond 2^52
 log = logging.getLogger("fedveil")
 
 
@@ -60,7 +61,8 @@ class Grid:
 class DistributedDp(Mechanism):
     """`noise_multiplier` is the noise of the honest shares' sum over the clip; `bits` is the modulus of the sum.
 
-    The scale is the finest at which a coordinate of the sum wraps at most once in 2^40 (a coordinate and round).
+    The scale is the finest at which a coordinate of the sum wraps at most once in 2^40 (a coordinate and round), and
+    the noise can be drawn.
     `colluders` is how many clients may tell the server their shares.
     """
 
@@ -150,13 +152,16 @@ class DistributedDp(Mechanism):
             middle = (low + high) / 2
             low, high = (middle, high) if self._fits(plan, sigma, 2.0**middle) else (low, middle)
         grid = self._grid_at(plan, sigma, 2.0**low)
+        if grid.variance < VARIANCE_RANGE[0]:
+            raise ConfigError.of(f"mechanism.{self.name}.noise_multiplier", sigma, "too small to be drawn: raise it")
         if grid.l2 > MOST_INFLATION * self.clip * grid.scale:
             self._refuse_bits(plan, sigma, grid.scale)
         return grid
 
     def _fits(self, plan: Plan, sigma: float, scale: float) -> bool:
+        grid = self._grid_at(plan, sigma, scale)
         assert self.modulus_bits is not None
-        return self._grid_at(plan, sigma, scale).bits <= self.modulus_bits
+        return grid.bits <= self.modulus_bits and grid.variance <= VARIANCE_RANGE[1] and grid.l2 <= MOST_L2
 
     def _refuse_bits(self, plan: Plan, sigma: float, scale: float) -> None:
         while self._grid_at(plan, sigma, scale).l2 > MOST_INFLATION * self.clip * scale:

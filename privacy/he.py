@@ -151,6 +151,8 @@ class OpenedSum(SecureSum):
         opener = str(inbound.get("opener"))
         if self.roles and opener != KEYHOLDER:
             raise ProtocolError(f"{opener} is not who opens")
+        if not self.roles and me.memory.setdefault("opener", opener) != opener:
+            raise ProtocolError(f"{opener} is another opener in the same attempt")
         vector_D = me.spec.check(contribution())
         scheme, salt = self.scheme(me.spec), me.randomness.key()  # asked twice in one attempt, it masks differently
         key = _mask_key(me, own, me.address, opener, salt)
@@ -175,6 +177,8 @@ class OpenedSum(SecureSum):
         if len(set(contributors)) < len(contributors):
             raise ProtocolError("a contributor is named twice")
         require_contributors(contributors, me.spec)
+        if len(contributors) > me.spec.cohort_size:  # their sum could wrap
+            raise ProtocolError(f"{len(contributors)} contributors are more than a cohort of {me.spec.cohort_size}")
         keys = self._authenticated(contributors, _bytes(inbound, "tags"), me, own)
         scheme = self.scheme(me.spec)
         masks: list[Mask] = [scheme.draw_mask(_mask_seed(key)) for key in keys]
@@ -280,12 +284,12 @@ def _parameters(given: str | dict[str, object], scheme: str, symmetric: bool) ->
     if isinstance(given, str):
         return named(given, scheme, symmetric)  # type: ignore[arg-type]
     try:
-        values = dict(given)
+        values: dict[str, object] = {**given}
         values["coeff_modulus_bits"] = tuple(values["coeff_modulus_bits"])  # type: ignore[arg-type]
         return HeParameters(scheme, **values)  # type: ignore[arg-type]
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         fields = "poly_modulus_degree, coeff_modulus_bits, scale_bits, plain_modulus_bits, dense"
-        raise ConfigError.of("secure_sum.parameters", dict(given), f"takes {fields} ({error})") from None
+        raise ConfigError.of("secure_sum.parameters", given, f"takes {fields} ({error})") from None
 
 
 def _credentials(me: Party) -> Credentials:

@@ -219,15 +219,12 @@ class SecureSum(ABC):
     bound: float = math.inf
 
     def tolerance(self, spec: VectorSpec) -> float:  # noqa: ARG002
-        """How far it may be off for each contribution, in absolute terms."""
-        return 0.0
-
-    def check(self, spec: VectorSpec) -> None:
-        """Before the first round: refuse a vector that this protocol cannot carry.
+        """How far it may be off for each contribution, in absolute terms.
 
         Raises:
-            ConfigError: naming the key.
+            ConfigError: it cannot carry such a vector.
         """
+        return 0.0
 
     def setup(self, roles: Sequence[Address], spec: VectorSpec) -> SetupFlow:  # noqa: ARG002
         """Once a run: key distribution. Empty unless a protocol needs it."""

@@ -182,6 +182,16 @@ def test_more_bits_give_a_finer_scale_and_never_wrap():
     assert all(settled(bits=bits)._grid.bits <= bits for bits in (9, 12, 16, 24))
 
 
+@pytest.mark.parametrize("bits", [30, 40, 62])
+@pytest.mark.parametrize("distribution", ["skellam", "discrete_gaussian"])
+def test_more_bits_than_there_is_use_for_do_no_harm(bits, distribution):
+    mechanism = settled(replace(PLAN, dimension=200), bits=bits, distribution=distribution)
+    updates = updates_of(10, 200)
+    exact = np.sum([update.double().numpy() for update in updates], axis=0)
+    noise = summed(mechanism, updates) - exact
+    assert kstest(noise / math.sqrt(10 / 8), "norm").pvalue > 1e-4
+
+
 def test_against_whom_it_holds_depends_on_the_sum():
     assert settled(replace(PLAN, hidden=False)).holds_against == ("outsider",)
     assert settled().holds_against == ("outsider", "server")
@@ -202,6 +212,7 @@ def test_against_whom_it_holds_depends_on_the_sum():
         ({"distribution": "gauss"}, "allowed are skellam, discrete_gaussian"),
         ({"colluders": -1}, r"colluders=-1: must be at least 0"),
         ({"colluders": 7}, r"server\.min_contributors=8: must be at least colluders \+ 2 = 9"),
+        ({"noise_multiplier": 1e-30}, r"noise_multiplier=1e-30: too small to be drawn: raise it"),
         ({"bits": 4}, r"bits=4: too few: rounding would more than double the sensitivity; needs \d+"),
         ({"noise_multiplier": None, "target_epsilon": 1e-9}, r"bits=16: too few"),
     ],
