@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.messages import CONFIGS, one_line
 from experiments.run import FAILED, OK
+from experiments.tenseal_figures import tenseal_ciphertext, tenseal_context, tenseal_precision
 from fl.config import check, hash_of, to_json
 from privacy.errors import ConfigError, FedveilError
 from results import registry, verdicts
@@ -34,7 +35,12 @@ def dp_sgd_epsilon(noise_multiplier: float, sample_rate: float, steps: int, delt
     return {"epsilon_pre_2020": epsilon_pre_2020(event, delta), **found}
 
 
-COMPUTED: dict[str, Callable[..., dict[str, float]]] = {"dp_sgd_epsilon": dp_sgd_epsilon}
+COMPUTED: dict[str, Callable[..., dict[str, float]]] = {
+    "dp_sgd_epsilon": dp_sgd_epsilon,
+    "tenseal_ciphertext": tenseal_ciphertext,
+    "tenseal_context": tenseal_context,
+    "tenseal_precision": tenseal_precision,
+}
 
 
 @dataclass(frozen=True)

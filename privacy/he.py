@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError
 from privacy.he_cipher import generate_keys
 from privacy.he_parameters import HeParameters, named
-from privacy.masked_sums import Mask, Scheme, bfv_scheme, ckks_scheme, pad_scheme, sum_of_masks
+from privacy.masked_sums import Scheme, bfv_scheme, ckks_scheme, pad_scheme, sum_of_masks
 from privacy.parameters import positive
 from privacy.sealing import Header, check_mac, mac, open_box, seal
 from privacy.secure_sum import (
@@ -181,7 +181,7 @@ class OpenedSum(SecureSum):
             raise ProtocolError(f"{len(contributors)} contributors are more than a cohort of {me.spec.cohort_size}")
         keys = self._authenticated(contributors, _bytes(inbound, "tags"), me, own)
         scheme = self.scheme(me.spec)
-        masks: list[Mask] = [scheme.draw_mask(_mask_seed(key)) for key in keys]
+        masks = (scheme.draw_mask(_mask_seed(key)) for key in keys)  # drawn one by one: each is as long as a message
         secret = own.store.get(SECRET) or b""
         opened = scheme.open(_bytes(inbound, "sum"), secret, len(keys), sum_of_masks(scheme, masks))
         return {"opened": opened}

@@ -8,7 +8,7 @@ Shapes: D is the length of the vector that the spec declares; masks have whateve
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, reduce
 from typing import Protocol
@@ -242,7 +242,7 @@ def unpack_words(message: object, count: int, bits: int) -> Mask:
     return words[:count]
 
 
-def sum_of_masks(scheme: Scheme, masks: Sequence[Mask]) -> Mask:
+def sum_of_masks(scheme: Scheme, masks: Iterable[Mask]) -> Mask:
     """Of at least one."""
     return reduce(scheme.add_masks, masks)
 

@@ -1,0 +1,311 @@
+"""What homomorphic and masked sums cost: bytes and processor time, beside float32 and the set of NVIDIA FLARE.
+
+The published sets run as they do in the field: to a public key, without masks. `lean`, `bfv` and `pad` run as their
+protocols do, under masks that the opener draws again for every client. Each set has a process of its own, in which its
+keys stay loaded as in a run; the sets take turns, repeat by repeat. Processor time of all threads counts, so a rate is
+that of one core. A first repeat, which loads the keys, stands apart; every opened sum is checked.
+"""
+
+import argparse
+import functools
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import Progress, TaskID
+
+from experiments.benchmarks import Figure
+from privacy.errors import ConfigError
+from privacy.he_cipher import Keys, generate_keys
+from privacy.he_parameters import named
+from privacy.masked_sums import Adder, Mask, Scheme, bfv_scheme, ckks_scheme, pad_scheme, sum_of_masks
+from privacy.randomness import OsRandomness
+from privacy.secure_sum import Segment, Sum, Vector, VectorSpec
+
+CLIENTS, VALUE_BITS, ROUNDS = 16, 16, 100
+FP32, NVFLARE = "fp32", "nvflare"
+BARS_FROM = 1_000_000  # parameters: a small model fills its last ciphertext badly
+
+T = TypeVar("T")
+
+
+class Setting(NamedTuple):
+    """One set under one arrangement of keys, and what it should meet (rates in million parameters a second)."""
+
+    scheme: str
+    parameters: str = ""
+    symmetric: bool = False  # the clients share the secret key
+    masked: bool = False
+    up_bar: str | None = None
+    published: tuple[float, float] | None = None  # bytes a parameter, and how far off is as published
+    rate_bar: str | None = None
+    nvflare_bar: str | None = None
+
+    @property
+    def without_bars(self) -> "Setting":
+        """The same where they do not apply."""
+        return Setting(self.scheme, self.parameters, self.symmetric, self.masked)
+
+
+SETS = {
+    FP32: Setting(FP32),
+    "tutorial": Setting("ckks", "tutorial", published=(82, 3)),
+    NVFLARE: Setting("ckks", "nvflare", published=(57, 2)),
+    "fedml_he": Setting("ckks", "fedml_he"),
+    "lean keyholder": Setting("ckks", "lean", masked=True, up_bar="<= 15.5", rate_bar=">= 1.5", nvflare_bar=">= 1.5"),
+    "lean clients": Setting(
+        "ckks", "lean", symmetric=True, masked=True, up_bar="<= 7.8", rate_bar=">= 3", nvflare_bar=">= 3"
+    ),
+    "bfv keyholder": Setting("bfv", "lean", masked=True, up_bar="<= 7.8"),
+    "bfv clients": Setting("bfv", "lean", symmetric=True, masked=True, up_bar="<= 4.0"),
+    "pad": Setting("pad", masked=True, up_bar="<= 2.7"),
+}
+
+
+class Sizes(NamedTuple):
+    """Ciphertexts of a message (0 where there are none), bytes of a client's message and of the sum's."""
+
+    ciphertexts: int
+    up_bytes: int
+    down_bytes: int
+
+
+class Cost(NamedTuple):
+    """Processor seconds: of a client (mask, encode, encrypt, serialise), of one addition, and of the opener.
+
+    `unmask_s` is the part of `open_s` in which the masks of all clients are drawn and added.
+    """
+
+    encrypt_s: float
+    add_s: float
+    open_s: float
+    unmask_s: float
+
+
+class Float32:
+    """The sum without protection: float32 as bytes, added in place."""
+
+    tolerance = 1e-6
+
+    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:  # noqa: ARG002
+        """The bytes."""
+        return vector_D.tobytes()
+
+    def adder(self) -> Adder:
+        """An empty sum."""
+        return _Float32Sum()
+
+    def open(self, message: bytes, secret: bytes, contributors: int, mask: Mask | None) -> Sum:  # noqa: ARG002
+        """The sum in float64."""
+        return np.frombuffer(message, np.float32).astype(np.float64)
+
+
+class _Float32Sum:
+    def __init__(self) -> None:
+        self._total_D: NDArray[np.float32] | None = None
+
+    def add(self, message: bytes) -> None:
+        values_D = np.frombuffer(message, np.float32)
+        if self._total_D is None:
+            self._total_D = values_D.copy()
+        else:
+            self._total_D += values_D
+
+    def message(self) -> bytes:
+        assert self._total_D is not None
+        return self._total_D.tobytes()
+
+
+class Subject:
+    """One set at one size, with keys and a vector, ready to be timed."""
+
+    def __init__(self, name: str, parameters: int) -> None:
+        self.setting = SETS[name]
+        self.spec = VectorSpec((Segment("update", parameters, 1.0), Segment("weight", 1, 1.0)), CLIENTS)
+        self.scheme = scheme_of(self.setting, self.spec)
+        self.masks = self.scheme if isinstance(self.scheme, Scheme) and self.setting.masked else None
+        held = None if isinstance(self.scheme, Float32) else self.scheme.parameters
+        self.keys = Keys(b"", b"") if held is None else generate_keys(held)
+        self.vector_D = np.random.default_rng(1).uniform(-1, 1, self.spec.length).astype(np.float32)
+        self.mask_key = OsRandomness().key()
+
+    def repeat(self) -> tuple[Sizes, Cost]:
+        """Encrypt once, add as many times as there are clients, open.
+
+        Raises:
+            AssertionError: the opened sum is not the sum.
+        """
+        encrypt_s, message = _timed(self._encrypt)
+        adder, adds_s = self.scheme.adder(), list[float]()
+        for _ in range(CLIENTS):
+            adds_s.append(_timed(lambda: adder.add(message))[0])
+        total = adder.message()
+        unmask_s, mask = _timed(self._sum_of_masks)
+        open_s, sum_D = _timed(lambda: self.scheme.open(total, self.keys.secret, CLIENTS, mask))
+        assert np.abs(sum_D - CLIENTS * self.vector_D.astype(np.float64)).max() <= CLIENTS * self.scheme.tolerance
+        sizes = Sizes(self._ciphertexts, len(message), len(total))
+        return sizes, Cost(encrypt_s, statistics.median(adds_s), unmask_s + open_s, unmask_s)
+
+    def _encrypt(self) -> bytes:
+        key = self.keys.secret if self.setting.symmetric else self.keys.public
+        mask = None if self.masks is None else self.masks.draw_mask(self.mask_key)
+        return self.scheme.encrypt(self.vector_D, key, mask)
+
+    def _sum_of_masks(self) -> Mask | None:
+        """Every client has the same one here, which the opener cannot know: it draws each."""
+        if self.masks is None:
+            return None
+        return sum_of_masks(self.masks, [self.masks.draw_mask(self.mask_key) for _ in range(CLIENTS)])
+
+    @property
+    def _ciphertexts(self) -> int:
+        encoder = getattr(self.scheme, "ckks", None) or getattr(self.scheme, "bfv", None)
+        return 0 if encoder is None else encoder.ciphertexts(self.spec.length)
+
+
+def scheme_of(setting: Setting, spec: VectorSpec) -> Scheme | Float32:
+    """What the protocol of a setting carries its vectors with."""
+    if setting.scheme == "ckks":
+        return ckks_scheme(spec, named(setting.parameters, "ckks", setting.symmetric), setting.symmetric)
+    if setting.scheme == "bfv":
+        parameters = named(setting.parameters, "bfv", setting.symmetric)
+        return bfv_scheme(spec, parameters, setting.symmetric, VALUE_BITS, ROUNDS)
+    return pad_scheme(spec, VALUE_BITS) if setting.scheme == "pad" else Float32()
+
+
+def _timed(work: Callable[[], T]) -> tuple[float, T]:
+    """Processor time of a call, over all threads, and what it gave."""
+    start = time.process_time()
+    result = work()
+    return time.process_time() - start, result
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
+    parser.add_argument("--sizes", default="26010,1000000", help="parameters of a model (default: %(default)s)")
+    parser.add_argument("--sets", default=",".join(SETS), help="with fp32 and nvflare in any case (default: all)")
+    parser.add_argument("--repeats", type=int, default=5, help="after the first (default: %(default)s)")
+
+
+def measure(arguments: argparse.Namespace) -> list[Figure]:
+    """The figures of every size and set.
+
+    Raises:
+        ConfigError: a set that is not known, or a number that is none.
+    """
+    sets, sizes = chosen(arguments.sets), numbers(arguments.sizes)
+    from fl.server import progress_bar  # with it PyTorch and Flower, which the processes of the sets do without
+
+    if arguments.repeats < 1:
+        raise ConfigError.of("--repeats", arguments.repeats, "must be at least 1")
+    figures: list[Figure] = []
+    with progress_bar(True) as bar:
+        for size in sizes:
+            task = bar.add_task(f"{size:,} parameters", total=(arguments.repeats + 1) * len(sets), note="")
+            measured = alternate(sets, size, arguments.repeats, functools.partial(_advance, bar, task))
+            figures += compare(size, measured)
+    return figures
+
+
+def _advance(bar: Progress, task: TaskID, name: str) -> None:
+    bar.update(task, advance=1, note=name)
+
+
+def chosen(text: str) -> list[str]:
+    """The sets to measure, in the order of `SETS`, both baselines among them."""
+    names = text.split(",")
+    for name in names:
+        if name not in SETS:
+            raise ConfigError.of("--sets", name, f"allowed are {', '.join(SETS)}")
+    return [name for name in SETS if name in (FP32, NVFLARE, *names)]
+
+
+def numbers(text: str) -> list[int]:
+    """Positive whole numbers, with commas between them."""
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise ConfigError.of("--sizes", text, "must be positive whole numbers, with commas between them")
+    return [int(part) for part in parts]
+
+
+Measured = dict[str, tuple[Sizes, list[Cost]]]
+
+
+def alternate(sets: Sequence[str], size: int, repeats: int, done: Callable[[str], None]) -> Measured:
+    """All sets in turn, the first time around and then so many times; `done` is told after each."""
+    measured: Measured = {}
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        alone = {name: stack.enter_context(ProcessPoolExecutor(1, spawn)) for name in sets}
+        for _ in range(repeats + 1):
+            for name, process in alone.items():
+                sizes, cost = process.submit(_repeat, name, size).result()
+                measured.setdefault(name, (sizes, []))[1].append(cost)
+                done(name)
+    return measured
+
+
+def _repeat(name: str, size: int) -> tuple[Sizes, Cost]:
+    return _subject(name, size).repeat()
+
+
+_subject = functools.lru_cache(maxsize=1)(Subject)  # in the process of its set
+
+
+def compare(size: int, measured: Measured) -> list[Figure]:
+    """Medians after the first repeat, against float32's and NVIDIA FLARE's."""
+    medians = {name: _median(costs[1:]) for name, (_, costs) in measured.items()}
+    figures: list[Figure] = []
+    for name, (sizes, costs) in measured.items():
+        setting = SETS[name] if size >= BARS_FROM else SETS[name].without_bars
+        lines = [
+            *_bytes(size, sizes, setting),
+            *_rates(size, medians[name], costs[0], setting),
+            *_ratios(name, medians, setting),
+        ]
+        figures += [replace(line, name=f"{size:,}, {name}: {line.name}") for line in lines]
+    return figures
+
+
+def _median(costs: Sequence[Cost]) -> Cost:
+    return Cost(*(statistics.median(times) for times in zip(*costs, strict=True)))
+
+
+def _bytes(size: int, sizes: Sizes, setting: Setting) -> list[Figure]:
+    up = sizes.up_bytes / size
+    figures = [Figure("ciphertexts", sizes.ciphertexts, "1")] if sizes.ciphertexts else []
+    figures += [
+        Figure("up", up, "B/param", setting.up_bar),
+        Figure("down, to the opener", sizes.down_bytes / size, "B/param"),
+    ]
+    if setting.published is not None:
+        value, off = setting.published
+        figures.append(Figure(f"up, from the published {value:g}", abs(up - value), "B/param", f"<= {off:g}"))
+    return figures
+
+
+def _rates(size: int, cost: Cost, first: Cost, setting: Setting) -> list[Figure]:
+    """In million parameters a second and core; the opener's time covers the masks of all clients."""
+    opening = f"open, with the masks of {CLIENTS}" if setting.masked else "open"
+    named_s = [("client", cost.encrypt_s, setting.rate_bar), ("client, first", first.encrypt_s, None)]
+    named_s += [("add", cost.add_s, None), (opening, cost.open_s, None)]
+    if setting.masked:
+        named_s.append(("open, masks already added", cost.open_s - cost.unmask_s, None))
+    return [Figure(name, size / max(seconds, 1e-9) / 1e6, "M params/s", bar) for name, seconds, bar in named_s]
+
+
+def _ratios(name: str, medians: Mapping[str, Cost], setting: Setting) -> list[Figure]:
+    client_s = medians[name].encrypt_s
+    ratios = [] if name == FP32 else [Figure("client time, / fp32's", client_s / medians[FP32].encrypt_s, "1")]
+    if name not in (FP32, NVFLARE):
+        ratios.append(
+            Figure("client time, nvflare's /", medians[NVFLARE].encrypt_s / client_s, "1", setting.nvflare_bar)
+        )
+    return ratios
