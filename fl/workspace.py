@@ -1,5 +1,6 @@
 """What one process needs to serve a configuration, built once from its canonical text and cached by its hash."""
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -134,6 +135,7 @@ class Workspace:
             cohort_size=self.cohort_size,
             min_contributors=self.config.server.min_contributors,
             hidden=self.backend.secure_sum.hides,
+            rounding=self.backend.secure_sum.tolerance(self._spec_of_floats()) * math.sqrt(self._layout.length),
             dimension=self._layout.length,
             rounds=self.config.rounds,
             examples=tuple(len(part) for part in self.partitions),
@@ -156,6 +158,11 @@ class Workspace:
         """The cohort of each round (entry 0 is round 1), each sorted; from the run's seed alone."""
         config = self.config
         return cohorts.schedule(config.sampler, self.candidates, self.cohort_size, config.rounds, config.seed)
+
+    def _spec_of_floats(self) -> VectorSpec:
+        """What is summed where no mechanism makes integers of it."""
+        update = Segment(UPDATE, self._layout.length, self.backend.secure_sum.bound)
+        return VectorSpec((update, Segment(WEIGHT, 1, bound=1.0)), self.cohort_size)
 
     def cohort(self, number: int) -> tuple[int, ...]:
         """The cohort of a round, sorted."""

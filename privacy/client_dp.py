@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from privacy import accounting
 from privacy.accounting import Charge
 from privacy.encoding import clip_l2
-from privacy.errors import ConfigError
+from privacy.errors import ConfigError, PrivacyRefusal
 from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
 from privacy.parameters import LEAST_CLIP, MOST_CLIP, check_noise, clip_norm, positive, within
 
@@ -35,6 +35,21 @@ def clip_to(update_D: torch.Tensor, bound: float) -> tuple[torch.Tensor, float]:
     clipped_D = clip_l2(host_D, bound)
     norm = float(np.linalg.norm(host_D.astype(np.float64)))  # in float32 the square of 1e20 is infinite
     return (update_D if clipped_D is host_D else torch.from_numpy(clipped_D).to(update_D.device)), norm
+
+
+def clip_within(update_D: torch.Tensor, clip: float, rounding: float) -> tuple[torch.Tensor, float]:
+    """As `clip_to`, with room for what the secure sum's rounding may add: the sum's sensitivity is `clip`.
+
+    Raises:
+        PrivacyRefusal: rounding alone takes more than half of it.
+        NonFiniteContribution: NaN or infinity.
+    """
+    if 2 * rounding > clip:
+        raise PrivacyRefusal(
+            f"the secure sum may move an update by {rounding:.3g}, over half the clip of {clip:.3g}: "
+            "raise secure_sum.value_bits, or lower secure_sum.bound"
+        )
+    return clip_to(update_D, clip - rounding)
 
 
 def require_uniform(mechanism: str, plan: Plan) -> None:
@@ -95,6 +110,7 @@ class ClientDp(Mechanism):
         self.adaptive, self._quantile, self._clip_learning_rate = adaptive, quantile, clip_learning_rate
         self._bit_noise_fraction, self._bit_std = bit_noise_fraction, 0.0
         self._charge: Charge | None = None
+        self._rounding = 0.0
         self.extra_values = 1 if adaptive else 0
 
     def initial_state(self) -> dict[str, float]:
@@ -108,6 +124,7 @@ class ClientDp(Mechanism):
             ConfigError: weights by examples, delta, an epsilon out of reach, or a bit noise below half of sigma.
         """
         require_uniform(self.name, plan)
+        self._rounding = plan.rounding
         if self.target_epsilon is not None:
             self.noise_multiplier = solve(self.name, plan, self.target_epsilon, accounting.gaussian_event, "zero_out")
         assert self.noise_multiplier is not None
@@ -135,7 +152,7 @@ class ClientDp(Mechanism):
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
         """Clip; say whether that changed anything."""
         clip = job.state["client_dp.clip"]
-        clipped_D, norm = clip_to(update_D, clip)
+        clipped_D, norm = clip_within(update_D, clip, self._rounding)
         job.diagnostics |= {"client_dp.update_norm": norm, "client_dp.clipped_fraction": float(norm > clip)}
         if self.adaptive:
             job.extra.append(float(norm <= clip) - 0.5)  # half the sensitivity of a bit
@@ -154,7 +171,8 @@ class ClientDp(Mechanism):
 
     def _moved(self, clip: float, below: float, cohort_size: int, generator: np.random.Generator) -> float:
         """The geometric update towards the quantile (Andrew et al. 2021, section 2.1)."""
-        fraction = 0.5 + (below + float(generator.normal(0.0, self._bit_std))) / cohort_size
+        std = self._bit_std * (1 + 2 * self._rounding)  # rounded too, a bit may be a little more than a half
+        fraction = 0.5 + (below + float(generator.normal(0.0, std))) / cohort_size
         moved = clip * math.exp(-self._clip_learning_rate * (fraction - self._quantile))
         return float(min(max(moved, LEAST_CLIP), MOST_CLIP))
 

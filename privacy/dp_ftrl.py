@@ -32,7 +32,7 @@ from scipy.signal import lfilter
 
 from privacy import accounting
 from privacy.accounting import Charge
-from privacy.client_dp import clip_to, require_uniform, solve
+from privacy.client_dp import clip_within, require_uniform, solve
 from privacy.errors import ConfigError
 from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
 from privacy.parameters import check_noise, clip_norm
@@ -76,6 +76,7 @@ class DpFtrl(Mechanism):
         self._std = 0.0  # of a value of z
         self._round_std_R = np.zeros(0)  # of a value of C^-1 z, by round
         self._charge: Charge | None = None
+        self._rounding = 0.0
 
     def settle(self, plan: Plan) -> None:
         """Check the plan, choose the bands, solve the noise.
@@ -85,6 +86,7 @@ class DpFtrl(Mechanism):
                 epsilon out of reach.
         """
         require_uniform(self.name, plan)
+        self._rounding = plan.rounding
         self.window = self._settled_bands(plan)
         if self.target_epsilon is not None:
             self.noise_multiplier = solve(self.name, plan, self.target_epsilon, accounting.gaussian_event, "zero_out")
@@ -114,7 +116,7 @@ class DpFtrl(Mechanism):
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
         """Clip; say whether that changed anything."""
-        clipped_D, norm = clip_to(update_D, self.clip)
+        clipped_D, norm = clip_within(update_D, self.clip, self._rounding)
         job.diagnostics |= {"dp_ftrl.update_norm": norm, "dp_ftrl.clipped_fraction": float(norm > self.clip)}
         return clipped_D
 

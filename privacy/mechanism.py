@@ -30,6 +30,7 @@ class Plan:
     cohort_size: int
     min_contributors: int  # a sum over fewer is not opened
     hidden: bool  # whether the secure sum keeps single contributions from the server
+    rounding: float  # how far the secure sum may move one contribution: L2 norm
     dimension: int  # D
     rounds: int
     examples: tuple[int, ...]  # of each client

@@ -149,6 +149,7 @@ def _plan(model: torch.nn.Module, size: int) -> Plan:
         cohort_size=1,
         min_contributors=1,
         hidden=False,
+        rounding=0.0,
         dimension=sum(parameter.numel() for parameter in model.parameters()),
         rounds=1,
         examples=(size,),

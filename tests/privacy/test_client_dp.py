@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
 from privacy.client_dp import ClientDp, LocalDp, clip_to
-from privacy.errors import ConfigError, NonFiniteContribution
+from privacy.errors import ConfigError, NonFiniteContribution, PrivacyRefusal
+from privacy.fixed_point import FixedPoint
 from privacy.mechanism import ClientJob, Plan, ServerJob
 from privacy.randomness import SeededRandomness
+from privacy.secure_sum import Segment, VectorSpec
+from tests.composed import workspace_of
 from tests.privacy.exact import gaussian_delta
 
 SILENT = 1e-300  # a noise multiplier whose noise vanishes beside any sum
@@ -23,6 +26,7 @@ PLAN = Plan(
     cohort_size=100,
     min_contributors=1,
     hidden=False,
+    rounding=0.0,
     dimension=2,
     rounds=10,
     examples=(20,) * 200,
@@ -329,3 +333,35 @@ def test_each_parameter_is_refused_in_one_line(kind, arguments, line):
         kind(**arguments)
     assert str(refusal.value).startswith(f"mechanism.{kind.name}.{line}")
     assert "\n" not in str(refusal.value)
+
+
+# ---- the secure sum's rounding
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.05, 0.5, 1.0]), st.sampled_from([10, 16, 24]))
+@settings(max_examples=60, deadline=None)
+def test_what_fixed_point_makes_of_an_update_stays_within_the_clip(seed, clip, bits):
+    """The sensitivity of the sum is that of what is added, rounding included."""
+    length = 400
+    spec = VectorSpec((Segment("update", length, 1.0), Segment("weight", 1, 1.0)), 10)
+    fixed = FixedPoint.of(spec, bits, "secure_sum")
+    mechanism = ClientDp(1.0, clip=clip)
+    mechanism.settle(replace(PLAN, rounding=fixed.tolerance * math.sqrt(length)))
+    long_D = torch.from_numpy(np.random.default_rng(seed).standard_normal(length).astype(np.float32))
+    update_D = mechanism.on_update(client_job(clip=clip), long_D)
+    added_D = fixed.decode(fixed.encode(np.append(update_D.numpy(), np.float32(1))), 1)[:-1]
+    assert math.sqrt(math.fsum(x * x for x in added_D)) <= clip
+
+
+def test_rounding_that_takes_half_the_clip_is_refused():
+    mechanism = ClientDp(1.0, clip=0.1)
+    mechanism.settle(replace(PLAN, rounding=0.06))
+    with pytest.raises(PrivacyRefusal, match=r"move an update by 0\.06, over half the clip of 0\.1: raise"):
+        mechanism.on_update(client_job(clip=0.1), torch.ones(4))
+
+
+def test_a_run_knows_what_its_sum_rounds():
+    plain, pad = (workspace_of("mechanism=client_dp", "delta=1e-3", f"secure_sum={name}") for name in ("plain", "pad"))
+    (exact,), (rounded,) = plain.backend.mechanisms, pad.backend.mechanisms
+    assert exact._rounding == 0
+    assert rounded._rounding == pytest.approx(0.5 / 32767 * math.sqrt(650), rel=1e-3)

@@ -30,6 +30,7 @@ PLAN = Plan(
     cohort_size=10,
     min_contributors=8,
     hidden=True,
+    rounding=0.0,
     dimension=50,
     rounds=10,
     examples=(20,) * 20,

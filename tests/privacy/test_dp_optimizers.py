@@ -95,7 +95,12 @@ def plan_of(model: torch.nn.Module, **changes) -> Plan:
     """One client with N examples, in one round of STEPS steps."""
     weights = {"uniform_weights": True, "public_weights": False, "proximal": False}
     run = {"clients": 1, "cohort_size": 1, "rounds": 1, "examples": (N,), "participations": (1,), "separation": 2}
-    run |= {"min_contributors": 1, "hidden": False, "dimension": sum(p.numel() for p in model.parameters())}
+    run |= {
+        "min_contributors": 1,
+        "hidden": False,
+        "rounding": 0.0,
+        "dimension": sum(p.numel() for p in model.parameters()),
+    }
     steps = {"batch_size": BATCH, "epochs": None, "steps": STEPS, "sample_rate": None}
     return Plan(**weights | run | steps | {"delta": 1e-5, "accountant": "prv", "model": model} | changes)
 
