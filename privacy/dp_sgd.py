@@ -172,8 +172,9 @@ class DpSgd(Mechanism):
         job.optimizer.param_groups[0]["params"] = [p for p in model.parameters() if p.requires_grad]
         optimizer = self._optimizer(job.optimizer, expected)
         optimizer.source = job.randomness.generator()
+        assert job.loss is cross_entropy, "another mechanism has replaced the loss"
+        job.loss = partial(cross_entropy, reduction="sum")
         if self.mode == "ghost":
-            assert job.loss is cross_entropy, "another mechanism has replaced the loss"
             criterion = torch.nn.CrossEntropyLoss()
             job.loss = DPLossFastGradientClipping(model, optimizer, criterion)
             optimizer.norms = lambda: model.per_sample_gradient_norms
@@ -184,9 +185,10 @@ class DpSgd(Mechanism):
     def _private_copy(self, model: torch.nn.Module) -> Any:
         """A wrapped copy with the model's weights: hooks must not stay on the model that others use."""
         if model not in self._copies:
-            options: dict[str, Any] = (
-                {"max_grad_norm": self.clip, "use_ghost_clipping": True} if self.mode == "ghost" else {}
-            )
+            # gradients of a sum are those of single examples as they are: a mean's would be multiplied up again
+            options: dict[str, Any] = {"loss_reduction": "sum"}
+            if self.mode == "ghost":
+                options = {"max_grad_norm": self.clip, "use_ghost_clipping": True}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # on hooks and batch_first, which concern nothing of ours
                 self._copies[model] = wrap_model(deepcopy(model), grad_sample_mode=self.mode, **options)
