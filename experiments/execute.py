@@ -11,6 +11,7 @@ from fl import runtimes, vectors
 from fl.checkpoint import Checkpoints
 from fl.ledger import LedgerFile
 from fl.server import Errand
+from fl.threats import threat_card
 from fl.workspace import Workspace, workspace
 from privacy.errors import FedveilError
 from privacy.ledger import Ledger
@@ -83,6 +84,7 @@ def _finish(run: RunDirectory, work: Workspace, errand: Errand) -> dict[str, Any
         "weights_sha256": vectors.sha256(state.weights_D),
         "backend": work.backend.name,
         "assumption": work.backend.secure_sum.assumption,
+        "threat_card": threat_card(work),
         "data_origin": work.data.origin,
         "device": str(work.device),
     }
