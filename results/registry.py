@@ -21,7 +21,7 @@ FOLDER = Path(__file__).with_name("published")
 class Kind(Enum):
     """Where our side of a row comes from."""
 
-    measured = 1  # runs
+    measured = 1  # runs, or a function that measures
     modelled = 2  # a formula
     cited = 3  # nowhere: the published figure stands alone
 
