@@ -26,7 +26,13 @@ from privacy.dp_sgd import MODES, DpSgd
 from privacy.mechanism import Batch, ClientJob, Plan
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness
 
-SHAPES: dict[str, tuple[Shape, int]] = {"lenet": ((3, 32, 32), 100), "resnet18_gn": ((3, 32, 32), 10)}
+SHAPES: dict[str, tuple[Shape, int]] = {
+    "lenet": ((3, 32, 32), 100),
+    "resnet18_gn": ((3, 32, 32), 10),
+    "cnn_tanh_cifar": ((3, 32, 32), 10),
+    "scatter_linear": ((81, 7, 7), 10),
+    "scatter_cnn": ((81, 7, 7), 10),
+}
 SHAPE: tuple[Shape, int] = ((1, 28, 28), 10)
 BAR_MODEL, BAR_MODE, BAR = "cnn", "ew", "<= 1.6"
 
@@ -110,7 +116,9 @@ def _model(name: str, shape: Shape, classes: int) -> torch.nn.Module:
     from omegaconf import OmegaConf
 
     node = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / f"{name}.yaml"))
-    return build(torch.nn.Module, "model", node, shape=shape, classes=classes)
+    assert isinstance(node, dict)
+    described = node.get("model", node)  # some choose their data too
+    return build(torch.nn.Module, "model", described, shape=shape, classes=classes)
 
 
 def plain_step(model: torch.nn.Module, batch: Batch) -> Callable[[], None]:
