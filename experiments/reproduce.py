@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
@@ -21,7 +21,7 @@ from privacy.errors import ConfigError, FedveilError
 from results import registry, verdicts
 from results.registry import Kind, Row, Table
 from results.store import default_directory
-from results.table import FORMATS
+from results.table import FORMATS, Parser
 from results.verdicts import Result
 
 
@@ -59,13 +59,8 @@ class Task:
     cells: tuple[Cell, ...]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         "fedveil reproduce",
         description="Regenerate a published table; finished runs are not repeated, interrupted ones go on.",
         epilog=f"tables:\n{_listing()}\nruns go to results/runs/reproduce_NAME/",

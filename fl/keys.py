@@ -5,7 +5,6 @@ store is a folder beside it. All of it is for its owner alone (mode 0600), and n
 """
 
 import os
-from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def set_up(folder: Path) -> None:
     os.environ[KEYS_VARIABLE] = str(folder.absolute())
 
 
-def credentials(address: Address, everybody: Iterable[Address]) -> Credentials:
+def credentials(address: Address, everybody: tuple[Address, ...]) -> Credentials:
     """Those of one role of the simulation that this process belongs to.
 
     Raises:
@@ -73,7 +72,7 @@ def credentials(address: Address, everybody: Iterable[Address]) -> Credentials:
         raise RunRefused(f"{KEYS_VARIABLE}={folder}: there are no keys of a set-up")
     return Credentials(
         _identity(master, address),
-        _roster(master, tuple(everybody)),
+        _roster(master, everybody),
         FileStore(Path(folder, address.replace("/", "-"))),
     )
 

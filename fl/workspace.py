@@ -221,7 +221,11 @@ class Workspace:
         secure_sum = self.backend.secure_sum
         if not secure_sum.pinned:
             return None
-        return keys.credentials(address, [*map(address_of, range(self.config.clients)), *secure_sum.roles])
+        return keys.credentials(address, self._everybody)
+
+    @cached_property
+    def _everybody(self) -> tuple[Address, ...]:
+        return (*map(address_of, range(self.config.clients)), *self.backend.secure_sum.roles)
 
     @cached_property
     def max_weight(self) -> int:

@@ -32,6 +32,7 @@ from privacy.encoding import (
     Rotation,
     conditional_round,
     from_modulus,
+    padded_length,
     rotation,
     rounded_norm_bound,
     to_modulus,
@@ -110,11 +111,15 @@ class DistributedDp(Mechanism):
             self.holds_against = ("outsider",)
         if self.target_epsilon is not None:
             self.noise_multiplier = solve(
-                self.name, plan, self.target_epsilon, lambda sigma: self._event(plan, sigma), "zero_out"
+                self.name,
+                plan,
+                self.target_epsilon,
+                lambda sigma: self._event(plan, self._finest(plan, sigma)),
+                "zero_out",
             )
         assert self.noise_multiplier is not None
         self._grid = self._finest(plan, self.noise_multiplier)
-        self._charge = Charge(self.name, self.unit, "zero_out", self._event(plan, self.noise_multiplier))
+        self._charge = Charge(self.name, self.unit, "zero_out", self._event(plan, self._grid))
         inflation = self._grid.l2 / (self.clip * self._grid.scale)
         log.info("distributed_dp: scale=%.6g, rounding raises the sensitivity by %.2g", self._grid.scale, inflation)
 
@@ -125,9 +130,6 @@ class DistributedDp(Mechanism):
                 plan.min_contributors,
                 f"must be at least colluders + 2 = {self._colluders + 2}: so many survivors share the noise",
             )
-
-    def _honest(self, plan: Plan) -> int:
-        return noise.honest_shares(plan.min_contributors, self._colluders)
 
     def _grid_at(self, plan: Plan, sigma: float, scale: float) -> Grid:
         """What follows from a scale; more bits than any modulus has where it is far too fine."""
@@ -170,10 +172,10 @@ class DistributedDp(Mechanism):
         allowed = f"too few: rounding would more than double the sensitivity; needs {needed}"
         raise ConfigError.of(f"mechanism.{self.name}.bits", self.modulus_bits, allowed)
 
-    def _event(self, plan: Plan, sigma: float) -> DpEvent:
+    def _event(self, plan: Plan, grid: Grid) -> DpEvent:
         """One participation at the noise of the honest shares: the cheaper of the bounds over the whole run."""
-        grid = self._finest(plan, sigma)
-        padded, honest = padded_length(plan.dimension), self._honest(plan)
+        padded = padded_length(plan.dimension)
+        honest = noise.honest_shares(plan.min_contributors, self._colluders)
         if self._distribution == "skellam":
             bounds: Any = noise.skellam_zcdp(noise.l1_bound(grid.l2, padded), grid.l2, grid.variance * honest)
         else:
@@ -218,11 +220,6 @@ class DistributedDp(Mechanism):
         noise_norm = math.sqrt(len(rotated_P) * grid.variance * len(job.survivors)) / grid.scale
         job.diagnostics["distributed_dp.signal_to_noise"] = float(np.linalg.norm(rotated_P)) / noise_norm
         return rotation_of(self._dimension, job.round).invert(rotated_P)
-
-
-def padded_length(dimension: int) -> int:
-    """P, the least power of two that is not below D."""
-    return 1 << (dimension - 1).bit_length()
 
 
 @lru_cache(maxsize=2)  # all clients of a round share it

@@ -89,13 +89,18 @@ class Rotation:
         return restored_P[: self.dimension]
 
 
+def padded_length(dimension: int) -> int:
+    """P, the least power of two that is not below D."""
+    return 1 << (dimension - 1).bit_length()
+
+
 def rotation(dimension: int, *seed: int | str) -> Rotation:
     """The rotation that a *public* seed (labels such as a run and a round) names: the same one on every machine.
 
     The signs are bits of a ChaCha20 stream. Every client of a round uses the same rotation, or sums mean nothing.
     """
     assert dimension >= 1, dimension
-    padded = 1 << (dimension - 1).bit_length()
+    padded = padded_length(dimension)
     stream = np.frombuffer(SeededRandomness("rotation", *seed).bytes(-(-padded // 8)), np.uint8)
     return Rotation(dimension, 1 - 2 * np.unpackbits(stream, count=padded).astype(np.float64))
 

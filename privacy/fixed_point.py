@@ -7,7 +7,6 @@ Residues (a spec with `modulus_bits`) are such integers already.
 Shapes: D is the length of the vector that the spec declares.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,9 +39,8 @@ class FixedPoint:
         bits = value_bits if spec.modulus_bits is None else spec.modulus_bits
         if spec.modulus_bits is None and not LEAST_BITS <= bits <= MOST_BITS:
             raise ConfigError.of(f"{key}.value_bits", value_bits, f"must be from {LEAST_BITS} to {MOST_BITS}")
-        unbounded = [segment.name for segment in spec.segments if not math.isfinite(segment.bound)]
-        if spec.modulus_bits is None and unbounded:
-            raise ConfigError.of(f"{key}.bound", None, f"the {unbounded[0]} needs a bound: give the largest value")
+        if spec.modulus_bits is None:
+            spec.require_bounds(key)
         made = cls(spec, bits)
         if spec.modulus_bits is None and made.sum_bits > WORD_BITS:
             allowed = f"a sum of {spec.cohort_size} takes {made.sum_bits} bits, {WORD_BITS} at most"
@@ -62,7 +60,7 @@ class FixedPoint:
     @cached_property
     def _steps_D(self) -> NDArray[np.float64]:
         """The value of one step, by coordinate."""
-        return np.concatenate([np.full(part.length, part.bound / self.levels) for part in self.spec.segments])
+        return self.spec.bounds_D / self.levels
 
     @property
     def tolerance(self) -> float:

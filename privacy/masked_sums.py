@@ -6,7 +6,6 @@ sum with the sum of the masks. A value that everyone adds and the opener checks 
 Shapes: D is the length of the vector that the spec declares; masks have whatever shape their scheme draws.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.errors import ConfigError, MalformedContribution
+from privacy.errors import MalformedContribution
 from privacy.fixed_point import FixedPoint
 from privacy.he_bfv import Bfv
 from privacy.he_cipher import CiphertextSum, DecryptionKey, EncryptionKey
@@ -87,10 +86,6 @@ class _CkksScheme(Scheme):
     spec: VectorSpec
     ckks: Ckks
 
-    @cached_property
-    def _bounds_D(self) -> NDArray[np.float64]:
-        return np.concatenate([np.full(segment.length, segment.bound) for segment in self.spec.segments])
-
     @property
     def parameters(self) -> HeParameters:  # type: ignore[override]
         """Those of CKKS."""
@@ -108,14 +103,14 @@ class _CkksScheme(Scheme):
         return self.ckks.add_masks(left, right)
 
     def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:
-        return self.ckks.encrypt(vector_D / self._bounds_D, _encryption_key(self.ckks, key), mask)
+        return self.ckks.encrypt(vector_D / self.spec.bounds_D, _encryption_key(self.ckks, key), mask)
 
     def adder(self) -> Adder:
         return CiphertextSum(self.ckks.parameters, self.ckks.ciphertexts(self.spec.length))
 
     def open(self, message: bytes, secret: bytes, contributors: int, mask: Mask | None) -> Sum:
         key = _decryption_key(self.ckks, secret)
-        return self.ckks.open(message, key, contributors, self.spec.length, mask) * self._bounds_D
+        return self.ckks.open(message, key, contributors, self.spec.length, mask) * self.spec.bounds_D
 
 
 @dataclass(frozen=True)
@@ -254,9 +249,7 @@ def ckks_scheme(spec: VectorSpec, parameters: HeParameters, symmetric: bool) -> 
     Raises:
         ConfigError: a segment without a bound, or parameters under which a sum may wrap.
     """
-    for segment in spec.segments:
-        if not math.isfinite(segment.bound):
-            raise ConfigError.of("secure_sum.bound", None, f"the {segment.name} needs a bound: give the largest value")
+    spec.require_bounds("secure_sum")
     return _CkksScheme(spec, Ckks.of(parameters, symmetric, spec.cohort_size, 1.0))
 
 

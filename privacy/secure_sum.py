@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import (
+    ConfigError,
     DuplicateSender,
     MalformedContribution,
     NonFiniteContribution,
@@ -66,6 +67,21 @@ class VectorSpec:
         """Of a contribution."""
         return np.dtype(np.float32 if self.modulus_bits is None else np.int64)
 
+    @cached_property
+    def bounds_D(self) -> NDArray[np.float64]:
+        """The bound of each value, shape (D,)."""
+        return np.concatenate([np.full(segment.length, segment.bound) for segment in self.segments])
+
+    def require_bounds(self, key: str) -> None:
+        """For protocols whose range is limited: `key` names a sum's own configuration.
+
+        Raises:
+            ConfigError: a segment that nothing bounds.
+        """
+        for segment in self.segments:
+            if not math.isfinite(segment.bound):
+                raise ConfigError.of(f"{key}.bound", None, f"the {segment.name} needs a bound: give the largest value")
+
     def check(self, vector: object) -> Vector:
         """The vector itself, shape (D,), of the right type, finite and within its bounds, or residues.
 
@@ -73,9 +89,7 @@ class VectorSpec:
             MalformedContribution: another type, length, or a value beyond its segment's bound or the modulus.
             NonFiniteContribution: NaN or infinity.
         """
-        if not isinstance(vector, np.ndarray) or vector.dtype != self.dtype or vector.shape != (self.length,):
-            got = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
-            raise MalformedContribution(f"a contribution must be {self.dtype} ({self.length},), got {got}")
+        vector = self._shaped("a contribution", vector, self.dtype)
         if self.modulus_bits is not None:
             if vector.min() < 0 or int(vector.max()) >> self.modulus_bits:
                 raise MalformedContribution(f"a contribution must be residues of {self.modulus_bits} bits")
@@ -92,12 +106,16 @@ class VectorSpec:
         Raises:
             MalformedContribution: anything else.
         """
-        wanted = np.float64 if self.modulus_bits is None else np.int64
-        if not isinstance(vector, np.ndarray) or vector.dtype != wanted or vector.shape != (self.length,):
-            got = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
-            raise MalformedContribution(f"an opened sum must be {np.dtype(wanted)} ({self.length},), got {got}")
+        wanted = np.dtype(np.float64 if self.modulus_bits is None else np.int64)
+        vector = self._shaped("an opened sum", vector, wanted)
         if not np.isfinite(vector).all():
             raise NonFiniteContribution("an opened sum holds NaN or infinity")
+        return vector
+
+    def _shaped(self, what: str, vector: object, dtype: np.dtype[np.generic]) -> Vector:
+        if not isinstance(vector, np.ndarray) or vector.dtype != dtype or vector.shape != (self.length,):
+            got = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
+            raise MalformedContribution(f"{what} must be {dtype} ({self.length},), got {got}")
         return vector
 
     def total(self, sum_D: Sum, survivors: Iterable[Address], clipped: int = 0) -> "Total":

@@ -29,8 +29,11 @@ FORMATS: dict[str, Callable[[Sheet], str]] = {
 SUFFIXES = {".csv": "csv", ".tex": "latex"}
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises what is wrong with a command line, instead of leaving the process."""
+
     def error(self, message: str) -> NoReturn:
+        """In one line, as a ConfigError."""
         raise ConfigError(f"{self.prog}: {message}")
 
 
@@ -74,7 +77,7 @@ def table(runs: pl.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="fedveil table", description=f"{__doc__}", allow_abbrev=False)
+    parser = Parser(prog="fedveil table", description=f"{__doc__}", allow_abbrev=False)
     parser.add_argument(
         "runs",
         metavar="RUN",

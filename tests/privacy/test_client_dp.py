@@ -14,34 +14,24 @@ from scipy.stats import kstest, norm
 from privacy.client_dp import ClientDp, LocalDp, clip_to
 from privacy.errors import ConfigError, NonFiniteContribution, PrivacyRefusal
 from privacy.fixed_point import FixedPoint
-from privacy.mechanism import ClientJob, Plan, ServerJob
+from privacy.mechanism import ClientJob, ServerJob
 from privacy.randomness import SeededRandomness
 from privacy.secure_sum import Segment, VectorSpec
 from tests.composed import workspace_of
+from tests.privacy import plans
 from tests.privacy.exact import gaussian_delta
 
 SILENT = 1e-300  # a noise multiplier whose noise vanishes beside any sum
-PLAN = Plan(
+PLAN = replace(
+    plans.PLAN,
     clients=200,
     cohort_size=100,
     min_contributors=1,
     hidden=False,
-    rounding=0.0,
     dimension=2,
-    rounds=10,
     examples=(20,) * 200,
     participations=(5,) * 200,
-    separation=1,
-    batch_size=10,
-    epochs=1,
-    steps=None,
-    sample_rate=None,
-    uniform_weights=True,
-    public_weights=False,
-    proximal=False,
     delta=1e-5,
-    accountant="rdp",
-    model=torch.nn.Linear(1, 1),
 )
 
 ODD = (0.0, -0.0, 1e-45, -1e-45, 1e-40, 1.17549435e-38, 1e-20, 1.0, 1e20, 1e38, -3.4028234e38)

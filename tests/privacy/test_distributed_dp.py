@@ -13,9 +13,9 @@ from scipy.stats import chisquare, kstest, skellam
 
 from privacy import accounting
 from privacy.backend import PrivacyBackend
-from privacy.distributed_dp import DistributedDp, padded_length
+from privacy.distributed_dp import DistributedDp
 from privacy.distributed_noise import skellam_rdp
-from privacy.encoding import from_modulus, rounded_norm_bound
+from privacy.encoding import from_modulus, padded_length, rounded_norm_bound
 from privacy.errors import ConfigError, TooFewContributors
 from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
 from privacy.randomness import OsRandomness, SeededRandomness
@@ -23,30 +23,9 @@ from privacy.secure_sum import PlainSum
 from tests.composed import run, server_of, workspace_of
 from tests.outside.masked_sum import MaskedSum
 from tests.privacy.harness import Round, residue_spec
+from tests.privacy.plans import PLAN
 
 SILENT = 1e-7  # its shares are zero, but once in a million values
-PLAN = Plan(
-    clients=20,
-    cohort_size=10,
-    min_contributors=8,
-    hidden=True,
-    rounding=0.0,
-    dimension=50,
-    rounds=10,
-    examples=(20,) * 20,
-    participations=(5,) * 20,
-    separation=1,
-    batch_size=10,
-    epochs=1,
-    steps=None,
-    sample_rate=None,
-    uniform_weights=True,
-    public_weights=False,
-    proximal=False,
-    delta=1e-3,
-    accountant="rdp",
-    model=torch.nn.Linear(1, 1),
-)
 
 
 def settled(plan: Plan = PLAN, **settings_: object) -> DistributedDp:
