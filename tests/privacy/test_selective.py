@@ -14,7 +14,7 @@ from privacy.selective import Selection, at_random, most_sensitive
 from privacy.selective_sum import POSITIONS
 from tests.privacy.contract import SecureSumContract, assert_sum, vectors
 from tests.privacy.harness import Round, residue_spec, spec_of
-from tests.privacy.test_he import BOUND, COUNT, LENGTH, Recorded, on_the_wire, plaintexts, recorded, windows
+from tests.privacy.opened_rounds import BOUND, COUNT, LENGTH, Recorded, on_the_wire, plaintexts, recorded, windows
 
 HOLDERS = ["keyholder", "clients"]
 

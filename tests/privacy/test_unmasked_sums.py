@@ -12,7 +12,7 @@ from privacy.he_keys import PUBLIC, SECRET
 from privacy.secure_sum import SecureSum
 from tests.privacy.contract import SecureSumContract, vectors
 from tests.privacy.harness import Round, spec_of
-from tests.privacy.test_he import BOUND, COUNT, LENGTH, Recorded, numbers, recorded
+from tests.privacy.opened_rounds import BOUND, COUNT, LENGTH, Recorded, numbers, recorded
 
 HOLDERS = ["keyholder", "clients"]
 FULL = 4095  # values of one ciphertext, the reserved one apart

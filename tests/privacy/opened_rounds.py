@@ -1,0 +1,180 @@
+"""Rounds of opened sums that remember what passed, and what a server could make of it."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from privacy.errors import (
+    PrivacyRefusal,
+    ProtocolError,
+)
+from privacy.fixed_point import FixedPoint
+from privacy.he import BfvSum, CkksSum, PadSum
+from privacy.he_keys import SECRET
+from privacy.he_seal import ring
+from privacy.opened_sum import _mask_key, _mask_seed
+from privacy.secure_sum import Address, Exchange, Party, Records, SecureSum, Vector, VectorSpec
+from tests.privacy.contract import vectors
+from tests.privacy.harness import MemoryStore, Round, identity_of, spec_of
+from tests.privacy.he_setups import generator
+
+HOLDERS = ["keyholder", "clients"]
+SUMS = [PadSum, BfvSum, CkksSum]
+BOUND = 4.0
+COUNT, LENGTH = 4, 30
+ALL = [f"client/{client}" for client in range(COUNT)]
+WINDOW = 16
+
+
+@dataclass
+class Recorded(Round):
+    """A round whose every message is kept, and whose refusals are answers like any other."""
+
+    passed: list[tuple[str, Address, Records, Records]] = field(default_factory=list)
+    refusals: dict[Address, Exception] = field(default_factory=dict)
+
+    def respond(self, exchange: Exchange, address: Address) -> Records:
+        try:
+            records = super().respond(exchange, address)
+        except PrivacyRefusal as error:
+            self.refusals[address] = error
+            raise ProtocolError("a reply that holds an error") from error
+        self.passed.append((exchange.stage, address, exchange.outbox[address], records))
+        return records
+
+    def at(self, stage: str) -> Iterator[tuple[Address, Records, Records]]:
+        return ((address, sent, reply) for passed, address, sent, reply in self.passed if passed == stage)
+
+    @property
+    def opener(self) -> Address:
+        return next(self.at("open"))[0]
+
+    @property
+    def request(self) -> Records:
+        """What the opener was sent."""
+        return next(self.at("open"))[1]
+
+
+def recorded(secure_sum: SecureSum, count: int = COUNT, length: int = LENGTH, minimum: int = 2) -> Recorded:
+    round_ = Recorded(secure_sum, spec_of(length, count, minimum), vectors(count, length))
+    round_.run()
+    return round_
+
+
+def at_opener(round_: Recorded, **changes: object) -> Party:
+    """The opener, who has answered nothing yet."""
+    me = round_.party(round_.opener)
+    store = MemoryStore()
+    store.values = {
+        name: value
+        for name, value in round_.stores[me.address].values.items()
+        if not name.startswith(("opened-", "set-"))
+    }
+    return replace(me, credentials=replace(me.credentials, store=store), **changes)
+
+
+def opened(round_: Recorded, request: Records, me: Party | None = None) -> Vector:
+    answer = round_.secure_sum.respond("open", request, me or at_opener(round_), lambda: pytest.fail("trained"))
+    return answer["opened"]
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    damaged = bytearray(data)
+    damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+def flips(data: bytes, count: int = 300) -> Iterator[bytes]:
+    draw = generator("flips")
+    return (flipped(data, int(bit)) for bit in draw.integers(0, 8 * len(data), count))
+
+
+def uploads(round_: Recorded) -> dict[Address, tuple[bytes, bytes]]:
+    """Message and what the server adds to the tags for it."""
+    replies = {address: reply for address, _, reply in round_.at("collect")}
+    return {
+        address: (r["message"], hashlib.sha256(r["message"]).digest() + r["tag"] + r["salt"])
+        for address, r in replies.items()
+    }
+
+
+def forged(round_: Recorded, summed: list[Address], named: list[Address]) -> Records:
+    """A request for the sum of some, which names others."""
+    sent = uploads(round_)
+    adder = round_.secure_sum.scheme(round_.spec).adder()
+    for address in summed:
+        adder.add(sent[address][0])
+    tags = b"".join(sent[address][1] for address in named)
+    return {"sum": adder.message(), "contributors": ",".join(named), "tags": tags}
+
+
+def collected(round_: Recorded, address: Address, opener: Address) -> Records:
+    vector = round_.vectors[address]
+    return round_.secure_sum.respond(
+        "collect", {"opener": opener}, replace(round_.party(address), memory={}), lambda: vector
+    )
+
+
+def mask_key_of(round_: Recorded, address: Address, salt: bytes) -> bytes:
+    me = round_.party(address)
+    return _mask_key(me, me.credentials, address, round_.opener, salt)
+
+
+def masks_of(round_: Recorded, address: Address, salt: bytes) -> np.ndarray:
+    return round_.secure_sum.scheme(round_.spec).draw_mask(_mask_seed(mask_key_of(round_, address, salt)))
+
+
+def windows(secret: bytes) -> set[bytes]:
+    return {secret[start : start + WINDOW] for start in range(len(secret) - WINDOW + 1)}
+
+
+def on_the_wire(round_: Recorded) -> set[bytes]:
+    """Every 16 bytes that passed between the server and anybody, in either direction."""
+    seen: set[bytes] = set()
+    for _, _, sent, reply in round_.passed:
+        for value in (*sent.values(), *reply.values()):
+            data = value if isinstance(value, bytes) else value.tobytes() if isinstance(value, np.ndarray) else b""
+            seen |= windows(data or str(value).encode())
+    return seen
+
+
+def plaintexts(spec: VectorSpec, vector_D: Vector) -> dict[str, bytes]:
+    """The ways in which somebody could have written an update."""
+    scheme = FixedPoint.of(spec, 16, "test")
+    fixed, bits = scheme.encode(vector_D), scheme.sum_bits
+    signed = fixed.astype(np.int64) - 32767
+    dense = sum(int(value) << (bits * place) for place, value in enumerate(fixed))
+    return {
+        "float32": vector_D.tobytes(),
+        "float64": vector_D.astype(np.float64).tobytes(),
+        "in units of its bound": (vector_D / BOUND).astype(np.float64).tobytes(),
+        "int64": signed.tobytes(),
+        "uint64": fixed.tobytes(),
+        "uint32": fixed.astype(np.uint32).tobytes(),
+        "uint16": fixed.astype(np.uint16).tobytes(),
+        "int16": signed.astype(np.int16).tobytes(),
+        "packed": dense.to_bytes(-(-bits * len(fixed) // 8), "little"),
+    }
+
+
+def secrets_of(round_: Recorded) -> dict[str, bytes]:
+    secrets = {f"identity of {name}": identity_of(name).to_bytes() for name in [*ALL, *round_.secure_sum.roles]}
+    for address, vector in round_.vectors.items():
+        secrets |= {f"{address} as {how}": data for how, data in plaintexts(round_.spec, vector).items()}
+    for address, _, reply in round_.at("collect"):
+        key = mask_key_of(round_, address, reply["salt"])
+        secrets |= {f"mask key of {address}": key, f"mask seed of {address}": _mask_seed(key)}
+        secrets[f"mask of {address}"] = masks_of(round_, address, reply["salt"]).tobytes()[:4096]
+    parameters = round_.secure_sum.scheme(round_.spec).parameters
+    if parameters is not None:
+        file = round_.stores[round_.opener].values[SECRET]
+        secrets["secret key"] = file[64:]  # behind headers that public keys have too
+        secrets["residues of the secret key"] = ring(parameters).secret_key.parse(file).residues_PKN.tobytes()
+    return secrets
+
+
+def numbers(**changed: object) -> dict[str, object]:
+    return {"poly_modulus_degree": 4096, "coeff_modulus_bits": [54, 50], **changed}
