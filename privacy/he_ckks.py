@@ -197,6 +197,6 @@ class Ckks:
                 security_bits,
                 f"flooding by sqrt(12 * {opened}) * 2^({security_bits}/2) * {noise:.1f} = 2^{math.log2(deviation):.1f} "
                 f"at a scale of 2^{self.parameters.scale_bits} is an error of up to {error:.2g} in a sum, "
-                f"{tolerance:.2g} is allowed: take more bits in coeff_modulus_bits, or rotate keys more often",
+                f"{tolerance:.2g} is allowed: take more bits in coeff_modulus_bits, or allow more (flooding_tolerance)",
             )
         return deviation
