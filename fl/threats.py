@@ -5,7 +5,7 @@ Each line is a whole sentence. What epsilon says stands in the ledger; here is w
 
 from collections.abc import Iterator
 
-from fl.workspace import Workspace
+from fl.workspace import HIDDEN_AMONG, Workspace
 
 FLOATING = ("dp_sgd", "client_dp", "dp_ftrl", "local_dp")  # mechanisms whose noise is no integer
 
@@ -21,6 +21,8 @@ def _sum(work: Workspace) -> Iterator[str]:
     secure_sum = work.backend.secure_sum
     if secure_sum.pinned:
         yield "This is a simulation: one party plays all roles and holds all keys."
+    if secure_sum.hides and work.min_contributors < HIDDEN_AMONG:
+        yield "A sum over one client alone is opened, which is its update (server.min_contributors=1)."
     if secure_sum.hides and work.config.runtime.client_metrics:
         yield "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
 

@@ -27,6 +27,9 @@ def card(*overrides: str) -> str:
         (("secure_sum=pad",), "The server and the keyholder do not collude.", "trusted"),
         (("secure_sum=pad",), "one party plays all roles", "Noise"),
         (("secure_sum=pad", "runtime.client_metrics=false"), "simulation", "client_metrics"),
+        (("secure_sum=pad", "server.min_contributors=1"), "A sum over one client alone is opened", "trusted"),
+        (("secure_sum=pad",), "simulation", "over one client"),
+        (("server.min_contributors=1",), "trusted", "over one client"),
     ],
 )
 def test_a_card_says_what_is_left_open(overrides, said, unsaid):
@@ -36,6 +39,8 @@ def test_a_card_says_what_is_left_open(overrides, said, unsaid):
 
 
 def test_every_line_is_a_sentence():
-    for line in card(*DP_SGD, "noise=seeded", "secure_sum=pad", "runtime.client_diagnostics=true").splitlines():
+    for line in card(
+        *DP_SGD, "noise=seeded", "secure_sum=pad", "runtime.client_diagnostics=true", "server.min_contributors=1"
+    ).splitlines():
         assert line[0].isupper()
         assert line.endswith(".")
