@@ -83,7 +83,7 @@ class ServerConfig:
     """The server's half: optimiser, who must answer, evaluation."""
 
     optimizer: dict[str, Any] = field(default_factory=dict)  # a torch.optim class on the negative mean update
-    min_contributors: int | None = None  # null: 2 where the secure sum hides contributions, else 1
+    min_contributors: int | None = None  # null: 2 where the secure sum hides something, else 1
     deadline_s: float | None = None  # a stage ends then, and who is missing has dropped out
     on_invalid: str = "leave_out"  # what the server refuses of a client; what a client itself refuses drops it out
     evaluate_every: int = 1

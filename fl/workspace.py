@@ -223,11 +223,17 @@ class Workspace:
         Raises:
             ConfigError: the cohort has no more than one client, and whether that may be seen was not said.
         """
-        minimum, secure_sum = self.config.server.min_contributors, self.backend.secure_sum
-        if minimum is None and secure_sum.hides and self.cohort_size < HIDDEN_AMONG:
-            allowed = f"a sum over one is its update, which {secure_sum.name} is to hide: ask more, or set it to 1"
+        minimum = self.config.server.min_contributors
+        if minimum is None and self.hides_something and self.cohort_size < HIDDEN_AMONG:
+            name = self.backend.secure_sum.name
+            allowed = f"a sum over one is its update, which {name} is to hide: ask more, or set it to 1"
             raise ConfigError.of("server.min_contributors", "null", allowed)
-        return minimum if minimum is not None else HIDDEN_AMONG if secure_sum.hides else 1
+        return minimum if minimum is not None else HIDDEN_AMONG if self.hides_something else 1
+
+    @property
+    def hides_something(self) -> bool:
+        """Whether the secure sum hides contributions, or a part of each, which takes somebody else to open."""
+        return self.backend.secure_sum.hides or self.backend.secure_sum.pinned
 
     def credentials(self, address: Address) -> Credentials | None:
         """The keys and the store of a role, where the secure sum needs them."""

@@ -12,6 +12,7 @@ from tests.composed import workspace_of
         (["secure_sum=plain"], 1),
         (["secure_sum=pad"], 2),
         (["secure_sum=ckks", "cohort=2"], 2),
+        (["secure_sum=ckks", "secure_sum.encrypt_fraction=0.5"], 2),
         (["secure_sum=ckks", "server.min_contributors=1"], 1),
         (["secure_sum=plain", "server.min_contributors=3"], 3),
         (["secure_sum=plain", "cohort=1"], 1),

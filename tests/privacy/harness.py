@@ -79,6 +79,7 @@ class Round:
     memories: dict[Address, dict] = field(default_factory=dict)
     stores: dict[Address, MemoryStore] = field(default_factory=dict)
     asked: dict[str, set[Address]] = field(default_factory=dict)
+    attempt: str = ATTEMPT
 
     def run(self) -> Total:
         self.set_up()
@@ -140,7 +141,7 @@ class Round:
     def party(self, address: Address) -> Party:
         memory = self.memories.setdefault(address, {})
         randomness = SeededRandomness("contract", address, len(self.stages))
-        return Party(address, RUN, 1, ATTEMPT, self.spec, memory, randomness, self.credentials(address))
+        return Party(address, RUN, 1, self.attempt, self.spec, memory, randomness, self.credentials(address))
 
     def credentials(self, address: Address) -> Credentials | None:
         if not self.secure_sum.pinned:
