@@ -98,7 +98,7 @@ class PrivacyBackend:
         if self.modulus_bits is None:
             return
         if not self.secure_sum.exact:
-            allowed = f"adds approximately, and {self.mechanisms[-1].name} needs an exact sum: choose another"
+            allowed = f"sums no integers as it is, and {self.mechanisms[-1].name} needs an exact sum: choose another"
             raise ConfigError.of("secure_sum", self.secure_sum.name, allowed)
         if self.extra_values:
             raise ConfigError.of("mechanism", self.name, "an adaptive clip adds fractions: set adaptive=false")

@@ -53,7 +53,6 @@ class BfvSum(OpenedSum):
     """Exact sums of fixed-point values (Brakerski 2012; Fan and Vercauteren 2012)."""
 
     name = "bfv"
-    exact = True
 
     def __init__(
         self,
@@ -70,6 +69,7 @@ class BfvSum(OpenedSum):
         self._parameters = _parameters(parameters, "bfv", symmetric=keys == "clients")
         super().__init__(keys, bound, masks, broadcast, encrypt_fraction, encrypt_by)
         self._value_bits, self._rounds = value_bits, rounds
+        self.exact = self.hides  # no residues in the clear
 
     @property
     def symmetric(self) -> bool:
