@@ -85,7 +85,10 @@ def main(argv: Sequence[str]) -> int:
     if options.list:
         print(_listing(), end="")
         return 0
-    lines = mounted(_chosen(options.name))
+    names = _chosen(options.name)
+    if options.json is not None and not options.json.parent.is_dir():
+        raise ConfigError.of("--json", options.json, f"there is no folder {options.json.parent}")
+    lines = mounted(names)
     report(lines, options.json)
     return 0 if all(line.expected for line in lines) else 1
 
@@ -109,10 +112,13 @@ def _listing() -> str:
 
 
 def _chosen(name: str | None) -> list[str]:
+    allowed = ", ".join(["all", *ATTACKS])
+    if name is None:
+        raise ConfigError(f"NAME: give one of {allowed}")
     if name == "all":
         return list(ATTACKS)
     if name not in ATTACKS:
-        raise ConfigError.of("attack", name, f"allowed are {', '.join(['all', *ATTACKS])}")
+        raise ConfigError.of("attack", name, f"allowed are {allowed}")
     return [name]
 
 

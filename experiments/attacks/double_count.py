@@ -37,6 +37,7 @@ CASES = (
     _case("secure_sum=ckks", UNMASKED, "secure_sum.flooding_bits=0", succeeds=True),
     _case("secure_sum=ckks", UNMASKED, succeeds=True),
     _case("secure_sum=bfv", UNMASKED, succeeds=True),
+    _case("privacy=flare", succeeds=True),
     _case("secure_sum=ckks", succeeds=False),
     _case("secure_sum=ckks", SHARED, succeeds=False),
     _case("secure_sum=bfv", succeeds=False),

@@ -77,6 +77,7 @@ CASES = (
     _case("secure_sum=ckks", UNMASKED, SHARED, succeeds=True),
     _case("secure_sum=bfv", UNMASKED, succeeds=True),
     _case("secure_sum=bfv", UNMASKED, SHARED, succeeds=True),
+    _case("privacy=flare", succeeds=True),
     _case("secure_sum=ckks", succeeds=False),
     _case("secure_sum=ckks", SHARED, succeeds=False),
     _case("secure_sum=bfv", succeeds=False),

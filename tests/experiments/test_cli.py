@@ -159,7 +159,7 @@ def test_usage(here: Here) -> None:
 
 
 def test_an_unknown_command_is_refused(here: Here) -> None:
-    assert refused(here("rum")) == "rum: allowed are run, sweep, table, reproduce, bench, hash"
+    assert refused(here("rum")) == "rum: allowed are run, sweep, table, reproduce, bench, attack, hash"
 
 
 def test_the_hash_is_that_of_the_canonical_configuration(here: Here, tmp_path: Path) -> None:
