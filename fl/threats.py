@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fl.workspace import HIDDEN_AMONG, Workspace
 from privacy.he import CkksSum
 from privacy.opened_sum import OpenedSum
+from privacy.selective_sum import SelectiveSum
 
 FLOATING = ("dp_sgd", "client_dp", "dp_ftrl", "local_dp")  # mechanisms whose noise is no integer
 
@@ -36,7 +37,7 @@ def _opened_sum(secure_sum: OpenedSum) -> Iterator[str]:
     if not secure_sum.masks:
         yield f"Nothing is masked (secure_sum.masks=false): {opener} decrypts whatever the server sends it."
         yield from _openings(secure_sum)
-    if not secure_sum.hides:
+    if isinstance(secure_sum, SelectiveSum) and not secure_sum.hides:
         chosen = "by the clients' sensitivities" if secure_sum.surveys else "at random, the same ones in every round"
         yield (
             f"The server sees {1 - secure_sum.fraction:.4g} of the values of each client's update, and which they are; "

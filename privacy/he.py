@@ -1,6 +1,7 @@
 """The three sums that one opener opens, as they are configured: CKKS, BFV, and one-time masks alone.
 
-What they share, both halves of it, is `privacy.opened_sum`; how each carries a vector, `privacy.masked_sums`.
+What they share, both halves of it, is `privacy.opened_sum` and, where a part stays out, `privacy.selective_sum`; how
+each carries a vector, `privacy.masked_sums`.
 """
 
 from privacy.errors import ConfigError
@@ -9,12 +10,13 @@ from privacy.masked_sums import FloodingRule, Scheme, bfv_scheme, ckks_scheme, p
 from privacy.opened_sum import OpenedSum
 from privacy.parameters import positive
 from privacy.secure_sum import VectorSpec
+from privacy.selective_sum import SelectiveSum
 
 FLOODING_BITS = 30  # the default of OpenFHE, for the server's advantage of 2^-30
 MOST_FLOODING_BITS = 128
 
 
-class CkksSum(OpenedSum):
+class CkksSum(SelectiveSum):
     """Approximate sums of reals (Cheon et al. 2017). `parameters` names a set, or gives its numbers.
 
     Where nothing is masked, `flooding_bits` of security hide the noise of an opening (0: none, null: 30), which may err
@@ -49,7 +51,7 @@ class CkksSum(OpenedSum):
         return ckks_scheme(spec, self._parameters, self.symmetric, self.flooding)
 
 
-class BfvSum(OpenedSum):
+class BfvSum(SelectiveSum):
     """Exact sums of fixed-point values (Brakerski 2012; Fan and Vercauteren 2012)."""
 
     name = "bfv"

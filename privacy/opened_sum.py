@@ -13,9 +13,7 @@ share a secret key, which one of them makes and seals to the others; one of them
 because two who could open the same round could be given two different sets. Should it be gone, the round fails.
 
 `masks=False` is what the field does: whoever opens decrypts what the server sends. Keys are then made afresh in each
-round. `broadcast` has every client open a copy of the sum, as with NVIDIA FLARE. With `encrypt_fraction` below 1 the
-rest of each update is in the clear (`privacy.selective`); which part is, clients may find before the first round, in a
-sum of their sensitivities. Stages: sensitivity, rank, positions.
+round. `broadcast` has every client open a copy of the sum, as with NVIDIA FLARE.
 """
 
 import hashlib
@@ -45,24 +43,23 @@ from privacy.secure_sum import (
     require_contributors,
     unknown_stage,
 )
-from privacy.selective import Selection, at_random, check_fraction, clear_spec, most_sensitive, protected_spec
 
 HOLDERS = ("keyholder", "clients")
-POSITIONS = "he.positions"  # of what is encrypted, where the clients' sensitivities decide
 DIGEST_BYTES = 32
 TAG_BYTES = 3 * DIGEST_BYTES  # of a contribution: hash of the message, its tag, the salt of its mask
 
 
 @dataclass
-class _Gathering:
-    """What the server has of the contributions: a sum of messages, tags, and a sum of what is in the clear."""
+class Gathering:
+    """What the server has of the contributions: a sum of messages, their tags, and a sum of what is in the clear."""
 
     scheme: Scheme
     cohort: Sequence[Address]
-    clear: VectorSpec | None
+    clear: VectorSpec | None = None  # of selective encryption
     tags: dict[Address, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """An empty sum of each kind."""
         self.adder = self.scheme.adder()
         self.open_part = None if self.clear is None else OrderedSum(self.cohort, self.clear)
 
@@ -86,36 +83,22 @@ class _Gathering:
 class OpenedSum(SecureSum):
     """What the three have in common. `bound` is the largest value of an update, `keys` who can open."""
 
+    hides = True
     pinned = True
 
-    def __init__(
-        self,
-        keys: str,
-        bound: float,
-        masks: bool = True,
-        broadcast: bool = False,
-        encrypt_fraction: float = 1.0,
-        encrypt_by: str = "random",
-    ) -> None:
+    def __init__(self, keys: str, bound: float, masks: bool = True, broadcast: bool = False) -> None:
         if keys not in HOLDERS:
             raise ConfigError.of("secure_sum.keys", keys, f"allowed are {', '.join(HOLDERS)}")
         positive("secure_sum.bound", bound)
-        check_fraction(encrypt_fraction, encrypt_by)
         if broadcast and (masks or keys == "keyholder"):
             allowed = "every client can open the sum only where secure_sum.keys=clients and secure_sum.masks=false"
             raise ConfigError.of("secure_sum.broadcast", broadcast, allowed)
         self.keys, self.bound, self.masks, self.broadcast = keys, float(bound), masks, broadcast
-        self.fraction, self.surveys = encrypt_fraction, encrypt_by == "sensitivity"
-        self.hides = encrypt_fraction == 1
         self.roles = (KEYHOLDER,) if keys == "keyholder" else ()
         self._keys = KeyDelivery(shared=not self.roles, symmetric=self.symmetric, rotated=not masks)
-        self.assumption = self._assumption()
-
-    def _assumption(self) -> str:
         other = "the keyholder" if self.roles else "any client"
-        honest = "" if self.masks else "the server follows the protocol: "
-        part = "" if self.hides else f", and {1 - self.fraction:.4g} of each update is in the clear"
-        return f"{honest}the server and {other} do not collude{part}"
+        honest = "" if masks else "the server follows the protocol: "
+        self.assumption = f"{honest}the server and {other} do not collude"
 
     @property
     @abstractmethod
@@ -131,12 +114,12 @@ class OpenedSum(SecureSum):
         """
 
     def tolerance(self, spec: VectorSpec) -> float:
-        """That of the scheme; what is in the clear is added exactly."""
+        """That of the scheme."""
         return self._scheme(spec).tolerance
 
     def _scheme(self, spec: VectorSpec) -> Scheme:
-        """For what is encrypted of a vector."""
-        return self.scheme(protected_spec(spec, self.fraction))
+        """How a sum of contributions is carried."""
+        return self.scheme(spec)
 
     # ---- the server's half
 
@@ -147,33 +130,11 @@ class OpenedSum(SecureSum):
             there = yield from self._keys.flow(KEYHOLDER if self.roles else clients[0], clients)
             if not there:
                 raise PrivacyRefusal("no client took its key")
-        if self.surveys:
-            yield from self._survey(clients, spec)
-
-    def _survey(self, clients: Sequence[Address], spec: VectorSpec) -> SetupFlow:
-        """The sum of the sensitivities of one cohort, all of it encrypted, tells everybody what to encrypt."""
-        opener, cohort = yield from self._assemble(clients[: spec.cohort_size], spec)
-        gathering = _Gathering(self.scheme(spec), cohort, None)
-        there = yield self._collection("sensitivity", opener, cohort, gathering)
-        require_contributors(there, spec)
-        chosen: list[Records] = []
-
-        def receive(_: Address, records: Records) -> None:
-            bits = as_bytes(records, "positions")
-            Selection.from_bytes(bits, spec, self.fraction)
-            chosen.append({"chooser": opener, "positions": bits, "signature": as_bytes(records, "signature")})
-
-        yield Exchange("rank", {opener: gathering.request(there)}, receive)
-        if not chosen:
-            raise PrivacyRefusal(f"{opener} did not say what to encrypt")
-        if not (yield Exchange("positions", dict.fromkeys(clients, chosen[0]), ignored)):
-            raise PrivacyRefusal("no client knows what to encrypt")
 
     def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
         """Add what comes in, and have the sum opened once."""
         opener, cohort = yield from self._assemble(cohort, spec)
-        clear = None if self.hides else clear_spec(spec, self.fraction)
-        gathering = _Gathering(self._scheme(spec), cohort, clear)
+        gathering = self._gathering(cohort, spec)
         there = yield self._collection("collect", opener, cohort, gathering)
         require_contributors(there, spec)
         request, opened = gathering.request(there), list[Sum]()
@@ -205,28 +166,21 @@ class OpenedSum(SecureSum):
             require_contributors(cohort, spec)
         return opener, cohort
 
-    def _collection(self, stage: str, opener: Address, cohort: Sequence[Address], gathering: _Gathering) -> Exchange:
+    def _gathering(self, cohort: Sequence[Address], spec: VectorSpec) -> Gathering:
+        return Gathering(self.scheme(spec), cohort)
+
+    def _collection(self, stage: str, opener: Address, cohort: Sequence[Address], gathering: Gathering) -> Exchange:
         return Exchange(stage, {address: {"opener": opener} for address in cohort}, gathering.receive, collect=True)
 
-    def _whole(self, records: Records, spec: VectorSpec, gathering: _Gathering) -> Sum:
-        """The sum of whole vectors from what the opener answered and what came in the clear."""
-        opened = protected_spec(spec, self.fraction).check_sum(records.get("opened"))
-        if gathering.open_part is None:
-            return opened
-        if self.surveys:
-            selection = Selection.from_bytes(as_bytes(records, "positions"), spec, self.fraction)
-        else:
-            selection = self._at_random(spec)
-        return selection.merge(opened, gathering.open_part.close())
-
-    def _at_random(self, spec: VectorSpec) -> Selection:
-        return at_random(spec.segments[0].length, protected_spec(spec, self.fraction).segments[0].length)
+    def _whole(self, records: Records, spec: VectorSpec, gathering: Gathering) -> Sum:  # noqa: ARG002
+        """The sum of whole vectors, from what the opener answered and what the server has."""
+        return spec.check_sum(records.get("opened"))
 
     # ---- everyone else's
 
     def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
         """Contribute, open, make keys, or take them."""
-        own = _credentials(me)
+        own = credentials_of(me)
         if stage == "collect":
             return self._contribute(inbound, me, own, contribution)
         if stage == "open":
@@ -238,29 +192,11 @@ class OpenedSum(SecureSum):
         parameters = self._scheme(me.spec).parameters
         if stage in STAGES and parameters is not None:
             return self._keys.respond(stage, inbound, me, own, parameters)
-        if self.surveys:
-            return self._answer_survey(stage, inbound, me, own, contribution)
-        raise unknown_stage(stage)
-
-    def _answer_survey(
-        self, stage: str, inbound: Records, me: Party, own: Credentials, contribution: Contribution
-    ) -> Records:
-        if stage == "sensitivity":
-            opener = self._agreed_opener(inbound, me, own)
-            return self._protect(self.scheme(me.spec), me.spec.check(contribution()), opener, me, own)
-        if stage == "rank":
-            return self._rank(inbound, me, own)
-        if stage == "positions":
-            return self._take_positions(inbound, me, own)
         raise unknown_stage(stage)
 
     def _contribute(self, inbound: Records, me: Party, own: Credentials, contribution: Contribution) -> Records:
-        opener, selection = self._agreed_opener(inbound, me, own), self._selection(me, own)
-        vector_D = me.spec.check(contribution())
-        if selection is None:
-            return self._protect(self._scheme(me.spec), vector_D, opener, me, own)
-        protected, clear = selection.split(vector_D)
-        return {**self._protect(self._scheme(me.spec), protected, opener, me, own), "clear": clear}
+        opener = self._agreed_opener(inbound, me, own)
+        return self._protect(self.scheme(me.spec), me.spec.check(contribution()), opener, me, own)
 
     def _agreed_opener(self, inbound: Records, me: Party, own: Credentials) -> Address:
         """The one whom this client masks for: of the whole round, however often it is tried."""
@@ -280,17 +216,6 @@ class OpenedSum(SecureSum):
             )
         return opener
 
-    def _selection(self, me: Party, own: Credentials) -> Selection | None:
-        """What this role knows of what is encrypted; None where all of it is."""
-        if self.hides:
-            return None
-        if not self.surveys:
-            return self._at_random(me.spec)
-        bits = own.store.get(POSITIONS)
-        if bits is None:
-            raise PrivacyRefusal(f"{me.address} does not know what to encrypt: it missed the set-up")
-        return Selection.from_bytes(bits, me.spec, self.fraction)
-
     def _protect(self, scheme: Scheme, vector_D: Vector, opener: Address, me: Party, own: Credentials) -> Records:
         """A vector under mask and encryption, with its tag."""
         salt = me.randomness.key()  # asked twice in one attempt, it masks differently
@@ -301,10 +226,8 @@ class OpenedSum(SecureSum):
         return {"message": message, "tag": mac(key, [hashlib.sha256(message).digest()]), "salt": salt}
 
     def _open(self, inbound: Records, me: Party, own: Credentials) -> Records:
-        """The sum, once; with what is encrypted of an update, where the server cannot know it."""
-        opened = self._opened(self._scheme(me.spec), inbound, me, own)
-        selection = self._selection(me, own) if self.surveys else None
-        return {"opened": opened} if selection is None else {"opened": opened, "positions": selection.to_bytes()}
+        """The sum, once."""
+        return {"opened": self._opened(self._scheme(me.spec), inbound, me, own)}
 
     def _opened(self, scheme: Scheme, inbound: Records, me: Party, own: Credentials) -> Sum:
         if self.roles and me.address != KEYHOLDER:
@@ -337,22 +260,6 @@ class OpenedSum(SecureSum):
             check_mac(keys[-1], [digest], tag, address)
         return keys
 
-    def _rank(self, inbound: Records, me: Party, own: Credentials) -> Records:
-        """Open the sum of sensitivities, keep it, and sign which values are to be encrypted."""
-        length = me.spec.segments[0].length
-        sensitivity_U = self._opened(self.scheme(me.spec), inbound, me, own)[:length]
-        bits = most_sensitive(sensitivity_U, protected_spec(me.spec, self.fraction).segments[0].length).to_bytes()
-        own.store.put(POSITIONS, bits)
-        return {"positions": bits, "signature": own.identity.sign(header(me, POSITIONS, me.address, ""), bits)}
-
-    def _take_positions(self, inbound: Records, me: Party, own: Credentials) -> Records:
-        chooser = self._agreed_opener({"opener": str(inbound.get("chooser"))}, me, own)
-        bits = as_bytes(inbound, "positions")
-        own.roster.verify(header(me, POSITIONS, chooser, ""), bits, inbound.get("signature"))
-        Selection.from_bytes(bits, me.spec, self.fraction)
-        own.store.put(POSITIONS, bits)
-        return {}
-
 
 def _contributors(inbound: Records, me: Party) -> list[Address]:
     """Who is in a sum that may be opened."""
@@ -381,7 +288,12 @@ def _note_set(contributors: Sequence[Address], me: Party, own: Credentials) -> N
         )
 
 
-def _credentials(me: Party) -> Credentials:
+def credentials_of(me: Party) -> Credentials:
+    """The keys and the store of a role.
+
+    Raises:
+        PrivacyRefusal: there are none.
+    """
     if me.credentials is None:
         raise PrivacyRefusal(f"{me.address} has no keys: the roster was not set up")
     return me.credentials

@@ -12,6 +12,7 @@ from privacy.masked_sums import pack_words, unpack_words
 from privacy.opened_sum import TAG_BYTES
 from privacy.secure_sum import Records
 from privacy.selective import at_random, protected_spec
+from privacy.selective_sum import SelectiveSum
 
 HOLDS = "all uploads, and an opener for one request"
 
@@ -51,6 +52,7 @@ def steal(overrides: Sequence[str], forge: Callable[[Scene, Records, Uploads], R
 def overhear(overrides: Sequence[str]) -> Finding:
     """What is not encrypted takes no forgery."""
     with scene(overrides) as here:
+        assert isinstance(here.secure_sum, SelectiveSum)
         whole, part = here.spec.segments[0].length, protected_spec(here.spec, here.secure_sum.fraction).segments[0]
         clear_U = ~at_random(whole, part.length).encrypted_U
         seen = here.attempt().uploads[VICTIM]["clear"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import cli
 from experiments.messages import CONFIGS
 from results.store import open_run
 from tests.experiments.command import FEDVEIL, QUICK, Here, environment, fedveil, read, refused
@@ -153,9 +154,7 @@ def test_usage(here: Here) -> None:
     for arguments in ((), ("-h",), ("--help",)):
         ended = here(*arguments)
         assert ended.status == 0
-        assert all(
-            f"\n  {command} " in ended.out for command in ("run", "sweep", "table", "reproduce", "bench", "hash")
-        )
+        assert all(f"\n  {command} " in ended.out for command in cli.COMMANDS)
 
 
 def test_an_unknown_command_is_refused(here: Here) -> None:

@@ -5,6 +5,7 @@ import pytest
 from fl.threats import threat_card
 from tests.composed import workspace_of
 
+UNMASKED = ("secure_sum=ckks", "secure_sum.masks=false")
 DP_SGD = ("mechanism=dp_sgd", "delta=1e-5")
 
 
@@ -30,6 +31,18 @@ def card(*overrides: str) -> str:
         (("secure_sum=pad", "server.min_contributors=1"), "A sum over one client alone is opened", "trusted"),
         (("secure_sum=pad",), "simulation", "over one client"),
         (("server.min_contributors=1",), "trusted", "over one client"),
+        (("secure_sum=ckks",), "The server and the keyholder do not collude.", "masks=false"),
+        (UNMASKED, "The server follows the protocol: the server and the keyholder do not collude.", "opens the sum"),
+        (UNMASKED, "the keyholder decrypts whatever the server sends it", "flooding_bits=0"),
+        (UNMASKED, "Noise hides the key of a round in its opened sum, to 2^-30", "tells the server the secret key"),
+        ((*UNMASKED, "secure_sum.flooding_bits=0"), "An opened sum tells the server the secret key", "Noise hides"),
+        (("secure_sum=bfv", "secure_sum.masks=false"), "decrypts whatever the server sends", "secret key"),
+        (("privacy=flare",), "Every client opens the sum", "in the clear"),
+        (("privacy=fedml_he",), "The server sees 0.9 of the values of each client's update", "at random"),
+        (("privacy=fedml_he",), "chosen by the clients' sensitivities (secure_sum.encrypt_fraction=0.1)", "at random"),
+        (("privacy=fedml_he",), "the client that opens a sum learns all, and the server which are the largest", "DP"),
+        (("secure_sum=bfv", "secure_sum.encrypt_fraction=0.25"), "and 0.75 of each update is in the clear.", "maps"),
+        (("secure_sum=bfv", "secure_sum.encrypt_fraction=0.25"), "chosen at random, the same ones", "sensitivities"),
     ],
 )
 def test_a_card_says_what_is_left_open(overrides, said, unsaid):
@@ -39,8 +52,8 @@ def test_a_card_says_what_is_left_open(overrides, said, unsaid):
 
 
 def test_every_line_is_a_sentence():
-    for line in card(
-        *DP_SGD, "noise=seeded", "secure_sum=pad", "runtime.client_diagnostics=true", "server.min_contributors=1"
-    ).splitlines():
+    every = ("runtime.client_diagnostics=true", "server.min_contributors=1", "noise=seeded", "privacy=fedml_he")
+    texts = card(*DP_SGD, "noise=seeded", "secure_sum=pad", "runtime.client_diagnostics=true"), card(*every)
+    for line in "\n".join(texts).splitlines():
         assert line[0].isupper()
         assert line.endswith(".")

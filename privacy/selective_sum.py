@@ -1,0 +1,150 @@
+"""An opened sum of which a part of each update stays out: both halves of what selective encryption adds.
+
+What is not encrypted travels beside it and is summed in float64. Which part that is, a public rule says, or the sum of
+the clients' sensitivities, all of it encrypted, before the first round: the opener ranks them, and signs which values
+are to be encrypted. Stages then: sensitivity, rank, positions (Jin et al. 2023, arXiv 2303.10837, section 2.4).
+"""
+
+from collections.abc import Sequence
+
+from privacy.errors import PrivacyRefusal
+from privacy.he_keys import as_bytes, header, ignored
+from privacy.masked_sums import Scheme
+from privacy.opened_sum import Gathering, OpenedSum, credentials_of
+from privacy.secure_sum import (
+    Address,
+    Contribution,
+    Credentials,
+    Exchange,
+    Party,
+    Records,
+    SetupFlow,
+    Sum,
+    VectorSpec,
+    require_contributors,
+)
+from privacy.selective import Selection, at_random, check_fraction, clear_spec, most_sensitive, protected_spec
+
+POSITIONS = "he.positions"  # of what is encrypted, where the clients' sensitivities decide
+
+
+class SelectiveSum(OpenedSum):
+    """`encrypt_fraction` of an update is encrypted, chosen at `random` or by `sensitivity`; with 1, all of it."""
+
+    def __init__(
+        self, keys: str, bound: float, masks: bool, broadcast: bool, encrypt_fraction: float, encrypt_by: str
+    ) -> None:
+        check_fraction(encrypt_fraction, encrypt_by)
+        super().__init__(keys, bound, masks, broadcast)
+        self.fraction, self.surveys = encrypt_fraction, encrypt_by == "sensitivity"
+        self.hides = encrypt_fraction == 1
+        if not self.hides:
+            self.assumption += f", and {1 - self.fraction:.4g} of each update is in the clear"
+
+    def _carried(self, spec: VectorSpec) -> VectorSpec:
+        """What is encrypted of a vector."""
+        return protected_spec(spec, self.fraction)
+
+    def _scheme(self, spec: VectorSpec) -> Scheme:
+        return self.scheme(self._carried(spec))
+
+    # ---- the server's half
+
+    def setup(self, roles: Sequence[Address], spec: VectorSpec) -> SetupFlow:
+        """Keys, then what to encrypt."""
+        yield from super().setup(roles, spec)
+        if self.surveys:
+            yield from self._survey([address for address in roles if address not in self.roles], spec)
+
+    def _survey(self, clients: Sequence[Address], spec: VectorSpec) -> SetupFlow:
+        """The sum of the sensitivities of one cohort tells everybody what to encrypt."""
+        opener, cohort = yield from self._assemble(clients[: spec.cohort_size], spec)
+        gathering = Gathering(self.scheme(spec), cohort)
+        there = yield self._collection("sensitivity", opener, cohort, gathering)
+        require_contributors(there, spec)
+        chosen: list[Records] = []
+
+        def receive(_: Address, records: Records) -> None:
+            bits = as_bytes(records, "positions")
+            Selection.from_bytes(bits, spec, self.fraction)
+            chosen.append({"chooser": opener, "positions": bits, "signature": as_bytes(records, "signature")})
+
+        yield Exchange("rank", {opener: gathering.request(there)}, receive)
+        if not chosen:
+            raise PrivacyRefusal(f"{opener} did not say what to encrypt")
+        if not (yield Exchange("positions", dict.fromkeys(clients, chosen[0]), ignored)):
+            raise PrivacyRefusal("no client knows what to encrypt")
+
+    def _gathering(self, cohort: Sequence[Address], spec: VectorSpec) -> Gathering:
+        clear = None if self.hides else clear_spec(spec, self.fraction)
+        return Gathering(self._scheme(spec), cohort, clear)
+
+    def _whole(self, records: Records, spec: VectorSpec, gathering: Gathering) -> Sum:
+        opened = super()._whole(records, self._carried(spec), gathering)
+        if gathering.open_part is None:
+            return opened
+        if self.surveys:
+            selection = Selection.from_bytes(as_bytes(records, "positions"), spec, self.fraction)
+        else:
+            selection = self._at_random(spec)
+        return selection.merge(opened, gathering.open_part.close())
+
+    def _at_random(self, spec: VectorSpec) -> Selection:
+        return at_random(spec.segments[0].length, self._carried(spec).segments[0].length)
+
+    # ---- everyone else's
+
+    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
+        """As every opened sum, and what the survey asks."""
+        if self.surveys and stage == "sensitivity":
+            return self._contribute_whole(inbound, me, credentials_of(me), contribution)
+        if self.surveys and stage == "rank":
+            return self._rank(inbound, me, credentials_of(me))
+        if self.surveys and stage == "positions":
+            return self._take_positions(inbound, me, credentials_of(me))
+        return super().respond(stage, inbound, me, contribution)
+
+    def _contribute(self, inbound: Records, me: Party, own: Credentials, contribution: Contribution) -> Records:
+        selection = self._selection(me, own)
+        if selection is None:
+            return self._contribute_whole(inbound, me, own, contribution)
+        opener = self._agreed_opener(inbound, me, own)
+        protected, clear = selection.split(me.spec.check(contribution()))
+        sealed = self._protect(self._scheme(me.spec), protected, opener, me, own)
+        return {**sealed, "clear": clear}
+
+    def _contribute_whole(self, inbound: Records, me: Party, own: Credentials, contribution: Contribution) -> Records:
+        return super()._contribute(inbound, me, own, contribution)
+
+    def _selection(self, me: Party, own: Credentials) -> Selection | None:
+        """What this role knows of what is encrypted; None where all of it is."""
+        if self.hides:
+            return None
+        if not self.surveys:
+            return self._at_random(me.spec)
+        bits = own.store.get(POSITIONS)
+        if bits is None:
+            raise PrivacyRefusal(f"{me.address} does not know what to encrypt: it missed the set-up")
+        return Selection.from_bytes(bits, me.spec, self.fraction)
+
+    def _open(self, inbound: Records, me: Party, own: Credentials) -> Records:
+        """The sum, with what is encrypted of an update where the server cannot know it: it keeps nothing."""
+        opened = super()._open(inbound, me, own)
+        selection = self._selection(me, own) if self.surveys else None
+        return opened if selection is None else {**opened, "positions": selection.to_bytes()}
+
+    def _rank(self, inbound: Records, me: Party, own: Credentials) -> Records:
+        """Open the sum of sensitivities, keep it, and sign which values are to be encrypted."""
+        length = me.spec.segments[0].length
+        sensitivity_U = self._opened(self.scheme(me.spec), inbound, me, own)[:length]
+        bits = most_sensitive(sensitivity_U, self._carried(me.spec).segments[0].length).to_bytes()
+        own.store.put(POSITIONS, bits)
+        return {"positions": bits, "signature": own.identity.sign(header(me, POSITIONS, me.address, ""), bits)}
+
+    def _take_positions(self, inbound: Records, me: Party, own: Credentials) -> Records:
+        chooser = self._agreed_opener({"opener": str(inbound.get("chooser"))}, me, own)
+        bits = as_bytes(inbound, "positions")
+        own.roster.verify(header(me, POSITIONS, chooser, ""), bits, inbound.get("signature"))
+        Selection.from_bytes(bits, me.spec, self.fraction)
+        own.store.put(POSITIONS, bits)
+        return {}
