@@ -16,10 +16,11 @@ commands:
   table  [RUN...]        one row a configuration, overheads as ratios to the paired plain run
   reproduce NAME         regenerate a published table: fedveil reproduce --help lists them
   bench  NAME            measure: fedveil bench --help lists what
+  attack NAME            attack a secure sum as its server: fedveil attack --help lists how
   hash   [OVERRIDES]     print the hash of a configuration, for the clients of a deployment to approve
 """
 FORWARDED = ("run", "sweep", "hash")
-COMMANDS = ("run", "sweep", "table", "reproduce", "bench", "hash")
+COMMANDS = ("run", "sweep", "table", "reproduce", "bench", "attack", "hash")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,6 +59,10 @@ def _dispatch(arguments: list[str]) -> int:
         from experiments.benchmarks import main as bench
 
         return bench(rest)
+    if command == "attack":
+        from experiments.attacks import main as attack
+
+        return attack(rest)
     print(f"fedveil: error: {command}: allowed are {', '.join(COMMANDS)}", file=sys.stderr)
     return 2
 

@@ -83,7 +83,7 @@ class ServerConfig:
     """The server's half: optimiser, who must answer, evaluation."""
 
     optimizer: dict[str, Any] = field(default_factory=dict)  # a torch.optim class on the negative mean update
-    min_contributors: int = 1
+    min_contributors: int | None = None  # null: 2 where the secure sum hides something, else 1
     deadline_s: float | None = None  # a stage ends then, and who is missing has dropped out
     on_invalid: str = "leave_out"  # what the server refuses of a client; what a client itself refuses drops it out
     evaluate_every: int = 1
@@ -225,10 +225,11 @@ def check(config: DictConfig) -> None:
             raise ConfigError.of(key, value, message)
     if config.cohort is not None and config.cohort > config.clients:
         raise ConfigError.of("cohort", config.cohort, f"must be at most clients={config.clients}")
-    if config.server.min_contributors > cohort_size(config):
+    minimum = config.server.min_contributors
+    if minimum is not None and minimum > cohort_size(config):
         raise ConfigError.of(
             "server.min_contributors",
-            config.server.min_contributors,
+            minimum,
             f"must be at most the cohort, {cohort_size(config)}",
         )
     for key in ("min_separation", "max_participations"):

@@ -5,7 +5,7 @@ Each line is a whole sentence. What epsilon says stands in the ledger; here is w
 
 from collections.abc import Iterator
 
-from fl.workspace import Workspace
+from fl.workspace import HIDDEN_AMONG, Workspace
 from privacy.he import CkksSum
 from privacy.opened_sum import OpenedSum
 from privacy.selective_sum import SelectiveSum
@@ -24,6 +24,8 @@ def _sum(work: Workspace) -> Iterator[str]:
     secure_sum = work.backend.secure_sum
     if secure_sum.pinned:
         yield "This is a simulation: one party plays all roles and holds all keys."
+    if work.hides_something and work.min_contributors < HIDDEN_AMONG:
+        yield "A sum over one client alone is opened, which is its update (server.min_contributors=1)."
     if isinstance(secure_sum, OpenedSum):
         yield from _opened_sum(secure_sum)
     if secure_sum.hides and work.config.runtime.client_metrics:

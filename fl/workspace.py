@@ -26,6 +26,7 @@ from privacy.randomness import OsRandomness, Randomness, SeededRandomness, seed_
 from privacy.secure_sum import Address, Credentials, SecureSum, Segment, VectorSpec
 
 UPDATE, EXTRA, WEIGHT = "update", "extra", "weight"
+HIDDEN_AMONG = 2  # contributions at least, by default
 
 
 Built = TypeVar("Built")
@@ -133,7 +134,7 @@ class Workspace:
         return Plan(
             clients=self.config.clients,
             cohort_size=self.cohort_size,
-            min_contributors=self.config.server.min_contributors,
+            min_contributors=self.min_contributors,
             hidden=self.backend.secure_sum.hides,
             rounding=self.backend.secure_sum.tolerance(self._spec_of_floats()) * math.sqrt(self._layout.length),
             dimension=self._layout.length,
@@ -213,8 +214,26 @@ class Workspace:
         update = Segment(UPDATE, backend.summed_length(self._layout.length), backend.secure_sum.bound)
         extra = Segment(EXTRA, backend.extra_values, bound=1.0)
         segments = (update, *([extra] if extra.length else []), Segment(WEIGHT, 1, bound=1.0))
+        return VectorSpec(segments, self.cohort_size, self.min_contributors, backend.modulus_bits)
+
+    @property
+    def min_contributors(self) -> int:
+        """Over fewer contributions nothing is opened: over one alone, by default, nothing that a sum is to hide.
+
+        Raises:
+            ConfigError: the cohort has no more than one client, and whether that may be seen was not said.
+        """
         minimum = self.config.server.min_contributors
-        return VectorSpec(segments, self.cohort_size, minimum, backend.modulus_bits)
+        if minimum is None and self.hides_something and self.cohort_size < HIDDEN_AMONG:
+            name = self.backend.secure_sum.name
+            allowed = f"a sum over one is its update, which {name} is to hide: ask more, or set it to 1"
+            raise ConfigError.of("server.min_contributors", "null", allowed)
+        return minimum if minimum is not None else HIDDEN_AMONG if self.hides_something else 1
+
+    @property
+    def hides_something(self) -> bool:
+        """Whether the secure sum hides contributions, or a part of each, which takes somebody else to open."""
+        return self.backend.secure_sum.hides or self.backend.secure_sum.pinned
 
     def credentials(self, address: Address) -> Credentials | None:
         """The keys and the store of a role, where the secure sum needs them."""

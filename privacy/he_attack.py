@@ -59,6 +59,16 @@ def secret_coefficients(parameters: HeParameters, secret: bytes) -> Ternary:
     return ternary_N
 
 
+def secret_key(parameters: HeParameters, key_N: Ternary) -> bytes:
+    """The key of these coefficients, as `DecryptionKey` takes it: it decrypts all that was encrypted under theirs."""
+    here = ring(parameters)
+    moduli = np.array(here.moduli, np.int64)[:, None]
+    residues_KN = (key_N.astype(np.int64) % moduli).astype(np.uint64)
+    key_PKN = np.zeros((1, len(here.all_moduli), here.degree), np.uint64)  # decryption needs no special prime
+    key_PKN[0, : len(here.moduli)] = _transform(here, residues_KN, forth=True)
+    return here.secret_key.compressed_file(Raw(key_PKN))
+
+
 def _guesses(scheme: Ckks | Bfv, opened_V: NDArray[Any], contributors: int) -> Iterator[Any]:
     """What the plaintext may have been. A coefficient is an integer, so re-encoding the opened reals gives it back.
 
@@ -88,14 +98,22 @@ def _solve(here: Ring, raw: Raw, plaintext: Any) -> Residues:
 def coefficients(parameters: HeParameters, transformed_N: Residues) -> Residues:
     """The inverse number-theoretic transform modulo the first prime, shape (N,): SEAL's, of a ciphertext."""
     here = ring(parameters)
-    residues_PKN = np.zeros((2, len(here.moduli), here.degree), np.uint64)
-    residues_PKN[:, 0] = transformed_N
-    cipher = sealapi.Ciphertext()
-    load(cipher, here.context, _layout(here, ntt=True).file(Raw(residues_PKN)))
-    here.evaluator.transform_from_ntt_inplace(cipher)
-    coefficients_PKN = _layout(here, ntt=False).parse(save(cipher)).residues_PKN
-    first_N: Residues = coefficients_PKN[0, 0]
+    residues_KN = np.zeros((len(here.moduli), here.degree), np.uint64)
+    residues_KN[0] = transformed_N
+    first_N: Residues = _transform(here, residues_KN, forth=False)[0]
     return first_N
+
+
+def _transform(here: Ring, residues_KN: Residues, forth: bool) -> Residues:
+    """SEAL's transform, there or back, of a polynomial modulo each prime of a ciphertext: both of one have it."""
+    cipher = sealapi.Ciphertext()
+    load(cipher, here.context, _layout(here, ntt=not forth).file(Raw(np.stack([residues_KN, residues_KN]))))
+    if forth:
+        here.evaluator.transform_to_ntt_inplace(cipher)
+    else:
+        here.evaluator.transform_from_ntt_inplace(cipher)
+    transformed_KN: Residues = _layout(here, ntt=forth).parse(save(cipher)).residues_PKN[0]
+    return transformed_KN
 
 
 def _layout(here: Ring, ntt: bool) -> Layout:

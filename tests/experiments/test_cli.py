@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import cli
 from experiments.messages import CONFIGS
 from results.store import open_run
 from tests.experiments.command import FEDVEIL, QUICK, Here, environment, fedveil, read, refused
@@ -153,13 +154,11 @@ def test_usage(here: Here) -> None:
     for arguments in ((), ("-h",), ("--help",)):
         ended = here(*arguments)
         assert ended.status == 0
-        assert all(
-            f"\n  {command} " in ended.out for command in ("run", "sweep", "table", "reproduce", "bench", "hash")
-        )
+        assert all(f"\n  {command} " in ended.out for command in cli.COMMANDS)
 
 
 def test_an_unknown_command_is_refused(here: Here) -> None:
-    assert refused(here("rum")) == "rum: allowed are run, sweep, table, reproduce, bench, hash"
+    assert refused(here("rum")) == "rum: allowed are run, sweep, table, reproduce, bench, attack, hash"
 
 
 def test_the_hash_is_that_of_the_canonical_configuration(here: Here, tmp_path: Path) -> None:

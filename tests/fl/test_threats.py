@@ -28,6 +28,9 @@ def card(*overrides: str) -> str:
         (("secure_sum=pad",), "The server and the keyholder do not collude.", "trusted"),
         (("secure_sum=pad",), "one party plays all roles", "Noise"),
         (("secure_sum=pad", "runtime.client_metrics=false"), "simulation", "client_metrics"),
+        (("secure_sum=pad", "server.min_contributors=1"), "A sum over one client alone is opened", "trusted"),
+        (("secure_sum=pad",), "simulation", "over one client"),
+        (("server.min_contributors=1",), "trusted", "over one client"),
         (("secure_sum=ckks",), "The server and the keyholder do not collude.", "masks=false"),
         (UNMASKED, "The server follows the protocol: the server and the keyholder do not collude.", "opens the sum"),
         (UNMASKED, "the keyholder decrypts whatever the server sends it", "flooding_bits=0"),
@@ -49,7 +52,7 @@ def test_a_card_says_what_is_left_open(overrides, said, unsaid):
 
 
 def test_every_line_is_a_sentence():
-    every = ("runtime.client_diagnostics=true", "noise=seeded", "privacy=fedml_he")
+    every = ("runtime.client_diagnostics=true", "server.min_contributors=1", "noise=seeded", "privacy=fedml_he")
     texts = card(*DP_SGD, "noise=seeded", "secure_sum=pad", "runtime.client_diagnostics=true"), card(*every)
     for line in "\n".join(texts).splitlines():
         assert line[0].isupper()

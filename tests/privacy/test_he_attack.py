@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from privacy.errors import ConfigError
-from privacy.he_attack import recover_key, secret_coefficients
+from privacy.he_attack import recover_key, secret_coefficients, secret_key
+from privacy.he_cipher import DecryptionKey
 from privacy.he_ckks import Flooding
 from privacy.he_seal import ring
 from tests.privacy.he_setups import Setup, added, bfv, ckks, generator, integers, reals, uploads, with_keys
@@ -25,6 +26,18 @@ def test_the_key_that_is_attacked_is_ternary_and_decrypts():
     key = truth(ckks())
     assert sorted(set(key.tolist())) == [-1, 0, 1]
     assert np.mean(key != 0) == pytest.approx(2 / 3, abs=0.05)
+
+
+@pytest.mark.parametrize("setup", [ckks("lean"), ckks("lean", False), ckks("nvflare", False), bfv(False)], ids=str)
+def test_a_key_of_the_same_coefficients_decrypts(setup):
+    """Where there are several primes, too; the special one is not the decryptor's."""
+    made = DecryptionKey(setup.scheme.parameters, secret_key(setup.scheme.parameters, truth(setup)))
+    length = setup.scheme.values_per_ciphertext
+    vectors = reals(2, length) if setup.scheme.parameters.scheme == "ckks" else integers(2, length, 16)
+    message = added(setup, uploads(setup, vectors, masked=False)[0], length)
+    with_ours, with_its_own = (setup.scheme.open(message, key, 2, length) for key in (made, setup.decryption))
+    assert np.array_equal(with_ours, with_its_own)
+    assert np.allclose(with_ours, vectors[0] + vectors[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

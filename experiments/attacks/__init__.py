@@ -1,0 +1,171 @@
+"""`fedveil attack NAME`: what a server that does not keep to the protocol learns, or gets away with.
+
+Each attack runs on a named weak setting, where it must succeed, and on the default, where it must fail: a control that
+succeeds nowhere shows nothing.
+"""
+
+import argparse
+import importlib
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from privacy.errors import ConfigError
+from results.columns import Column
+from results.environment import describe
+from results.files import plain
+from results.render import Sheet, markdown
+from results.table import Parser
+
+ATTACKS = {
+    "key_recovery": "the secret key of CKKS, from an opened sum and its ciphertext (Li and Micciancio 2021)",
+    "single_update": "one client's update, opened as if it were a sum",
+    "double_count": "one client's upload counted twice, in place of another's",
+    "wrapped_sum": "a sum that is larger than its modulus, and decodes to another number",
+}
+
+SUCCEEDS, FAILS = "succeeds", "fails"
+
+
+class Finding(NamedTuple):
+    """What came of an attack: whether it succeeded, and what was measured or what stopped it."""
+
+    succeeded: bool
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attack on one setting, and what should come of it. `note` says what else was done than the setting says."""
+
+    overrides: tuple[str, ...]
+    succeeds: bool
+    mount: Callable[[Sequence[str]], Finding]
+    holds: str  # what the attacker has to work with
+    shows: str  # words of the evidence: what fails for another reason than it should shows nothing
+    note: str = ""
+
+    @property
+    def setting(self) -> str:
+        """As a user would give it."""
+        return shlex.join(self.overrides) + (f" ({self.note})" if self.note else "")
+
+
+class Line(NamedTuple):
+    """A row of the table: what came of a case."""
+
+    attack: str
+    setting: str
+    holds: str
+    outcome: str
+    evidence: str
+    expected: bool
+
+
+COLUMNS = tuple(Column(key, key.replace("holds", "the attacker holds"), "text") for key in Line._fields)
+SHORT, NARROW = ("attack", "outcome", "expected"), 18  # on a terminal: columns of single words, and one of few words
+
+
+def main(argv: Sequence[str]) -> int:
+    """Mount attacks, print what came of them and, with `--json`, write it; 1 where one came out other than it should.
+
+    Raises:
+        ConfigError: an unknown attack or option.
+        RuntimeFailure: a setting on which nothing works, attack or not.
+    """
+    options = _parser().parse_args(argv)
+    if options.list:
+        print(_listing(), end="")
+        return 0
+    names = _chosen(options.name)
+    if options.json is not None and not options.json.parent.is_dir():
+        raise ConfigError.of("--json", options.json, f"there is no folder {options.json.parent}")
+    lines = mounted(names)
+    report(lines, options.json)
+    return 0 if all(line.expected for line in lines) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        "fedveil attack",
+        description="Attack a secure sum as its server: on weak settings, where it should succeed, and on the default.",
+        epilog=f"attacks:\n{_listing()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="one of those below, or all")
+    parser.add_argument("--list", action="store_true", help="list the attacks")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what is printed")
+    return parser
+
+
+def _listing() -> str:
+    return "".join(f"  {name:14} {what}\n" for name, what in ATTACKS.items())
+
+
+def _chosen(name: str | None) -> list[str]:
+    allowed = ", ".join(["all", *ATTACKS])
+    if name is None:
+        raise ConfigError(f"NAME: give one of {allowed}")
+    if name == "all":
+        return list(ATTACKS)
+    if name not in ATTACKS:
+        raise ConfigError.of("attack", name, f"allowed are {allowed}")
+    return [name]
+
+
+def mounted(names: Sequence[str]) -> list[Line]:
+    """Every case of these attacks, carried out."""
+    from fl.server import progress_bar  # with it PyTorch and Flower, which `--list` does without
+
+    cases = [(name, case) for name in names for case in importlib.import_module(f"{__name__}.{name}").CASES]
+    lines = []
+    with progress_bar(True) as bar:
+        task = bar.add_task("attacks", total=len(cases), note="")
+        for name, case in cases:
+            bar.update(task, note=name)
+            lines.append(_line(name, case))
+            bar.advance(task)
+    return lines
+
+
+def _line(name: str, case: Case) -> Line:
+    finding = case.mount(case.overrides)
+    outcome = SUCCEEDS if finding.succeeded else FAILS
+    expected = finding.succeeded == case.succeeds and case.shows in finding.evidence
+    return Line(name, case.setting, case.holds, outcome, finding.evidence, expected)
+
+
+def report(lines: Sequence[Line], file: Path | None) -> None:
+    """Print the table, and write it with its surroundings."""
+    rows = [line._asdict() for line in lines]
+    if sys.stdout.isatty():
+        Console().print(_table(lines))
+    else:
+        print(markdown(Sheet(COLUMNS, [{**row, "expected": _yes_or_no(row["expected"])} for row in rows])), end="")
+    if file is not None:
+        file.write_text(json.dumps(plain({"attacks": rows, "environment": describe()}), indent=2) + "\n")
+
+
+def _table(lines: Sequence[Line]) -> Table:
+    """For a terminal: an override a line, and nothing left out where it is narrow."""
+    table = Table(show_lines=True)
+    for column in COLUMNS:
+        short, narrow = column.key in SHORT, NARROW if column.key == "holds" else None
+        table.add_column(column.heading, overflow="fold", no_wrap=short, max_width=narrow)
+    for line in lines:
+        broken = line._replace(setting=re.sub(r" (?=[a-z_]+\.|\()", "\n", line.setting))
+        table.add_row(*broken[:-1], _yes_or_no(line.expected))
+    return table
+
+
+def _yes_or_no(expected: bool) -> str:
+    return "yes" if expected else "NO"

@@ -1,0 +1,238 @@
+"""Rounds of a configuration in which the server does what it likes, and everybody else what they do in a run.
+
+Clients, keyholder, updates, identities, rosters and stores are those of `fedveil run` with the same overrides. The
+server's half is the protocol's own, but for the request to open, which the attack makes of what the server has seen.
+
+Shapes: D is the length of the vector that is summed, C the number of clients.
+"""
+
+import os
+import secrets
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from numpy.typing import NDArray
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.attacks import Finding
+from experiments.messages import CONFIGS, one_line
+from fl import keys
+from fl.config import check, register_schema, to_json
+from fl.metering import Phases
+from fl.participant import SETUP_ROUND, Request, contribution
+from fl.workspace import Workspace, address_of, preserved_generators
+from privacy.errors import ConfigError, PrivacyRefusal, ProtocolError, RuntimeFailure
+from privacy.he_keys import SECRET
+from privacy.masked_sums import Scheme
+from privacy.opened_sum import OpenedSum
+from privacy.randomness import OsRandomness
+from privacy.secure_sum import Address, Exchange, Flow, Party, Records, SetupFlow, Sum, Value, Vector
+
+Uploads = Mapping[Address, Records]
+Forge = Callable[[Records, Uploads], Records]  # the request of an honest server, and what clients sent, to another
+
+VICTIM, OTHER = address_of(1), address_of(2)  # where the clients share a key, the first one opens
+CONTROL_ROUND, ATTACKED_ROUND = 1, 2
+
+
+def honest(request: Records, uploads: Uploads) -> Records:  # noqa: ARG001
+    """The request as the protocol makes it."""
+    return request
+
+
+@dataclass
+class Attempt:
+    """What the server has of an attempt at a round, and what stopped it."""
+
+    round: int
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
+    uploads: dict[Address, Records] = field(default_factory=dict)
+    request: Records = field(default_factory=dict)
+    opener: Address = ""
+    opened: Sum | None = None
+    stage: str = ""  # the last one
+    refusal: str = ""
+    memories: dict[Address, dict[str, Value]] = field(default_factory=lambda: defaultdict(dict))  # not the server's
+
+    @property
+    def message(self) -> bytes:
+        """The sum that the opener was asked to open."""
+        return message_of(self.request, "sum")
+
+
+def message_of(records: Records, name: str = "message") -> bytes:
+    """The ciphertexts in a record."""
+    message = records[name]
+    assert isinstance(message, bytes)
+    return message
+
+
+class Scene:
+    """Everybody of one configuration but the server, set up as for a run. See `scene`."""
+
+    def __init__(self, work: Workspace, vectors: Mapping[Address, Vector] | None = None) -> None:
+        assert isinstance(work.backend.secure_sum, OpenedSum)
+        self.work, self.spec, self.secure_sum = work, work.spec, work.backend.secure_sum
+        self.clients = [address_of(client) for client in work.cohort(ATTACKED_ROUND)]
+        self.vectors = {address: _trained(work, address) for address in self.clients} if vectors is None else vectors
+        roles = [*self.clients, *self.secure_sum.roles]
+        self._drive(self.secure_sum.setup(roles, self.spec), Attempt(SETUP_ROUND), honest)
+
+    @property
+    def scheme(self) -> Scheme:
+        """How vectors are carried, which everybody knows."""
+        return self.secure_sum.scheme(self.spec)
+
+    @property
+    def sum_D(self) -> NDArray[np.float64]:
+        """What an honest round opens, shape (D,)."""
+        vectors_CD = np.stack([self.vectors[address] for address in self.clients])
+        sum_D: NDArray[np.float64] = vectors_CD.sum(axis=0, dtype=np.float64)
+        return sum_D
+
+    @property
+    def allowed_error(self) -> float:
+        """Of a sum over all clients."""
+        return len(self.clients) * self.secure_sum.tolerance(self.spec)
+
+    def honest_round(self, number: int = CONTROL_ROUND) -> Attempt:
+        """A round without a forgery: where it works, what is refused later is the forgery.
+
+        Raises:
+            RuntimeFailure: it does not open the sum.
+        """
+        attempt = self.attempt(number)
+        if attempt.opened is None:
+            raise RuntimeFailure(f"{self.secure_sum.name}: an honest round was not opened: {attempt.refusal}")
+        error = float(np.abs(attempt.opened - self.sum_D).max())
+        if not error <= self.allowed_error:
+            raise RuntimeFailure(f"{self.secure_sum.name}: the sum of an honest round is off by {error:.2g}")
+        return attempt
+
+    def attempt(self, number: int = ATTACKED_ROUND, forge: Forge = honest) -> Attempt:
+        """One attempt at a round, to its end or to the first refusal."""
+        attempt = Attempt(number)
+        try:
+            self._drive(self.secure_sum.server(self.clients, self.spec), attempt, forge)
+        except (ProtocolError, PrivacyRefusal) as error:
+            attempt.refusal = one_line(error)
+        return attempt
+
+    def total(self, messages: Sequence[bytes]) -> bytes:
+        """What the server gets where it adds these: it needs no key for it."""
+        adder = self.scheme.adder()
+        for message in messages:
+            adder.add(message)
+        return adder.message()
+
+    def secret(self, attempt: Attempt) -> bytes:
+        """The key that the attempt was opened with: for the judge, not for the attacker."""
+        me = self._party(attempt.opener, attempt)
+        assert me.credentials is not None
+        kept = me.memory.get(SECRET) or me.credentials.store.get(SECRET)
+        assert isinstance(kept, bytes)
+        return kept
+
+    def _drive(self, flow: Flow | SetupFlow, attempt: Attempt, forge: Forge) -> None:
+        respondents: list[Address] | None = None
+        while True:
+            try:
+                exchange = next(flow) if respondents is None else flow.send(respondents)
+            except StopIteration:
+                return
+            self._serve(exchange, attempt, forge)
+            respondents = exchange.respondents()
+
+    def _serve(self, exchange: Exchange, attempt: Attempt, forge: Forge) -> None:
+        attempt.stage = exchange.stage
+        for address, inbound in exchange.outbox.items():
+            if exchange.stage == "open":
+                inbound = attempt.request = forge(inbound, attempt.uploads)
+                attempt.opener = address
+            reply = self._respond(exchange.stage, address, inbound, attempt)
+            if exchange.stage == "collect":
+                attempt.uploads[address] = reply
+            exchange.deliver(address, reply)  # the server's half checks it
+            if exchange.stage == "open":
+                assert isinstance(reply["opened"], np.ndarray)
+                attempt.opened = reply["opened"]
+
+    def _respond(self, stage: str, address: Address, inbound: Records, attempt: Attempt) -> Records:
+        me = self._party(address, attempt)
+        return self.secure_sum.respond(stage, inbound, me, lambda: self.vectors[address])
+
+    def _party(self, address: Address, attempt: Attempt) -> Party:
+        """As `fl.participant.answer` makes it."""
+        work, memory = self.work, attempt.memories[address]
+        credentials = work.credentials(address)
+        return Party(address, work.hash, attempt.round, attempt.name, self.spec, memory, OsRandomness(), credentials)
+
+
+def close(found_D: Sum, true_D: Vector) -> tuple[bool, str]:
+    """Whether both hold the same update, to a hundredth of its largest value; and the largest error, in words."""
+    error, largest = (float(np.abs(values_D[:-1]).max()) for values_D in (found_D - true_D, true_D))
+    return error <= largest / 100, f"largest error {error:.1g} in values up to {largest:.2g}"
+
+
+def taken_for(what: str, found_D: Sum, true_D: Vector) -> Finding:
+    """The finding on an opening that should show this."""
+    same, error = close(found_D, true_D)
+    return Finding(same, f"{what} is opened: {error}" if same else f"what is opened is not {what}: {error}")
+
+
+@contextmanager
+def scene(
+    overrides: Sequence[str], vectors: Callable[[Workspace], Mapping[Address, Vector]] | None = None
+) -> Iterator[Scene]:
+    """The scene of a configuration, whose keys are gone in the end; `vectors` in place of what clients would train.
+
+    Raises:
+        ConfigError: a configuration that is refused.
+    """
+    work = configured(overrides)
+    with _keys():
+        yield Scene(work, None if vectors is None else vectors(work))
+
+
+def configured(overrides: Sequence[str]) -> Workspace:
+    """What `fedveil run` would make of overrides, on the CPU.
+
+    Raises:
+        ConfigError: as there.
+    """
+    register_schema()
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = compose("config", ["device=cpu", *overrides])
+        check(config)
+        return Workspace(to_json(config))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(one_line(error, overrides)) from error
+
+
+@contextmanager
+def _keys() -> Iterator[None]:
+    """Keys and stores in a folder of their own, as a simulation has them."""
+    before = os.environ.get(keys.KEYS_VARIABLE)
+    with tempfile.TemporaryDirectory() as folder:
+        keys.set_up(Path(folder))
+        try:
+            yield
+        finally:
+            os.environ.pop(keys.KEYS_VARIABLE)
+            if before is not None:
+                os.environ[keys.KEYS_VARIABLE] = before
+
+
+def _trained(work: Workspace, address: Address) -> Vector:
+    """What a client contributes to the first round."""
+    request = Request(address, "collect", 1, "", {}, work.initial_D.numpy())
+    with preserved_generators(work.device):
+        return contribution(work, request, {}, Phases(work.device))

@@ -1,0 +1,93 @@
+"""One client's update in place of a sum: its upload added to itself until the number of contributions is right."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from experiments.attacks import Case, Finding
+from experiments.attacks.scene import VICTIM, Scene, Uploads, message_of, scene, taken_for
+from privacy.masked_sums import pack_words, unpack_words
+from privacy.opened_sum import TAG_BYTES
+from privacy.secure_sum import Records
+from privacy.selective import at_random, protected_spec
+from privacy.selective_sum import SelectiveSum
+
+HOLDS = "all uploads, and an opener for one request"
+
+
+def copies(here: Scene, request: Records, uploads: Uploads) -> Records:
+    """As many copies of an upload as there are contributors, who are named with their own tags."""
+    return {**request, "sum": here.total([message_of(uploads[VICTIM])] * len(here.clients))}
+
+
+def alone(here: Scene, request: Records, uploads: Uploads) -> Records:
+    """The upload as it is, its sender the only contributor."""
+    place = str(request["contributors"]).split(",").index(VICTIM)
+    tags = message_of(request, "tags")[TAG_BYTES * place :][:TAG_BYTES]
+    return {"sum": here.total([message_of(uploads[VICTIM])]), "contributors": VICTIM, "tags": tags}
+
+
+def spliced(here: Scene, request: Records, uploads: Uploads) -> Records:
+    """Copies, but for what `pad` checks, the last integer: it comes from the sum of all."""
+    scheme: Any = here.scheme
+    shape = here.spec.length + 1, scheme.bits
+    words = unpack_words(copies(here, request, uploads)["sum"], *shape)
+    words[-1] = unpack_words(request["sum"], *shape)[-1]
+    return {**request, "sum": pack_words(words, scheme.bits)}
+
+
+def steal(overrides: Sequence[str], forge: Callable[[Scene, Records, Uploads], Records]) -> Finding:
+    """Have a forged sum opened, and take it for the update times the contributors that it names."""
+    with scene(overrides) as here:
+        here.honest_round()
+        attempt = here.attempt(forge=partial(forge, here))
+        if attempt.opened is None:
+            return Finding(False, attempt.refusal)
+        count = str(attempt.request["contributors"]).count(",") + 1
+        return taken_for(f"{VICTIM}'s update", attempt.opened / count, here.vectors[VICTIM])
+
+
+def overhear(overrides: Sequence[str]) -> Finding:
+    """What is not encrypted takes no forgery."""
+    with scene(overrides) as here:
+        assert isinstance(here.secure_sum, SelectiveSum)
+        whole, part = here.spec.segments[0].length, protected_spec(here.spec, here.secure_sum.fraction).segments[0]
+        clear_U = ~at_random(whole, part.length).encrypted_U
+        seen = here.attempt().uploads[VICTIM]["clear"]
+        assert isinstance(seen, np.ndarray)
+        same = np.array_equal(seen, here.vectors[VICTIM][:whole][clear_U])
+        return Finding(same, f"{len(seen):,} of the {whole:,} values of {VICTIM}'s update come as they are")
+
+
+def _case(*overrides: str, succeeds: bool, note: str = "") -> Case:
+    forge, stops = FORGERIES[note]
+    return Case(overrides, succeeds, partial(steal, forge=forge), HOLDS, "is opened: " if succeeds else stops, note)
+
+
+ALONE, SPLICED = "named alone", "the count kept from the sum of all"
+FORGERIES = {
+    "": (copies, "another sum"),
+    ALONE: (alone, "2 are needed"),
+    SPLICED: (spliced, "what is opened is not"),
+}
+SHARED, UNMASKED = "secure_sum.keys=clients", "secure_sum.masks=false"
+CASES = (
+    _case("secure_sum=ckks", UNMASKED, "secure_sum.flooding_bits=0", succeeds=True),
+    _case("secure_sum=ckks", UNMASKED, succeeds=True),
+    _case("secure_sum=ckks", UNMASKED, SHARED, succeeds=True),
+    _case("secure_sum=bfv", UNMASKED, succeeds=True),
+    _case("secure_sum=bfv", UNMASKED, SHARED, succeeds=True),
+    _case("privacy=flare", succeeds=True),
+    _case("secure_sum=ckks", succeeds=False),
+    _case("secure_sum=ckks", SHARED, succeeds=False),
+    _case("secure_sum=bfv", succeeds=False),
+    _case("secure_sum=bfv", SHARED, succeeds=False),
+    _case("secure_sum=pad", succeeds=False),
+    _case("secure_sum=pad", SHARED, succeeds=False),
+    _case("secure_sum=pad", succeeds=False, note=SPLICED),
+    _case("secure_sum=ckks", "server.min_contributors=1", succeeds=True, note=ALONE),
+    _case("secure_sum=ckks", succeeds=False, note=ALONE),
+    Case(("secure_sum=ckks", "secure_sum.encrypt_fraction=0.1"), True, overhear, "all uploads", "as they are"),
+)

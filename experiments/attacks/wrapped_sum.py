@@ -1,0 +1,113 @@
+"""Sums that do not fit their modulus: another number comes out, and the value that the opener checks does not show it.
+
+The weak settings are built past the checks that refuse them: schemes that are made for less than they carry.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from experiments.attacks import Case, Finding
+from experiments.attacks.scene import scene
+from fl.workspace import Workspace, address_of
+from privacy.errors import ConfigError
+from privacy.he import BfvSum, CkksSum, PadSum
+from privacy.masked_sums import Scheme
+from privacy.opened_sum import OpenedSum
+from privacy.secure_sum import Address, Vector, VectorSpec
+
+HOLDS = "nothing: nobody attacks"
+BOUND, BEYOND = 1.0, 5.0  # the default bound, and what passes it
+SPREAD = 4095  # values of the first ciphertext
+WRAPPED, RIGHT = "what the opener checks is as it should be", "the sum is right"
+KEPT_BACK = "the update of a contribution reaches 5, over 1 (nothing leaves the client)"
+
+
+class CkksForOne(CkksSum):
+    """Its scale leaves room for one contribution, whatever the cohort."""
+
+    def scheme(self, spec: VectorSpec) -> Scheme:
+        """Past the check that a sum over the cohort fits."""
+        return super().scheme(replace(spec, cohort_size=1))
+
+
+class BfvForOne(BfvSum):
+    """Its slots leave no room for carries."""
+
+    def scheme(self, spec: VectorSpec) -> Scheme:
+        """Past the check that they do."""
+        return super().scheme(replace(spec, cohort_size=1))
+
+
+class PadForOne(PadSum):
+    """Its modulus holds one contribution."""
+
+    def scheme(self, spec: VectorSpec) -> Scheme:
+        """Past the check that it holds their sum."""
+        return super().scheme(replace(spec, cohort_size=1))
+
+
+class CkksForUnits(CkksSum):
+    """Its scale leaves room for values up to 1, whatever the bound."""
+
+    def scheme(self, spec: VectorSpec) -> Scheme:
+        """Past the check that no larger one is encrypted."""
+        units = replace(spec, segments=tuple(replace(segment, bound=1.0) for segment in spec.segments))
+        made: Any = super().scheme(units)
+        return replace(made, ckks=replace(made.ckks, bound=self.bound))  # type: ignore[no-any-return]
+
+
+def mount(overrides: Sequence[str], value: float) -> Finding:
+    """Let everybody contribute large values to a round without any attack, and see what is opened."""
+    try:
+        with scene(overrides, partial(_large, value=value)) as here:
+            attempt = here.attempt()
+            if attempt.opened is None:
+                return Finding(False, attempt.refusal + ("" if attempt.uploads else " (nothing leaves the client)"))
+            error_D = np.abs(attempt.opened - here.sum_D)
+            if error_D.max() <= here.allowed_error:
+                return Finding(False, f"{RIGHT}: largest error {error_D.max():.1g}")
+            worst = int(error_D.argmax())
+            decoded = f"a sum of {here.sum_D[worst]:.4g} decodes to {attempt.opened[worst]:.4g}"
+            return Finding(True, f"{decoded}; {WRAPPED}")
+    except ConfigError as error:
+        return Finding(False, str(error))
+
+
+def _large(work: Workspace, value: float) -> Mapping[Address, Vector]:
+    """Every second value of a ciphertext: where two lie in a slot, the other parts and the reserved one stay small."""
+    vector_D = np.zeros(work.spec.length, np.float32)
+    vector_D[:SPREAD:2], vector_D[-1] = value, 1
+    return {address_of(client): vector_D for client in work.cohort(1)}
+
+
+def _case(*overrides: str, shows: str, value: float = BOUND) -> Case:
+    return Case(overrides, shows == WRAPPED, partial(mount, value=value), HOLDS, shows, f"values up to {value:g}")
+
+
+def _past(kind: type[OpenedSum]) -> str:
+    return f"secure_sum._target_={__name__}.{kind.__name__}"
+
+
+def _numbers(last: str) -> str:
+    return f"secure_sum.parameters={{poly_modulus_degree:4096,coeff_modulus_bits:[54,50],{last}}}"
+
+
+CASES = (
+    _case("secure_sum=ckks", _past(CkksForOne), shows=WRAPPED),
+    _case("secure_sum=bfv", _past(BfvForOne), shows=WRAPPED),
+    _case("secure_sum=pad", _past(PadForOne), shows=WRAPPED),
+    _case("secure_sum=ckks", "secure_sum.bound=8", _past(CkksForUnits), shows=WRAPPED, value=BEYOND),
+    _case("secure_sum=ckks", shows=RIGHT),
+    _case("secure_sum=ckks", _numbers("scale_bits:51"), shows="a sum of 10 values up to 1 wraps above 2^48"),
+    _case("secure_sum=ckks", shows=KEPT_BACK, value=BEYOND),
+    _case("secure_sum=ckks", "secure_sum.bound=8", shows=RIGHT, value=BEYOND),
+    _case("secure_sum=bfv", shows=RIGHT),
+    _case("secure_sum=bfv", _numbers("plain_modulus_bits:17"), shows="a sum of 10 values of 16 bits takes 20 bits"),
+    _case("secure_sum=bfv", shows=KEPT_BACK, value=BEYOND),
+    _case("secure_sum=pad", shows=RIGHT),
+    _case("secure_sum=pad", shows=KEPT_BACK, value=BEYOND),
+)
