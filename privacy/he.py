@@ -37,6 +37,7 @@ from privacy.secure_sum import (
     require_contributors,
     unknown_stage,
 )
+from privacy.spans import span
 
 KEYHOLDER = "keyholder"
 HOLDERS = ("keyholder", "clients")
@@ -156,7 +157,8 @@ class OpenedSum(SecureSum):
         vector_D = me.spec.check(contribution())
         scheme, salt = self.scheme(me.spec), me.randomness.key()  # asked twice in one attempt, it masks differently
         key = _mask_key(me, own, me.address, opener, salt)
-        mask = scheme.draw_mask(_mask_seed(key))
+        with span("mask"):
+            mask = scheme.draw_mask(_mask_seed(key))
         message = scheme.encrypt(vector_D, self._encryption_key(scheme, own), mask)
         return {"message": message, "tag": mac(key, [hashlib.sha256(message).digest()]), "salt": salt}
 
