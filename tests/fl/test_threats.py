@@ -6,6 +6,7 @@ from fl.threats import threat_card
 from tests.composed import workspace_of
 
 DP_SGD = ("mechanism=dp_sgd", "delta=1e-5")
+MEASURED = "runtime.measure_sum_error=true"
 
 
 def card(*overrides: str) -> str:
@@ -27,6 +28,9 @@ def card(*overrides: str) -> str:
         (("secure_sum=pad",), "The server and the keyholder do not collude.", "trusted"),
         (("secure_sum=pad",), "one party plays all roles", "Noise"),
         (("secure_sum=pad", "runtime.client_metrics=false"), "simulation", "client_metrics"),
+        (("secure_sum=pad", MEASURED), "(runtime.measure_sum_error=true): the secure sum protects nothing.", "collude"),
+        ((MEASURED,), "A test: the server is told every client's contribution.", "trusted"),
+        (("secure_sum=pad",), "simulation", "measure_sum_error"),
     ],
 )
 def test_a_card_says_what_is_left_open(overrides, said, unsaid):
@@ -36,6 +40,8 @@ def test_a_card_says_what_is_left_open(overrides, said, unsaid):
 
 
 def test_every_line_is_a_sentence():
-    for line in card(*DP_SGD, "noise=seeded", "secure_sum=pad", "runtime.client_diagnostics=true").splitlines():
+    for line in card(
+        *DP_SGD, "noise=seeded", "secure_sum=pad", "runtime.client_diagnostics=true", MEASURED
+    ).splitlines():
         assert line[0].isupper()
         assert line.endswith(".")
