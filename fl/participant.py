@@ -12,6 +12,7 @@ import torch
 
 from fl import training
 from fl.metering import Phases, parts
+from fl.sensitivity import sensitivity
 from fl.workspace import Workspace, seed_generators
 from privacy.errors import MalformedContribution, ProtocolError
 from privacy.mechanism import ClientJob
@@ -19,6 +20,7 @@ from privacy.randomness import OsRandomness
 from privacy.secure_sum import Address, Party, Records, Value, Vector
 from privacy.spans import Recorder, recording, span
 
+SETUP_ROUND = 0
 PROTECT = "protect"  # the phase of the protocol: what is spent outside the contribution
 CONTRIBUTION = "contribution"  # no step of the protocol, wherever in its steps it asks for one
 
@@ -83,15 +85,21 @@ def answer(
 
 
 def contribution(work: Workspace, request: Request, memory: MutableMapping[str, Value], phases: Phases) -> Vector:
-    """Train and give `[v * update, v]`, shape (D + 1,), float32 on the host, or residues where the spec says so."""
+    """Train and give `[v * update, v]`, shape (D + 1,), float32 on the host, or residues where the spec says so.
+
+    At set-up, where the secure sum asks for it, nothing is trained: the vector is `[v * sensitivity, v]`.
+    """
     if request.model_D is None:
         raise ProtocolError(f"stage {request.stage} asks for a contribution and brings no model")
     client = client_index(request.address)
-    if client >= work.config.clients or not 1 <= request.round <= work.config.rounds:
+    first = SETUP_ROUND if work.backend.secure_sum.surveys else 1
+    if client >= work.config.clients or not first <= request.round <= work.config.rounds:
         raise ProtocolError(f"{request.address} has nothing to contribute to round {request.round}")
     seed = seed_generators(work.device, work.config.seed, "train", request.round, client)
     global_D = torch.from_numpy(request.model_D).to(work.device)
     job = client_job(work, request, memory, global_D, seed)
+    if request.round == SETUP_ROUND:
+        return _sensitivities(work, job, work.weight(client), phases)
     work.backend.prepare(job)
     phases.end("prepare")
     training.train(job, work.config.training.proximal_mu)
@@ -104,6 +112,17 @@ def contribution(work: Workspace, request: Request, memory: MutableMapping[str, 
     if work.config.runtime.client_diagnostics:
         phases.diagnostics = job.diagnostics
     return vector
+
+
+def _sensitivities(work: Workspace, job: ClientJob, v: float, phases: Phases) -> Vector:
+    update, weight = work.spec.segments[0], work.spec.length - 1
+    host = np.zeros(work.spec.length, np.float32)
+    assert isinstance(job.batches, training.Batches)
+    host[: update.length] = sensitivity(job.model, job.batches, job.examples).cpu().numpy()
+    host[: update.length] *= np.float32(v * update.bound * (1 - 2**-20))  # as float32 may round the bound up
+    host[weight] = v
+    phases.end("sensitivity")
+    return host
 
 
 def _floats(work: Workspace, job: ClientJob, global_D: torch.Tensor, v: float, phases: Phases) -> Vector:
@@ -174,7 +193,7 @@ def client_job(
         config.steps,
     )
     work.layout(work.model).load(global_D)
-    optimizer = work.client_optimizer(work.parameters, lr=work.learning_rates[request.round - 1])
+    optimizer = work.client_optimizer(work.parameters, lr=work.learning_rates[max(request.round, 1) - 1])
     randomness = work.randomness(request.address, request.round)
     return ClientJob(
         request.address,

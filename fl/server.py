@@ -22,6 +22,7 @@ from fl.checkpoint import Checkpoints, State
 from fl.evaluation import Scores, evaluate
 from fl.ledger import LedgerFile
 from fl.metering import Meter
+from fl.participant import SETUP_ROUND
 from fl.rounds import drive
 from fl.runtimes.committee import attended
 from fl.sum_error import ClearContributions, require_within
@@ -35,7 +36,6 @@ from privacy.secure_sum import Address, Total
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
     from privacy.accounting import Charge
 
-SETUP_ROUND = 0
 log = logging.getLogger("fedveil")
 
 
@@ -102,12 +102,13 @@ class Server:
             raise PrivacyRefusal(f"epsilon_budget={budget:g}: {what} more; raise it, or the noise")
 
     def _set_up(self) -> None:
-        """Key distribution, once a run; it has no model and no contributions."""
+        """Key distribution, once a run; clients contribute nothing but, to some sums, sensitivities."""
         self.meter.round = SETUP_ROUND
         secure_sum = self.work.backend.secure_sum
         roles = [*(address_of(client) for client in self.work.candidates), *secure_sum.roles]
         with self.meter.span("server", "setup"):
-            drive(secure_sum.setup(roles, self.work.spec), self.transport, self.meter, self._attempt())
+            weights_D, flow = self.weights.detach().numpy(), secure_sum.setup(roles, self.work.spec)
+            drive(flow, self.transport, self.meter, self._attempt(), weights_D)
         self._save()
 
     def _round(self, number: int) -> Scores | None:

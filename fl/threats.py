@@ -6,6 +6,8 @@ Each line is a whole sentence. What epsilon says stands in the ledger; here is w
 from collections.abc import Iterator
 
 from fl.workspace import Workspace
+from privacy.he import CkksSum
+from privacy.opened_sum import OpenedSum
 
 FLOATING = ("dp_sgd", "client_dp", "dp_ftrl", "local_dp")  # mechanisms whose noise is no integer
 
@@ -25,8 +27,37 @@ def _sum(work: Workspace) -> Iterator[str]:
         )
     if secure_sum.pinned:
         yield "This is a simulation: one party plays all roles and holds all keys."
+    if isinstance(secure_sum, OpenedSum):
+        yield from _opened_sum(secure_sum)
     if secure_sum.hides and work.config.runtime.client_metrics:
         yield "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
+
+
+def _opened_sum(secure_sum: OpenedSum) -> Iterator[str]:
+    opener = "the keyholder" if secure_sum.roles else "the client that opens a sum"
+    if not secure_sum.masks:
+        yield f"Nothing is masked (secure_sum.masks=false): {opener} decrypts whatever the server sends it."
+        yield from _openings(secure_sum)
+    if not secure_sum.hides:
+        chosen = "by the clients' sensitivities" if secure_sum.surveys else "at random, the same ones in every round"
+        yield (
+            f"The server sees {1 - secure_sum.fraction:.4g} of the values of each client's update, and which they are; "
+            f"the others were chosen {chosen} (secure_sum.encrypt_fraction={secure_sum.fraction:g})."
+        )
+    if secure_sum.surveys:
+        yield f"Of the sum of the clients' sensitivities {opener} learns all, and the server which are the largest."
+
+
+def _openings(secure_sum: OpenedSum) -> Iterator[str]:
+    """What a decryption tells of the key (Li and Micciancio 2021)."""
+    if isinstance(secure_sum, CkksSum):
+        rule = secure_sum.flooding
+        if rule is None:
+            yield "An opened sum tells the server the secret key of its round (secure_sum.flooding_bits=0)."
+        else:
+            yield f"Noise hides the key of a round in its opened sum, to 2^-{rule.bits} (secure_sum.flooding_bits)."
+    if secure_sum.broadcast:
+        yield "Every client opens the sum (secure_sum.broadcast=true)."
 
 
 def _noise(work: Workspace) -> Iterator[str]:

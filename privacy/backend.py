@@ -83,6 +83,7 @@ class PrivacyBackend:
         for mechanism in self.mechanisms:
             mechanism.settle(plan)
         self._check_residues()
+        self._check_survey()
         for unit in UNITS:
             relations = {charge.relation for charge in self.charges(0) if charge.unit == unit}
             if len(relations) > 1:
@@ -97,10 +98,17 @@ class PrivacyBackend:
         if self.modulus_bits is None:
             return
         if not self.secure_sum.exact:
-            allowed = f"adds approximately, and {self.mechanisms[-1].name} needs an exact sum: choose another"
+            allowed = f"sums no integers as it is, and {self.mechanisms[-1].name} needs an exact sum: choose another"
             raise ConfigError.of("secure_sum", self.secure_sum.name, allowed)
         if self.extra_values:
             raise ConfigError.of("mechanism", self.name, "an adaptive clip adds fractions: set adaptive=false")
+
+    def _check_survey(self) -> None:
+        """What clients tell of their data at set-up is in no ledger."""
+        private = next((mechanism.name for mechanism in self.mechanisms if mechanism.unit is not None), None)
+        if self.secure_sum.surveys and private is not None:
+            allowed = f"a map of the data's sensitivities spends what {private} does not count: use random"
+            raise ConfigError.of("secure_sum.encrypt_by", "sensitivity", allowed)
 
     def charges(self, client: int, ago: int = 0) -> "list[Charge]":
         """What a client pays for the release of a round that it took part in so many rounds ago, by mechanism."""

@@ -35,6 +35,19 @@ def generate_keys(parameters: HeParameters) -> Keys:
     return Keys(save(generator.secret_key()), save(public))
 
 
+def public_key_of(parameters: HeParameters, secret: bytes) -> bytes:
+    """Another public key to a secret one: SEAL makes them with fresh noise.
+
+    Raises:
+        MalformedContribution: bytes that are no secret key.
+    """
+    here = ring(parameters)
+    generator = sealapi.KeyGenerator(here.context, _load_key(sealapi.SecretKey(), parameters, here.secret_key, secret))
+    public = sealapi.PublicKey()
+    generator.create_public_key(public)
+    return save(public)
+
+
 def _load_key(key: Any, parameters: HeParameters, layout: Layout, data: bytes) -> Any:
     load(key, ring(parameters).context, layout.file(layout.parse(data)))
     return key

@@ -199,7 +199,7 @@ class Ckks:
         error = self.tolerance(self.cohort, deviation)
         if error > tolerance:
             raise ConfigError.of(
-                "flooding_bits",
+                "secure_sum.flooding_bits",
                 security_bits,
                 f"flooding by sqrt(12 * {opened}) * 2^({security_bits}/2) * {noise:.1f} = 2^{math.log2(deviation):.1f} "
                 f"at a scale of 2^{self.parameters.scale_bits} is an error of up to {error:.2g} in a sum, "

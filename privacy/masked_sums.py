@@ -19,9 +19,10 @@ from privacy.errors import MalformedContribution
 from privacy.fixed_point import FixedPoint
 from privacy.he_bfv import Bfv
 from privacy.he_cipher import CiphertextSum, DecryptionKey, EncryptionKey
-from privacy.he_ckks import Ckks
+from privacy.he_ckks import Ckks, Flooding
 from privacy.he_parameters import HeParameters
 from privacy.he_wire import pack, unpack
+from privacy.randomness import Randomness
 from privacy.sealing import uniform
 from privacy.secure_sum import Sum, Vector, VectorSpec
 from privacy.spans import span
@@ -62,8 +63,10 @@ class Scheme(ABC):
         """An empty sum."""
 
     @abstractmethod
-    def open(self, message: bytes, secret: bytes, contributors: int, mask: Mask | None) -> Sum:
-        """The sum of so many contributions, shape (D,).
+    def open(
+        self, message: bytes, secret: bytes, contributors: int, mask: Mask | None, randomness: Randomness | None = None
+    ) -> Sum:
+        """The sum of so many contributions, shape (D,); `randomness` is for what floods it.
 
         Raises:
             MalformedContribution: no such message, or a check value that does not count the contributors.
@@ -86,6 +89,7 @@ class _CkksScheme(Scheme):
 
     spec: VectorSpec
     ckks: Ckks
+    flooding: float = 0.0  # deviation of the noise that an opening adds to each coefficient
 
     @property
     def parameters(self) -> HeParameters:  # type: ignore[override]
@@ -95,7 +99,8 @@ class _CkksScheme(Scheme):
     @property
     def tolerance(self) -> float:  # type: ignore[override]
         """Of a sum over the whole cohort, by contribution, in units of the largest bound."""
-        return self.ckks.tolerance(self.spec.cohort_size) * max(segment.bound for segment in self.spec.segments)
+        largest = max(segment.bound for segment in self.spec.segments)
+        return self.ckks.tolerance(self.spec.cohort_size, self.flooding) * largest
 
     def draw_mask(self, key: bytes) -> Mask:
         return self.ckks.draw_mask(key, self.spec.length)
@@ -111,9 +116,14 @@ class _CkksScheme(Scheme):
     def adder(self) -> Adder:
         return CiphertextSum(self.ckks.parameters, self.ckks.ciphertexts(self.spec.length))
 
-    def open(self, message: bytes, secret: bytes, contributors: int, mask: Mask | None) -> Sum:
-        key = _decryption_key(self.ckks, secret)
-        return self.ckks.open(message, key, contributors, self.spec.length, mask) * self.spec.bounds_D
+    def open(
+        self, message: bytes, secret: bytes, contributors: int, mask: Mask | None, randomness: Randomness | None = None
+    ) -> Sum:
+        key, flooding = _decryption_key(self.ckks, secret), None
+        if self.flooding:
+            assert randomness is not None
+            flooding = Flooding(self.flooding, randomness.generator())
+        return self.ckks.open(message, key, contributors, self.spec.length, mask, flooding) * self.spec.bounds_D
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,14 @@ class _BfvScheme(Scheme):
     def adder(self) -> Adder:
         return CiphertextSum(self.bfv.parameters, self.bfv.ciphertexts(self.fixed.spec.length))
 
-    def open(self, message: bytes, secret: bytes, contributors: int, mask: Mask | None) -> Sum:
+    def open(
+        self,
+        message: bytes,
+        secret: bytes,
+        contributors: int,
+        mask: Mask | None,
+        randomness: Randomness | None = None,  # noqa: ARG002
+    ) -> Sum:
         key = _decryption_key(self.bfv, secret)
         return self.fixed.decode(self.bfv.open(message, key, contributors, self.fixed.spec.length, mask), contributors)
 
@@ -193,7 +210,14 @@ class _PadScheme(Scheme):
     def adder(self) -> Adder:
         return _WordSum(self._count, self.bits)
 
-    def open(self, message: bytes, secret: bytes, contributors: int, mask: Mask | None) -> Sum:  # noqa: ARG002
+    def open(
+        self,
+        message: bytes,
+        secret: bytes,  # noqa: ARG002
+        contributors: int,
+        mask: Mask | None,
+        randomness: Randomness | None = None,  # noqa: ARG002
+    ) -> Sum:
         assert mask is not None
         with span("open"):
             words = unpack_words(message, self._count, self.bits)
@@ -255,15 +279,30 @@ def sum_of_masks(scheme: Scheme, masks: Iterable[Mask]) -> Mask:
         return reduce(scheme.add_masks, masks)
 
 
+@dataclass(frozen=True)
+class FloodingRule:
+    """How much noise hides the noise of an opened sum: for so many bits of security, and at most such an error."""
+
+    bits: int
+    tolerance: float  # of an opened sum, in units of the bound
+
+
 @lru_cache(maxsize=4)
-def ckks_scheme(spec: VectorSpec, parameters: HeParameters, symmetric: bool) -> Scheme:
-    """CKKS at the scale that the cohort allows.
+def ckks_scheme(
+    spec: VectorSpec, parameters: HeParameters, symmetric: bool, flooding: FloodingRule | None = None
+) -> Scheme:
+    """CKKS at the scale that the cohort allows; with `flooding`, of a key that opens one sum.
 
     Raises:
-        ConfigError: a segment without a bound, or parameters under which a sum may wrap.
+        ConfigError: a segment without a bound, parameters under which a sum may wrap, or whose precision the flooding
+            takes.
     """
     spec.require_bounds("secure_sum")
-    return _CkksScheme(spec, Ckks.of(parameters, symmetric, spec.cohort_size, 1.0))
+    ckks = Ckks.of(parameters, symmetric, spec.cohort_size, 1.0)
+    if flooding is None:
+        return _CkksScheme(spec, ckks)
+    opened = ckks.ciphertexts(spec.length)
+    return _CkksScheme(spec, ckks, ckks.flooding_deviation(opened, flooding.tolerance, flooding.bits))
 
 
 @lru_cache(maxsize=4)

@@ -225,8 +225,9 @@ class SecureSum(ABC):
     """One protocol.
 
     `exact` says that it can sum residues modulo a power of two; `hides`, that the server learns nothing but the sum;
-    `pinned`, that it needs a roster; `roles` are the parties beside clients and server, `bound` the largest value of an
-    update, where its range is limited.
+    `pinned`, that it needs a roster; `surveys`, that clients contribute the sensitivities of their data at set-up;
+    `roles` are the parties beside clients and server, `bound` the largest value of an update, where its range is
+    limited.
     """
 
     name: str
@@ -234,6 +235,7 @@ class SecureSum(ABC):
     exact: bool = False
     hides: bool = False
     pinned: bool = False
+    surveys: bool = False
     roles: tuple[Address, ...] = ()
     bound: float = math.inf
 

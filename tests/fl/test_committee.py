@@ -63,6 +63,41 @@ def test_exact_sums_give_the_same_weights_wherever_their_key_is_and_in_workers(t
     assert all(torch.equal(state.weights_D, states[0].weights_D) for state in states)
 
 
+def slow(*overrides: str) -> object:
+    """A keyholder takes seconds to start."""
+    return pytest.param(overrides, marks=pytest.mark.slow, id=" ".join(overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("secure_sum=bfv", "secure_sum.keys=clients", "secure_sum.masks=false", "secure_sum.broadcast=true"),
+        ("privacy=ckks_clients", "secure_sum.encrypt_fraction=0.2", "secure_sum.encrypt_by=sensitivity"),
+        ("privacy=fedml_he",),
+        slow("secure_sum=ckks", "secure_sum.masks=false"),
+        slow("privacy=flare", "runtime.workers=2"),
+        slow("secure_sum=bfv", "secure_sum.encrypt_fraction=0.2"),
+        slow("secure_sum=ckks", "secure_sum.encrypt_fraction=0.2", "secure_sum.encrypt_by=sensitivity"),
+    ],
+    ids=str,
+)
+def test_what_the_field_does_trains_too(tmp_path, overrides):
+    """And goes on after a stop without another set-up."""
+    found = run(tmp_path / "found", *overrides, "rounds=1"), run(tmp_path / "found", *overrides)
+    plain = run(tmp_path / "plain", "rounds=1"), run(tmp_path / "plain")
+    for state, expected in zip(found, plain, strict=True):
+        assert np.allclose(state.weights_D.numpy(), expected.weights_D.numpy(), atol=2e-3)
+
+
+def test_a_broadcast_counts_the_download_of_every_client(tmp_path):
+    run(tmp_path, "privacy=flare", "rounds=1")
+    rows = Checkpoints(tmp_path / "checkpoints", 2).rows()
+    down = rows.filter((rows["stage"] == "broadcast") & (rows["metric"] == "down_bytes"))
+    up = rows.filter((rows["stage"] == "collect") & (rows["metric"] == "up_bytes"))
+    assert len(down) == len(up) - 1
+    assert np.allclose(down["value"], up["value"][0], rtol=0.02)
+
+
 def test_distributed_noise_under_an_exact_sum_is_that_under_the_plain_one(tmp_path):
     noised = ("mechanism=distributed_dp", "delta=1e-2", "noise=seeded")
     plain, hidden = run(tmp_path / "plain", *noised), run(tmp_path / "pad", *noised, "secure_sum=pad")
@@ -71,7 +106,7 @@ def test_distributed_noise_under_an_exact_sum_is_that_under_the_plain_one(tmp_pa
 
 
 def test_an_approximate_sum_refuses_integers():
-    with pytest.raises(ConfigError, match="secure_sum=ckks: adds approximately"):
+    with pytest.raises(ConfigError, match="secure_sum=ckks: sums no integers"):
         workspace_of("mechanism=distributed_dp", "delta=1e-2", "secure_sum=ckks")
 
 

@@ -136,7 +136,7 @@ class SecureSumContract:
         contributions = vectors(3, 4)
         whole = Round(secure_sum, spec_of(4, 3), contributions)
         whole.run()
-        gone = {whole.stages[0]: {"client/0", "client/2"}}
+        gone = {whole.client_stages[0]: {"client/0", "client/2"}}
         total = Round(secure_sum, spec_of(4, 3), contributions, gone=gone).run()
         assert total.survivors == ("client/1",)
         assert_sum(total, contributions, secure_sum)

@@ -79,6 +79,8 @@ class Round:
     memories: dict[Address, dict] = field(default_factory=dict)
     stores: dict[Address, MemoryStore] = field(default_factory=dict)
     asked: dict[str, set[Address]] = field(default_factory=dict)
+    attempt: str = ATTEMPT
+    number: int = 1  # of the round; 0 at set-up
 
     def run(self) -> Total:
         self.set_up()
@@ -88,12 +90,12 @@ class Round:
 
     def set_up(self) -> None:
         """Nobody is gone, and no stage counts."""
-        gone, self.gone = self.gone, {}
+        gone, self.gone, self.number = self.gone, {}, 0
         if self.vectors:
             self.drive(self.secure_sum.setup([*self.vectors, *self.secure_sum.roles], self.spec))
-        self.gone = gone
-        self.stages.clear()
-        self.asked.clear()
+        self.gone, self.number = gone, 1
+        for noted in (self.stages, self.asked, self.contributed, self.refused, self.memories):
+            noted.clear()
 
     def drive(self, flow: Flow | SetupFlow) -> Total | None:
         try:
@@ -140,7 +142,7 @@ class Round:
     def party(self, address: Address) -> Party:
         memory = self.memories.setdefault(address, {})
         randomness = SeededRandomness("contract", address, len(self.stages))
-        return Party(address, RUN, 1, ATTEMPT, self.spec, memory, randomness, self.credentials(address))
+        return Party(address, RUN, self.number, self.attempt, self.spec, memory, randomness, self.credentials(address))
 
     def credentials(self, address: Address) -> Credentials | None:
         if not self.secure_sum.pinned:

@@ -17,9 +17,11 @@ from privacy.errors import (
     UnknownSender,
 )
 from privacy.fixed_point import FixedPoint
-from privacy.he import PUBLIC, SECRET, BfvSum, CkksSum, PadSum, _mask_key, _mask_seed
+from privacy.he import BfvSum, CkksSum, PadSum
+from privacy.he_keys import PUBLIC, SECRET
 from privacy.he_seal import ring
 from privacy.masked_sums import unpack_words
+from privacy.opened_sum import _mask_key, _mask_seed
 from privacy.secure_sum import Address, Exchange, Party, PlainSum, Records, SecureSum, Segment, Vector, VectorSpec
 from tests.privacy.contract import SecureSumContract, assert_sum, vectors
 from tests.privacy.harness import MemoryStore, Round, identity_of, spec_of
@@ -91,7 +93,11 @@ def at_opener(round_: Recorded, **changes: object) -> Party:
     """The opener, who has answered nothing yet."""
     me = round_.party(round_.opener)
     store = MemoryStore()
-    store.values = {name: value for name, value in round_.stores[me.address].values.items() if "opened" not in name}
+    store.values = {
+        name: value
+        for name, value in round_.stores[me.address].values.items()
+        if not name.startswith(("opened-", "set-"))
+    }
     return replace(me, credentials=replace(me.credentials, store=store), **changes)
 
 
@@ -131,6 +137,25 @@ def test_an_opening_that_failed_is_not_tried_again(round_, spoil):
         opened(round_, {**round_.request, **spoil}, me)
     with pytest.raises(PrivacyRefusal, match="opened before"):
         opened(round_, round_.request, me)
+
+
+def in_another_attempt(round_: Recorded, gone: set[Address]) -> Recorded:
+    """The same round once more, with what everybody kept; `gone` do not contribute."""
+    again = Recorded(round_.secure_sum, round_.spec, round_.vectors, stores=round_.stores, attempt="another")
+    again.gone = {"collect": gone}
+    again.drive(again.secure_sum.server(list(again.vectors), again.spec))
+    return again
+
+
+def test_a_round_that_is_tried_again_is_opened_for_the_same_clients_alone(round_):
+    again = in_another_attempt(round_, set())
+    assert np.allclose(opened_by(again), opened_by(round_), atol=1e-6)
+    with pytest.raises(PrivacyRefusal, match="did not open the sum"):
+        in_another_attempt(round_, {"client/3"})
+
+
+def opened_by(round_: Recorded) -> Vector:
+    return next(round_.at("open"))[2]["opened"]
 
 
 def restricted(round_: Recorded, contributors: list[Address]) -> Records:
@@ -345,7 +370,7 @@ def masks_of(round_: Recorded, address: Address, salt: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("made", SUMS)
 def test_two_openers_share_no_mask(made):
-    """Nor does a client contribute to two of them in one attempt: they could be given two different sets."""
+    """Nor does a client contribute to two of them in one round: they could be given two different sets."""
     round_ = recorded(made("clients", BOUND))
     me = round_.party("client/1")
     salt = bytes(32)
@@ -353,9 +378,12 @@ def test_two_openers_share_no_mask(made):
     assert len(keys) == COUNT
     with pytest.raises(BadSignature):
         opened(round_, round_.request, at_opener(replace(round_, passed=[("open", "client/2", {}, {})])))
-    with pytest.raises(ProtocolError, match="client/2 is another opener in the same attempt"):
-        round_.secure_sum.respond("collect", {"opener": "client/2"}, me, lambda: round_.vectors["client/1"])
-    assert collected(round_, "client/1", "client/2")  # in another attempt, when the first is gone
+    for again in (me, replace(me, memory={}), replace(me, memory={}, attempt="another")):
+        with pytest.raises(ProtocolError, match=r"client/2 is not client/0, for whom .* masked in round 1"):
+            round_.secure_sum.respond("collect", {"opener": "client/2"}, again, lambda: round_.vectors["client/1"])
+    assert collected(round_, "client/1", "client/0")
+    other = replace(me, memory={}, round=2)
+    assert round_.secure_sum.respond("collect", {"opener": "client/2"}, other, lambda: round_.vectors["client/1"])
 
 
 # ---- keys that the clients share

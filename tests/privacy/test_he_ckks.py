@@ -221,5 +221,5 @@ def test_flooding_follows_the_published_rule_or_is_refused_with_the_arithmetic()
     with pytest.raises(ConfigError) as refusal:
         scheme.flooding_deviation(opened=245, tolerance=1e-3, security_bits=60)
     line = str(refusal.value)
-    assert line.startswith("flooding_bits=60: flooding by sqrt(12 * 245) * 2^(60/2) * 10.3 = 2^39.1")
+    assert line.startswith("secure_sum.flooding_bits=60: flooding by sqrt(12 * 245) * 2^(60/2) * 10.3 = 2^39.1")
     assert "0.001 is allowed" in line

@@ -1,0 +1,132 @@
+"""How the keys of homomorphic encryption get to where they belong. Stages: keys, deliver.
+
+The maker (the keyholder, or a client) makes a key pair and seals to each client what it needs of it: the public key, or
+the secret one where the clients share it. The server passes sealed boxes on. A key lasts for the run, in the role's own
+store, or, `rotated`, for one attempt at a round, in its memory alone.
+"""
+
+from collections.abc import Generator, Sequence
+
+from privacy.errors import MalformedContribution, PrivacyRefusal, ProtocolError
+from privacy.he_cipher import Keys, generate_keys, public_key_of
+from privacy.he_parameters import HeParameters
+from privacy.sealing import Header, open_box, seal
+from privacy.secure_sum import Address, Credentials, Exchange, Party, Records
+
+KEYHOLDER = "keyholder"
+PUBLIC, SECRET = "he.public", "he.secret"
+STAGES = ("keys", "deliver")
+
+
+class KeyDelivery:
+    """Both halves. `shared` says that clients get the secret key, `symmetric` that they encrypt under it."""
+
+    def __init__(self, shared: bool, symmetric: bool, rotated: bool) -> None:
+        assert shared or not symmetric
+        self.shared, self.symmetric, self.rotated = shared, symmetric, rotated
+
+    def flow(self, maker: Address, clients: Sequence[Address]) -> Generator[Exchange, list[Address], list[Address]]:
+        """The server's half; gives the clients that took their key.
+
+        Raises:
+            PrivacyRefusal: the maker made none.
+        """
+        parcels: dict[Address, Records] = {}
+
+        def receive(_: Address, records: Records) -> None:
+            for address in clients:
+                parcels[address] = {"maker": maker, "parcel": as_bytes(records, address)}
+
+        there = yield Exchange("keys", {maker: {"clients": ",".join(clients)}}, receive)
+        if not there:
+            raise PrivacyRefusal(f"{maker} made no key")
+        return (yield Exchange("deliver", parcels, ignored))
+
+    def respond(self, stage: str, inbound: Records, me: Party, own: Credentials, parameters: HeParameters) -> Records:
+        """Everyone else's half."""
+        if stage == "keys":
+            return self._make(inbound, me, own, parameters)
+        return self._take(inbound, me, own, parameters)
+
+    def _make(self, inbound: Records, me: Party, own: Credentials, parameters: HeParameters) -> Records:
+        """A key pair, once; what each client needs of it, sealed to that client."""
+        self._check_maker(me.address)
+        if self._find(SECRET, me, own) is None:
+            self._keep(generate_keys(parameters), me, own)
+        parcel = self.key(SECRET if self.shared else PUBLIC, me, own)
+        clients = str(inbound.get("clients")).split(",")
+        return {
+            client: seal(own.identity, own.roster, header(me, "key", me.address, client), parcel, me.randomness)
+            for client in clients
+        }
+
+    def _take(self, inbound: Records, me: Party, own: Credentials, parameters: HeParameters) -> Records:
+        maker = str(inbound.get("maker"))
+        self._check_maker(maker)
+        parcel = open_box(own.identity, own.roster, header(me, "key", maker, me.address), inbound.get("parcel"))
+        if not self.shared:
+            self._put(PUBLIC, parcel, me, own)
+        elif maker != me.address:  # who made the keys has them
+            public = b"" if self.symmetric else public_key_of(parameters, parcel)
+            self._keep(Keys(parcel, public), me, own)
+        return {}
+
+    def _check_maker(self, maker: Address) -> None:
+        if not self.shared and maker != KEYHOLDER:
+            raise ProtocolError(f"{maker} makes no keys")
+
+    def encryption_key(self, me: Party, own: Credentials) -> bytes:
+        """What this role encrypts with.
+
+        Raises:
+            PrivacyRefusal: it has none.
+        """
+        return self.key(SECRET if self.symmetric else PUBLIC, me, own)
+
+    def key(self, name: str, me: Party, own: Credentials) -> bytes:
+        """A key of this role.
+
+        Raises:
+            PrivacyRefusal: it has none.
+        """
+        key = self._find(name, me, own)
+        if key is None:
+            raise PrivacyRefusal(f"{me.address} has no key: it missed the set-up")
+        return key
+
+    def _find(self, name: str, me: Party, own: Credentials) -> bytes | None:
+        if not self.rotated:
+            return own.store.get(name)
+        key = me.memory.get(name)
+        return key if isinstance(key, bytes) else None
+
+    def _keep(self, keys: Keys, me: Party, own: Credentials) -> None:
+        self._put(PUBLIC, keys.public, me, own)
+        self._put(SECRET, keys.secret, me, own)
+
+    def _put(self, name: str, key: bytes, me: Party, own: Credentials) -> None:
+        if self.rotated:
+            me.memory[name] = key
+        else:
+            own.store.put(name, key)
+
+
+def header(me: Party, purpose: str, sender: Address, receiver: Address) -> Header:
+    """What is bound to this attempt at this round."""
+    return Header(purpose, me.run, me.round, me.attempt, "", sender, receiver)
+
+
+def ignored(_address: Address, _records: Records) -> None:
+    """Whoever answers is there."""
+
+
+def as_bytes(records: Records, name: str) -> bytes:
+    """A record that must be bytes.
+
+    Raises:
+        MalformedContribution: it is something else, or is not there.
+    """
+    value = records.get(name)
+    if not isinstance(value, bytes):
+        raise MalformedContribution(f"{name} must be bytes, got {type(value).__name__}")
+    return value

@@ -1,0 +1,402 @@
+"""Sums that one opener opens. Stages: collect, open; where the clients share a key, elect before them.
+
+Each client i and the opener derive k_i from their static keys, bound to configuration, run, round and attempt. The
+client masks its vector with what k_i expands to, encrypts that (but for `pad`), and authenticates the message with k_i.
+The server adds messages and sends the opener the sum, who is in it, and their tags. The opener checks every tag, that
+enough contributed, that it has not answered this attempt, and that the round was opened for no other set before; it
+records that before it opens anything, and takes the masks of just these clients off. Whatever else the server hands it
+stays uniformly masked, so it is no oracle for the key; and the server never knows a plaintext of a ciphertext that it
+holds, which the attack of Li and Micciancio (2021) needs.
+
+`keys=keyholder`: a party of its own has the secret key, clients encrypt to its public key. `keys=clients`: the clients
+share a secret key, which one of them makes and seals to the others; one of them opens, elected before anybody masks,
+because two who could open the same round could be given two different sets. Should it be gone, the round fails.
+
+`masks=False` is what the field does: whoever opens decrypts what the server sends. Keys are then made afresh in each
+round. `broadcast` has every client open a copy of the sum, as with NVIDIA FLARE. With `encrypt_fraction` below 1 the
+rest of each update is in the clear (`privacy.selective`); which part is, clients may find before the first round, in a
+sum of their sensitivities. Stages: sensitivity, rank, positions.
+"""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+
+from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError
+from privacy.he_keys import KEYHOLDER, SECRET, STAGES, KeyDelivery, as_bytes, header, ignored
+from privacy.masked_sums import Scheme, sum_of_masks
+from privacy.parameters import positive
+from privacy.sealing import check_mac, mac
+from privacy.secure_sum import (
+    Address,
+    Contribution,
+    Credentials,
+    Exchange,
+    Flow,
+    OrderedSum,
+    Party,
+    Records,
+    SecureSum,
+    SetupFlow,
+    Sum,
+    Vector,
+    VectorSpec,
+    require_contributors,
+    unknown_stage,
+)
+from privacy.selective import Selection, at_random, check_fraction, clear_spec, most_sensitive, protected_spec
+from privacy.spans import span
+
+HOLDERS = ("keyholder", "clients")
+POSITIONS = "he.positions"  # of what is encrypted, where the clients' sensitivities decide
+DIGEST_BYTES = 32
+TAG_BYTES = 3 * DIGEST_BYTES  # of a contribution: hash of the message, its tag, the salt of its mask
+
+
+@dataclass
+class _Gathering:
+    """What the server has of the contributions: a sum of messages, tags, and a sum of what is in the clear."""
+
+    scheme: Scheme
+    cohort: Sequence[Address]
+    clear: VectorSpec | None
+    tags: dict[Address, bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.adder = self.scheme.adder()
+        self.open_part = None if self.clear is None else OrderedSum(self.cohort, self.clear)
+
+    def receive(self, address: Address, records: Records) -> None:
+        """One contribution, all of it or nothing."""
+        message, tag = as_bytes(records, "message"), as_bytes(records, "tag") + as_bytes(records, "salt")
+        if len(tag) != TAG_BYTES - DIGEST_BYTES:
+            raise MalformedContribution(f"tag and salt have {TAG_BYTES - DIGEST_BYTES} bytes, got {len(tag)}")
+        clear = None if self.clear is None else self.clear.check(records.get("clear"))
+        self.adder.add(message)
+        if self.open_part is not None and clear is not None:
+            self.open_part.add(address, clear)
+        self.tags[address] = hashlib.sha256(message).digest() + tag
+
+    def request(self, contributors: Sequence[Address]) -> Records:
+        """What the opener needs."""
+        tags = b"".join(self.tags[address] for address in contributors)
+        return {"sum": self.adder.message(), "contributors": ",".join(contributors), "tags": tags}
+
+
+class OpenedSum(SecureSum):
+    """What the three have in common. `bound` is the largest value of an update, `keys` who can open."""
+
+    pinned = True
+
+    def __init__(
+        self,
+        keys: str,
+        bound: float,
+        masks: bool = True,
+        broadcast: bool = False,
+        encrypt_fraction: float = 1.0,
+        encrypt_by: str = "random",
+    ) -> None:
+        if keys not in HOLDERS:
+            raise ConfigError.of("secure_sum.keys", keys, f"allowed are {', '.join(HOLDERS)}")
+        positive("secure_sum.bound", bound)
+        check_fraction(encrypt_fraction, encrypt_by)
+        if broadcast and (masks or keys == "keyholder"):
+            allowed = "every client can open the sum only where secure_sum.keys=clients and secure_sum.masks=false"
+            raise ConfigError.of("secure_sum.broadcast", broadcast, allowed)
+        self.keys, self.bound, self.masks, self.broadcast = keys, float(bound), masks, broadcast
+        self.fraction, self.surveys = encrypt_fraction, encrypt_by == "sensitivity"
+        self.hides = encrypt_fraction == 1
+        self.roles = (KEYHOLDER,) if keys == "keyholder" else ()
+        self._keys = KeyDelivery(shared=not self.roles, symmetric=self.symmetric, rotated=not masks)
+        self.assumption = self._assumption()
+
+    def _assumption(self) -> str:
+        other = "the keyholder" if self.roles else "any client"
+        honest = "" if self.masks else "the server follows the protocol: "
+        part = "" if self.hides else f", and {1 - self.fraction:.4g} of each update is in the clear"
+        return f"{honest}the server and {other} do not collude{part}"
+
+    @property
+    @abstractmethod
+    def symmetric(self) -> bool:
+        """Whether clients encrypt under the secret key."""
+
+    @abstractmethod
+    def scheme(self, spec: VectorSpec) -> Scheme:
+        """How vectors are carried.
+
+        Raises:
+            ConfigError: the parameters cannot carry them.
+        """
+
+    def tolerance(self, spec: VectorSpec) -> float:
+        """That of the scheme; what is in the clear is added exactly."""
+        return self._scheme(spec).tolerance
+
+    def _scheme(self, spec: VectorSpec) -> Scheme:
+        """For what is encrypted of a vector."""
+        return self.scheme(protected_spec(spec, self.fraction))
+
+    # ---- the server's half
+
+    def setup(self, roles: Sequence[Address], spec: VectorSpec) -> SetupFlow:
+        """Keys: whoever makes them says what each client gets, and the server passes it on. Then what to encrypt."""
+        clients = [address for address in roles if address not in self.roles]
+        if self.masks and self._scheme(spec).parameters is not None:
+            there = yield from self._keys.flow(KEYHOLDER if self.roles else clients[0], clients)
+            if not there:
+                raise PrivacyRefusal("no client took its key")
+        if self.surveys:
+            yield from self._survey(clients, spec)
+
+    def _survey(self, clients: Sequence[Address], spec: VectorSpec) -> SetupFlow:
+        """The sum of the sensitivities of one cohort, all of it encrypted, tells everybody what to encrypt."""
+        opener, cohort = yield from self._assemble(clients[: spec.cohort_size], spec)
+        gathering = _Gathering(self.scheme(spec), cohort, None)
+        there = yield self._collection("sensitivity", opener, cohort, gathering)
+        require_contributors(there, spec)
+        chosen: list[Records] = []
+
+        def receive(_: Address, records: Records) -> None:
+            bits = as_bytes(records, "positions")
+            Selection.from_bytes(bits, spec, self.fraction)
+            chosen.append({"chooser": opener, "positions": bits, "signature": as_bytes(records, "signature")})
+
+        yield Exchange("rank", {opener: gathering.request(there)}, receive)
+        if not chosen:
+            raise PrivacyRefusal(f"{opener} did not say what to encrypt")
+        if not (yield Exchange("positions", dict.fromkeys(clients, chosen[0]), ignored)):
+            raise PrivacyRefusal("no client knows what to encrypt")
+
+    def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
+        """Add what comes in, and have the sum opened once."""
+        opener, cohort = yield from self._assemble(cohort, spec)
+        clear = None if self.hides else clear_spec(spec, self.fraction)
+        gathering = _Gathering(self._scheme(spec), cohort, clear)
+        there = yield self._collection("collect", opener, cohort, gathering)
+        require_contributors(there, spec)
+        request, opened = gathering.request(there), list[Sum]()
+
+        def receive(_: Address, records: Records) -> None:
+            opened.append(self._whole(records, spec, gathering))
+
+        yield Exchange("open", {opener: request}, receive)
+        if not opened:
+            raise PrivacyRefusal(f"{opener} did not open the sum")
+        copies = [address for address in there if self.broadcast and address != opener]
+        if copies:
+            copy = {name: request[name] for name in ("sum", "contributors")}
+            yield Exchange("broadcast", dict.fromkeys(copies, copy), ignored)
+        return spec.total(opened[0], there)
+
+    def _assemble(
+        self, cohort: Sequence[Address], spec: VectorSpec
+    ) -> Generator[Exchange, list[Address], tuple[Address, Sequence[Address]]]:
+        """Who opens, and who of the cohort takes part; with keys of this attempt where there are no masks."""
+        require_contributors(cohort, spec)
+        opener = KEYHOLDER
+        if not self.roles:  # whoever is to open must be known before anybody masks, and had better be there
+            cohort = yield Exchange("elect", {address: {} for address in cohort}, ignored)
+            require_contributors(cohort, spec)
+            opener = cohort[0]
+        if not self.masks:
+            cohort = yield from self._keys.flow(opener, cohort)
+            require_contributors(cohort, spec)
+        return opener, cohort
+
+    def _collection(self, stage: str, opener: Address, cohort: Sequence[Address], gathering: _Gathering) -> Exchange:
+        return Exchange(stage, {address: {"opener": opener} for address in cohort}, gathering.receive, collect=True)
+
+    def _whole(self, records: Records, spec: VectorSpec, gathering: _Gathering) -> Sum:
+        """The sum of whole vectors from what the opener answered and what came in the clear."""
+        opened = protected_spec(spec, self.fraction).check_sum(records.get("opened"))
+        if gathering.open_part is None:
+            return opened
+        if self.surveys:
+            selection = Selection.from_bytes(as_bytes(records, "positions"), spec, self.fraction)
+        else:
+            selection = self._at_random(spec)
+        return selection.merge(opened, gathering.open_part.close())
+
+    def _at_random(self, spec: VectorSpec) -> Selection:
+        return at_random(spec.segments[0].length, protected_spec(spec, self.fraction).segments[0].length)
+
+    # ---- everyone else's
+
+    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
+        """Contribute, open, make keys, or take them."""
+        own = _credentials(me)
+        if stage == "collect":
+            return self._contribute(inbound, me, own, contribution)
+        if stage == "open":
+            return self._open(inbound, me, own)
+        if stage == "elect" and not self.roles:
+            return {}
+        if stage == "broadcast" and self.broadcast:
+            return self._open_copy(inbound, me, own)
+        parameters = self._scheme(me.spec).parameters
+        if stage in STAGES and parameters is not None:
+            return self._keys.respond(stage, inbound, me, own, parameters)
+        if self.surveys:
+            return self._answer_survey(stage, inbound, me, own, contribution)
+        raise unknown_stage(stage)
+
+    def _answer_survey(
+        self, stage: str, inbound: Records, me: Party, own: Credentials, contribution: Contribution
+    ) -> Records:
+        if stage == "sensitivity":
+            opener = self._agreed_opener(inbound, me, own)
+            return self._protect(self.scheme(me.spec), me.spec.check(contribution()), opener, me, own)
+        if stage == "rank":
+            return self._rank(inbound, me, own)
+        if stage == "positions":
+            return self._take_positions(inbound, me, own)
+        raise unknown_stage(stage)
+
+    def _contribute(self, inbound: Records, me: Party, own: Credentials, contribution: Contribution) -> Records:
+        opener, selection = self._agreed_opener(inbound, me, own), self._selection(me, own)
+        vector_D = me.spec.check(contribution())
+        if selection is None:
+            return self._protect(self._scheme(me.spec), vector_D, opener, me, own)
+        protected, clear = selection.split(vector_D)
+        return {**self._protect(self._scheme(me.spec), protected, opener, me, own), "clear": clear}
+
+    def _agreed_opener(self, inbound: Records, me: Party, own: Credentials) -> Address:
+        """The one whom this client masks for: of the whole round, however often it is tried."""
+        opener = str(inbound.get("opener"))
+        if self.roles:
+            if opener != KEYHOLDER:
+                raise ProtocolError(f"{opener} is not who opens")
+            return opener
+        name = f"opener-{me.run}-{me.round}"
+        first = own.store.get(name)
+        if first is None:
+            own.store.put(name, opener.encode())
+        elif first != opener.encode():
+            raise ProtocolError(
+                f"{opener} is not {first.decode()}, for whom this client masked in round {me.round}: two openers could "
+                f"be given two sets, whose difference is one update; let {first.decode()} come back, or start anew"
+            )
+        return opener
+
+    def _selection(self, me: Party, own: Credentials) -> Selection | None:
+        """What this role knows of what is encrypted; None where all of it is."""
+        if self.hides:
+            return None
+        if not self.surveys:
+            return self._at_random(me.spec)
+        bits = own.store.get(POSITIONS)
+        if bits is None:
+            raise PrivacyRefusal(f"{me.address} does not know what to encrypt: it missed the set-up")
+        return Selection.from_bytes(bits, me.spec, self.fraction)
+
+    def _protect(self, scheme: Scheme, vector_D: Vector, opener: Address, me: Party, own: Credentials) -> Records:
+        """A vector under mask and encryption, with its tag."""
+        salt = me.randomness.key()  # asked twice in one attempt, it masks differently
+        key = _mask_key(me, own, me.address, opener, salt)
+        mask = None
+        if self.masks:
+            with span("mask"):
+                mask = scheme.draw_mask(_mask_seed(key))
+        encryption = b"" if scheme.parameters is None else self._keys.encryption_key(me, own)
+        message = scheme.encrypt(vector_D, encryption, mask)
+        return {"message": message, "tag": mac(key, [hashlib.sha256(message).digest()]), "salt": salt}
+
+    def _open(self, inbound: Records, me: Party, own: Credentials) -> Records:
+        """The sum, once; with what is encrypted of an update, where the server cannot know it."""
+        opened = self._opened(self._scheme(me.spec), inbound, me, own)
+        selection = self._selection(me, own) if self.surveys else None
+        return {"opened": opened} if selection is None else {"opened": opened, "positions": selection.to_bytes()}
+
+    def _opened(self, scheme: Scheme, inbound: Records, me: Party, own: Credentials) -> Sum:
+        if self.roles and me.address != KEYHOLDER:
+            raise ProtocolError(f"{me.address} opens nothing")
+        if not own.store.claim(f"opened-{me.run}-{me.round}-{me.attempt}"):
+            raise PrivacyRefusal(f"round {me.round} was opened before, in this attempt")
+        contributors = _contributors(inbound, me)
+        keys = self._authenticated(contributors, as_bytes(inbound, "tags"), me, own)
+        _note_set(contributors, me, own)
+        mask = None
+        if self.masks:  # drawn one by one: each is as long as a message
+            mask = sum_of_masks(scheme, (scheme.draw_mask(_mask_seed(key)) for key in keys))
+        secret = b"" if scheme.parameters is None else self._keys.key(SECRET, me, own)
+        return scheme.open(as_bytes(inbound, "sum"), secret, len(keys), mask, me.randomness)
+
+    def _open_copy(self, inbound: Records, me: Party, own: Credentials) -> Records:
+        """What every client does where the sum is broadcast: decrypt and check it, as its next model."""
+        contributors, secret = _contributors(inbound, me), self._keys.key(SECRET, me, own)
+        self._scheme(me.spec).open(as_bytes(inbound, "sum"), secret, len(contributors), None, me.randomness)
+        return {}
+
+    def _authenticated(self, contributors: Sequence[Address], tags: bytes, me: Party, own: Credentials) -> list[bytes]:
+        """The key of each contributor, whose tag it explains."""
+        if len(tags) != TAG_BYTES * len(contributors):
+            raise MalformedContribution(f"{len(contributors)} contributors have {TAG_BYTES} bytes of tags each")
+        keys = []
+        for index, address in enumerate(contributors):
+            digest, tag, salt = (tags[TAG_BYTES * index + DIGEST_BYTES * part :][:DIGEST_BYTES] for part in range(3))
+            keys.append(_mask_key(me, own, address, me.address, salt))
+            check_mac(keys[-1], [digest], tag, address)
+        return keys
+
+    def _rank(self, inbound: Records, me: Party, own: Credentials) -> Records:
+        """Open the sum of sensitivities, keep it, and sign which values are to be encrypted."""
+        length = me.spec.segments[0].length
+        sensitivity_U = self._opened(self.scheme(me.spec), inbound, me, own)[:length]
+        bits = most_sensitive(sensitivity_U, protected_spec(me.spec, self.fraction).segments[0].length).to_bytes()
+        own.store.put(POSITIONS, bits)
+        return {"positions": bits, "signature": own.identity.sign(header(me, POSITIONS, me.address, ""), bits)}
+
+    def _take_positions(self, inbound: Records, me: Party, own: Credentials) -> Records:
+        chooser = self._agreed_opener({"opener": str(inbound.get("chooser"))}, me, own)
+        bits = as_bytes(inbound, "positions")
+        own.roster.verify(header(me, POSITIONS, chooser, ""), bits, inbound.get("signature"))
+        Selection.from_bytes(bits, me.spec, self.fraction)
+        own.store.put(POSITIONS, bits)
+        return {}
+
+
+def _contributors(inbound: Records, me: Party) -> list[Address]:
+    """Who is in a sum that may be opened."""
+    contributors = str(inbound.get("contributors")).split(",")
+    if len(set(contributors)) < len(contributors):
+        raise ProtocolError("a contributor is named twice")
+    require_contributors(contributors, me.spec)
+    if len(contributors) > me.spec.cohort_size:  # their sum could wrap
+        raise ProtocolError(f"{len(contributors)} contributors are more than a cohort of {me.spec.cohort_size}")
+    for address in contributors:
+        if not address.startswith("client/"):
+            raise ProtocolError(f"{address} contributes nothing")
+    return contributors
+
+
+def _note_set(contributors: Sequence[Address], me: Party, own: Credentials) -> None:
+    """A round that is tried again is opened for the same clients or not at all: a difference of sets is an update."""
+    name, those = f"set-{me.run}-{me.round}", ",".join(sorted(contributors)).encode()
+    before = own.store.get(name)
+    if before is None:
+        own.store.put(name, those)
+    elif before != those:
+        raise PrivacyRefusal(
+            f"round {me.round} was opened for {before.decode()} before, and not for {those.decode()}: the difference "
+            "would tell an update; let the same clients answer, or start the run anew"
+        )
+
+
+def _credentials(me: Party) -> Credentials:
+    if me.credentials is None:
+        raise PrivacyRefusal(f"{me.address} has no keys: the roster was not set up")
+    return me.credentials
+
+
+def _mask_key(me: Party, own: Credentials, client: Address, opener: Address, salt: bytes) -> bytes:
+    """k_i, the same at both ends."""
+    peer = opener if me.address == client else client
+    return own.identity.shared(own.roster[peer], header(me, "mask", client, opener), salt)
+
+
+def _mask_seed(key: bytes) -> bytes:
+    """What the mask expands from, apart from the key that authenticates."""
+    return mac(key, [b"mask"])
