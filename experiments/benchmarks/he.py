@@ -3,7 +3,8 @@
 The published sets run as they do in the field: to a public key, without masks. `lean`, `bfv` and `pad` run as their
 protocols do, under masks that the opener draws again for every client. Each set has a process of its own, in which its
 keys stay loaded as in a run; the sets take turns, repeat by repeat. Processor time of all threads counts, so a rate is
-that of one core. A first repeat, which loads the keys, stands apart; every opened sum is checked.
+that of one core. A first repeat, which loads the keys, stands apart; every opened sum is checked. The steps are those
+that the schemes tell (`privacy.spans`), some three a ciphertext; to read the clock for them takes about a hundredth.
 """
 
 import argparse
@@ -28,10 +29,12 @@ from privacy.he_parameters import named
 from privacy.masked_sums import Adder, Mask, Scheme, bfv_scheme, ckks_scheme, pad_scheme, sum_of_masks
 from privacy.randomness import OsRandomness
 from privacy.secure_sum import Segment, Sum, Vector, VectorSpec
+from privacy.spans import Recorder, recording, span
 
 CLIENTS, VALUE_BITS, ROUNDS = 16, 16, 100
 FP32, NVFLARE = "fp32", "nvflare"
 BARS_FROM = 1_000_000  # parameters: a small model fills its last ciphertext badly
+CLIENT_STEPS, OPENER_STEPS = ("encode", "mask", "encrypt", "serialise"), ("unmask", "open", "decode")
 
 T = TypeVar("T")
 
@@ -80,13 +83,15 @@ class Sizes(NamedTuple):
 class Cost(NamedTuple):
     """Processor seconds: of a client (mask, encode, encrypt, serialise), of one addition, and of the opener.
 
-    `unmask_s` is the part of `open_s` in which the masks of all clients are drawn and added.
+    `unmask_s` is the part of `open_s` in which the masks of all clients are drawn and added; `steps_s` are the steps of
+    the client and of the opener, by name.
     """
 
     encrypt_s: float
     add_s: float
     open_s: float
     unmask_s: float
+    steps_s: Mapping[str, float]
 
 
 class Float32:
@@ -142,27 +147,36 @@ class Subject:
         Raises:
             AssertionError: the opened sum is not the sum.
         """
-        encrypt_s, message = _timed(self._encrypt)
+        client, opener = Recorder(time.process_time), Recorder(time.process_time)
+        with recording(client):
+            encrypt_s, message = _timed(self._encrypt)
         adder, adds_s = self.scheme.adder(), list[float]()
         for _ in range(CLIENTS):
             adds_s.append(_timed(lambda: adder.add(message))[0])
         total = adder.message()
-        unmask_s, mask = _timed(self._sum_of_masks)
-        open_s, sum_D = _timed(lambda: self.scheme.open(total, self.keys.secret, CLIENTS, mask))
+        with recording(opener):
+            unmask_s, mask = _timed(self._sum_of_masks)
+            open_s, sum_D = _timed(lambda: self.scheme.open(total, self.keys.secret, CLIENTS, mask))
         assert np.abs(sum_D - CLIENTS * self.vector_D.astype(np.float64)).max() <= CLIENTS * self.scheme.tolerance
         sizes = Sizes(self._ciphertexts, len(message), len(total))
-        return sizes, Cost(encrypt_s, statistics.median(adds_s), unmask_s + open_s, unmask_s)
+        steps_s = client.seconds | opener.seconds
+        return sizes, Cost(encrypt_s, statistics.median(adds_s), unmask_s + open_s, unmask_s, steps_s)
 
     def _encrypt(self) -> bytes:
         key = self.keys.secret if self.setting.symmetric else self.keys.public
-        mask = None if self.masks is None else self.masks.draw_mask(self.mask_key)
-        return self.scheme.encrypt(self.vector_D, key, mask)
+        return self.scheme.encrypt(self.vector_D, key, self._mask())
+
+    def _mask(self) -> Mask | None:
+        if self.masks is None:
+            return None
+        with span("mask"):
+            return self.masks.draw_mask(self.mask_key)
 
     def _sum_of_masks(self) -> Mask | None:
         """Every client has the same one here, which the opener cannot know: it draws each."""
         if self.masks is None:
             return None
-        return sum_of_masks(self.masks, [self.masks.draw_mask(self.mask_key) for _ in range(CLIENTS)])
+        return sum_of_masks(self.masks, (self.masks.draw_mask(self.mask_key) for _ in range(CLIENTS)))
 
     @property
     def _ciphertexts(self) -> int:
@@ -275,7 +289,11 @@ def compare(size: int, measured: Measured) -> list[Figure]:
 
 
 def _median(costs: Sequence[Cost]) -> Cost:
-    return Cost(*(statistics.median(times) for times in zip(*costs, strict=True)))
+    encrypt_s, add_s, open_s, unmask_s = (
+        statistics.median(times) for times in zip(*(c[:4] for c in costs), strict=True)
+    )
+    steps_s = {step: statistics.median(cost.steps_s[step] for cost in costs) for step in costs[0].steps_s}
+    return Cost(encrypt_s, add_s, open_s, unmask_s, steps_s)
 
 
 def _bytes(size: int, sizes: Sizes, setting: Setting) -> list[Figure]:
@@ -298,6 +316,8 @@ def _rates(size: int, cost: Cost, first: Cost, setting: Setting) -> list[Figure]
     named_s += [("add", cost.add_s, None), (opening, cost.open_s, None)]
     if setting.masked:
         named_s.append(("open, masks already added", cost.open_s - cost.unmask_s, None))
+    for role, steps in (("client", CLIENT_STEPS), ("opener", OPENER_STEPS)):
+        named_s += [(f"{role}: {step}", cost.steps_s[step], None) for step in steps if step in cost.steps_s]
     return [Figure(name, size / max(seconds, 1e-9) / 1e6, "M params/s", bar) for name, seconds, bar in named_s]
 
 

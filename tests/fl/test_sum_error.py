@@ -137,7 +137,7 @@ def test_residues_are_apart_the_shorter_way_around(tmp_path_factory, data, lengt
             clear.take(address, np.array([*vector, 1], np.int64))
         total = Total(np.array(claimed, np.int64), float(count % modulus), tuple(cohort))
         error = clear.error_of(total, cohort, 0.0)
-    assert error.largest == max(apart)
+    assert error.largest == float(max(apart))
     assert error.rms == pytest.approx(math.sqrt(sum(x * x for x in apart) / (length + 1)))
 
 
