@@ -83,7 +83,7 @@ def _finish(run: RunDirectory, work: Workspace, errand: Errand) -> dict[str, Any
         **_privacy(work, LedgerFile(errand.folder).ledger),
         "weights_sha256": vectors.sha256(state.weights_D),
         "backend": work.backend.name,
-        "assumption": work.backend.secure_sum.assumption,
+        "assumption": work.assumption,
         "threat_card": threat_card(work),
         "data_origin": work.data.origin,
         "device": str(work.device),

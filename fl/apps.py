@@ -19,12 +19,14 @@ from fl.server import Errand, Locate, serve
 from fl.transport import (
     ADDRESS,
     ARRAYS,
+    CLEAR,
     ENVELOPE,
     FAILURE,
     METRICS,
     MODEL,
     SCALARS,
     STATE,
+    as_array,
     failure,
     pack,
     read_array,
@@ -73,9 +75,15 @@ def _participate(message: Message, context: Context) -> RecordDict:
         _state(message.content),
     )
     memory = recall(context.state, request)
-    records, metrics = answer(work, request, memory)
+    told = RecordDict()
+
+    def tell(vector: Vector) -> None:
+        told[CLEAR] = ArrayRecord({CLEAR: as_array(vector)})
+
+    records, metrics = answer(work, request, memory, tell if work.config.runtime.measure_sum_error else None)
     remember(context.state, request, memory)
     content = pack(records)
+    content.update(told)
     if work.config.runtime.client_metrics:
         content[METRICS] = report(metrics)
     return content

@@ -99,6 +99,7 @@ class RuntimeConfig:
     gpus_per_client: float = 1.0  # share of a GPU that a client occupies, for worker processes and for Ray
     client_metrics: bool = True  # clients report times and memory (a time tells something of a data set's size)
     client_diagnostics: bool = False  # clients report what was clipped: exact figures, which no epsilon covers
+    measure_sum_error: bool = False  # a test: clients send their contributions in the clear, too; protects nothing
     cpus_per_client: float = 1.0  # Ray
     address: str | None = None  # Ray: an existing cluster
     supernodes: int = 3  # deployment: how many the demonstration starts
@@ -239,6 +240,9 @@ def check(config: DictConfig) -> None:
         raise ConfigError.of(
             "training.steps", config.training.steps, "give training.epochs or training.steps, and set the other to null"
         )
+    if config.runtime.measure_sum_error and config.runtime.name == "deployment":
+        why = "sends contributions in the clear, to test a sum: it belongs to runtime=inprocess or ray"
+        raise ConfigError.of("runtime.measure_sum_error", config.runtime.measure_sum_error, why)
     for key, default, owner in OWNED:
         if OmegaConf.select(config, key) != default and config.runtime.name != owner:
             raise ConfigError.of(key, OmegaConf.select(config, key), f"belongs to runtime={owner}")

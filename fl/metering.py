@@ -2,6 +2,11 @@
 
 Metrics and units: `wall` and `cpu` in seconds, `peak_rss` and `peak_cuda` in bytes, `up_bytes` and `down_bytes` of
 protocol records, `envelope_bytes` of routing and configuration.
+
+What protocols say of their steps (`privacy.spans`) splits these times. A step's stage is PHASE/STEP, its metric `part`:
+`protect/encrypt` lies inside `protect`'s `wall` at the same client, `collect/add` inside `collect`'s `compute` at the
+server. Parts exclude one another, so those of a phase add up to less than it; no `wall` or `compute` holds a part, so
+sums over these count no time twice. `ciphertexts` and `ciphertext_bytes` are those that a participant made in a phase.
 """
 
 import math
@@ -17,9 +22,16 @@ import numpy as np
 import torch
 from flwr.app import Array, RecordDict
 
+from privacy.spans import Recorder, recording
 from results.rows import Row
 
-UNITS = {"wall": "s", "cpu": "s", "peak_rss": "bytes", "peak_cuda": "bytes", "clipped_values": "1"}
+PART = "part"
+_METRICS = {
+    "s": ("wall", "cpu", PART),
+    "bytes": ("peak_rss", "peak_cuda", "ciphertext_bytes"),
+    "1": ("clipped_values", "ciphertexts"),
+}
+UNITS = {metric: unit for unit, metrics in _METRICS.items() for metric in metrics}
 # what mechanisms tell of their work: figures about private values, which no epsilon covers
 DIAGNOSTICS = dict.fromkeys(("clipped_fraction", "update_norm", "signal_to_noise", "clip"), "1")
 _RESET_HIGH_WATER = b"5"  # proc(5): writing 5 resets the peak resident set size
@@ -63,6 +75,12 @@ def reset_peak_rss() -> None:
 def peak_rss_bytes() -> int | None:
     """The high-water mark since the last reset; None where the kernel has none that can be reset."""
     return _high_water(os.getpid()).read_bytes(resource.getrusage(resource.RUSAGE_SELF))
+
+
+def parts(phase: str, recorder: Recorder) -> dict[str, float]:
+    """What was recorded within a phase, by `stage.metric`."""
+    steps = {f"{phase}/{step}.{PART}": seconds for step, seconds in recorder.seconds.items()}
+    return steps | {f"{phase}.{name}": float(value) for name, value in recorder.notes.items()}
 
 
 class Phases:
@@ -132,6 +150,16 @@ class Meter:
             yield
         finally:
             self.add(where, stage, metric, time.perf_counter() - start, "s")
+
+    @contextmanager
+    def compute(self, stage: str) -> Iterator[None]:
+        """The server's time in a protocol, and the parts of it that the protocol tells; also when the block raises."""
+        recorder = Recorder()
+        try:
+            with self.span("server", stage, "compute"), recording(recorder):
+                yield
+        finally:
+            self.phases("server", parts(stage, recorder))
 
     def phases(self, where: str, metrics: Mapping[str, object]) -> None:
         """Rows of what a client reports about its own phases."""

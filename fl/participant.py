@@ -4,23 +4,25 @@ Shapes: D is the number of values of the model; the vector that is summed has D 
 """
 
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from fl import training
-from fl.metering import Phases
+from fl.metering import Phases, parts
 from fl.sensitivity import sensitivity
 from fl.workspace import Workspace, seed_generators
 from privacy.errors import MalformedContribution, ProtocolError
 from privacy.mechanism import ClientJob
 from privacy.randomness import OsRandomness
 from privacy.secure_sum import Address, Party, Records, Value, Vector
+from privacy.spans import Recorder, recording, span
 
 SETUP_ROUND = 0
 PROTECT = "protect"  # the phase of the protocol: what is spent outside the contribution
+CONTRIBUTION = "contribution"  # no step of the protocol, wherever in its steps it asks for one
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,17 @@ def client_index(address: Address) -> int:
     return int(index)
 
 
-def answer(work: Workspace, request: Request, memory: MutableMapping[str, Value]) -> tuple[Records, dict[str, float]]:
+def answer(
+    work: Workspace, request: Request, memory: MutableMapping[str, Value], tell: Callable[[Vector], None] | None = None
+) -> tuple[Records, dict[str, float]]:
     """The records that answer a request, and what it cost in time and memory by phase.
+
+    `tell` is given the vector in the clear, before the protocol may write to it: only for `measure_sum_error`.
 
     Raises:
         FedveilError: whatever makes an answer impossible; nothing is sent then.
     """
-    phases = Phases(work.device)
+    phases, recorder = Phases(work.device), Recorder()
     me = Party(
         request.address,
         work.hash,
@@ -64,11 +70,18 @@ def answer(work: Workspace, request: Request, memory: MutableMapping[str, Value]
 
     def contribute() -> Vector:
         phases.end(PROTECT)
-        return contribution(work, request, memory, phases)
+        with span(CONTRIBUTION):
+            vector = contribution(work, request, memory, phases)
+            if tell is not None:
+                tell(vector)
+                phases.end("tell")
+        return vector
 
-    records = work.backend.secure_sum.respond(request.stage, request.inbound, me, contribute)
+    with recording(recorder):
+        records = work.backend.secure_sum.respond(request.stage, request.inbound, me, contribute)
     phases.end(PROTECT)
-    return records, phases.metrics()
+    recorder.seconds.pop(CONTRIBUTION, None)
+    return records, phases.metrics() | parts(PROTECT, recorder)
 
 
 def contribution(work: Workspace, request: Request, memory: MutableMapping[str, Value], phases: Phases) -> Vector:

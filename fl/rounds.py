@@ -26,7 +26,7 @@ def drive(
     respondents: list[str] | None = None
     while True:
         try:
-            with meter.span("server", "protocol", "compute"), _with_reasons(transport):
+            with meter.compute("protocol"), _with_reasons(transport):
                 exchange = next(flow) if respondents is None else flow.send(respondents)
         except StopIteration as stop:
             total: Total | None = stop.value
@@ -45,7 +45,7 @@ def _run_exchange(
 ) -> None:
     for address, content in transport.replies(exchange, attempt, model_D):
         try:
-            with meter.span("server", exchange.stage, "compute"):
+            with meter.compute(exchange.stage):
                 exchange.deliver(address, unpack(content))
         except ProtocolError as error:
             if abort_on_invalid:

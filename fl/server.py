@@ -25,6 +25,7 @@ from fl.metering import Meter
 from fl.participant import SETUP_ROUND
 from fl.rounds import drive
 from fl.runtimes.committee import attended
+from fl.sum_error import ClearContributions, require_within
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace, address_of, preserved_generators
 from privacy.errors import FedveilError, PrivacyRefusal, TooFewContributors
@@ -133,13 +134,30 @@ class Server:
         """One attempt at the secure sum over a cohort, which is charged for it first."""
         attempt = self._attempt(number)
         self.charge(attempt, cohort)
-        flow = self.work.backend.secure_sum.server([address_of(client) for client in cohort], self.work.spec)
-        abort = self.work.config.server.on_invalid == "abort"
-        total = drive(flow, self.transport, self.meter, attempt, self.weights.detach().numpy(), abort)
-        assert total is not None
+        measured = self.work.config.runtime.measure_sum_error
+        total = (self._measured_sum if measured else self._sum)(attempt, [address_of(client) for client in cohort])
         self.meter.quantiles("update_norm")
         self.meter.add("server", "protocol", "survivors", len(total.survivors), "1")
         self.meter.add("server", "protocol", "clipped", total.clipped, "1")
+        return total
+
+    def _sum(self, attempt: Attempt, addresses: Sequence[Address]) -> Total:
+        flow = self.work.backend.secure_sum.server(addresses, self.work.spec)
+        abort = self.work.config.server.on_invalid == "abort"
+        total = drive(flow, self.transport, self.meter, attempt, self.weights.detach().numpy(), abort)
+        assert total is not None
+        return total
+
+    def _measured_sum(self, attempt: Attempt, addresses: Sequence[Address]) -> Total:
+        """In test mode: the same, and how far it is off."""
+        with ClearContributions(self.work.spec, self._errand.folder) as clear:
+            self.transport.overhear = clear.take
+            total = self._sum(attempt, addresses)
+            with self.meter.span("server", "sum_error"):
+                error = clear.error_of(total, addresses, self.work.tolerance)
+        for metric, value in error.metrics().items():
+            self.meter.add("server", "protocol", metric, value, "1")
+        require_within(error, total, self.work.backend.secure_sum.name)
         return total
 
     def charge(self, attempt: Attempt, cohort: Sequence[int]) -> None:

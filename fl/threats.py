@@ -15,13 +15,17 @@ FLOATING = ("dp_sgd", "client_dp", "dp_ftrl", "local_dp")  # mechanisms whose no
 
 def threat_card(work: Workspace) -> list[str]:
     """The lines for a configuration, the trust assumption first."""
-    secure_sum = work.backend.secure_sum
-    assumption = secure_sum.assumption
+    assumption = work.assumption
     return [f"{assumption[0].upper()}{assumption[1:]}.", *_sum(work), *_noise(work), *_sizes(work), *_data(work)]
 
 
 def _sum(work: Workspace) -> Iterator[str]:
     secure_sum = work.backend.secure_sum
+    if work.config.runtime.measure_sum_error:
+        yield (
+            "Clients send their contributions in the clear, to measure the error of the sum "
+            "(runtime.measure_sum_error=true): the secure sum protects nothing."
+        )
     if secure_sum.pinned:
         yield "This is a simulation: one party plays all roles and holds all keys."
     if work.hides_something and work.min_contributors < HIDDEN_AMONG:

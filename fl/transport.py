@@ -2,7 +2,7 @@
 
 A message holds the protocol's records, the global model at the stage that collects, what mechanisms tell clients, the
 address, and an envelope: run, round, attempt, stage and configuration. A reply holds records, or an error by name, and
-measurements.
+measurements; in test mode also the contribution as it was.
 """
 
 import io
@@ -10,7 +10,7 @@ import logging
 import math
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeVar
@@ -29,6 +29,7 @@ TRAIN = "train"
 RAW_BYTES = "fedveil.bytes"  # the serialisation type of an Array that carries bytes as they are
 
 ARRAYS, SCALARS, MODEL, METRICS, FAILURE = "arrays", "scalars", "model", "metrics", "failure"
+CLEAR = "clear"  # in test mode alone: what a client contributed, beside what the protocol makes of it
 ADDRESS, ENVELOPE, STATE = "address", "envelope", "state"
 PROTOCOL = (ARRAYS, SCALARS)
 NPY_HEADER_BYTES = 128  # of an array without fields, in NumPy's own files
@@ -176,6 +177,7 @@ class Transport:
         self._deadline_s, self._poll_s = deadline_s, poll_s
         self._told = False
         self.dropped: dict[Address, str] = {}  # why, in the attempt under way
+        self.overhear: Callable[[Address, object], None] | None = None  # in test mode: takes what is told in the clear
 
     def replies(
         self, exchange: Exchange, attempt: Attempt, model_D: Vector | None
@@ -250,6 +252,10 @@ class Transport:
             return None
         self._meter.add(address, stage, "up_bytes", serialised_bytes(content, PROTOCOL), "bytes")
         self._meter.phases(address, read_report(content))
+        told = record_of(content, CLEAR, ArrayRecord)
+        if told is not None and self.overhear is not None:
+            self.overhear(address, read_array(CLEAR, told[CLEAR]))
+            del content[CLEAR]
         return content
 
     def _note_failure(self, address: Address, stage: str, record: ConfigRecord) -> None:

@@ -135,7 +135,7 @@ class Workspace:
             clients=self.config.clients,
             cohort_size=self.cohort_size,
             min_contributors=self.min_contributors,
-            hidden=self.backend.secure_sum.hides,
+            hidden=self.backend.secure_sum.hides and not self.config.runtime.measure_sum_error,
             rounding=self.backend.secure_sum.tolerance(self._spec_of_floats()) * math.sqrt(self._layout.length),
             dimension=self._layout.length,
             rounds=self.config.rounds,
@@ -182,6 +182,13 @@ class Workspace:
         """Apply the settings of this configuration to the process; another one may have run since."""
         training = self.config.training
         devices.configure(self.device, training.threads, training.deterministic, training.tf32)
+
+    @property
+    def assumption(self) -> str:
+        """Who is trusted with contributions."""
+        if self.config.runtime.measure_sum_error:
+            return "a test: the server is told every client's contribution"
+        return self.backend.secure_sum.assumption
 
     @cached_property
     def data(self) -> ImageData:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import ConfigError
 from privacy.secure_sum import Sum, Vector, VectorSpec
+from privacy.spans import span
 
 Unsigned = NDArray[np.uint64]
 
@@ -73,13 +74,15 @@ class FixedPoint:
         """A vector that the spec allows, as integers below 2^value_bits, shape (D,)."""
         if self.spec.modulus_bits is not None:
             return vector_D.view(np.uint64)
-        steps_D = np.rint(vector_D / self._steps_D)
-        steps_D += self.levels
-        return steps_D.astype(np.uint64)
+        with span("encode"):
+            steps_D = np.rint(vector_D / self._steps_D)
+            steps_D += self.levels
+            return steps_D.astype(np.uint64)
 
     def decode(self, sums_D: Unsigned, contributors: int) -> Sum:
         """The sum of so many contributions from the sum of their integers, shape (D,)."""
         if self.spec.modulus_bits is not None:
             return (sums_D & np.uint64((1 << self.spec.modulus_bits) - 1)).view(np.int64)
-        signed_D = sums_D.view(np.int64) - contributors * self.levels
-        return signed_D * self._steps_D
+        with span("decode"):
+            signed_D = sums_D.view(np.int64) - contributors * self.levels
+            return signed_D * self._steps_D

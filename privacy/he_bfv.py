@@ -22,6 +22,7 @@ from privacy.he_parameters import MAX_PRIME_BITS, HeParameters
 from privacy.he_seal import Ring, add_mod, plain_modulus, ring, subtract_mod
 from privacy.he_wire import Residues
 from privacy.sealing import uniform
+from privacy.spans import each, span
 
 Unsigned = NDArray[np.uint64]
 
@@ -120,13 +121,15 @@ class Bfv:
         Raises:
             MalformedContribution: a value of more than `value_bits` bits, which would run into its neighbour.
         """
-        if int(values_D.max(initial=0)) >> self.value_bits:
-            raise MalformedContribution(f"a value to encrypt is {values_D.max()}, over {self.value_bits} bits")
-        slots_CN = self.slots(values_D, 1)
+        with span("encode"):
+            if int(values_D.max(initial=0)) >> self.value_bits:
+                raise MalformedContribution(f"a value to encrypt is {values_D.max()}, over {self.value_bits} bits")
+            slots_CN = self.slots(values_D, 1)
         if mask_CN is not None:
             assert mask_CN.shape == slots_CN.shape
-            slots_CN = add_mod(slots_CN, mask_CN, self._modulus)
-        return key.encrypt(self.plaintexts(slots_CN))
+            with span("mask"):
+                slots_CN = add_mod(slots_CN, mask_CN, self._modulus)
+        return key.encrypt(each("encode", self.plaintexts(slots_CN)))
 
     def slots(self, values_D: Unsigned, check: int) -> Unsigned:
         """The integers in the slots, shape (C, N), the reserved one last."""
@@ -161,21 +164,26 @@ class Bfv:
             MalformedContribution: not a message of this set, or a reserved slot that does not count the contributors.
         """
         raws = self._ring.parse(message, self.ciphertexts(length))
-        slots_CN = np.stack([self._decrypt(self._ring.cipher(raw), key) for raw in raws])
+        with span("open"):
+            slots_CN = np.stack([self._decrypt(self._ring.cipher(raw), key) for raw in raws])
         if mask_CN is not None:
             assert mask_CN.shape == slots_CN.shape
-            slots_CN = subtract_mod(slots_CN, mask_CN, self._modulus)
+            with span("unmask"):
+                slots_CN = subtract_mod(slots_CN, mask_CN, self._modulus)
         wrong_C = np.flatnonzero(slots_CN[:, -1] != contributors)
         if len(wrong_C):
             raise MalformedContribution(
                 f"ciphertext {wrong_C[0]} of the sum counts {slots_CN[wrong_C[0], -1]} contributions, not "
                 f"{contributors}: it was damaged, or is another sum"
             )
-        return self._unpack(slots_CN[:, :-1])[:length]
+        with span("decode"):
+            return self._unpack(slots_CN[:, :-1])[:length]
 
     def _decrypt(self, cipher: Any, key: DecryptionKey) -> Unsigned:
-        slots = self._ring.encoder.decode_uint64(key.decrypt(cipher))
-        return np.fromiter(slots, np.uint64, self.parameters.poly_modulus_degree)
+        plaintext = key.decrypt(cipher)
+        with span("decode"):
+            slots = self._ring.encoder.decode_uint64(plaintext)
+            return np.fromiter(slots, np.uint64, self.parameters.poly_modulus_degree)
 
     def _unpack(self, slots_CN: Unsigned) -> Unsigned:
         mask = np.uint64((1 << self.bits_per_value) - 1)

@@ -16,6 +16,7 @@ from privacy.errors import MalformedContribution
 from privacy.he_parameters import HeParameters
 from privacy.he_seal import ring
 from privacy.he_wire import Layout, Residues, load, save
+from privacy.spans import note, span
 
 
 class Keys(NamedTuple):
@@ -67,7 +68,13 @@ class EncryptionKey:
 
     def encrypt(self, plaintexts: Iterable[Any], mask_CR: Residues | None = None) -> bytes:
         """A message of one ciphertext for each SEAL plaintext, with the mask added to them modulo q (CKKS)."""
-        files = (self._file(plaintext) for plaintext in plaintexts)
+        with span("serialise"):  # less the steps in it: plaintexts are made and encrypted one by one
+            message = self._message(plaintexts, mask_CR)
+        note("ciphertext_bytes", len(message))
+        return message
+
+    def _message(self, plaintexts: Iterable[Any], mask_CR: Residues | None) -> bytes:
+        files = (save(self._encrypt(plaintext)) for plaintext in plaintexts)
         if mask_CR is None and not self._ring.parameters.dense:
             return b"".join(files)  # what SEAL wrote is what goes out, as in the field
         raws = (self._ring.ciphertext.parse(file) for file in files)
@@ -75,12 +82,14 @@ class EncryptionKey:
             raws = (self._ring.masked(raw, mask_R) for raw, mask_R in zip(raws, mask_CR, strict=True))
         return self._ring.message(raws)
 
-    def _file(self, plaintext: Any) -> bytes:
-        if self._symmetric:
-            return save(self._encryptor.encrypt_symmetric(plaintext))
-        cipher = sealapi.Ciphertext()
-        self._encryptor.encrypt(plaintext, cipher)
-        return save(cipher)
+    def _encrypt(self, plaintext: Any) -> Any:
+        note("ciphertexts", 1)
+        with span("encrypt"):
+            if self._symmetric:
+                return self._encryptor.encrypt_symmetric(plaintext)
+            cipher = sealapi.Ciphertext()
+            self._encryptor.encrypt(plaintext, cipher)
+            return cipher
 
 
 class DecryptionKey:
@@ -115,10 +124,11 @@ class CiphertextSum:
         Raises:
             MalformedContribution: it is not a message of so many ciphertexts under these parameters.
         """
-        ciphers = [self._ring.cipher(raw) for raw in self._ring.parse(message, self._ciphertexts)]
-        for cipher, total in zip(ciphers, self._totals, strict=False):  # there is no total before the first
-            self._add(cipher, total)
-        self._totals = ciphers
+        with span("add"):
+            ciphers = [self._ring.cipher(raw) for raw in self._ring.parse(message, self._ciphertexts)]
+            for cipher, total in zip(ciphers, self._totals, strict=False):  # there is no total before the first
+                self._add(cipher, total)
+            self._totals = ciphers
 
     def _add(self, cipher: Any, total: Any) -> None:
         try:
@@ -129,7 +139,8 @@ class CiphertextSum:
     def message(self) -> bytes:
         """The sum so far, as a message; at least one contribution has been added."""
         assert self._totals
-        return self._ring.message(map(self._ring.raw, self._totals))
+        with span("serialise"):
+            return self._ring.message(map(self._ring.raw, self._totals))
 
 
 def residues(parameters: HeParameters, message: bytes, ciphertexts: int) -> Residues:

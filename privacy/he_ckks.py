@@ -24,6 +24,7 @@ from privacy.he_parameters import HeParameters
 from privacy.he_seal import Ring, ring
 from privacy.he_wire import Residues
 from privacy.parameters import positive
+from privacy.spans import each, span
 
 Floats = NDArray[np.float64]
 
@@ -119,10 +120,12 @@ class Ckks:
         Raises:
             MalformedContribution: a value beyond the bound, or one that is not a number.
         """
-        peak = float(np.abs(values_D).max(initial=0))
-        if not peak <= self.bound:
-            raise MalformedContribution(f"a value to encrypt reaches {peak:g}, over the bound of {self.bound:g}")
-        return key.encrypt(self.plaintexts(values_D, self.bound), mask_CR)
+        with span("encode"):
+            peak = float(np.abs(values_D).max(initial=0))
+            if not peak <= self.bound:
+                raise MalformedContribution(f"a value to encrypt reaches {peak:g}, over the bound of {self.bound:g}")
+            plaintexts = self.plaintexts(values_D, self.bound)
+        return key.encrypt(each("encode", plaintexts), mask_CR)
 
     def plaintexts(self, values_D: Floats, check: float) -> Iterator[Any]:
         """SEAL's plaintexts of a vector, with the reserved value."""
@@ -153,15 +156,18 @@ class Ckks:
         raws = self._ring.parse(message, self.ciphertexts(length))
         if mask_CR is not None:
             raws = (self._ring.masked(raw, mask_R, sign=-1) for raw, mask_R in zip(raws, mask_CR, strict=True))
-        rows_CV = np.stack([self._decrypt(self._ring.cipher(raw), key, flooding) for raw in raws])
-        self._check(rows_CV[:, -1], contributors, flooding.deviation if flooding else 0.0)
-        return rows_CV[:, :-1].reshape(-1)[:length]
+        with span("open"):
+            rows_CV = np.stack([self._decrypt(self._ring.cipher(raw), key, flooding) for raw in raws])
+        with span("decode"):
+            self._check(rows_CV[:, -1], contributors, flooding.deviation if flooding else 0.0)
+            return rows_CV[:, :-1].reshape(-1)[:length]
 
     def _decrypt(self, cipher: Any, key: DecryptionKey, flooding: Flooding | None) -> Floats:
         if flooding is not None:
             self._ring.evaluator.add_plain_inplace(cipher, self._flood(flooding))
-        half = self.parameters.poly_modulus_degree // 2
-        slots = np.fromiter(self._ring.encoder.decode_complex(key.decrypt(cipher)), np.complex128, half)
+        half, plaintext = self.parameters.poly_modulus_degree // 2, key.decrypt(cipher)
+        with span("decode"):
+            slots = np.fromiter(self._ring.encoder.decode_complex(plaintext), np.complex128, half)
         return slots.view(np.float64) if self.parameters.dense else slots.real
 
     def _flood(self, flooding: Flooding) -> Any:

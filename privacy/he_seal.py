@@ -28,6 +28,7 @@ from privacy.he_wire import (
     unpack,
 )
 from privacy.sealing import mac, uniform
+from privacy.spans import span
 
 _FINGERPRINT_BYTES = 8
 
@@ -168,10 +169,11 @@ class Ring:
         A ciphertext decrypts to c0 + c1 s: what is added to c0 is added to the plaintext. CKKS plaintexts are in NTT
         form; the transform is a bijection modulo q, so residues that are uniform here are uniform coefficients too.
         """
-        change = add_mod if sign > 0 else subtract_mod
-        mask_KN = mask_R.reshape(len(self.moduli), self.degree)
-        residues_PKN = raw.residues_PKN.copy()
-        residues_PKN[0] = change(residues_PKN[0], mask_KN, np.array(self.moduli, np.uint64)[:, None])
+        step, change = ("mask", add_mod) if sign > 0 else ("unmask", subtract_mod)
+        with span(step):
+            mask_KN = mask_R.reshape(len(self.moduli), self.degree)
+            residues_PKN = raw.residues_PKN.copy()
+            residues_PKN[0] = change(residues_PKN[0], mask_KN, np.array(self.moduli, np.uint64)[:, None])
         return Raw(residues_PKN, raw.seed)
 
 

@@ -25,6 +25,7 @@ from privacy.he_wire import pack, unpack
 from privacy.randomness import Randomness
 from privacy.sealing import uniform
 from privacy.secure_sum import Sum, Vector, VectorSpec
+from privacy.spans import span
 
 Mask = NDArray[np.uint64]
 
@@ -108,7 +109,9 @@ class _CkksScheme(Scheme):
         return self.ckks.add_masks(left, right)
 
     def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:
-        return self.ckks.encrypt(vector_D / self.spec.bounds_D, _encryption_key(self.ckks, key), mask)
+        with span("encode"):
+            values_D = vector_D / self.spec.bounds_D
+        return self.ckks.encrypt(values_D, _encryption_key(self.ckks, key), mask)
 
     def adder(self) -> Adder:
         return CiphertextSum(self.ckks.parameters, self.ckks.ciphertexts(self.spec.length))
@@ -197,8 +200,12 @@ class _PadScheme(Scheme):
 
     def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:  # noqa: ARG002
         assert mask is not None, "nothing else protects"
-        values = np.append(self.fixed.encode(vector_D), np.uint64(1))
-        return pack_words((values + mask) & self._modulus_mask, self.bits)
+        with span("encode"):
+            values = np.append(self.fixed.encode(vector_D), np.uint64(1))
+        with span("mask"):
+            masked = (values + mask) & self._modulus_mask
+        with span("serialise"):
+            return pack_words(masked, self.bits)
 
     def adder(self) -> Adder:
         return _WordSum(self._count, self.bits)
@@ -212,7 +219,10 @@ class _PadScheme(Scheme):
         randomness: Randomness | None = None,  # noqa: ARG002
     ) -> Sum:
         assert mask is not None
-        total = (unpack_words(message, self._count, self.bits) - mask) & self._modulus_mask
+        with span("open"):
+            words = unpack_words(message, self._count, self.bits)
+        with span("unmask"):
+            total = (words - mask) & self._modulus_mask
         if int(total[-1]) != contributors & int(self._modulus_mask):
             raise MalformedContribution(
                 f"the sum counts {total[-1]} contributions, not {contributors}: it was damaged, or is another sum"
@@ -227,10 +237,12 @@ class _WordSum:
         self._total, self._bits = np.zeros(count, np.uint64), bits
 
     def add(self, message: bytes) -> None:
-        self._total += unpack_words(message, len(self._total), self._bits)
+        with span("add"):
+            self._total += unpack_words(message, len(self._total), self._bits)
 
     def message(self) -> bytes:
-        return pack_words(self._total & np.uint64((1 << self._bits) - 1), self._bits)
+        with span("serialise"):
+            return pack_words(self._total & np.uint64((1 << self._bits) - 1), self._bits)
 
 
 def word_bits(bits: int) -> int:
@@ -262,8 +274,9 @@ def unpack_words(message: object, count: int, bits: int) -> Mask:
 
 
 def sum_of_masks(scheme: Scheme, masks: Iterable[Mask]) -> Mask:
-    """Of at least one."""
-    return reduce(scheme.add_masks, masks)
+    """Of at least one; they are drawn as they are added, where `masks` draws them."""
+    with span("unmask"):
+        return reduce(scheme.add_masks, masks)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from privacy.secure_sum import (
     require_contributors,
     unknown_stage,
 )
+from privacy.spans import span
 
 HOLDERS = ("keyholder", "clients")
 DIGEST_BYTES = 32
@@ -220,7 +221,10 @@ class OpenedSum(SecureSum):
         """A vector under mask and encryption, with its tag."""
         salt = me.randomness.key()  # asked twice in one attempt, it masks differently
         key = _mask_key(me, own, me.address, opener, salt)
-        mask = scheme.draw_mask(_mask_seed(key)) if self.masks else None
+        mask = None
+        if self.masks:
+            with span("mask"):
+                mask = scheme.draw_mask(_mask_seed(key))
         encryption = b"" if scheme.parameters is None else self._keys.encryption_key(me, own)
         message = scheme.encrypt(vector_D, encryption, mask)
         return {"message": message, "tag": mac(key, [hashlib.sha256(message).digest()]), "salt": salt}

@@ -26,6 +26,7 @@ from privacy.errors import (
 )
 from privacy.randomness import Randomness
 from privacy.sealing import Identity, Roster
+from privacy.spans import span
 
 Address = str  # "server", "client/3", "party/1", "keyholder"
 Value = NDArray[np.generic] | bytes | int | float | str
@@ -325,7 +326,8 @@ class PlainSum(SecureSum):
         ordered = OrderedSum(cohort, spec)
 
         def receive(address: Address, records: Records) -> None:
-            ordered.add(address, spec.check(_from_wire(records.get("vector"), spec)))
+            with span("add"):
+                ordered.add(address, spec.check(_from_wire(records.get("vector"), spec)))
 
         respondents = yield Exchange("collect", {address: {} for address in cohort}, receive, collect=True)
         require_contributors(respondents, spec)

@@ -2,8 +2,10 @@
 
 - round: 1, 2, ...; 0 is set-up
 - where: the address of who was measured: `server`, `client/3`, `party/1`, `keyholder`, `transport`
-- stage: of the protocol (`collect`, `open`), or the phase around it (`round`, `train`, `evaluate`)
-- metric: `wall`, `cpu`, `compute`, `up_bytes`, `accuracy`, ...
+- stage: of the protocol (`collect`, `open`), or the phase around it (`round`, `train`, `protect`, `evaluate`); a step
+  inside either is `PHASE/STEP` (`protect/encrypt`, `collect/add`)
+- metric: `wall`, `cpu`, `compute`, `up_bytes`, `accuracy`, ...; the time of a step is a `part`, which the `wall` or
+  `compute` of its phase holds already
 - unit: of the value: `s`, `bytes`, or `1` where it has no dimension
 """
 

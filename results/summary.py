@@ -22,6 +22,7 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
       mean over the clients and rounds that sent anything, over the model's parameters. Download likewise.
       `envelope_bytes`, beside them, is what routing and configuration add, a client and round;
     - `dropped`, `rejected`: how many contributions went missing or were refused, over all rounds;
+    - `sum_error`: the largest absolute error of a sum, over its values and all rounds (`runtime.measure_sum_error`);
     - `peak_rss_bytes`, `peak_cuda_bytes`: the largest of any address and phase.
 
     Args:
@@ -37,6 +38,7 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
         **_traffic(rounds, parameters),
         "dropped": _count(rounds, "dropped"),
         "rejected": _count(rounds, "rejected"),
+        "sum_error": _server(rounds, "protocol", "sum_error")["value"].max(),
         "peak_rss_bytes": _largest(frame, "peak_rss"),
         "peak_cuda_bytes": _largest(frame, "peak_cuda"),
         "parameters": parameters,

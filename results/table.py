@@ -152,11 +152,12 @@ def _notes(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list
     """What the signs mean, and which figures rest on fewer seeds than their row."""
     several = any(row["seeds"] > 1 for row in rows)
     kinds, paired = {column.kind for column in columns}, {"ratio", "difference"}
+    largest = [column.heading for column in columns if column.kind == "largest"]
     meaning = {
         "± is half the width of the 95 % t interval over seeds.": several and kinds & {"mean", "difference"},
         "Compared with plain: the plain run of the same seed and otherwise the same configuration.": kinds & paired,
         "Ratios are geometric means over seeds [95 % interval].": several and "ratio" in kinds,
-        "ε is the largest of any seed.": several and "largest" in kinds,
+        f"{' and '.join(largest)} {'is' if len(largest) == 1 else 'are'} the largest of any seed.": several and largest,
     }
     partial = [note for row in rows for column in columns if (note := _partial(row, column))]
     stopped = [f"{row['configuration']}: {row['status']}." for row in rows if row["status"] != "finished"]

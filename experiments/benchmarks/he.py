@@ -3,7 +3,8 @@
 The published sets run as they do in the field: to a public key, without masks. `lean`, `bfv` and `pad` run as their
 protocols do, under masks that the opener draws again for every client. Each set has a process of its own, in which its
 keys stay loaded as in a run; the sets take turns, repeat by repeat. Processor time of all threads counts, so a rate is
-that of one core. A first repeat, which loads the keys, stands apart; every opened sum is checked.
+that of one core. A first repeat, which loads the keys, stands apart; every opened sum is checked. The steps are those
+that the schemes tell (`privacy.spans`), of passes of their own: reading the clock for them takes some 2 % of a client.
 """
 
 import argparse
@@ -18,20 +19,22 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.progress import Progress, TaskID
 
 from experiments.benchmarks import Figure
+from experiments.benchmarks.float32 import Float32
 from privacy.errors import ConfigError
 from privacy.he_cipher import Keys, generate_keys
 from privacy.he_parameters import named
-from privacy.masked_sums import Adder, Mask, Scheme, bfv_scheme, ckks_scheme, pad_scheme, sum_of_masks
+from privacy.masked_sums import Mask, Scheme, bfv_scheme, ckks_scheme, pad_scheme, sum_of_masks
 from privacy.randomness import OsRandomness
-from privacy.secure_sum import Segment, Sum, Vector, VectorSpec
+from privacy.secure_sum import Segment, Sum, VectorSpec
+from privacy.spans import Recorder, recording, span
 
 CLIENTS, VALUE_BITS, ROUNDS = 16, 16, 100
 FP32, NVFLARE = "fp32", "nvflare"
 BARS_FROM = 1_000_000  # parameters: a small model fills its last ciphertext badly
+CLIENT_STEPS, OPENER_STEPS = ("encode", "mask", "encrypt", "serialise"), ("unmask", "open", "decode")
 
 T = TypeVar("T")
 
@@ -80,47 +83,15 @@ class Sizes(NamedTuple):
 class Cost(NamedTuple):
     """Processor seconds: of a client (mask, encode, encrypt, serialise), of one addition, and of the opener.
 
-    `unmask_s` is the part of `open_s` in which the masks of all clients are drawn and added.
+    `unmask_s` is the part of `open_s` in which the masks of all clients are drawn and added; `steps_s` are the steps of
+    the client and of the opener, by name.
     """
 
     encrypt_s: float
     add_s: float
     open_s: float
     unmask_s: float
-
-
-class Float32:
-    """The sum without protection: float32 as bytes, added in place."""
-
-    tolerance = 1e-6
-
-    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:  # noqa: ARG002
-        """The bytes."""
-        return vector_D.tobytes()
-
-    def adder(self) -> Adder:
-        """An empty sum."""
-        return _Float32Sum()
-
-    def open(self, message: bytes, secret: bytes, contributors: int, mask: Mask | None) -> Sum:  # noqa: ARG002
-        """The sum in float64."""
-        return np.frombuffer(message, np.float32).astype(np.float64)
-
-
-class _Float32Sum:
-    def __init__(self) -> None:
-        self._total_D: NDArray[np.float32] | None = None
-
-    def add(self, message: bytes) -> None:
-        values_D = np.frombuffer(message, np.float32)
-        if self._total_D is None:
-            self._total_D = values_D.copy()
-        else:
-            self._total_D += values_D
-
-    def message(self) -> bytes:
-        assert self._total_D is not None
-        return self._total_D.tobytes()
+    steps_s: Mapping[str, float]
 
 
 class Subject:
@@ -148,21 +119,30 @@ class Subject:
             adds_s.append(_timed(lambda: adder.add(message))[0])
         total = adder.message()
         unmask_s, mask = _timed(self._sum_of_masks)
-        open_s, sum_D = _timed(lambda: self.scheme.open(total, self.keys.secret, CLIENTS, mask))
+        open_s, sum_D = _timed(lambda: self._open(total, mask))
         assert np.abs(sum_D - CLIENTS * self.vector_D.astype(np.float64)).max() <= CLIENTS * self.scheme.tolerance
         sizes = Sizes(self._ciphertexts, len(message), len(total))
-        return sizes, Cost(encrypt_s, statistics.median(adds_s), unmask_s + open_s, unmask_s)
+        steps_s = _steps(self._encrypt) | _steps(lambda: self._open(total, self._sum_of_masks()))
+        return sizes, Cost(encrypt_s, statistics.median(adds_s), unmask_s + open_s, unmask_s, steps_s)
 
     def _encrypt(self) -> bytes:
         key = self.keys.secret if self.setting.symmetric else self.keys.public
-        mask = None if self.masks is None else self.masks.draw_mask(self.mask_key)
-        return self.scheme.encrypt(self.vector_D, key, mask)
+        return self.scheme.encrypt(self.vector_D, key, self._mask())
+
+    def _mask(self) -> Mask | None:
+        if self.masks is None:
+            return None
+        with span("mask"):
+            return self.masks.draw_mask(self.mask_key)
+
+    def _open(self, total: bytes, mask: Mask | None) -> Sum:
+        return self.scheme.open(total, self.keys.secret, CLIENTS, mask)
 
     def _sum_of_masks(self) -> Mask | None:
         """Every client has the same one here, which the opener cannot know: it draws each."""
         if self.masks is None:
             return None
-        return sum_of_masks(self.masks, [self.masks.draw_mask(self.mask_key) for _ in range(CLIENTS)])
+        return sum_of_masks(self.masks, (self.masks.draw_mask(self.mask_key) for _ in range(CLIENTS)))
 
     @property
     def _ciphertexts(self) -> int:
@@ -185,6 +165,13 @@ def _timed(work: Callable[[], T]) -> tuple[float, T]:
     start = time.process_time()
     result = work()
     return time.process_time() - start, result
+
+
+def _steps(work: Callable[[], object]) -> dict[str, float]:
+    """Processor time of the steps of a call, by name."""
+    with recording(Recorder(time.process_time)) as recorder:
+        work()
+    return recorder.seconds
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -275,7 +262,11 @@ def compare(size: int, measured: Measured) -> list[Figure]:
 
 
 def _median(costs: Sequence[Cost]) -> Cost:
-    return Cost(*(statistics.median(times) for times in zip(*costs, strict=True)))
+    encrypt_s, add_s, open_s, unmask_s = (
+        statistics.median(times) for times in zip(*(c[:4] for c in costs), strict=True)
+    )
+    steps_s = {step: statistics.median(cost.steps_s[step] for cost in costs) for step in costs[0].steps_s}
+    return Cost(encrypt_s, add_s, open_s, unmask_s, steps_s)
 
 
 def _bytes(size: int, sizes: Sizes, setting: Setting) -> list[Figure]:
@@ -298,6 +289,8 @@ def _rates(size: int, cost: Cost, first: Cost, setting: Setting) -> list[Figure]
     named_s += [("add", cost.add_s, None), (opening, cost.open_s, None)]
     if setting.masked:
         named_s.append(("open, masks already added", cost.open_s - cost.unmask_s, None))
+    for role, steps in (("client", CLIENT_STEPS), ("opener", OPENER_STEPS)):
+        named_s += [(f"{role}: {step}", cost.steps_s[step], None) for step in steps if step in cost.steps_s]
     return [Figure(name, size / max(seconds, 1e-9) / 1e6, "M params/s", bar) for name, seconds, bar in named_s]
 
 

@@ -101,6 +101,16 @@ def test_the_rows_are_tidy_and_the_weights_those_of_the_summary(finished: Path) 
     assert len(accuracy) == 3
 
 
+def test_the_error_of_the_sum_is_told_where_it_was_measured(here: Here, finished: Path, tmp_path: Path) -> None:
+    assert read(finished, "summary")["sum_error"] is None
+    assert here.run("out=measured", "runtime.measure_sum_error=true").status == 0
+    summary = read(tmp_path / "measured", "summary")
+    assert summary["sum_error"] == 0
+    assert summary["assumption"] == "a test: the server is told every client's contribution"
+    line = refused(here.run("runtime=deployment", "clients=3", "runtime.measure_sum_error=true"))
+    assert line.startswith("runtime.measure_sum_error=True: sends contributions in the clear")
+
+
 def test_a_second_configuration_in_the_same_folder_is_refused_unless_forced(here: Here, finished: Path) -> None:
     weights = read(finished, "summary")["weights_sha256"]
     line = refused(here.run("out=run", "rounds=3", "cohort=2", "seed=2"))

@@ -7,6 +7,7 @@ from tests.composed import workspace_of
 
 UNMASKED = ("secure_sum=ckks", "secure_sum.masks=false")
 DP_SGD = ("mechanism=dp_sgd", "delta=1e-5")
+MEASURED = "runtime.measure_sum_error=true"
 
 
 def card(*overrides: str) -> str:
@@ -43,6 +44,9 @@ def card(*overrides: str) -> str:
         (("privacy=fedml_he",), "the client that opens a sum learns all, and the server which are the largest", "DP"),
         (("secure_sum=bfv", "secure_sum.encrypt_fraction=0.25"), "and 0.75 of each update is in the clear.", "maps"),
         (("secure_sum=bfv", "secure_sum.encrypt_fraction=0.25"), "chosen at random, the same ones", "sensitivities"),
+        (("secure_sum=pad", MEASURED), "(runtime.measure_sum_error=true): the secure sum protects nothing.", "collude"),
+        ((MEASURED,), "A test: the server is told every client's contribution.", "trusted"),
+        (("secure_sum=pad",), "simulation", "measure_sum_error"),
     ],
 )
 def test_a_card_says_what_is_left_open(overrides, said, unsaid):
@@ -52,7 +56,13 @@ def test_a_card_says_what_is_left_open(overrides, said, unsaid):
 
 
 def test_every_line_is_a_sentence():
-    every = ("runtime.client_diagnostics=true", "server.min_contributors=1", "noise=seeded", "privacy=fedml_he")
+    every = (
+        "runtime.client_diagnostics=true",
+        "server.min_contributors=1",
+        "noise=seeded",
+        "privacy=fedml_he",
+        MEASURED,
+    )
     texts = card(*DP_SGD, "noise=seeded", "secure_sum=pad", "runtime.client_diagnostics=true"), card(*every)
     for line in "\n".join(texts).splitlines():
         assert line[0].isupper()

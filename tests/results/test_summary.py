@@ -32,6 +32,7 @@ def two_stage_rows() -> list[Row]:
         client(3, 0, "train", "cpu", 77.0, "s"),
         client(2, 1, "train", "peak_rss", 4000),
         client(3, 1, "collect", "dropped", 1.0, "1"),
+        *(server(r, "protocol", "sum_error", e, "1") for r, e in ((0, 5.0), (1, 0.5), (2, 2.0), (3, 1.0))),
         Row(1, "keyholder", "open", "up_bytes", 123456, "bytes"),
         Row(1, "transport", "collect", "wall", 50.0, "s"),
     ]
@@ -51,6 +52,7 @@ def test_figures_of_a_run_by_hand() -> None:
     assert figures["loss"] == 1.5
     assert figures["peak_rss_bytes"] == 5000
     assert (figures["dropped"], figures["rejected"]) == (1, 0)
+    assert figures["sum_error"] == 2.0
     assert {key: figures[key] for key in FINAL} == FINAL
 
 
@@ -58,6 +60,7 @@ def test_what_was_not_measured_is_none_and_never_zero() -> None:
     figures = summarise(to_frame("r", []), parameters=10, final={})
     assert figures.pop("parameters") == 10
     assert set(figures) >= {"accuracy", "round_s", "train_s", "upload_bytes_per_parameter", "dropped", "weights_sha256"}
+    assert "sum_error" in figures
     assert set(figures.values()) == {None}
 
 

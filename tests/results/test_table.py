@@ -81,6 +81,24 @@ def test_columns_are_chosen_and_the_assumption_stays_last(runs: Path, capsys: py
     ]
 
 
+def test_the_error_of_a_sum_is_the_largest_of_any_seed_and_shown_where_that_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, error in ((1, 2e-9), (2, 1.25e-7)):
+        store(tmp_path, configuration(seed=seed), "finished", summary(sum_error=error, epsilon=2.0))
+    assert main([str(tmp_path)]) == 0
+    assert "error of the sum" not in capsys.readouterr().out
+    main([str(tmp_path), "--columns", "sum_error"])
+    text = capsys.readouterr().out
+    head, row = markdown_rows(text)
+    assert dict(zip(head, row, strict=True))["error of the sum (1e-9)"].startswith("125")
+    assert "\nerror of the sum (1e-9) is the largest of any seed.\n" in text
+    main([str(tmp_path), "--columns", "epsilon"])
+    assert "ε is the largest of any seed." in capsys.readouterr().out
+    main([str(tmp_path), "--columns", "epsilon,sum_error"])
+    assert "ε and error of the sum (1e-9) are the largest of any seed." in capsys.readouterr().out
+
+
 def test_what_is_wrong_is_said_in_one_line(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for arguments, named in (
