@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fl.config import hash_of
-from fl.participant import Request, answer
+from fl.participant import SETUP_ROUND, Request, answer
 from fl.server import Errand, Locate, serve
 from fl.transport import (
     ADDRESS,
@@ -75,12 +75,12 @@ def _participate(message: Message, context: Context) -> RecordDict:
         _state(message.content),
     )
     memory = recall(context.state, request)
-    told = RecordDict()
+    told, measured = RecordDict(), work.config.runtime.measure_sum_error and request.round != SETUP_ROUND
 
     def tell(vector: Vector) -> None:
         told[CLEAR] = ArrayRecord({CLEAR: as_array(vector)})
 
-    records, metrics = answer(work, request, memory, tell if work.config.runtime.measure_sum_error else None)
+    records, metrics = answer(work, request, memory, tell if measured else None)
     remember(context.state, request, memory)
     content = pack(records)
     content.update(told)
