@@ -16,7 +16,8 @@ from fl.workspace import Workspace, seed_generators
 from privacy.errors import MalformedContribution, ProtocolError
 from privacy.mechanism import ClientJob
 from privacy.randomness import OsRandomness
-from privacy.secure_sum import Address, Party, Records, Value, Vector
+from privacy.secure_sum import Address, Credentials, Party, Records, Value, Vector
+from privacy.signing import signed
 
 PROTECT = "protect"  # the phase of the protocol: what is spent outside the contribution
 
@@ -42,8 +43,13 @@ def client_index(address: Address) -> int:
     return int(index)
 
 
-def answer(work: Workspace, request: Request, memory: MutableMapping[str, Value]) -> tuple[Records, dict[str, float]]:
-    """The records that answer a request, and what it cost in time and memory by phase.
+def answer(
+    work: Workspace,
+    request: Request,
+    memory: MutableMapping[str, Value],
+    credentials: Credentials | None = None,
+) -> tuple[Records, dict[str, float]]:
+    """The records that answer a request, signed where there are credentials, and what it cost by phase.
 
     Raises:
         FedveilError: whatever makes an answer impossible; nothing is sent then.
@@ -57,7 +63,7 @@ def answer(work: Workspace, request: Request, memory: MutableMapping[str, Value]
         work.spec,
         memory,
         OsRandomness(),
-        work.credentials(request.address),
+        credentials,
     )
 
     def contribute() -> Vector:
@@ -65,6 +71,8 @@ def answer(work: Workspace, request: Request, memory: MutableMapping[str, Value]
         return contribution(work, request, memory, phases)
 
     records = work.backend.secure_sum.respond(request.stage, request.inbound, me, contribute)
+    if credentials is not None:
+        records = signed(records, me, request.stage)
     phases.end(PROTECT)
     return records, phases.metrics()
 

@@ -5,7 +5,7 @@ Shapes: D is the number of values of the model.
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,13 +23,14 @@ from fl.evaluation import Scores, evaluate
 from fl.ledger import LedgerFile
 from fl.metering import Meter
 from fl.rounds import drive
-from fl.runtimes.committee import attended
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace, address_of, preserved_generators
 from privacy.errors import FedveilError, PrivacyRefusal, TooFewContributors
 from privacy.mechanism import ServerJob
 from privacy.parameters import UNITS
-from privacy.secure_sum import Address, Total
+from privacy.sealing import Roster
+from privacy.secure_sum import Address, Flow, SetupFlow, Total, Vector
+from privacy.signing import require_everybody
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
     from privacy.accounting import Charge
@@ -46,15 +47,21 @@ class Errand:
     keep_checkpoints: int = 2
     progress: Literal["none", "bar", "lines"] = "none"
     poll_s: float = 0.0
+    roster: Roster | None = None  # everybody's public keys, where the secure sum pins them
 
 
 class Server:
-    """One run over one grid. `nodes` maps every client's address to its Flower node."""
+    """One run over one grid. `nodes` maps every address to its Flower node.
+
+    Raises:
+        ConfigError: somebody who will have to sign is not on the roster.
+    """
 
     def __init__(self, work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
         self.work, self._errand = work, errand
         self.meter = Meter()
         self.transport = Transport(grid, nodes, self.meter, work.config.server.deadline_s, errand.poll_s)
+        self._roster = _roster(work, errand)
         self._checkpoints = Checkpoints(errand.folder, errand.keep_checkpoints)
         self.ledger = LedgerFile(errand.folder)
         self._resume(self._checkpoints.latest())
@@ -106,8 +113,12 @@ class Server:
         secure_sum = self.work.backend.secure_sum
         roles = [*(address_of(client) for client in self.work.candidates), *secure_sum.roles]
         with self.meter.span("server", "setup"):
-            drive(secure_sum.setup(roles, self.work.spec), self.transport, self.meter, self._attempt())
+            self._drive(secure_sum.setup(roles, self.work.spec), self._attempt())
         self._save()
+
+    def _drive(self, flow: Flow | SetupFlow, attempt: Attempt, model_D: Vector | None = None) -> Total | None:
+        abort = self.work.config.server.on_invalid == "abort"
+        return drive(flow, self.transport, self.meter, attempt, model_D, abort, self._roster)
 
     def _round(self, number: int) -> Scores | None:
         try:
@@ -133,8 +144,7 @@ class Server:
         attempt = self._attempt(number)
         self.charge(attempt, cohort)
         flow = self.work.backend.secure_sum.server([address_of(client) for client in cohort], self.work.spec)
-        abort = self.work.config.server.on_invalid == "abort"
-        total = drive(flow, self.transport, self.meter, attempt, self.weights.detach().numpy(), abort)
+        total = self._drive(flow, attempt, self.weights.detach().numpy())
         assert total is not None
         self.meter.quantiles("update_norm")
         self.meter.add("server", "protocol", "survivors", len(total.survivors), "1")
@@ -247,12 +257,16 @@ def progress_bar(wanted: bool) -> Progress:
     return Progress(*columns, console=console, disable=not (wanted and console.is_terminal))
 
 
-Locate = Callable[[Grid, Workspace], Mapping[Address, int]]
+def _roster(work: Workspace, errand: Errand) -> Roster | None:
+    if not work.backend.secure_sum.pinned:
+        return None
+    assert errand.roster is not None, "whoever starts a run makes or reads one"
+    require_everybody(errand.roster, work.everybody)
+    return errand.roster
 
 
-def serve(work: Workspace, grid: Grid, locate: Locate, errand: Errand) -> None:
+def serve(work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
     """A whole run, or what is left of it: what every ServerApp does."""
     work.activate()
-    roles = work.backend.secure_sum.roles
-    with preserved_generators(work.device), attended(work.canonical, work.hash, roles, grid) as (wider, parties):
-        Server(work, wider, {**locate(grid, work), **parties}, errand).run()
+    with preserved_generators(work.device):
+        Server(work, grid, nodes, errand).run()

@@ -20,9 +20,17 @@ def threat_card(work: Workspace) -> list[str]:
 def _sum(work: Workspace) -> Iterator[str]:
     secure_sum = work.backend.secure_sum
     if secure_sum.pinned:
-        yield "This is a simulation: one party plays all roles and holds all keys."
+        yield _holders_of_keys(work)
     if secure_sum.hides and work.config.runtime.client_metrics:
         yield "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
+
+
+def _holders_of_keys(work: Workspace) -> str:
+    if work.config.runtime.name != "deployment":
+        return "This is a simulation: one party plays all roles and holds all keys."
+    if work.config.runtime.federation is None:
+        return "All roles are processes of one user on one machine, who can read all keys (runtime.federation=null)."
+    return "Whoever hands out the roster could put keys of their own on it: its SHA-256 is to be compared."
 
 
 def _noise(work: Workspace) -> Iterator[str]:
