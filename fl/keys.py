@@ -116,6 +116,7 @@ def deployed(folder: Path, address: Address, everybody: Iterable[Address], run: 
     """
     identity, roster = _own(folder, address)
     require_everybody(roster, everybody)
+    _private_folder(folder / STORES)
     return Credentials(identity, roster, FileStore(folder / STORES / run))
 
 
