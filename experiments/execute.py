@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
 from fl import config as configuration
 from fl import runtimes, vectors
 from fl.checkpoint import Checkpoints
+from fl.keys import read_roster
 from fl.ledger import LedgerFile
 from fl.server import Errand
 from fl.threats import threat_card
@@ -16,6 +17,7 @@ from fl.workspace import Workspace, workspace
 from privacy.errors import FedveilError
 from privacy.ledger import Ledger
 from privacy.parameters import UNITS
+from privacy.sealing import Roster
 from results.environment import describe
 from results.store import RunDirectory, default_directory, open_run
 from results.summary import summarise
@@ -60,10 +62,16 @@ def _refuse_early(config: DictConfig, canonical: str, directory: Path) -> None:
     configuration.check(config)
     if config.force or not RunDirectory(directory).finished:
         workspace(canonical)
+        _roster(config)
+
+
+def _roster(config: DictConfig) -> Roster | None:
+    return None if config.roster is None else read_roster(Path(config.roster))
 
 
 def _run(run: RunDirectory, canonical: str, config: DictConfig) -> dict[str, Any]:
-    errand = Errand(run.checkpoints, config.output.keep_checkpoints, "bar" if config.output.progress else "none")
+    progress: Literal["none", "bar"] = "bar" if config.output.progress else "none"
+    errand = Errand(run.checkpoints, config.output.keep_checkpoints, progress, roster=_roster(config))
     try:
         work = workspace(canonical)
         runtimes.run(work, run.path, errand)

@@ -1,11 +1,14 @@
 """The ServerApp and the ClientApp: the same ones in every runtime.
 
 A client acts only on a configuration whose hash is approved: by its node configuration (`approved-config`), or, in a
-simulation, by the environment of the process that the simulation started.
+simulation, by the environment of the process that the simulation started. Its keys are where its own node configuration
+says (`keys`), never where the server does. A node of another role passes its messages on to the role's resident process
+(`resident`, a socket).
 """
 
 import logging
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -13,9 +16,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from fl import keys
 from fl.config import hash_of
 from fl.participant import SETUP_ROUND, Request, answer
-from fl.server import Errand, Locate, serve
+from fl.runtimes.committee import FIRST_ROLE_NODE, attended
+from fl.server import Errand, serve
 from fl.transport import (
     ADDRESS,
     ARRAYS,
@@ -36,11 +41,14 @@ from fl.transport import (
 )
 from fl.workspace import Workspace, workspace
 from privacy.errors import ConfigError, FedveilError, ProtocolError
-from privacy.secure_sum import Address, Value, Vector
+from privacy.sealing import Roster
+from privacy.secure_sum import Address, Credentials, Value, Vector
 
 APPROVED = "approved-config"
 PARTITION = "partition-id"
 ROLE = "role"  # of a party beside clients and server
+KEYS = "keys"  # the folder of this node's keys, in a deployment
+RESIDENT = "resident"  # the socket of the process that plays the role
 APPROVED_VARIABLE = "FEDVEIL_APPROVED_CONFIG"
 MEMORY_ROUND = "memory-round"
 
@@ -51,17 +59,27 @@ server_app = ServerApp()
 
 @client_app.train()
 def participate(message: Message, context: Context) -> Message:
-    """Answer one stage of the protocol; an error travels back by name, for the server to tell why."""
+    """Answer one stage of the protocol."""
+    return Message(reply(message.content, context), reply_to=message)
+
+
+def reply(content: RecordDict, context: Context) -> RecordDict:
+    """What a node replies; an error travels back by name, for the server to tell why."""
     try:
-        return Message(_participate(message, context), reply_to=message)
+        resident = context.node_config.get(RESIDENT)
+        if resident is None:
+            return _participate(content, context)
+        from fl.runtimes.resident import relay
+
+        return relay(Path(str(resident)), str(context.node_config.get(ROLE)), content)
     except Exception as error:
         if not isinstance(error, FedveilError):  # a defect, not a refusal: show where
             log.warning("a client cannot answer", exc_info=error)
-        return Message(RecordDict({FAILURE: failure(error)}), reply_to=message)
+        return RecordDict({FAILURE: failure(error)})
 
 
-def _participate(message: Message, context: Context) -> RecordDict:
-    envelope, to = record_of(message.content, ENVELOPE, ConfigRecord), record_of(message.content, ADDRESS, ConfigRecord)
+def _participate(content: RecordDict, context: Context) -> RecordDict:
+    envelope, to = record_of(content, ENVELOPE, ConfigRecord), record_of(content, ADDRESS, ConfigRecord)
     if envelope is None or to is None:
         raise ProtocolError("a message without an envelope or an address")
     work = accept(str(envelope["config"]), context)
@@ -70,9 +88,9 @@ def _participate(message: Message, context: Context) -> RecordDict:
         str(envelope["stage"]),
         cast(int, envelope["round"]),
         str(envelope["attempt"]),
-        unpack(message.content),
-        _model(message.content),
-        _state(message.content),
+        unpack(content),
+        _model(content),
+        _state(content),
     )
     memory = recall(context.state, request)
     told, measured = RecordDict(), work.config.runtime.measure_sum_error and request.round != SETUP_ROUND
@@ -80,13 +98,14 @@ def _participate(message: Message, context: Context) -> RecordDict:
     def tell(vector: Vector) -> None:
         told[CLEAR] = ArrayRecord({CLEAR: as_array(vector)})
 
-    records, metrics = answer(work, request, memory, tell if measured else None)
+    own = credentials(work, request.address, context)
+    records, metrics = answer(work, request, memory, own, tell if measured else None)
     remember(context.state, request, memory)
-    content = pack(records)
-    content.update(told)
+    answered = pack(records)
+    answered.update(told)
     if work.config.runtime.client_metrics:
-        content[METRICS] = report(metrics)
-    return content
+        answered[METRICS] = report(metrics)
+    return answered
 
 
 def accept(canonical: str, context: Context) -> Workspace:
@@ -113,11 +132,39 @@ def own_address(asked: Address, context: Context) -> Address:
         ProtocolError: the message is for somebody else.
     """
     own = context.node_config.get(ROLE)
-    if own is None and APPROVED in context.node_config and PARTITION in context.node_config:
+    if own is None and _stands_alone(context):
         own = f"client/{context.node_config[PARTITION]}"
     if asked != (own or asked) or (own is None and not asked.startswith("client/")):
         raise ProtocolError(f"a message for {asked} came to {own or 'a client'}")
     return asked
+
+
+def _stands_alone(context: Context) -> bool:
+    """Whether this is a client's own node; simulations give their nodes less to know."""
+    return APPROVED in context.node_config and PARTITION in context.node_config
+
+
+def credentials(work: Workspace, address: Address, context: Context) -> Credentials | None:
+    """The keys and the store of a role, where the secure sum needs them.
+
+    Raises:
+        ConfigError: this node has no keys, or none that will do.
+    """
+    secure_sum, folder = work.backend.secure_sum, context.node_config.get(KEYS)
+    if not secure_sum.pinned:
+        return None
+    if folder is not None:
+        return keys.deployed(Path(str(folder)), address, work.everybody, work.hash)
+    if _stands_alone(context):
+        allowed = f"secure_sum={secure_sum.name} needs the folder of {address}'s keys, in its --node-config"
+        raise ConfigError.of(KEYS, None, allowed)
+    return keys.simulated(address, work.everybody)
+
+
+def role_context(address: Address, approved: str, folder: Path | None = None) -> Context:
+    """The node that a process is which plays one role beside clients and server; what it remembers is in it."""
+    config = {APPROVED: approved, ROLE: address} | ({} if folder is None else {KEYS: str(folder)})
+    return Context(1, FIRST_ROLE_NODE, dict(config), RecordDict(), {})
 
 
 def recall(state: RecordDict, request: Request) -> dict[str, Value]:
@@ -148,23 +195,28 @@ def _state(content: RecordDict) -> dict[str, float]:
     return {name: value for name, value in record.items() if isinstance(value, float)}
 
 
+Locate = Callable[[Grid, Workspace], Mapping[Address, int]]
+
+
 def server_app_of(work: Workspace, locate: Locate, errand: Errand) -> ServerApp:
-    """A ServerApp for the runtimes that run it in this process."""
+    """A ServerApp for the runtimes that run it in this process, with the processes of other roles beside it."""
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, _context: Context) -> None:
-        serve(work, grid, locate, errand)
+        with attended(work.canonical, work.hash, work.backend.secure_sum.roles, grid) as (wider, parties):
+            serve(work, wider, {**locate(wider, work), **parties}, errand)
 
     return app
 
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """The ServerApp of a deployment: configuration and folder come in Flower's run configuration."""
+    """The ServerApp of a deployment: configuration, folder and public keys come in Flower's run configuration."""
     from fl.runtimes.deployment import POLL_S, locate
 
-    work = workspace(str(context.run_config["config"]))
-    folder = Path(str(context.run_config["directory"])) / "checkpoints"
-    keep = int(str(context.run_config["keep-checkpoints"]))
-    serve(work, grid, locate, Errand(folder, keep, progress="lines", poll_s=POLL_S))
+    given = {name: str(value) for name, value in context.run_config.items()}
+    work, folder = workspace(given["config"]), Path(given["directory"]) / "checkpoints"
+    roster = Roster.from_bytes(given["roster"].encode()) if given["roster"] else None
+    errand = Errand(folder, int(given["keep-checkpoints"]), progress="lines", poll_s=POLL_S, roster=roster)
+    serve(work, grid, locate(grid, work), errand)

@@ -27,7 +27,8 @@ NOISES = ("os", "seeded")
 SAMPLERS = ("uniform", "separated")
 
 # Where a run writes and how it talks changes no result, so it is no part of a configuration's identity.
-UNHASHED = ("out", "force", "output")
+# Nor do the public keys of a roster: who approves a configuration has one, too.
+UNHASHED = ("out", "force", "output", "roster")
 
 
 @dataclass
@@ -129,6 +130,7 @@ class FedveilConfig:
     epsilon_budget: float | None = None  # the run ends before the round that would pass it
     out: str | None = None
     force: bool = False
+    roster: str | None = None  # file of everybody's public keys, for a deployment over several machines
     experiment: str = "default"
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -247,6 +249,8 @@ def check(config: DictConfig) -> None:
         if OmegaConf.select(config, key) != default and config.runtime.name != owner:
             raise ConfigError.of(key, OmegaConf.select(config, key), f"belongs to runtime={owner}")
     starts_nodes = config.runtime.name == "deployment" and config.runtime.federation is None
+    if config.roster is not None and config.runtime.federation is None:
+        raise ConfigError.of("roster", config.roster, "belongs to runtime.federation; elsewhere a run makes its own")
     if starts_nodes and config.runtime.supernodes < config.clients:
         raise ConfigError.of(
             "runtime.supernodes",

@@ -1,21 +1,32 @@
 """What roles have from set-up, outside the server: their keys, everybody's public ones, and a store of their own.
 
 In a simulation one party plays all roles: a master key in the run's folder stands for everybody's, and each role's
-store is a folder beside it. All of it is for its owner alone (mode 0600), and none of it is in a message or checkpoint.
+store is a folder beside it. In a deployment each role has a folder of its own, with the keys that it made and the
+roster that everybody has. All of it is for its owner alone (mode 0600), and none of it is in a message or checkpoint.
+
+`python -m fl.keys make FOLDER ADDRESS` makes a role's keys, `python -m fl.keys roster FILE PUBLIC...` the roster.
 """
 
+import argparse
 import os
+import re
+import stat
+import sys
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from privacy.errors import RunRefused
+from privacy.errors import ConfigError, FedveilError, RunRefused
 from privacy.randomness import KEY_BYTES, OsRandomness
-from privacy.sealing import Identity, Roster, mac
+from privacy.sealing import Identity, PublicKeys, Roster, mac
 from privacy.secure_sum import Address, Credentials, Store
+from privacy.signing import SERVER, require_everybody
 from results.files import replacing, sync
 
 KEYS_VARIABLE = "FEDVEIL_KEYS"  # the folder of a simulation's keys, for the processes that it starts
 MASTER = "master.key"
+IDENTITY, ROSTER, STORES = "identity.key", "roster.json", "runs"  # in the folder of a deployment's role
+ROLE = re.compile(r"[a-z]+(/(0|[1-9][0-9]*))?")
 
 
 class FileStore(Store):
@@ -51,16 +62,22 @@ def _private_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def set_up(folder: Path) -> None:
+# ---- A simulation: one party plays all roles
+
+
+def set_up(folder: Path, everybody: tuple[Address, ...]) -> Roster:
     """Make the master key of a simulation, once, and let this process's children know where it is."""
     _private_folder(folder)
     store = FileStore(folder)
-    if store.get(MASTER) is None:
-        store.put(MASTER, OsRandomness().key())
+    master = store.get(MASTER)
+    if master is None:
+        master = OsRandomness().key()
+        store.put(MASTER, master)
     os.environ[KEYS_VARIABLE] = str(folder.absolute())
+    return _roster(master, everybody)
 
 
-def credentials(address: Address, everybody: tuple[Address, ...]) -> Credentials:
+def simulated(address: Address, everybody: tuple[Address, ...]) -> Credentials:
     """Those of one role of the simulation that this process belongs to.
 
     Raises:
@@ -70,11 +87,12 @@ def credentials(address: Address, everybody: tuple[Address, ...]) -> Credentials
     master = FileStore(Path(folder)).get(MASTER) if folder else None
     if folder is None or master is None or len(master) != KEY_BYTES:
         raise RunRefused(f"{KEYS_VARIABLE}={folder}: there are no keys of a set-up")
-    return Credentials(
-        _identity(master, address),
-        _roster(master, everybody),
-        FileStore(Path(folder, address.replace("/", "-"))),
-    )
+    return Credentials(_identity(master, address), _roster(master, everybody), FileStore(folder_of(folder, address)))
+
+
+def folder_of(folder: str | Path, address: Address) -> Path:
+    """A role's own, where those of all are on one machine."""
+    return Path(folder, address.replace("/", "-"))
 
 
 @lru_cache(maxsize=64)
@@ -85,3 +103,157 @@ def _identity(master: bytes, address: Address) -> Identity:
 @lru_cache(maxsize=2)
 def _roster(master: bytes, everybody: tuple[Address, ...]) -> Roster:
     return Roster({address: _identity(master, address).public for address in everybody})
+
+
+# ---- A deployment: each role has a folder of its own
+
+
+def deployed(folder: Path, address: Address, everybody: Iterable[Address], run: str) -> Credentials:
+    """Those of the role whose folder this is; what it stores is kept by `run`, the hash of a configuration.
+
+    Raises:
+        ConfigError: no such keys, others may read them, or the roster has other keys of this role, or lacks somebody.
+    """
+    identity, roster = _own(folder, address)
+    require_everybody(roster, everybody)
+    _private_folder(folder / STORES)
+    return Credentials(identity, roster, FileStore(folder / STORES / run))
+
+
+@lru_cache(maxsize=64)
+def _own(folder: Path, address: Address) -> tuple[Identity, Roster]:
+    identity, roster = own_identity(folder), read_roster(folder / ROSTER)
+    require_everybody(roster, [address])
+    if roster[address] != identity.public:
+        raise ConfigError.of("keys", folder, f"its keys are not those of {address} on the roster; make that again")
+    return identity, roster
+
+
+def own_identity(folder: Path) -> Identity:
+    """The private keys in a role's folder.
+
+    Raises:
+        ConfigError: there are none, or others may read them.
+    """
+    for path in (folder, folder / IDENTITY):
+        _require_private(path)
+    data = _read("keys", folder / IDENTITY)
+    if len(data) != 2 * KEY_BYTES:
+        raise ConfigError.of("keys", folder / IDENTITY, f"is damaged: it must hold {2 * KEY_BYTES} bytes")
+    return Identity.from_bytes(data)
+
+
+def read_roster(file: Path) -> Roster:
+    """The roster in a file.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    return _parse("roster", file, _read("roster", file))
+
+
+def _parse(key: str, file: Path, data: bytes) -> Roster:
+    try:
+        return Roster.from_bytes(data)
+    except ConfigError as error:
+        raise ConfigError(f"{key}={file}: {error}") from None
+
+
+def _read(key: str, file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigError.of(key, file, _unreadable(error)) from None
+
+
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read ({error.strerror}); `python -m fl.keys --help` says how keys and rosters are made"
+
+
+def _require_private(path: Path) -> None:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        raise ConfigError.of("keys", path, _unreadable(error)) from None
+    if mode & 0o077:
+        raise ConfigError.of("keys", path, f"is open to others (mode {mode:04o}); close it with `chmod go= {path}`")
+
+
+def make(folder: Path, address: Address) -> Roster:
+    """Make a role's keys in a folder of its own; its public ones, as a roster of one.
+
+    Raises:
+        ConfigError: no address of a role, a folder that has keys or is open to others.
+    """
+    if not ROLE.fullmatch(address) or address == SERVER:
+        raise ConfigError.of("address", address, "must be a role's, such as client/0 or keyholder")
+    _private_folder(folder)
+    _require_private(folder)
+    if (folder / IDENTITY).exists():
+        raise ConfigError.of("keys", folder, "has keys already; give each role a folder of its own")
+    identity = Identity.generate(OsRandomness())
+    FileStore(folder).put(IDENTITY, identity.to_bytes())
+    return Roster({address: identity.public})
+
+
+def make_all(folder: Path, everybody: Sequence[Address]) -> Roster:
+    """What every role of a deployment on this machine needs, in folders below this one; keys that are there stay."""
+    owners = {address: folder_of(folder, address) for address in everybody}
+    for address, own in owners.items():
+        if not (own / IDENTITY).exists():
+            make(own, address)
+    roster = Roster({address: own_identity(own).public for address, own in owners.items()})
+    for own in owners.values():
+        FileStore(own).put(ROSTER, roster.to_bytes())
+    return roster
+
+
+def gather(files: Iterable[Path]) -> Roster:
+    """One roster from files of public lines.
+
+    Raises:
+        ConfigError: a line that is none, or an address that comes twice.
+    """
+    keys: dict[Address, PublicKeys] = {}
+    for file in files:
+        for line in _read("public", file).splitlines():
+            part = _parse("public", file, line)
+            for address in part:
+                if address in keys:
+                    raise ConfigError.of("public", file, f"{address} comes twice")
+                keys[address] = part[address]
+    return Roster(keys)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Keys of a deployment: each role makes its own, and a roster lists the public ones of all."""
+    parser = argparse.ArgumentParser(prog="python -m fl.keys", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("make", help="make a role's keys in its own folder, and print its public line")
+    one.add_argument("folder", type=Path)
+    one.add_argument("address", help="client/0, keyholder")
+    listing = commands.add_parser("roster", help="make a roster from files of public lines, and print its SHA-256")
+    listing.add_argument("file", type=Path, help=f"to write; each role keeps a copy in its folder, as {ROSTER}")
+    listing.add_argument("public", type=Path, nargs="+")
+    arguments = parser.parse_args(argv)
+    try:
+        print(_make(arguments) if arguments.command == "make" else _list(arguments))
+    except (FedveilError, OSError) as error:
+        print(f"fedveil: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _make(arguments: argparse.Namespace) -> str:
+    return make(arguments.folder, arguments.address).to_bytes().decode()
+
+
+def _list(arguments: argparse.Namespace) -> str:
+    roster = gather(arguments.public)
+    with replacing(arguments.file) as temporary:
+        temporary.write_bytes(roster.to_bytes())
+    return f"{roster.digest.hex()}  {arguments.file}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,7 +17,8 @@ from fl.workspace import Workspace, seed_generators
 from privacy.errors import MalformedContribution, ProtocolError
 from privacy.mechanism import ClientJob
 from privacy.randomness import OsRandomness
-from privacy.secure_sum import Address, Party, Records, Value, Vector
+from privacy.secure_sum import Address, Credentials, Party, Records, Value, Vector
+from privacy.signing import signed
 from privacy.spans import Recorder, recording, span
 
 SETUP_ROUND = 0
@@ -47,9 +48,13 @@ def client_index(address: Address) -> int:
 
 
 def answer(
-    work: Workspace, request: Request, memory: MutableMapping[str, Value], tell: Callable[[Vector], None] | None = None
+    work: Workspace,
+    request: Request,
+    memory: MutableMapping[str, Value],
+    credentials: Credentials | None = None,
+    tell: Callable[[Vector], None] | None = None,
 ) -> tuple[Records, dict[str, float]]:
-    """The records that answer a request, and what it cost in time and memory by phase.
+    """The records that answer a request, signed where there are credentials, and what it cost by phase.
 
     `tell` is given the vector in the clear, before the protocol may write to it: only for `measure_sum_error`.
 
@@ -65,7 +70,7 @@ def answer(
         work.spec,
         memory,
         OsRandomness(),
-        work.credentials(request.address),
+        credentials,
     )
 
     def contribute() -> Vector:
@@ -79,6 +84,9 @@ def answer(
 
     with recording(recorder):
         records = work.backend.secure_sum.respond(request.stage, request.inbound, me, contribute)
+        if credentials is not None:
+            with span("sign"):
+                records = signed(records, me, request.stage)
     phases.end(PROTECT)
     recorder.seconds.pop(CONTRIBUTION, None)
     return records, phases.metrics() | parts(PROTECT, recorder)

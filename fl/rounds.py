@@ -1,12 +1,18 @@
-"""Drives a secure sum over a transport: the whole of a round's control flow."""
+"""Drives a secure sum over a transport: the whole of a round's control flow.
+
+Where there is a roster, a reply that its sender did not sign for this very exchange is invalid.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fl.metering import Meter
 from fl.transport import Attempt, Transport, unpack
-from privacy.errors import ProtocolError, TooFewContributors
-from privacy.secure_sum import Exchange, Flow, SetupFlow, Total, Vector
+from privacy.errors import PrivacyRefusal, ProtocolError, TooFewContributors
+from privacy.sealing import Roster
+from privacy.secure_sum import Address, Exchange, Flow, Records, SetupFlow, Total, Vector
+from privacy.signing import reply_header, verified
+from privacy.spans import span
 
 
 def drive(
@@ -16,11 +22,12 @@ def drive(
     attempt: Attempt,
     model_D: Vector | None = None,
     abort_on_invalid: bool = False,
+    roster: Roster | None = None,
 ) -> Total | None:
     """Run a protocol's server half to its end, handing replies on as they come.
 
     Raises:
-        TooFewContributors: too few are left; the message says why the first one is missing.
+        PrivacyRefusal: too few are left, or nobody who could go on; the message says why somebody is missing.
         ProtocolError: a reply was invalid and `abort_on_invalid` is set.
     """
     respondents: list[str] | None = None
@@ -31,7 +38,7 @@ def drive(
         except StopIteration as stop:
             total: Total | None = stop.value
             return total
-        _run_exchange(exchange, transport, meter, attempt, model_D, abort_on_invalid)
+        _run_exchange(exchange, transport, meter, attempt, model_D, abort_on_invalid, roster)
         respondents = exchange.respondents()
 
 
@@ -42,23 +49,33 @@ def _run_exchange(
     attempt: Attempt,
     model_D: Vector | None,
     abort_on_invalid: bool,
+    roster: Roster | None,
 ) -> None:
     for address, content in transport.replies(exchange, attempt, model_D):
         try:
             with meter.compute(exchange.stage):
-                exchange.deliver(address, unpack(content))
+                exchange.deliver(address, _authentic(unpack(content), address, exchange.stage, attempt, roster))
         except ProtocolError as error:
             if abort_on_invalid:
                 raise type(error)(f"{address}: {error}") from error
             transport.drop(address, exchange.stage, "rejected", str(error))
 
 
+def _authentic(records: Records, address: Address, stage: str, attempt: Attempt, roster: Roster | None) -> Records:
+    if roster is None:
+        return records
+    with span("verify"):
+        return verified(records, roster, reply_header(attempt.run, attempt.round, attempt.attempt, stage, address))
+
+
 @contextmanager
 def _with_reasons(transport: Transport) -> Iterator[None]:
     try:
         yield
-    except TooFewContributors as error:
-        missing = next(iter(transport.dropped.items()), None)
-        if missing is None:
+    except PrivacyRefusal as error:
+        missing = list(transport.dropped.items())
+        if not missing:
             raise
-        raise TooFewContributors(f"{error}; {missing[0]} dropped out: {missing[1]}") from error
+        # of too few the first says why; of one who was needed, the last
+        address, reason = missing[0 if isinstance(error, TooFewContributors) else -1]
+        raise type(error)(f"{error}; {address} dropped out: {reason}") from error

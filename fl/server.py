@@ -5,7 +5,7 @@ Shapes: D is the number of values of the model.
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,14 +24,15 @@ from fl.ledger import LedgerFile
 from fl.metering import Meter
 from fl.participant import SETUP_ROUND
 from fl.rounds import drive
-from fl.runtimes.committee import attended
 from fl.sum_error import ClearContributions, require_within
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace, address_of, preserved_generators
 from privacy.errors import FedveilError, PrivacyRefusal, TooFewContributors
 from privacy.mechanism import ServerJob
 from privacy.parameters import UNITS
-from privacy.secure_sum import Address, Total
+from privacy.sealing import Roster
+from privacy.secure_sum import Address, Flow, SetupFlow, Total, Vector
+from privacy.signing import require_everybody
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
     from privacy.accounting import Charge
@@ -47,15 +48,21 @@ class Errand:
     keep_checkpoints: int = 2
     progress: Literal["none", "bar", "lines"] = "none"
     poll_s: float = 0.0
+    roster: Roster | None = None  # everybody's public keys, where the secure sum pins them
 
 
 class Server:
-    """One run over one grid. `nodes` maps every client's address to its Flower node."""
+    """One run over one grid. `nodes` maps every address to its Flower node.
+
+    Raises:
+        ConfigError: somebody who will have to sign is not on the roster.
+    """
 
     def __init__(self, work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
         self.work, self._errand = work, errand
         self.meter = Meter()
         self.transport = Transport(grid, nodes, self.meter, work.config.server.deadline_s, errand.poll_s)
+        self._roster = _roster(work, errand)
         self._checkpoints = Checkpoints(errand.folder, errand.keep_checkpoints)
         self.ledger = LedgerFile(errand.folder)
         self._resume(self._checkpoints.latest())
@@ -107,9 +114,12 @@ class Server:
         secure_sum = self.work.backend.secure_sum
         roles = [*(address_of(client) for client in self.work.candidates), *secure_sum.roles]
         with self.meter.span("server", "setup"):
-            weights_D, flow = self.weights.detach().numpy(), secure_sum.setup(roles, self.work.spec)
-            drive(flow, self.transport, self.meter, self._attempt(), weights_D)
+            self._drive(secure_sum.setup(roles, self.work.spec), self._attempt(), self.weights.detach().numpy())
         self._save()
+
+    def _drive(self, flow: Flow | SetupFlow, attempt: Attempt, model_D: Vector | None = None) -> Total | None:
+        abort = self.work.config.server.on_invalid == "abort"
+        return drive(flow, self.transport, self.meter, attempt, model_D, abort, self._roster)
 
     def _round(self, number: int) -> Scores | None:
         try:
@@ -143,8 +153,7 @@ class Server:
 
     def _sum(self, attempt: Attempt, addresses: Sequence[Address]) -> Total:
         flow = self.work.backend.secure_sum.server(addresses, self.work.spec)
-        abort = self.work.config.server.on_invalid == "abort"
-        total = drive(flow, self.transport, self.meter, attempt, self.weights.detach().numpy(), abort)
+        total = self._drive(flow, attempt, self.weights.detach().numpy())
         assert total is not None
         return total
 
@@ -266,12 +275,16 @@ def progress_bar(wanted: bool) -> Progress:
     return Progress(*columns, console=console, disable=not (wanted and console.is_terminal))
 
 
-Locate = Callable[[Grid, Workspace], Mapping[Address, int]]
+def _roster(work: Workspace, errand: Errand) -> Roster | None:
+    if not work.backend.secure_sum.pinned:
+        return None
+    assert errand.roster is not None, "whoever starts a run makes or reads one"
+    require_everybody(errand.roster, work.everybody)
+    return errand.roster
 
 
-def serve(work: Workspace, grid: Grid, locate: Locate, errand: Errand) -> None:
+def serve(work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
     """A whole run, or what is left of it: what every ServerApp does."""
     work.activate()
-    roles = work.backend.secure_sum.roles
-    with preserved_generators(work.device), attended(work.canonical, work.hash, roles, grid) as (wider, parties):
-        Server(work, wider, {**locate(grid, work), **parties}, errand).run()
+    with preserved_generators(work.device):
+        Server(work, grid, nodes, errand).run()

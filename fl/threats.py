@@ -27,7 +27,7 @@ def _sum(work: Workspace) -> Iterator[str]:
             "(runtime.measure_sum_error=true): the secure sum protects nothing."
         )
     if secure_sum.pinned:
-        yield "This is a simulation: one party plays all roles and holds all keys."
+        yield _holders_of_keys(work)
     if work.hides_something and work.min_contributors < HIDDEN_AMONG:
         yield "A sum over one client alone is opened, which is its update (server.min_contributors=1)."
     if isinstance(secure_sum, OpenedSum):
@@ -61,6 +61,14 @@ def _openings(secure_sum: OpenedSum) -> Iterator[str]:
             yield f"Noise hides the key of a round in its opened sum, to 2^-{rule.bits} (secure_sum.flooding_bits)."
     if secure_sum.broadcast:
         yield "Every client opens the sum (secure_sum.broadcast=true)."
+
+
+def _holders_of_keys(work: Workspace) -> str:
+    if work.config.runtime.name != "deployment":
+        return "This is a simulation: one party plays all roles and holds all keys."
+    if work.config.runtime.federation is None:
+        return "All roles are processes of one user on one machine, who can read all keys (runtime.federation=null)."
+    return "Whoever hands out the roster could put keys of their own on it: its SHA-256 is to be compared."
 
 
 def _noise(work: Workspace) -> Iterator[str]:

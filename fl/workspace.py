@@ -15,7 +15,7 @@ from hydra.utils import get_class, instantiate
 from numpy.typing import NDArray
 from torch.optim.lr_scheduler import LRScheduler
 
-from fl import cohorts, devices, keys, vectors
+from fl import cohorts, devices, vectors
 from fl import config as configuration
 from fl.data import ImageData, load_data
 from fl.partition import partition
@@ -23,7 +23,7 @@ from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError, FedveilError
 from privacy.mechanism import Mechanism, Plan
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness, seed_from
-from privacy.secure_sum import Address, Credentials, SecureSum, Segment, VectorSpec
+from privacy.secure_sum import Address, SecureSum, Segment, VectorSpec
 
 UPDATE, EXTRA, WEIGHT = "update", "extra", "weight"
 HIDDEN_AMONG = 2  # contributions at least, by default
@@ -242,15 +242,9 @@ class Workspace:
         """Whether the secure sum hides contributions, or a part of each, which takes somebody else to open."""
         return self.backend.secure_sum.hides or self.backend.secure_sum.pinned
 
-    def credentials(self, address: Address) -> Credentials | None:
-        """The keys and the store of a role, where the secure sum needs them."""
-        secure_sum = self.backend.secure_sum
-        if not secure_sum.pinned:
-            return None
-        return keys.credentials(address, self._everybody)
-
     @cached_property
-    def _everybody(self) -> tuple[Address, ...]:
+    def everybody(self) -> tuple[Address, ...]:
+        """Who has a part in the secure sum beside the server: clients and roles."""
         return (*map(address_of, range(self.config.clients)), *self.backend.secure_sum.roles)
 
     @cached_property

@@ -9,7 +9,7 @@ message came before is for the protocol to know.
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 
@@ -176,6 +176,12 @@ class Roster:
         if address not in self._keys:
             raise UnknownSender(f"{address} is not on the roster")
         return self._keys[address]
+
+    def __contains__(self, address: object) -> bool:
+        return address in self._keys
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
 
     def to_bytes(self) -> bytes:
         """JSON, the same for the same keys."""

@@ -67,7 +67,7 @@ class SelectiveSum(OpenedSum):
         def receive(_: Address, records: Records) -> None:
             bits = as_bytes(records, "positions")
             Selection.from_bytes(bits, spec, self.fraction)
-            chosen.append({"chooser": opener, "positions": bits, "signature": as_bytes(records, "signature")})
+            chosen.append({"chooser": opener, "positions": bits, "signed": as_bytes(records, "signed")})
 
         yield Exchange("rank", {opener: gathering.request(there)}, receive)
         if not chosen:
@@ -139,12 +139,12 @@ class SelectiveSum(OpenedSum):
         sensitivity_U = self._opened(self.scheme(me.spec), inbound, me, own)[:length]
         bits = most_sensitive(sensitivity_U, self._carried(me.spec).segments[0].length).to_bytes()
         own.store.put(POSITIONS, bits)
-        return {"positions": bits, "signature": own.identity.sign(header(me, POSITIONS, me.address, ""), bits)}
+        return {"positions": bits, "signed": own.identity.sign(header(me, POSITIONS, me.address, ""), bits)}
 
     def _take_positions(self, inbound: Records, me: Party, own: Credentials) -> Records:
         chooser = self._agreed_opener({"opener": str(inbound.get("chooser"))}, me, own)
         bits = as_bytes(inbound, "positions")
-        own.roster.verify(header(me, POSITIONS, chooser, ""), bits, inbound.get("signature"))
+        own.roster.verify(header(me, POSITIONS, chooser, ""), bits, inbound.get("signed"))
         Selection.from_bytes(bits, me.spec, self.fraction)
         own.store.put(POSITIONS, bits)
         return {}

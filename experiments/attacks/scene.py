@@ -171,7 +171,7 @@ class Scene:
     def _party(self, address: Address, attempt: Attempt) -> Party:
         """As `fl.participant.answer` makes it."""
         work, memory = self.work, attempt.memories[address]
-        credentials = work.credentials(address)
+        credentials = keys.simulated(address, work.everybody)
         return Party(address, work.hash, attempt.round, attempt.name, self.spec, memory, OsRandomness(), credentials)
 
 
@@ -197,7 +197,7 @@ def scene(
         ConfigError: a configuration that is refused.
     """
     work = configured(overrides)
-    with _keys():
+    with _keys(work):
         yield Scene(work, None if vectors is None else vectors(work))
 
 
@@ -218,11 +218,11 @@ def configured(overrides: Sequence[str]) -> Workspace:
 
 
 @contextmanager
-def _keys() -> Iterator[None]:
+def _keys(work: Workspace) -> Iterator[None]:
     """Keys and stores in a folder of their own, as a simulation has them."""
     before = os.environ.get(keys.KEYS_VARIABLE)
     with tempfile.TemporaryDirectory() as folder:
-        keys.set_up(Path(folder))
+        keys.set_up(Path(folder), work.everybody)
         try:
             yield
         finally:

@@ -1,10 +1,10 @@
 """The engines that carry the messages: the same apps in all three."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fl import keys
-from privacy.errors import ConfigError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and certificates need none
     from fl.server import Errand
@@ -17,21 +17,19 @@ def run(work: "Workspace", directory: Path, errand: "Errand") -> None:
     Raises:
         FedveilError: the run cannot go on.
     """
-    name, secure_sum = work.config.runtime.name, work.backend.secure_sum
-    if secure_sum.pinned:
-        if name == "deployment":
-            allowed = f"sets up no roster yet, which secure_sum={secure_sum.name} needs: choose inprocess or ray"
-            raise ConfigError.of("runtime", name, allowed)
-        keys.set_up(directory / "keys")
+    name = work.config.runtime.name
+    if name == "deployment":
+        from fl.runtimes import deployment
+
+        deployment.run(work, directory, errand)
+        return
+    if work.backend.secure_sum.pinned:
+        errand = replace(errand, roster=keys.set_up(directory / "keys", work.everybody))
     if name == "inprocess":
         from fl.runtimes import inprocess
 
         inprocess.run(work, errand)
-    elif name == "ray":
+    else:
         from fl.runtimes import ray
 
         ray.run(work, errand)
-    else:
-        from fl.runtimes import deployment
-
-        deployment.run(work.canonical, directory, work.config)

@@ -100,12 +100,12 @@ def _alive(address: Address) -> Iterator[None]:
 
 def _start(canonical: str, run_hash: str, address: Address) -> None:
     """In the new process: it plays one role, for one configuration, and remembers it between stages."""
-    from fl.apps import APPROVED, ROLE
+    from fl.apps import role_context
     from fl.workspace import workspace
 
     global _context
     end_with_parent()
-    _context = Context(1, FIRST_ROLE_NODE, {APPROVED: run_hash, ROLE: address}, RecordDict(), {})
+    _context = role_context(address, run_hash)
     assert workspace(canonical).spec
 
 

@@ -3,6 +3,9 @@
 Without `runtime.federation`, everything is made, started on loopback and stopped here; with it, the run goes to a
 SuperLink that somebody else runs. Either way `flwr run` submits it, as an app that holds no code but the names of the
 two apps of the installed package, and the status that the SuperLink gives it decides whether it succeeded.
+
+Where the secure sum pins keys, each client and role has a folder of its own, which its node configuration names; the
+ServerApp gets the roster of public keys. A role beside them has a resident process, to which its SuperNode relays.
 """
 
 import json
@@ -10,6 +13,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -20,11 +24,14 @@ from typing import Any, cast
 import tomli_w
 from flwr.serverapp import Grid
 
-from fl.config import FedveilConfig, hash_of
+from fl import keys
 from fl.runtimes.loopback import START_S, Link, Node, environment, superlink, tool
 from fl.runtimes.processes import Processes
-from fl.workspace import Workspace
+from fl.runtimes.resident import SOCKET, answers
+from fl.server import Errand
+from fl.workspace import Workspace, address_of
 from privacy.errors import ConfigError, RuntimeFailure
+from privacy.sealing import Roster
 from privacy.secure_sum import Address
 
 APPS = "fl.apps"
@@ -40,25 +47,59 @@ FLOWERS_ERROR = "\x1b[91mERROR"  # a traceback follows
 Echo = Callable[[str], None]
 
 
-def run(canonical: str, directory: Path, config: FedveilConfig) -> None:
+def run(work: Workspace, directory: Path, errand: Errand) -> None:
     """Run a configuration to its end over a SuperLink; the log of every process goes to `directory`/deployment.
 
-    The ServerApp finds `config` (the canonical JSON) and `directory` in its run configuration, a ClientApp finds
-    `partition-id` and `approved-config` in its node configuration.
+    The ServerApp finds `config` (the canonical JSON), `directory` and `roster` in its run configuration, a ClientApp
+    finds `partition-id`, `approved-config` and `keys` in its node configuration, or `role` and `resident`.
 
     Raises:
-        ConfigError: `runtime.federation` is not a connection of $FLWR_HOME/config.toml.
+        ConfigError: `runtime.federation` is not a connection of $FLWR_HOME/config.toml, or the roster will not do.
         RuntimeFailure: a process ended early or the run did not complete; one line that names the log.
     """
-    keep = str(config.output.keep_checkpoints)
-    settings = {"config": canonical, "directory": str(directory.resolve()), "keep-checkpoints": keep}
+    federation = work.config.runtime.federation
     with _folders(directory) as (logs, private), Processes(logs) as processes, ExitStack() as stack:
-        if config.runtime.federation is None:
-            nodes = [client_node(client, hash_of(canonical)) for client in range(config.runtime.supernodes)]
-            link = stack.enter_context(superlink(processes, private, nodes))
+        if federation is None:
+            folder = directory.resolve() / "keys"  # outlasts a stop: who goes on needs the same keys
+            roster = _make_keys(work, folder)
+            start_residents(processes, work, folder)
+            link = stack.enter_context(superlink(processes, private, nodes_of(work, folder)))
         else:
-            link = known(config.runtime.federation)
-        submit(processes, link, write_app(private, settings), shown() if config.output.progress else None)
+            roster, link = _given_roster(work, errand), known(federation)
+        settings = {
+            "config": work.canonical,
+            "directory": str(directory.resolve()),
+            "keep-checkpoints": str(errand.keep_checkpoints),
+            "roster": "" if roster is None else roster.to_bytes().decode(),
+        }
+        submit(processes, link, write_app(private, settings, APPS), None if errand.progress == "none" else shown())
+
+
+def _make_keys(work: Workspace, folder: Path) -> Roster | None:
+    """On loopback: a folder for each SuperNode and role, below this one."""
+    secure_sum = work.backend.secure_sum
+    if not secure_sum.pinned and not secure_sum.roles:
+        return None
+    return keys.make_all(folder, [*map(address_of, range(work.config.runtime.supernodes)), *secure_sum.roles])
+
+
+def _given_roster(work: Workspace, errand: Errand) -> Roster | None:
+    secure_sum = work.backend.secure_sum
+    if secure_sum.pinned and errand.roster is None:
+        raise ConfigError.of("roster", None, f"secure_sum={secure_sum.name} needs the file of everybody's public keys")
+    if not secure_sum.pinned and errand.roster is not None:
+        raise ConfigError.of("roster", errand.roster.digest.hex(), f"secure_sum={secure_sum.name} needs none")
+    return errand.roster
+
+
+def nodes_of(work: Workspace, folder: Path) -> list[Node]:
+    """On loopback: a SuperNode for each client, and one for each role."""
+    secure_sum = work.backend.secure_sum
+    clients = [client_node(client, work.hash) for client in range(work.config.runtime.supernodes)]
+    if secure_sum.pinned:
+        for node in clients:
+            node.config["keys"] = str(keys.folder_of(folder, node.address))
+    return [*clients, *(role_node(role, keys.folder_of(folder, role) / SOCKET) for role in secure_sum.roles)]
 
 
 def client_node(client: int, approved: str) -> Node:
@@ -66,13 +107,36 @@ def client_node(client: int, approved: str) -> Node:
     return Node(f"client/{client}", {"partition-id": client, "approved-config": approved})
 
 
-def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
-    """The nodes of all clients, by the names under which their keys were registered; waits until they are online.
+def role_node(role: Address, socket: Path) -> Node:
+    """The SuperNode of a role, which asks the role's resident process."""
+    return Node(role, {"role": role, "resident": str(socket)})
+
+
+def start_residents(processes: Processes, work: Workspace, folder: Path) -> None:
+    """Start a process for each role, and wait until it listens.
 
     Raises:
-        RuntimeFailure: a client is not there in time, or two nodes go by its name.
+        RuntimeFailure: it does not.
     """
-    wanted = {f"client/{client}" for client in range(work.config.clients)}
+    for role in work.backend.secure_sum.roles:
+        own = keys.folder_of(folder, role)
+        command = [sys.executable, "-P", "-m", "fl.runtimes.resident", role, "--keys", str(own), "--approve", work.hash]
+        process = processes.start(role.replace("/", "-"), command, environment())
+        ends = time.monotonic() + START_S
+        while not answers(own / SOCKET):
+            process.check()
+            if time.monotonic() > ends:
+                raise process.failure(f"does not listen after {START_S:.0f} s")
+            time.sleep(POLL_S)
+
+
+def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
+    """The nodes of all clients and roles, by the names under which their keys were registered; waits for all of them.
+
+    Raises:
+        RuntimeFailure: somebody is not there in time, or two nodes go by one name.
+    """
+    wanted = set(work.everybody)
     ends = time.monotonic() + NODES_TIMEOUT_S
     while missing := wanted - (nodes := _online(grid)).keys():
         if time.monotonic() > ends:
@@ -124,7 +188,7 @@ def _folders(directory: Path) -> Iterator[tuple[Path, Path]]:
         shutil.rmtree(private, ignore_errors=True)
 
 
-def write_app(private: Path, settings: Mapping[str, str], apps: str = APPS) -> tuple[Path, Path]:
+def write_app(private: Path, settings: Mapping[str, str], apps: str) -> tuple[Path, Path]:
     """The folder of an app without code, and the file of its run configuration.
 
     The app is the same for every run, byte for byte, so Flower unpacks it once and its hash can be told in advance.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import tomli_w
 
+from fl.keys import KEYS_VARIABLE
 from fl.runtimes.certificates import Certificates, make_certificates, make_node_key
 from fl.runtimes.processes import Processes
 from privacy.errors import RuntimeFailure
@@ -52,7 +53,7 @@ class Node:
     """A SuperNode to start: the address under which it is registered, and its node configuration."""
 
     address: str
-    config: Mapping[str, int | str]
+    config: dict[str, int | str]
 
 
 @contextmanager
@@ -96,6 +97,7 @@ def supernode_command(port: int, own_port: int, certificates: Certificates, key:
 def environment(home: Path | None = None) -> dict[str, str]:
     """This process's environment with Flower's settings; `home` is a private FLWR_HOME for what runs on loopback."""
     env = {**os.environ, **SETTINGS}
+    env.pop(KEYS_VARIABLE, None)  # of a simulation that ran in this process: a deployment's keys are in folders
     # Flower finds its own programs on the path.
     env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", os.defpath)])
     if home is not None:

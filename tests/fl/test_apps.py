@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from fl.apps import APPROVED, APPROVED_VARIABLE, PARTITION, client_app
+from fl import keys
+from fl.apps import APPROVED, APPROVED_VARIABLE, KEYS, PARTITION, client_app
 from fl.config import hash_of
 from fl.runtimes.inprocess import InProcessGrid
 from fl.transport import ADDRESS, ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, SCALARS, read_report, unpack
 from privacy.secure_sum import PlainSum
+from privacy.signing import reply_header, verified
 from tests.composed import MASKED, PROBE, canonical
 
 CLIENT = "client/1"
@@ -96,6 +98,29 @@ def test_a_simulation_approves_by_its_environment(monkeypatch):
 def test_the_environment_does_not_overrule_a_nodes_own_configuration(monkeypatch):
     monkeypatch.setenv(APPROVED_VARIABLE, hash_of(TWO_STAGES))
     assert failure_of(ask(TWO_STAGES, node(PLAIN)))[0] == "ConfigError"
+
+
+PINNED = canonical(*PROBE, "secure_sum=pad", "secure_sum.keys=clients", "secure_sum.bound=4")
+CLIENTS = tuple(f"client/{client}" for client in range(4))
+
+
+def test_a_node_signs_with_the_keys_that_its_own_configuration_names(tmp_path):
+    roster = keys.make_all(tmp_path, CLIENTS)
+    content = ask(PINNED, node(PINNED, **{KEYS: str(keys.folder_of(tmp_path, CLIENT))}), "elect")
+    verified(unpack(content), roster, reply_header(hash_of(PINNED), 1, "first", "elect", CLIENT))
+    kind, message = failure_of(ask(PINNED, node(PINNED, **{KEYS: str(keys.folder_of(tmp_path, "client/0"))}), "elect"))
+    assert kind == "ConfigError"
+    assert "its keys are not those of client/1" in message
+
+
+def test_a_node_without_keys_takes_those_of_no_simulation(tmp_path, monkeypatch):
+    monkeypatch.setenv(keys.KEYS_VARIABLE, "")
+    keys.set_up(tmp_path, CLIENTS)
+    kind, message = failure_of(ask(PINNED, node(PINNED), "elect"))
+    assert kind == "ConfigError"
+    assert message == "keys=None: secure_sum=pad needs the folder of client/1's keys, in its --node-config"
+    simulated = Context(1, 7, {APPROVED: hash_of(PINNED)}, RecordDict(), {})
+    assert "signature" in unpack(ask(PINNED, simulated, "elect"))
 
 
 @pytest.mark.parametrize("address", ["client/0", "client/10", "client/01", "party/1", "", "client/1 "])

@@ -166,12 +166,6 @@ def test_what_cannot_work_is_refused_before_anything_runs(overrides, message):
         workspace_of(*overrides)
 
 
-def test_a_deployment_says_that_it_has_no_roster(tmp_path):
-    work = workspace_of("secure_sum=ckks", "runtime=deployment", "clients=3")
-    with pytest.raises(ConfigError, match=r"^runtime=deployment: sets up no roster yet"):
-        runtimes.run(work, tmp_path, Errand(tmp_path / "checkpoints"))
-
-
 def test_float32_never_rounds_beyond_the_bound():
     from fl.participant import limited
 

@@ -15,7 +15,7 @@ from privacy.errors import ConfigError
 from tests.composed import compose
 
 BASE = compose()
-NOT_IDENTITY = {"out", "force", "output.progress", "output.keep_checkpoints"}
+NOT_IDENTITY = {"out", "force", "output.progress", "output.keep_checkpoints", "roster"}
 
 
 def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -240,6 +240,7 @@ def test_epochs_or_steps_but_not_both(epochs, steps, fine):
         (["runtime=ray", "runtime.workers=2"], r"^runtime.workers=2: belongs to runtime=inprocess$"),
         (["runtime.address=auto"], r"^runtime.address=auto: belongs to runtime=ray$"),
         (["runtime=ray", "runtime.federation=x"], r"^runtime.federation=x: belongs to runtime=deployment$"),
+        (["roster=keys.json"], r"^roster=keys.json: belongs to runtime.federation; elsewhere a run makes its own$"),
         (["runtime=deployment"], r"^runtime.supernodes=3: must be at least clients=10"),
     ],
 )

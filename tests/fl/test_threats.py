@@ -28,6 +28,12 @@ def card(*overrides: str) -> str:
         (("mechanism=distributed_dp", "delta=1e-2"), "noise=os", "floating-point"),
         (("secure_sum=pad",), "The server and the keyholder do not collude.", "trusted"),
         (("secure_sum=pad",), "one party plays all roles", "Noise"),
+        (("secure_sum=pad", "runtime=deployment", "clients=3"), "one user on one machine", "simulation"),
+        (
+            ("secure_sum=pad", "runtime=deployment", "runtime.federation=lab"),
+            "SHA-256 is to be compared",
+            "one machine",
+        ),
         (("secure_sum=pad", "runtime.client_metrics=false"), "simulation", "client_metrics"),
         (("secure_sum=pad", "server.min_contributors=1"), "A sum over one client alone is opened", "trusted"),
         (("secure_sum=pad",), "simulation", "over one client"),

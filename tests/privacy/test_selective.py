@@ -148,7 +148,7 @@ def test_positions_that_the_opener_did_not_sign_are_refused():
     other[0] ^= 0xFF
     for changes, error in [
         ({"positions": bytes(other)}, BadSignature),
-        ({"signature": bytes(64)}, BadSignature),
+        ({"signed": bytes(64)}, BadSignature),
         ({"chooser": "client/0"}, ProtocolError),
         ({"positions": 3}, MalformedContribution),
     ]:

@@ -20,7 +20,6 @@ import psutil
 import pytest
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from omegaconf import OmegaConf
 
 from fl.runtimes import deployment
 from fl.runtimes.certificates import Certificates, make_node_key
@@ -263,8 +262,9 @@ class Nodes:
         return [NodeInfo(node_id=node_id, name=name) for node_id, name in online.items()]
 
 
-def locate(nodes: Nodes, clients: int) -> dict[str, int]:
-    work = SimpleNamespace(config=OmegaConf.create({"clients": clients}))
+def locate(nodes: Nodes, clients: int, *roles: str) -> dict[str, int]:
+    everybody = (*(f"client/{client}" for client in range(clients)), *roles)
+    work = SimpleNamespace(everybody=everybody)
     return dict(deployment.locate(cast(Grid, nodes), cast(Workspace, work)))
 
 
@@ -273,10 +273,17 @@ def test_clients_are_located_by_the_names_of_their_keys_once_all_are_online() ->
     assert locate(nodes, 2) == {"client/0": 9, "client/1": 7}
 
 
+def test_a_role_is_waited_for_like_a_client() -> None:
+    nodes = Nodes({9: "client/0"}, {9: "client/0", 5: "party/0"}, {9: "client/0", 5: "party/0", 4: "keyholder"})
+    assert locate(nodes, 1, "keyholder") == {"client/0": 9, "keyholder": 4}
+
+
 def test_a_client_that_never_comes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployment, "NODES_TIMEOUT_S", 0.0)
     with pytest.raises(RuntimeFailure, match=r"2 of 3 SuperNodes are not online after 0 s, among them client/1"):
         locate(Nodes({7: "client/0"}), 3)
+    with pytest.raises(RuntimeFailure, match=r"1 of 2 SuperNodes are not online .* --name keyholder` and start it"):
+        locate(Nodes({7: "client/0"}), 1, "keyholder")
 
 
 def test_two_nodes_of_one_name_are_refused() -> None:
@@ -287,7 +294,7 @@ def test_two_nodes_of_one_name_are_refused() -> None:
 def test_the_app_is_the_same_for_every_run(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    apps = [write_app(tmp_path / name, {"config": name, "directory": name})[0] for name in ("a", "b")]
+    apps = [write_app(tmp_path / name, {"config": name, "directory": name}, ECHO)[0] for name in ("a", "b")]
     files = [{path.name: path.read_bytes() for path in app.rglob("*")} for app in apps]
     assert files[0] == files[1]
     assert list(files[0]) == ["pyproject.toml"]

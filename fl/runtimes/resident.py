@@ -1,0 +1,214 @@
+"""The process that plays a role of a deployment beside clients and server: it has the role's keys and its memory.
+
+    python -m fl.runtimes.resident keyholder --keys FOLDER --approve HASH
+
+Flower starts a new process for each message to the role's SuperNode. That one relays to this one over a Unix socket:
+whoever may write to the socket may ask. A message, and the answer to it, is its length in 8 bytes, and Flower's records
+as Protocol Buffers.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from flwr.app import Context, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+
+from fl import keys
+from privacy.errors import ConfigError, FedveilError, ProtocolError, RuntimeFailure
+from privacy.secure_sum import Address
+
+SOCKET = "socket"  # in the role's folder
+HASH_DIGITS = 64
+LENGTH_BYTES = 8
+MAX_BYTES = 2**31 - 1  # what Protocol Buffers can hold
+CHUNK_BYTES = 1 << 20  # memory is taken as bytes come, whatever length was announced
+STALL_S = 30.0  # a relay that says nothing for so long is given up
+QUEUE = 16
+
+
+# ---- The SuperNode's end
+
+
+def relay(path: Path, role: Address, content: RecordDict) -> RecordDict:
+    """What the process that plays a role answers.
+
+    Raises:
+        RuntimeFailure: it is not there, or died.
+    """
+    try:
+        connection = _connected(path)
+    except OSError:
+        start = f"start `python -m fl.runtimes.resident {role}`"
+        raise RuntimeFailure(f"the process of {role} does not answer at {path}: {start}") from None
+    try:
+        with connection:
+            _send(connection, content)
+            return _receive(connection)
+    except (OSError, ProtocolError):
+        raise RuntimeFailure(f"the process of {role} died") from None
+
+
+def answers(path: Path) -> bool:
+    """Whether a process listens at a socket."""
+    try:
+        _connected(path).close()
+    except OSError:
+        return False
+    return True
+
+
+def _connected(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        with _short(path) as name:
+            connection.connect(name)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """Another name for a path: that of a socket has 108 bytes at most."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def _send(connection: socket.socket, content: RecordDict) -> None:
+    data = recorddict_to_proto(content).SerializeToString()
+    connection.sendall(len(data).to_bytes(LENGTH_BYTES, "big"))
+    connection.sendall(data)
+
+
+def _receive(connection: socket.socket) -> RecordDict:
+    """The records of one message.
+
+    Raises:
+        ProtocolError: it is too long, ends early, or holds no records.
+    """
+    length = int.from_bytes(_exactly(connection, LENGTH_BYTES), "big")
+    if length > MAX_BYTES:
+        raise ProtocolError(f"a message of {length} bytes is longer than {MAX_BYTES}")
+    data = _exactly(connection, length)
+    try:
+        return recorddict_from_proto(ProtoRecordDict.FromString(data))
+    except Exception as error:  # these bytes make the parsers raise whatever they may
+        raise ProtocolError(f"{length} bytes are no records: {error}") from None
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        chunk = connection.recv(min(CHUNK_BYTES, count - len(data)))
+        if not chunk:
+            raise ProtocolError(f"a message ends after {len(data)} of {count} bytes")
+        data += chunk
+    return bytes(data)
+
+
+# ---- The resident's end
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    """A socket at a path; the folder that it is in, and its group, decide who may connect.
+
+    Raises:
+        ConfigError: another process listens there, or nobody can.
+    """
+    if answers(path):
+        raise ConfigError.of("socket", path, "another process listens there: stop it, or give this one another socket")
+    with socket.socket(socket.AF_UNIX) as listener:
+        try:
+            path.unlink(missing_ok=True)  # of a process that was killed
+            with _short(path) as name:
+                listener.bind(name)
+            path.chmod(0o660)
+        except OSError as error:
+            raise ConfigError.of("socket", path, f"cannot be made ({error.strerror})") from None
+        listener.listen(QUEUE)
+        try:
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def serve(listener: socket.socket, context: Context) -> NoReturn:
+    """Answer one message after the other, until the process is ended."""
+    while True:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):  # a relay that died wants no answer
+            connection.settimeout(STALL_S)
+            _send(connection, _answer(connection, context))
+
+
+def _answer(connection: socket.socket, context: Context) -> RecordDict:
+    from fl.apps import reply
+    from fl.transport import FAILURE, failure
+
+    try:
+        content = _receive(connection)
+    except ProtocolError as error:
+        return RecordDict({FAILURE: failure(error)})
+    return reply(content, context)
+
+
+def play(role: Address, folder: Path, approved: str, path: Path) -> None:
+    """Be the process of a role, until it is ended.
+
+    Raises:
+        ConfigError: keys, approved hash or socket will not do.
+    """
+    from fl.apps import role_context  # takes seconds: what is wrong with the arguments shows before
+
+    signal.signal(signal.SIGTERM, _stop)
+    with listening(path) as listener:
+        print(f"{role} listens at {path}, for the configuration {approved}", flush=True)
+        serve(listener, role_context(role, approved, folder))
+
+
+def _stop(signum: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + signum)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Play a role of a deployment, such as the keyholder, for one configuration."""
+    parser = argparse.ArgumentParser(prog="python -m fl.runtimes.resident", description=main.__doc__)
+    parser.add_argument("role", help="keyholder")
+    parser.add_argument("--keys", type=Path, required=True, metavar="FOLDER", help="of the role, with the roster in it")
+    parser.add_argument("--approve", required=True, metavar="HASH", help="of the configuration; see `fedveil hash`")
+    parser.add_argument("--socket", type=Path, help=f"where its SuperNode asks (default: {SOCKET} in the folder)")
+    arguments = parser.parse_args(argv)
+    folder = arguments.keys.absolute()
+    path = (arguments.socket or folder / SOCKET).absolute()
+    try:
+        _check(arguments.role, folder, arguments.approve)
+        play(arguments.role, folder, arguments.approve, path)
+    except FedveilError as error:
+        print(f"fedveil: error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 2
+
+
+def _check(role: Address, folder: Path, approved: str) -> None:
+    if len(approved) != HASH_DIGITS or set(approved) - set("0123456789abcdef"):
+        raise ConfigError.of("approve", approved, "must be the hash that `fedveil hash` prints")
+    keys.deployed(folder, role, [role], approved)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

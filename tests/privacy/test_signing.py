@@ -1,0 +1,186 @@
+"""Signatures over records: nothing else has the same hash, and nobody else's, nor an older one, is taken."""
+
+import struct
+import tracemalloc
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from privacy.errors import BadSignature, ConfigError, MalformedContribution, UnknownSender
+from privacy.randomness import SeededRandomness
+from privacy.sealing import Identity, Roster
+from privacy.secure_sum import Credentials, Party
+from privacy.signing import SIGNATURE, fingerprint, reply_header, require_everybody, signed, verified
+from tests.privacy.harness import MemoryStore, spec_of
+
+RANDOMNESS = SeededRandomness("signing")
+PEOPLE = {name: Identity.generate(RANDOMNESS) for name in ("client/0", "client/1", "keyholder")}
+ROSTER = Roster({name: person.public for name, person in PEOPLE.items()})
+RUN, ATTEMPT = "ab" * 32, "0123456789abcdef"
+HEADER = reply_header(RUN, 3, ATTEMPT, "collect", "client/0")
+
+names = st.text("ab/é", max_size=3)
+numbers = arrays.arrays(
+    st.sampled_from(["<f4", ">f4", "<f8", "<u8", "|u1", "<i2", "?", "<c8"]),
+    arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3),
+)
+scalars = st.one_of(
+    st.binary(max_size=4), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text("0ab", max_size=3)
+)
+records = st.dictionaries(names, scalars | numbers, max_size=3)
+
+
+def party(address: str = "client/0") -> Party:
+    credentials = Credentials(PEOPLE[address], ROSTER, MemoryStore())
+    return Party(address, RUN, 3, ATTEMPT, spec_of(3, 2), {}, RANDOMNESS, credentials)
+
+
+def told(value: object) -> object:
+    """All that a value is, as plain Python compares it."""
+    if isinstance(value, np.ndarray):
+        return "array", value.dtype.str, value.shape, value.tobytes()
+    return (type(value), struct.pack("<d", value)) if isinstance(value, float) else (type(value), value)
+
+
+def same(one: dict, other: dict) -> bool:
+    return {name: told(value) for name, value in one.items()} == {name: told(value) for name, value in other.items()}
+
+
+@given(records, records)
+def test_other_records_have_another_hash(one, other):
+    assert (fingerprint(one) == fingerprint(other)) == same(one, other)
+
+
+ONE = np.array([1, 2, 3, 4], np.uint8)
+NEAR = [
+    ({}, {"": b""}),
+    ({"a": b""}, {"b": b""}),
+    ({"a": b"b"}, {"ab": b""}),
+    ({"a": b"x", "b": b"y"}, {"a": b"xb", "": b"y"}),
+    ({"a": b"x", "b": b"y"}, {"a": b"y", "b": b"x"}),
+    ({"a": b"bbytes"}, {"a": b"", "b": b""}),
+    ({"a": b"1"}, {"a": "1"}),
+    ({"a": 1}, {"a": "1"}),
+    ({"a": 1}, {"a": True}),
+    ({"a": 1}, {"a": 1.0}),
+    ({"a": 0.0}, {"a": -0.0}),
+    ({"a": b"\1\2\3\4"}, {"a": ONE}),
+    ({"a": ONE}, {"a": ONE.view(np.int8)}),
+    ({"a": ONE}, {"a": ONE.view("<u4")}),
+    ({"a": ONE.view("<u4")}, {"a": ONE.view(">u4")}),
+    ({"a": ONE}, {"a": ONE.reshape(2, 2)}),
+    ({"a": ONE[:1]}, {"a": ONE[:1].reshape(())}),
+    ({"a": np.zeros((0, 2))}, {"a": np.zeros((2, 0))}),
+    ({"a": np.array([1.0])}, {"a": 1.0}),
+    ({"a": b"\1" * 2**16}, {"a": b"\1" * (2**16 + 1)}),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), NEAR)
+def test_records_that_are_alike_are_told_apart(one, other):
+    assert fingerprint(one) != fingerprint(other)
+
+
+@given(records)
+def test_neither_the_order_of_records_nor_that_of_memory_counts(found):
+    backwards = {
+        name: np.array(value, order="F") if isinstance(value, np.ndarray) else value
+        for name, value in reversed(found.items())
+    }
+    assert fingerprint(backwards) == fingerprint(found)
+    strided = np.arange(12, dtype=np.int16)[::2]
+    assert fingerprint({"a": strided}) == fingerprint({"a": strided.copy()})
+
+
+def test_a_large_value_is_hashed_where_it_is():
+    large = {"vector": np.zeros(4_000_000, np.float32), "message": bytes(16_000_000)}
+    tracemalloc.start()
+    try:
+        fingerprint(large)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.array(["text"]), np.array([None]), np.zeros(1, "f4,f4"), np.zeros(1, "M8[s]"), np.zeros(1, "V4"), None, [1.0]],
+)
+def test_what_no_protocol_sends_is_refused(value):
+    with pytest.raises(MalformedContribution, match=r"^a is an? .* nobody signs$"):
+        fingerprint({"a": value})
+
+
+@given(records)
+def test_what_was_signed_is_verified_and_comes_back(found):
+    assume(SIGNATURE not in found)
+    sent = signed(found, party(), "collect")
+    assert set(sent) == {*found, SIGNATURE}
+    assert len(sent[SIGNATURE]) == 64
+    assert same(verified(sent, ROSTER, HEADER), found)
+
+
+VECTOR = {"message": bytes(range(40)), "tag": b"\0" * 8, "count": 3, "vector": np.arange(4.0), "text": "a,b"}
+
+
+def flipped(value: object) -> list[object]:
+    """The value with each of its bits changed, one at a time."""
+    if isinstance(value, np.ndarray):
+        return [np.frombuffer(one, value.dtype).reshape(value.shape) for one in flipped(value.tobytes())]
+    if isinstance(value, bytes):
+        bits = int.from_bytes(value, "big")
+        return [(bits ^ 1 << bit).to_bytes(len(value), "big") for bit in range(8 * len(value))]
+    if isinstance(value, str):
+        return [one.decode("latin-1") for one in flipped(value.encode("latin-1"))]
+    return [value ^ 1 << bit for bit in range(63)]
+
+
+@pytest.mark.parametrize("name", [*VECTOR, SIGNATURE])
+def test_every_bit_of_every_record_counts(name):
+    sent = signed(VECTOR, party(), "collect")
+    for value in flipped(sent[name]):
+        with pytest.raises(BadSignature, match=r"^client/0 did not sign this$"):
+            verified({**sent, name: value}, ROSTER, HEADER)
+
+
+@pytest.mark.parametrize("change", ["drop", "add", "rename", "unsigned", "not bytes"])
+def test_records_may_not_come_go_or_be_renamed(change):
+    sent = dict(signed(VECTOR, party(), "collect"))
+    if change == "drop":
+        del sent["count"]
+    elif change == "add":
+        sent["another"] = b""
+    elif change == "rename":
+        sent["counts"] = sent.pop("count")
+    elif change == "unsigned":
+        del sent[SIGNATURE]
+    else:
+        sent[SIGNATURE] = np.frombuffer(sent[SIGNATURE], np.uint8)
+    with pytest.raises(BadSignature, match=r"^client/0 did not sign this$"):
+        verified(sent, ROSTER, HEADER)
+
+
+@pytest.mark.parametrize("field", ["run", "round", "attempt", "stage", "sender", "receiver", "purpose"])
+def test_a_signature_means_nothing_anywhere_else(field):
+    others = {"round": 2, "sender": "client/1", "stage": "open", "attempt": ATTEMPT[::-1], "run": "cd" * 32}
+    elsewhere = replace(HEADER, **{field: others.get(field, "other")})
+    assert asdict(elsewhere) != asdict(HEADER)
+    sent = signed(VECTOR, party(), "collect")
+    with pytest.raises(BadSignature):
+        verified(sent, ROSTER, elsewhere)
+
+
+def test_a_stranger_is_not_on_the_roster():
+    sent = signed(VECTOR, party(), "collect")
+    with pytest.raises(UnknownSender, match="client/7 is not on the roster"):
+        verified(sent, ROSTER, replace(HEADER, sender="client/7"))
+
+
+def test_who_is_missing_on_a_roster_is_named():
+    require_everybody(ROSTER, list(PEOPLE))
+    with pytest.raises(ConfigError, match=rf"^roster={ROSTER.digest.hex()}: client/2 is not on it"):
+        require_everybody(ROSTER, ["client/0", "client/2", "client/3"])
