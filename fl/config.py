@@ -103,7 +103,7 @@ class RuntimeConfig:
     measure_sum_error: bool = False  # a test: clients send their contributions in the clear, too; protects nothing
     cpus_per_client: float = 1.0  # Ray
     address: str | None = None  # Ray: an existing cluster
-    supernodes: int = 3  # deployment: how many the demonstration starts
+    supernodes: int = 3  # deployment: for how many clients the demonstration starts one
     federation: str | None = None  # deployment: a SuperLink connection of $FLWR_HOME; null starts one on loopback
 
 

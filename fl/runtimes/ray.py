@@ -11,6 +11,7 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from fl.apps import APPROVED_VARIABLE, client_app, server_app_of
+from fl.keys import KEYS_VARIABLE
 from fl.server import Errand
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, RuntimeFailure
@@ -46,7 +47,9 @@ def _backend_config(work: Workspace) -> Any:
     if runtime.address is None:
         init_args["include_dashboard"] = False
     else:
-        init_args |= {"address": runtime.address, "runtime_env": {"env_vars": {APPROVED_VARIABLE: work.hash}}}
+        # where roles have keys, the run's folder must be one that all machines share
+        variables = {name: os.environ[name] for name in (APPROVED_VARIABLE, KEYS_VARIABLE) if name in os.environ}
+        init_args |= {"address": runtime.address, "runtime_env": {"env_vars": variables}}
     return {
         "init_args": init_args,
         "client_resources": {"num_cpus": runtime.cpus_per_client, "num_gpus": gpus},

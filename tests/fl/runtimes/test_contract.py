@@ -16,7 +16,7 @@ from fl.checkpoint import decode
 from fl.workspace import workspace
 from results.rows import read_rows
 from tests.experiments.command import OUTSIDE, ROOT, Ended, Here, read
-from tests.outside.probe import known_update
+from tests.outside.probe import BOUND, known_update
 
 CLIENTS, ROUNDS = 3, 2
 BASE = (
@@ -40,6 +40,13 @@ DEPLOYMENT = pytest.param(
     ("runtime=deployment",), id="deployment", marks=[pytest.mark.deployment, pytest.mark.timeout(600)]
 )
 everywhere = pytest.mark.parametrize("runtime", [INPROCESS, WORKERS, RAY, DEPLOYMENT])
+
+# each homomorphic sum, and masks alone, in both key arrangements; a keyholder takes seconds to start
+HIDDEN = [(name, holder) for name in ("ckks", "bfv", "pad") for holder in ("clients", "keyholder")]
+hidden = pytest.mark.parametrize(
+    ("name", "holder"),
+    [pytest.param(*one, id="-".join(one), marks=pytest.mark.slow if one[1] == "keyholder" else ()) for one in HIDDEN],
+)
 
 
 @pytest.fixture
@@ -72,11 +79,13 @@ def exact(directory: Path, survivors: Collection[int], factor: float) -> NDArray
     return weights_D
 
 
-def assert_exact(ended: Ended, directory: Path, survivors: Collection[int], factor: float = 1.0) -> None:
+def assert_exact(
+    ended: Ended, directory: Path, survivors: Collection[int], factor: float = 1.0, allowed: float = ALLOWED
+) -> None:
     """The run finished, and its weights are those of the oracle over the survivors."""
     assert ended.status == 0, ended
     error = np.abs(final(directory) - exact(directory, survivors, factor)).max()
-    assert error <= ALLOWED, f"off by {error:g}"
+    assert error <= allowed, f"off by {error:g}"
     rows = read_rows(directory / "rows.parquet")
     assert rows.filter(metric="survivors")["value"].to_list() == [len(survivors)] * ROUNDS
     left_out = rows.filter(pl.col("metric").is_in(["dropped", "rejected"]))
@@ -92,6 +101,22 @@ def assert_refused(ended: Ended, directory: Path, error: str) -> None:
     status = read(directory, "status")
     assert (status["status"], status["error"]) == ("failed", error)
     assert not (directory / "summary.json").exists()
+
+
+def keys_of(name: str, holder: str) -> tuple[str, ...]:
+    """The overrides for a sum that one party opens, of values as large as those of the probe."""
+    return f"secure_sum={name}", f"secure_sum.keys={holder}", f"secure_sum.bound={BOUND:g}"
+
+
+def tolerated(directory: Path, survivors: Collection[int], factor: float = 1.0) -> float:
+    """What the tolerance that a sum declares makes of a mean: both the sum and its weight are off, each round."""
+    work = workspace((directory / "config.json").read_text())
+    sizes = [len(part) for part in work.partitions]
+    off = len(survivors) * work.backend.secure_sum.tolerance(work.spec)
+    weight = sum(sizes[client] for client in survivors) / max(sizes)
+    allowed = ALLOWED + ROUNDS * factor * (1 + BOUND) * off / (weight - off)
+    assert allowed < 0.02, "a client too many or too few would pass"
+    return allowed
 
 
 # ---- In this process: each case by itself
@@ -128,6 +153,15 @@ def test_drop_out_at_the_second_stage(here: Here, tmp_path: Path) -> None:
 def test_what_a_mechanism_does_to_the_total_is_done_once(here: Here, tmp_path: Path, secure_sum: str) -> None:
     ended = here("run", *BASE, *PROBE, f"secure_sum={secure_sum}", "mechanism.probe.double=true")
     assert_exact(ended, tmp_path / "run", [0, 1, 2], factor=2.0)
+
+
+@hidden
+@pytest.mark.parametrize("fault", ["crash", "nan"])
+def test_a_client_that_fails_is_left_out_of_a_hidden_sum(
+    here: Here, tmp_path: Path, name: str, holder: str, fault: str
+) -> None:
+    ended = here("run", *BASE, *PROBE, *keys_of(name, holder), faults(c1=fault))
+    assert_exact(ended, tmp_path / "run", [0, 2], allowed=tolerated(tmp_path / "run", [0, 2]))
 
 
 @pytest.mark.parametrize("secure_sum", SUMS)
@@ -174,6 +208,20 @@ def test_too_few_are_refused_in_every_runtime(here: Here, tmp_path: Path, runtim
         assert ended.err.splitlines()[-1] == f"fedveil: error: {error}"
     else:
         assert_refused(ended, tmp_path / "run", error)
+
+
+@everywhere
+@hidden
+def test_known_updates_under_every_hidden_sum_in_every_runtime(
+    here: Here, tmp_path: Path, runtime: tuple[str, ...], name: str, holder: str
+) -> None:
+    """A client drops out; where the clients share the key, it is the one who was elected to open."""
+    options = (*keys_of(name, holder), "mechanism.probe.double=true", "server.min_contributors=2", faults(c0="long"))
+    ended = here("run", *BASE, *PROBE, *runtime, *options)
+    assert_exact(ended, tmp_path / "run", [1, 2], 2.0, tolerated(tmp_path / "run", [1, 2], 2.0))
+    rows = read_rows(tmp_path / "run" / "rows.parquet")
+    opened = rows.filter((pl.col("stage") == "open") & (pl.col("metric") == "down_bytes"))
+    assert opened["where"].to_list() == [holder if holder == "keyholder" else "client/0"] * ROUNDS
 
 
 TRAINING = (*BASE[1:], "rounds=3", "training.optimizer.momentum=0.9", "server=fedadam", "server.evaluate_every=1")

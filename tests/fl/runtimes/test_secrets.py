@@ -1,0 +1,188 @@
+"""No secret comes to the server: not in a message, nor in a setting, a log, a checkpoint, or a file that it opens.
+
+The secrets are those of the roles' files, and the keys of masks, which are derived anew from them and proved by the
+tags that they explain.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fl import keys
+from fl.runtimes import deployment, inprocess
+from fl.runtimes.committee import attended
+from fl.runtimes.inprocess import InProcessGrid
+from fl.server import Errand, serve
+from fl.transport import ENVELOPE, unpack
+from fl.workspace import Workspace, workspace
+from privacy.he_seal import ring
+from privacy.sealing import Header, Identity, Roster, check_mac, mac
+from privacy.secure_sum import Address
+from tests.composed import canonical
+from tests.experiments.command import ROOT, Here
+from tests.fl.runtimes.recording import Recorder, recorded
+
+CLIENTS, ROUNDS = 3, 2
+WINDOW_BYTES = 24  # of a large secret, which may leak in part
+SUMS = [(name, holder) for name in ("ckks", "bfv", "pad") for holder in ("clients", "keyholder")]
+
+
+def forms(secret: bytes) -> Iterator[bytes]:
+    """As it is, in hexadecimal, and in base64 wherever it begins."""
+    yield secret
+    yield secret.hex().encode()
+    yield secret.hex().upper().encode()
+    for lead in range(3):
+        coded = base64.b64encode(bytes(lead) + secret)
+        yield coded[4 if lead else 0 : -4]  # what does not depend on its neighbours
+
+
+def windows(secret: bytes, count: int = 64) -> Iterator[bytes]:
+    """Pieces all over a large secret that are too varied to be found by accident."""
+    for start in np.linspace(0, len(secret) - WINDOW_BYTES, count).astype(int):
+        piece = secret[start : start + WINDOW_BYTES]
+        if len(set(piece)) > WINDOW_BYTES // 4:
+            yield piece
+
+
+def leaks(content: bytes, secrets: Mapping[str, bytes]) -> set[str]:
+    """Which of the secrets are in there."""
+    small = {name: list(forms(secret)) for name, secret in secrets.items() if len(secret) <= 64}
+    large = {name: list(windows(secret)) for name, secret in secrets.items() if len(secret) > 64}
+    assert all(large.values()), "a large secret of which nothing is searched for"
+    return {name for name, pieces in (small | large).items() if any(piece in content for piece in pieces)}
+
+
+def roles_secrets(identities: Mapping[Address, Identity], stores: Mapping[Address, Path]) -> dict[str, bytes]:
+    """Private keys, whole and by half, and secret keys of SEAL, as they are stored and as numbers."""
+    found: dict[str, bytes] = {}
+    for address, identity in identities.items():
+        found[f"{address} signing"], found[f"{address} exchange"] = (identity.to_bytes()[i : i + 32] for i in (0, 32))
+        file = stores[address] / "he.secret"
+        if file.exists():
+            found[f"{address} he.secret"] = file.read_bytes()
+    return found
+
+
+def as_numbers(work: Workspace, secrets: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The secret keys of SEAL without its compression."""
+    parameters = work.backend.secure_sum.scheme(work.spec).parameters  # type: ignore[attr-defined]
+    files = {name: data for name, data in secrets.items() if name.endswith("he.secret")}
+    assert (parameters is None) == (not files)
+    return {
+        f"{name} as numbers": ring(parameters).secret_key.parse(data).residues_PKN.tobytes()
+        for name, data in files.items()
+    }
+
+
+def mask_keys(folder: Path, identities: Mapping[Address, Identity], roster: Roster) -> dict[str, bytes]:
+    """The key of each mask of the run, and what it expands from."""
+    found: dict[str, bytes] = {}
+    for file in sorted(folder.glob("*-collect-*.received")):
+        request, records = recorded(file.with_suffix(".sent")), unpack(recorded(file))
+        envelope, opener = request[ENVELOPE], str(unpack(request)["opener"])
+        client = str(request["address"]["address"])
+        header = Header("mask", *(envelope[part] for part in ("run", "round", "attempt")), "", client, opener)
+        key = identities[client].shared(roster[opener], header, records["salt"])
+        check_mac(key, [hashlib.sha256(records["message"]).digest()], records["tag"], client)
+        found[f"{file.stem} mask key"], found[f"{file.stem} mask seed"] = key, mac(key, [b"mask"])
+    return found
+
+
+def contents(folder: Path, but: str) -> Iterator[tuple[Path, bytes]]:
+    """Every file below a folder, without one of its folders."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).parts[0] != but:
+            yield path, path.read_bytes()
+
+
+def assert_nothing_leaks(directory: Path, secrets: Mapping[str, bytes]) -> None:
+    for path, content in contents(directory, but="keys"):
+        assert not leaks(content, secrets), path
+        assert not leaks(str(path).encode(), secrets)
+
+
+def all_secrets(
+    work: Workspace, directory: Path, identities: Mapping[Address, Identity], stores: Mapping[Address, Path]
+):
+    roster = Roster({address: identity.public for address, identity in identities.items()})
+    held = roles_secrets(identities, stores)
+    masks = mask_keys(directory / "recorded", identities, roster)
+    assert len(masks) == 2 * CLIENTS * ROUNDS, "every contribution was masked"
+    return held | as_numbers(work, held) | masks
+
+
+# ---- The search finds what is there
+
+
+def test_what_leaks_is_found():
+    secret, large = bytes(range(100, 132)), np.random.default_rng(1).bytes(5000)
+    for hidden in (secret, secret.hex().encode(), base64.b64encode(b"x" + secret), base64.b64encode(secret + b"yz")):
+        assert leaks(b"before" + hidden + b"after", {"small": secret}) == {"small"}
+    assert leaks(b"before" + large[1000:3000], {"large": large, "small": secret}) == {"large"}
+    assert not leaks(secret[1:] + large[:20], {"large": large, "small": secret})
+
+
+# ---- In process, where the transport carries what a server would see
+
+
+@pytest.mark.parametrize(
+    ("name", "holder"),
+    [pytest.param(*one, id="-".join(one), marks=pytest.mark.slow if one[1] == "keyholder" else ()) for one in SUMS],
+)
+def test_the_server_of_a_simulation_sees_no_secret(tmp_path, monkeypatch, name, holder):
+    monkeypatch.setenv(keys.KEYS_VARIABLE, "")
+    work = Workspace(canonical(f"secure_sum={name}", f"secure_sum.keys={holder}", f"clients={CLIENTS}"))
+    roster = keys.set_up(tmp_path / "keys", work.everybody)
+    inner = InProcessGrid(work.hash, CLIENTS)
+    with attended(work.canonical, work.hash, work.backend.secure_sum.roles, inner) as (wider, parties):
+        nodes = {**inprocess.locate(inner, work), **parties}
+        recorder = Recorder(wider, tmp_path / "recorded")
+        serve(work, recorder, nodes, Errand(tmp_path / "checkpoints", roster=roster))
+    identities = {address: keys.simulated(address, work.everybody).identity for address in work.everybody}
+    stores = {address: keys.folder_of(tmp_path / "keys", address) for address in work.everybody}
+    master = (tmp_path / "keys" / keys.MASTER).read_bytes()
+    assert_nothing_leaks(tmp_path, {**all_secrets(work, tmp_path, identities, stores), "master": master})
+
+
+# ---- In a deployment
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(deployment, "APPS", "tests.fl.runtimes.recording_apps")
+    return Here(capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.deployment
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("name", "holder"), [("ckks", "keyholder"), ("bfv", "clients")])
+def test_the_server_of_a_deployment_has_no_secret(here: Here, tmp_path: Path, name: str, holder: str) -> None:
+    options = ("out=run", f"clients={CLIENTS}", f"rounds={ROUNDS}", "model=logistic", "runtime=deployment")
+    ended = here("run", *options, f"secure_sum={name}", f"secure_sum.keys={holder}")
+    assert ended.status == 0, ended
+    run = tmp_path / "run"
+    work = workspace((run / "config.json").read_text())
+    folders = {address: keys.folder_of(run / "keys", address) for address in work.everybody}
+    identities = {address: keys.own_identity(folder) for address, folder in folders.items()}
+    stores = {address: folder / "runs" / work.hash for address, folder in folders.items()}
+    secrets = all_secrets(work, run, identities, stores)
+    assert_nothing_leaks(run, secrets)
+    assert not leaks(f"{ended.out}{ended.err}".encode(), secrets)
+    seen = json.loads((run / "recorded" / "seen.json").read_text())
+    assert json.loads(seen["run_config"]["roster"]).keys() == set(work.everybody)
+    assert keys.KEYS_VARIABLE not in seen["environment"]
+    assert any(path.endswith("round-000002.parquet") for path in map(str, seen["opened"])), (
+        "the server's files are noted"
+    )
+    own = str(run / "keys")
+    assert not [path for path in seen["opened"] if path.startswith(own)]
+    assert own not in json.dumps(seen["run_config"])
