@@ -32,6 +32,7 @@ ARRAYS, SCALARS, MODEL, METRICS, FAILURE = "arrays", "scalars", "model", "metric
 CLEAR = "clear"  # in test mode alone: what a client contributed, beside what the protocol makes of it
 ADDRESS, ENVELOPE, STATE = "address", "envelope", "state"
 PROTOCOL = (ARRAYS, SCALARS)
+MOST_OF_A_REASON = 1000  # characters of what a participant says of its failure
 NPY_HEADER_BYTES = 128  # of an array without fields, in NumPy's own files
 log = logging.getLogger("fedveil")
 
@@ -259,7 +260,7 @@ class Transport:
         return content
 
     def _note_failure(self, address: Address, stage: str, record: ConfigRecord) -> None:
-        kind, message = str(record.get("type")), str(record.get("message"))
+        kind, message = str(record.get("type")), errors.shown(record.get("message"), MOST_OF_A_REASON)
         if kind == errors.ConfigError.__name__:
             # a configuration that cannot work at one client is the user's to mend, not a drop-out
             raise errors.ConfigError(message)

@@ -17,6 +17,12 @@ Errors cross process boundaries, so each keeps its whole message as its only pos
 """
 
 
+def shown(text: object, most: int = 60) -> str:
+    """What a peer wrote, as it may stand in a line: so many characters at most, and none that would break it."""
+    line = "".join(character if character.isprintable() else "?" for character in str(text)[: most + 1])
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
 class FedveilError(Exception):
     """Root of the tree. The message is one line and names the remedy."""
 

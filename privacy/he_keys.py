@@ -7,7 +7,7 @@ store, or, `rotated`, for one attempt at a round, in its memory alone.
 
 from collections.abc import Generator, Sequence
 
-from privacy.errors import MalformedContribution, PrivacyRefusal, ProtocolError
+from privacy.errors import MalformedContribution, PrivacyRefusal, ProtocolError, shown
 from privacy.he_cipher import Keys, generate_keys, public_key_of
 from privacy.he_parameters import HeParameters
 from privacy.sealing import Header, open_box, seal
@@ -73,7 +73,7 @@ class KeyDelivery:
 
     def _check_maker(self, maker: Address) -> None:
         if not self.shared and maker != KEYHOLDER:
-            raise ProtocolError(f"{maker} makes no keys")
+            raise ProtocolError(f"{shown(maker)} makes no keys")
 
     def encryption_key(self, me: Party, own: Credentials) -> bytes:
         """What this role encrypts with.

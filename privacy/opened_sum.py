@@ -21,7 +21,7 @@ from abc import abstractmethod
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
-from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError
+from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError, shown
 from privacy.he_keys import KEYHOLDER, SECRET, STAGES, KeyDelivery, as_bytes, header, ignored
 from privacy.masked_sums import Scheme, sum_of_masks
 from privacy.parameters import positive
@@ -204,8 +204,9 @@ class OpenedSum(SecureSum):
         opener = str(inbound.get("opener"))
         if self.roles:
             if opener != KEYHOLDER:
-                raise ProtocolError(f"{opener} is not who opens")
+                raise ProtocolError(f"{shown(opener)} is not who opens")
             return opener
+        _ = own.roster[opener]  # nobody else is noted
         name = f"opener-{me.run}-{me.round}"
         first = own.store.get(name)
         if first is None:
@@ -213,7 +214,7 @@ class OpenedSum(SecureSum):
         elif first != opener.encode():
             raise ProtocolError(
                 f"{opener} is not {first.decode()}, for whom this client masked in round {me.round}: two openers could "
-                f"be given two sets, whose difference is one update; let {first.decode()} come back, or start anew"
+                "be given two sets, whose difference is one update; let it come back, or start anew"
             )
         return opener
 
@@ -275,7 +276,7 @@ def _contributors(inbound: Records, me: Party) -> list[Address]:
         raise ProtocolError(f"{len(contributors)} contributors are more than a cohort of {me.spec.cohort_size}")
     for address in contributors:
         if not address.startswith("client/"):
-            raise ProtocolError(f"{address} contributes nothing")
+            raise ProtocolError(f"{shown(address)} contributes nothing")
     return contributors
 
 
@@ -287,8 +288,8 @@ def _note_set(contributors: Sequence[Address], me: Party, own: Credentials) -> N
         own.store.put(name, those)
     elif before != those:
         raise PrivacyRefusal(
-            f"round {me.round} was opened for {before.decode()} before, and not for {those.decode()}: the difference "
-            "would tell an update; let the same clients answer, or start the run anew"
+            f"round {me.round} was opened for {shown(before.decode())} before, and not for {shown(those.decode())}: "
+            "the difference would tell an update; let the same clients answer, or start the run anew"
         )
 
 

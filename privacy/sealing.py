@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-from privacy.errors import BadSignature, ConfigError, UnknownSender
+from privacy.errors import BadSignature, ConfigError, UnknownSender, shown
 from privacy.randomness import KEY_BYTES, Randomness
 
 BOX_BYTES = KEY_BYTES + 16  # what a box is longer than its content: a public key and a tag
@@ -174,7 +174,7 @@ class Roster:
             UnknownSender: nobody of that address.
         """
         if address not in self._keys:
-            raise UnknownSender(f"{address} is not on the roster")
+            raise UnknownSender(f"{shown(address)} is not on the roster")
         return self._keys[address]
 
     def __contains__(self, address: object) -> bool:

@@ -23,6 +23,7 @@ from privacy.errors import (
     ProtocolError,
     TooFewContributors,
     UnknownSender,
+    shown,
 )
 from privacy.randomness import Randomness
 from privacy.sealing import Identity, Roster
@@ -279,7 +280,7 @@ def require_contributors(contributors: Sequence[Address], spec: VectorSpec) -> N
 
 def unknown_stage(stage: str) -> ProtocolError:
     """The error for a stage that a protocol does not have."""
-    return ProtocolError(f"no stage is called {stage}")
+    return ProtocolError(f"no stage is called {shown(stage)}")
 
 
 class OrderedSum:

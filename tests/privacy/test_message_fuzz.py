@@ -1,0 +1,116 @@
+"""Damaged messages of every stage, to the server and to everybody else: refused by name, or as good as before."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from privacy.errors import PrivacyRefusal, ProtocolError
+from privacy.secure_sum import Exchange, Records, Value
+from privacy.signing import reply_header, signed, verified
+from tests.privacy.contract import assert_sum, vectors
+from tests.privacy.harness import MemoryStore, spec_of
+from tests.privacy.he_setups import generator
+from tests.privacy.opened_rounds import BOUND, COUNT, HOLDERS, LENGTH, SUMS, Recorded, recorded
+
+OTHERS: list[Value] = [
+    b"",
+    b"\x00" * 32,
+    "",
+    "client/0,client/0",
+    "keyholder",
+    -1,
+    2**70,
+    float("nan"),
+    np.zeros(0, np.float32),
+    np.zeros((2, 2)),
+    np.full(LENGTH + 1, np.nan),
+    np.full(LENGTH + 1, 7, np.int64),
+]
+CASES, TRIES = 2_000, 40
+
+
+def mutated(records: Records, draw: np.random.Generator) -> Records:
+    """One record gone, doubled under another name, of another kind, or damaged."""
+    changed = dict(records)
+    name = str(draw.choice(sorted(changed))) if changed else "more"
+    value, kind = changed.get(name), draw.integers(5)
+    if kind == 0:
+        changed.pop(name, None)
+    elif kind == 1:
+        changed[name + "s"] = changed.pop(name, b"")
+    elif kind == 2 or value is None:
+        changed[name] = OTHERS[int(draw.integers(len(OTHERS)))]
+    else:
+        changed[name] = damaged(value, draw)
+    return changed
+
+
+def damaged(value: Value, draw: np.random.Generator) -> Value:
+    if isinstance(value, np.ndarray):
+        other = value.view(np.uint8).copy()
+        other[int(draw.integers(len(other)))] ^= 1 << int(draw.integers(8))
+        return other.view(value.dtype)[: len(value) - int(draw.integers(2))]
+    data = damage(value if isinstance(value, bytes) else str(value).encode(), draw)
+    return data if isinstance(value, bytes) else data.decode("latin-1")
+
+
+def damage(data: bytes, draw: np.random.Generator) -> bytes:
+    at = int(draw.integers(len(data))) if data else 0
+    kind = draw.integers(3)
+    if kind == 0 or not data:
+        return data[:at]
+    if kind == 1:
+        return data + draw.bytes(1 + int(draw.integers(40)))
+    return data[:at] + bytes([data[at] ^ (1 << int(draw.integers(8)))]) + data[at + 1 :]
+
+
+class Damaged(Recorded):
+    """Before each honest message to a role come damaged ones: what they do is counted, and the role then restored."""
+
+    draw: np.random.Generator
+    lines: list[str]
+
+    def serve(self, exchange: Exchange) -> None:
+        for address, honest in exchange.outbox.items():
+            for _ in range(TRIES):
+                self.try_(exchange.stage, address, mutated(honest, self.draw))
+        super().serve(exchange)
+
+    def try_(self, stage: str, address: str, records: Records) -> None:
+        me = self.party(address)
+        store = MemoryStore()
+        store.values = dict(me.credentials.store.values)
+        spared = replace(me, memory=dict(me.memory), credentials=replace(me.credentials, store=store))
+        try:
+            self.secure_sum.respond(stage, records, spared, lambda: self.vectors[address])
+        except (ProtocolError, PrivacyRefusal) as error:
+            self.lines.append(str(error))
+
+
+@pytest.mark.parametrize("keys", HOLDERS)
+@pytest.mark.parametrize("made", SUMS)
+def test_damaged_requests_crash_nobody_and_change_no_sum(made, keys):
+    secure_sum = made(keys, BOUND)
+    round_ = Damaged(secure_sum, spec_of(LENGTH, COUNT, 2), vectors(COUNT, LENGTH))
+    round_.draw, round_.lines = generator("requests", made.name, keys), []
+    total = round_.run()
+    assert_sum(total, round_.vectors, secure_sum)
+    assert len(round_.lines) > 100
+    assert all(line.isprintable() and len(line) < 400 for line in round_.lines)
+
+
+@pytest.mark.parametrize("made", SUMS)
+def test_no_damaged_reply_is_taken_for_its_senders(made):
+    """As the server checks it before the protocol sees it: every one is refused, and its sender is named."""
+    round_, draw = recorded(made("clients", BOUND)), generator("replies", made.name)
+    replies = [(stage, address, reply) for stage, address, _, reply in round_.passed]
+    for case in range(CASES // len(SUMS)):
+        stage, address, reply = replies[case % len(replies)]
+        me = round_.party(address)
+        header = reply_header(me.run, me.round, me.attempt, stage, address)
+        honest = signed(reply, me, stage)
+        assert verified(honest, me.credentials.roster, header) == reply if case < len(replies) else True
+        spoilt = mutated(honest, draw)
+        with pytest.raises(ProtocolError, match=address):
+            verified(spoilt, me.credentials.roster, header)
