@@ -22,7 +22,7 @@ from privacy.he_cipher import generate_keys
 from privacy.he_parameters import HeParameters, named
 from privacy.masked_sums import Scheme, bfv_scheme, ckks_scheme, pad_scheme, sum_of_masks
 from privacy.parameters import positive
-from privacy.sealing import Header, check_mac, mac, open_box, seal
+from privacy.sealing import check_mac, mac, open_box, seal
 from privacy.secure_sum import (
     Address,
     Contribution,
@@ -34,6 +34,7 @@ from privacy.secure_sum import (
     SecureSum,
     SetupFlow,
     VectorSpec,
+    bytes_of,
     require_contributors,
     unknown_stage,
 )
@@ -84,7 +85,7 @@ class OpenedSum(SecureSum):
 
         def receive(_: Address, records: Records) -> None:
             for address in clients:
-                parcels[address] = {"maker": maker, "parcel": _bytes(records, address)}
+                parcels[address] = {"maker": maker, "parcel": bytes_of(records, address)}
 
         there = yield Exchange("keys", {maker: {"clients": ",".join(clients)}}, receive)
         if not there:
@@ -105,7 +106,7 @@ class OpenedSum(SecureSum):
             opener = cohort[0]
 
         def collect(address: Address, records: Records) -> None:
-            message, tag = _bytes(records, "message"), _bytes(records, "tag") + _bytes(records, "salt")
+            message, tag = bytes_of(records, "message"), bytes_of(records, "tag") + bytes_of(records, "salt")
             if len(tag) != TAG_BYTES - DIGEST_BYTES:
                 raise MalformedContribution(f"tag and salt have {TAG_BYTES - DIGEST_BYTES} bytes, got {len(tag)}")
             adder.add(message)
@@ -133,7 +134,7 @@ class OpenedSum(SecureSum):
 
     def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
         """Contribute, open, make keys, or take them."""
-        own = _credentials(me)
+        own = me.own
         if stage == "collect":
             return self._contribute(inbound, me, own, contribution)
         if stage == "open":
@@ -179,11 +180,11 @@ class OpenedSum(SecureSum):
         require_contributors(contributors, me.spec)
         if len(contributors) > me.spec.cohort_size:  # their sum could wrap
             raise ProtocolError(f"{len(contributors)} contributors are more than a cohort of {me.spec.cohort_size}")
-        keys = self._authenticated(contributors, _bytes(inbound, "tags"), me, own)
+        keys = self._authenticated(contributors, bytes_of(inbound, "tags"), me, own)
         scheme = self.scheme(me.spec)
         masks = (scheme.draw_mask(_mask_seed(key)) for key in keys)  # drawn one by one: each is as long as a message
         secret = own.store.get(SECRET) or b""
-        opened = scheme.open(_bytes(inbound, "sum"), secret, len(keys), sum_of_masks(scheme, masks))
+        opened = scheme.open(bytes_of(inbound, "sum"), secret, len(keys), sum_of_masks(scheme, masks))
         return {"opened": opened}
 
     def _authenticated(self, contributors: Sequence[Address], tags: bytes, me: Party, own: Credentials) -> list[bytes]:
@@ -211,7 +212,7 @@ class OpenedSum(SecureSum):
         assert parcel is not None
         clients = str(inbound.get("clients")).split(",")
         sealed = {
-            client: seal(own.identity, own.roster, _header(me, "key", me.address, client), parcel, me.randomness)
+            client: seal(own.identity, own.roster, me.header("key", me.address, client), parcel, me.randomness)
             for client in clients
         }
         return dict(sealed)
@@ -220,7 +221,7 @@ class OpenedSum(SecureSum):
         maker = str(inbound.get("maker"))
         if self.roles and maker != KEYHOLDER:
             raise ProtocolError(f"{maker} makes no keys")
-        header = _header(me, "key", maker, me.address)
+        header = me.header("key", maker, me.address)
         parcel = open_box(own.identity, own.roster, header, inbound.get("parcel"))
         own.store.put(PUBLIC if self.roles else SECRET, parcel)
         return {}
@@ -292,20 +293,10 @@ def _parameters(given: str | dict[str, object], scheme: str, symmetric: bool) ->
         raise ConfigError.of("secure_sum.parameters", given, f"takes {fields} ({error})") from None
 
 
-def _credentials(me: Party) -> Credentials:
-    if me.credentials is None:
-        raise PrivacyRefusal(f"{me.address} has no keys: the roster was not set up")
-    return me.credentials
-
-
-def _header(me: Party, purpose: str, sender: Address, receiver: Address) -> Header:
-    return Header(purpose, me.run, me.round, me.attempt, "", sender, receiver)
-
-
 def _mask_key(me: Party, own: Credentials, client: Address, opener: Address, salt: bytes) -> bytes:
     """k_i, the same at both ends."""
     peer = opener if me.address == client else client
-    return own.identity.shared(own.roster[peer], _header(me, "mask", client, opener), salt)
+    return own.identity.shared(own.roster[peer], me.header("mask", client, opener), salt)
 
 
 def _mask_seed(key: bytes) -> bytes:
@@ -315,10 +306,3 @@ def _mask_seed(key: bytes) -> bytes:
 
 def _ignored(_address: Address, _records: Records) -> None:
     """Whoever answers is there."""
-
-
-def _bytes(records: Records, name: str) -> bytes:
-    value = records.get(name)
-    if not isinstance(value, bytes):
-        raise MalformedContribution(f"{name} must be bytes, got {type(value).__name__}")
-    return value
