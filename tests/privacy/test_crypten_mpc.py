@@ -284,6 +284,14 @@ def test_a_client_that_gives_different_sets_of_boxes_is_named_by_all(round_):
         assert str(outcome) == "client/2 gave the parties different sets of boxes"
 
 
+def test_a_box_of_another_submission_under_the_first_manifest_is_named_by_all(round_):
+    """Its client sealed it, in this attempt: the sum of such shares would be noise."""
+    second, handed = again(round_, "client/2"), round_.handed
+    handed["party/1"]["client/2"] = second["party/1"]
+    outcomes = reveal(round_, handed)
+    assert_refused(outcomes, "party/1", BadSignature, "of client/2 is not what it sent: a box is not the one")
+
+
 def test_a_client_may_submit_again_to_all(round_):
     second, handed = again(round_, "client/2"), round_.handed
     handed = {role: replaced(handed[role], "client/2", second, role) for role in ROLES}
