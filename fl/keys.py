@@ -5,6 +5,7 @@ store is a folder beside it. All of it is for its owner alone (mode 0600), and n
 """
 
 import os
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from results.files import replacing, sync
 
 KEYS_VARIABLE = "FEDVEIL_KEYS"  # the folder of a simulation's keys, for the processes that it starts
 MASTER = "master.key"
+
+_held: tuple[Address, Credentials] | None = None  # where this process plays one role alone
 
 
 class FileStore(Store):
@@ -60,12 +63,43 @@ def set_up(folder: Path) -> None:
     os.environ[KEYS_VARIABLE] = str(folder.absolute())
 
 
+@dataclass(frozen=True)
+class Parcel:
+    """The credentials of one role, on their way to the process that plays it."""
+
+    address: Address
+    identity: bytes = field(repr=False)
+    roster: bytes
+    store: FileStore
+
+
+def parcel(address: Address, everybody: tuple[Address, ...]) -> Parcel:
+    """What a process gets that plays one role; raises as `credentials` does."""
+    own = credentials(address, everybody)
+    assert isinstance(own.store, FileStore)
+    return Parcel(address, own.identity.to_bytes(), own.roster.to_bytes(), own.store)
+
+
+def hold(given: Parcel) -> Credentials:
+    """Play one role from now on, without knowing where the others' keys are."""
+    global _held
+    os.environ.pop(KEYS_VARIABLE, None)
+    own = Credentials(Identity.from_bytes(given.identity), Roster.from_bytes(given.roster), given.store)
+    _held = given.address, own
+    return own
+
+
 def credentials(address: Address, everybody: tuple[Address, ...]) -> Credentials:
     """Those of one role of the simulation that this process belongs to.
 
     Raises:
-        RunRefused: there was no set-up, or its key is gone.
+        RunRefused: there was no set-up, its key is gone, or this process plays another role.
     """
+    if _held is not None:
+        holder, own = _held
+        if address != holder:
+            raise RunRefused(f"this process has the keys of {holder} alone")
+        return own
     folder = os.environ.get(KEYS_VARIABLE)
     master = FileStore(Path(folder)).get(MASTER) if folder else None
     if folder is None or master is None or len(master) != KEY_BYTES:

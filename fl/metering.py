@@ -1,7 +1,8 @@
 """The four seams of measurement, as tidy rows: no protocol and no mechanism knows of them.
 
 Metrics and units: `wall` and `cpu` in seconds, `peak_rss` and `peak_cuda` in bytes, `up_bytes` and `down_bytes` of
-protocol records, `envelope_bytes` of routing and configuration.
+protocol records, `envelope_bytes` of routing and configuration. Between the parties of a committee, each tells its own
+`comm_bytes`, sent and received, `comm_rounds` and `comm_wall`.
 """
 
 import math
@@ -20,6 +21,7 @@ from flwr.app import Array, RecordDict
 from results.rows import Row
 
 UNITS = {"wall": "s", "cpu": "s", "peak_rss": "bytes", "peak_cuda": "bytes", "clipped_values": "1"}
+UNITS |= {"comm_bytes": "bytes", "comm_rounds": "1", "comm_wall": "s"}
 # what mechanisms tell of their work: figures about private values, which no epsilon covers
 DIAGNOSTICS = dict.fromkeys(("clipped_fraction", "update_norm", "signal_to_noise", "clip"), "1")
 _RESET_HIGH_WATER = b"5"  # proc(5): writing 5 resets the peak resident set size

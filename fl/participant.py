@@ -66,7 +66,8 @@ def answer(work: Workspace, request: Request, memory: MutableMapping[str, Value]
 
     records = work.backend.secure_sum.respond(request.stage, request.inbound, me, contribute)
     phases.end(PROTECT)
-    return records, phases.metrics()
+    peers = me.credentials.peers if me.credentials else None
+    return records, phases.metrics() | (dict(peers.costs()) if peers else {})
 
 
 def contribution(work: Workspace, request: Request, memory: MutableMapping[str, Value], phases: Phases) -> Vector:

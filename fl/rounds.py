@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from fl.metering import Meter
 from fl.transport import Attempt, Transport, unpack
-from privacy.errors import ProtocolError, TooFewContributors
+from privacy.errors import PrivacyRefusal, ProtocolError
 from privacy.secure_sum import Exchange, Flow, SetupFlow, Total, Vector
 
 
@@ -20,19 +20,18 @@ def drive(
     """Run a protocol's server half to its end, handing replies on as they come.
 
     Raises:
-        TooFewContributors: too few are left; the message says why the first one is missing.
+        PrivacyRefusal: too few are left, or a party is; the message says why the first one is missing.
         ProtocolError: a reply was invalid and `abort_on_invalid` is set.
     """
-    respondents: list[str] | None = None
+    exchange: Exchange | None = None
     while True:
         try:
-            with meter.span("server", "protocol", "compute"), _with_reasons(transport):
-                exchange = next(flow) if respondents is None else flow.send(respondents)
+            with meter.span("server", "protocol", "compute"), _with_reasons(transport, exchange):
+                exchange = next(flow) if exchange is None else flow.send(exchange.respondents())
         except StopIteration as stop:
             total: Total | None = stop.value
             return total
         _run_exchange(exchange, transport, meter, attempt, model_D, abort_on_invalid)
-        respondents = exchange.respondents()
 
 
 def _run_exchange(
@@ -54,11 +53,13 @@ def _run_exchange(
 
 
 @contextmanager
-def _with_reasons(transport: Transport) -> Iterator[None]:
+def _with_reasons(transport: Transport, last: Exchange | None) -> Iterator[None]:
+    """Say why the first one is missing: of those who were asked last, or of all."""
     try:
         yield
-    except TooFewContributors as error:
-        missing = next(iter(transport.dropped.items()), None)
-        if missing is None:
+    except PrivacyRefusal as error:
+        asked = last.outbox if last else ()
+        missing = sorted(transport.dropped.items(), key=lambda dropped: dropped[0] not in asked)
+        if not missing:
             raise
-        raise TooFewContributors(f"{error}; {missing[0]} dropped out: {missing[1]}") from error
+        raise type(error)(f"{error}; {missing[0][0]} dropped out: {missing[0][1]}") from error

@@ -253,6 +253,5 @@ Locate = Callable[[Grid, Workspace], Mapping[Address, int]]
 def serve(work: Workspace, grid: Grid, locate: Locate, errand: Errand) -> None:
     """A whole run, or what is left of it: what every ServerApp does."""
     work.activate()
-    roles = work.backend.secure_sum.roles
-    with preserved_generators(work.device), attended(work.canonical, work.hash, roles, grid) as (wider, parties):
+    with preserved_generators(work.device), attended(work, grid) as (wider, parties):
         Server(work, wider, {**locate(grid, work), **parties}, errand).run()

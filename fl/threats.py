@@ -19,6 +19,7 @@ def threat_card(work: Workspace) -> list[str]:
 
 def _sum(work: Workspace) -> Iterator[str]:
     secure_sum = work.backend.secure_sum
+    yield from secure_sum.caveats
     if secure_sum.pinned:
         yield "This is a simulation: one party plays all roles and holds all keys."
     if secure_sum.hides and work.config.runtime.client_metrics:

@@ -221,10 +221,11 @@ class Workspace:
         secure_sum = self.backend.secure_sum
         if not secure_sum.pinned:
             return None
-        return keys.credentials(address, self._everybody)
+        return keys.credentials(address, self.everybody)
 
     @cached_property
-    def _everybody(self) -> tuple[Address, ...]:
+    def everybody(self) -> tuple[Address, ...]:
+        """All who are on the roster."""
         return (*map(address_of, range(self.config.clients)), *self.backend.secure_sum.roles)
 
     @cached_property

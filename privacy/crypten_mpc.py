@@ -27,7 +27,7 @@ from privacy.errors import (
 from privacy.mpc_agreement import Manifest, agree, check_box, check_manifest, manifest_bytes, number_of
 from privacy.mpc_shares import Elements, Ring
 from privacy.parameters import positive
-from privacy.peers import Meeting
+from privacy.peers import Meeting, reason
 from privacy.sealing import open_box, seal
 from privacy.secure_sum import (
     Address,
@@ -242,7 +242,7 @@ def revealed(share_D: Elements) -> Elements:
     try:
         total = crypten.mpc.MPCTensor.from_shares(share, precision=0).reveal()
     except RuntimeError as error:
-        raise RuntimeFailure(f"the parties could not reveal together: {' '.join(str(error).split())}") from error
+        raise RuntimeFailure(f"the parties could not reveal together: {reason(error)}") from error
     return cast(Elements, total.numpy().astype(share_D.dtype))
 
 

@@ -1,6 +1,7 @@
 """How the parties of a secure sum reach one another without the server: what a protocol asks for, and what it gets."""
 
 import ipaddress
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,6 +71,11 @@ class Meeting:
     def patience_s(self) -> float:
         """How long a party waits for another: less than the server waits for it, so that it can say who is missing."""
         return 0.75 * self.timeout_s
+
+
+def reason(error: Exception) -> str:
+    """An error of gloo as a part of one line of ours, without its file, line and advice."""
+    return re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).partition(". ")[0]
 
 
 def _is_loopback(host: str) -> bool:

@@ -25,6 +25,8 @@ def card(*overrides: str) -> str:
         ((*DP_SGD, "runtime.client_diagnostics=true"), "client_diagnostics=true", "Weights tell"),
         (("mechanism=distributed_dp", "delta=1e-2"), "noise=os", "floating-point"),
         (("secure_sum=pad",), "The server and the keyholder do not collude.", "trusted"),
+        (("secure_sum=crypten",), "Not all 3 parties collude (any 2 may, with the server).", "trusted"),
+        (("secure_sum=crypten",), "security is passive", "keyholder"),
         (("secure_sum=pad",), "one party plays all roles", "Noise"),
         (("secure_sum=pad", "runtime.client_metrics=false"), "simulation", "client_metrics"),
     ],
@@ -36,6 +38,6 @@ def test_a_card_says_what_is_left_open(overrides, said, unsaid):
 
 
 def test_every_line_is_a_sentence():
-    for line in card(*DP_SGD, "noise=seeded", "secure_sum=pad", "runtime.client_diagnostics=true").splitlines():
+    for line in card(*DP_SGD, "noise=seeded", "secure_sum=crypten", "runtime.client_diagnostics=true").splitlines():
         assert line[0].isupper()
         assert line.endswith(".")
