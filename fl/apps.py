@@ -204,7 +204,7 @@ def server_app_of(work: Workspace, locate: Locate, errand: Errand) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, _context: Context) -> None:
-        with attended(work.canonical, work.hash, work.backend.secure_sum.roles, grid) as (wider, parties):
+        with attended(work, grid) as (wider, parties):
             serve(work, wider, {**locate(wider, work), **parties}, errand)
 
     return app

@@ -13,6 +13,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +28,8 @@ KEYS_VARIABLE = "FEDVEIL_KEYS"  # the folder of a simulation's keys, for the pro
 MASTER = "master.key"
 IDENTITY, ROSTER, STORES = "identity.key", "roster.json", "runs"  # in the folder of a deployment's role
 ROLE = re.compile(r"[a-z]+(/(0|[1-9][0-9]*))?")
+
+_held: tuple[Address, Credentials] | None = None  # where this process plays one role alone
 
 
 class FileStore(Store):
@@ -77,12 +80,43 @@ def set_up(folder: Path, everybody: tuple[Address, ...]) -> Roster:
     return _roster(master, everybody)
 
 
+@dataclass(frozen=True)
+class Parcel:
+    """The credentials of one role, on their way to the process that plays it."""
+
+    address: Address
+    identity: bytes = field(repr=False)
+    roster: bytes
+    store: FileStore
+
+
+def parcel(address: Address, everybody: tuple[Address, ...]) -> Parcel:
+    """What a process gets that plays one role; raises as `simulated` does."""
+    own = simulated(address, everybody)
+    assert isinstance(own.store, FileStore)
+    return Parcel(address, own.identity.to_bytes(), own.roster.to_bytes(), own.store)
+
+
+def hold(given: Parcel) -> Credentials:
+    """Play one role from now on, without knowing where the others' keys are."""
+    global _held
+    os.environ.pop(KEYS_VARIABLE, None)
+    own = Credentials(Identity.from_bytes(given.identity), Roster.from_bytes(given.roster), given.store)
+    _held = given.address, own
+    return own
+
+
 def simulated(address: Address, everybody: tuple[Address, ...]) -> Credentials:
     """Those of one role of the simulation that this process belongs to.
 
     Raises:
-        RunRefused: there was no set-up, or its key is gone.
+        RunRefused: there was no set-up, its key is gone, or this process plays another role.
     """
+    if _held is not None:
+        holder, own = _held
+        if address != holder:
+            raise RunRefused(f"this process has the keys of {holder} alone")
+        return own
     folder = os.environ.get(KEYS_VARIABLE)
     master = FileStore(Path(folder)).get(MASTER) if folder else None
     if folder is None or master is None or len(master) != KEY_BYTES:

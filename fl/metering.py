@@ -1,7 +1,8 @@
 """The four seams of measurement, as tidy rows: no protocol and no mechanism knows of them.
 
 Metrics and units: `wall` and `cpu` in seconds, `peak_rss` and `peak_cuda` in bytes, `up_bytes` and `down_bytes` of
-protocol records, `envelope_bytes` of routing and configuration.
+protocol records, `envelope_bytes` of routing and configuration. Between the parties of a committee, each tells its own
+`comm_bytes`, sent and received, `comm_rounds` and `comm_wall`.
 
 What protocols say of their steps (`privacy.spans`) splits these times. A step's stage is PHASE/STEP, its metric `part`:
 `protect/encrypt` lies inside `protect`'s `wall` at the same client, `collect/add` inside `collect`'s `compute` at the
@@ -27,9 +28,9 @@ from results.rows import Row
 
 PART = "part"
 _METRICS = {
-    "s": ("wall", "cpu", PART),
-    "bytes": ("peak_rss", "peak_cuda", "ciphertext_bytes"),
-    "1": ("clipped_values", "ciphertexts"),
+    "s": ("wall", "cpu", "comm_wall", PART),
+    "bytes": ("peak_rss", "peak_cuda", "ciphertext_bytes", "comm_bytes"),
+    "1": ("clipped_values", "ciphertexts", "comm_rounds"),
 }
 UNITS = {metric: unit for unit, metrics in _METRICS.items() for metric in metrics}
 # what mechanisms tell of their work: figures about private values, which no epsilon covers

@@ -89,7 +89,8 @@ def answer(
                 records = signed(records, me, request.stage)
     phases.end(PROTECT)
     recorder.seconds.pop(CONTRIBUTION, None)
-    return records, phases.metrics() | parts(PROTECT, recorder)
+    peers = credentials.peers if credentials else None
+    return records, phases.metrics() | parts(PROTECT, recorder) | (dict(peers.costs()) if peers else {})
 
 
 def contribution(work: Workspace, request: Request, memory: MutableMapping[str, Value], phases: Phases) -> Vector:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from fl.metering import Meter
 from fl.transport import Attempt, Transport, unpack
-from privacy.errors import PrivacyRefusal, ProtocolError, TooFewContributors
+from privacy.errors import PrivacyRefusal, ProtocolError
 from privacy.sealing import Roster
 from privacy.secure_sum import Address, Exchange, Flow, Records, SetupFlow, Total, Vector
 from privacy.signing import reply_header, verified
@@ -30,16 +30,15 @@ def drive(
         PrivacyRefusal: too few are left, or nobody who could go on; the message says why somebody is missing.
         ProtocolError: a reply was invalid and `abort_on_invalid` is set.
     """
-    respondents: list[str] | None = None
+    exchange: Exchange | None = None
     while True:
         try:
-            with meter.compute("protocol"), _with_reasons(transport):
-                exchange = next(flow) if respondents is None else flow.send(respondents)
+            with meter.compute("protocol"), _with_reasons(transport, exchange):
+                exchange = next(flow) if exchange is None else flow.send(exchange.respondents())
         except StopIteration as stop:
             total: Total | None = stop.value
             return total
         _run_exchange(exchange, transport, meter, attempt, model_D, abort_on_invalid, roster)
-        respondents = exchange.respondents()
 
 
 def _run_exchange(
@@ -69,13 +68,13 @@ def _authentic(records: Records, address: Address, stage: str, attempt: Attempt,
 
 
 @contextmanager
-def _with_reasons(transport: Transport) -> Iterator[None]:
+def _with_reasons(transport: Transport, last: Exchange | None) -> Iterator[None]:
+    """Say why the first one is missing: of those who were asked last, or of all."""
     try:
         yield
     except PrivacyRefusal as error:
-        missing = list(transport.dropped.items())
+        asked = last.outbox if last else ()
+        missing = sorted(transport.dropped.items(), key=lambda dropped: dropped[0] not in asked)
         if not missing:
             raise
-        # of too few the first says why; of one who was needed, the last
-        address, reason = missing[0 if isinstance(error, TooFewContributors) else -1]
-        raise type(error)(f"{error}; {address} dropped out: {reason}") from error
+        raise type(error)(f"{error}; {missing[0][0]} dropped out: {missing[0][1]}") from error

@@ -26,6 +26,7 @@ def _sum(work: Workspace) -> Iterator[str]:
             "Clients send their contributions in the clear, to measure the error of the sum "
             "(runtime.measure_sum_error=true): the secure sum protects nothing."
         )
+    yield from secure_sum.caveats
     if secure_sum.pinned:
         yield _holders_of_keys(work)
     if work.hides_something and work.min_contributors < HIDDEN_AMONG:

@@ -185,17 +185,20 @@ class Transport:
     ) -> Iterator[tuple[Address, RecordDict]]:
         """Send the exchange and yield the content of each reply as it arrives, still packed."""
         stage = exchange.stage
+        limit_s, limit = self._limit(exchange)
         with self._meter.span("transport", stage):
             waiting = self._send(exchange, attempt, model_D)
-            for reply in self._arrivals(waiting):
+            for reply in self._arrivals(waiting, limit_s):
                 address = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if address is None:  # answered before
                     continue
                 content = self._open(address, stage, reply)
                 if content is not None:
                     yield address, content
-            for address in waiting.values():
-                self.drop(address, stage, "dropped", f"no answer within server.deadline_s={self._deadline_s:g}")
+            silent = dict.fromkeys(waiting.values(), f"no answer within {limit}={limit_s:g}")
+            for address, reason in silent.items():
+                self.drop(address, stage, "dropped", reason)
+            self.dropped = silent | self.dropped  # they come first: others may have failed for want of them
 
     def drop(self, address: Address, stage: str, metric: str, reason: str) -> None:
         """Note that a participant is left out of this attempt, and why."""
@@ -232,10 +235,15 @@ class Transport:
             self._meter.add(address, exchange.stage, "down_bytes", own_bytes + model_bytes, "bytes")
             self._meter.add(address, exchange.stage, "envelope_bytes", routing_bytes + envelope_bytes, "bytes")
 
-    def _arrivals(self, waiting: Mapping[str, Address]) -> Iterator[Message]:
-        """Replies as they come, while the caller still waits for any and the deadline has not passed."""
-        ends = None if self._deadline_s is None else time.monotonic() + self._deadline_s
-        while waiting and (ends is None or time.monotonic() < ends):
+    def _limit(self, exchange: Exchange) -> tuple[float, str]:
+        """How many seconds to wait for answers, and what says so: the sooner of the deadline and the protocol's own."""
+        limits = [(self._deadline_s, "server.deadline_s"), (exchange.timeout_s, "secure_sum.timeout_s")]
+        return min((limit_s, key) for limit_s, key in [*limits, (math.inf, "")] if limit_s is not None)
+
+    def _arrivals(self, waiting: Mapping[str, Address], limit_s: float) -> Iterator[Message]:
+        """Replies as they come, while the caller still waits for any and the time has not passed."""
+        ends = time.monotonic() + limit_s
+        while waiting and time.monotonic() < ends:
             arrived = list(self._grid.pull_messages(list(waiting)))
             yield from arrived
             if not arrived:

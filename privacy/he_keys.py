@@ -7,11 +7,11 @@ store, or, `rotated`, for one attempt at a round, in its memory alone.
 
 from collections.abc import Generator, Sequence
 
-from privacy.errors import MalformedContribution, PrivacyRefusal, ProtocolError, shown
+from privacy.errors import PrivacyRefusal, ProtocolError, shown
 from privacy.he_cipher import Keys, generate_keys, public_key_of
 from privacy.he_parameters import HeParameters
-from privacy.sealing import Header, open_box, seal
-from privacy.secure_sum import Address, Credentials, Exchange, Party, Records
+from privacy.sealing import open_box, seal
+from privacy.secure_sum import Address, Credentials, Exchange, Party, Records, bytes_of
 
 KEYHOLDER = "keyholder"
 PUBLIC, SECRET = "he.public", "he.secret"
@@ -35,7 +35,7 @@ class KeyDelivery:
 
         def receive(_: Address, records: Records) -> None:
             for address in clients:
-                parcels[address] = {"maker": maker, "parcel": as_bytes(records, address)}
+                parcels[address] = {"maker": maker, "parcel": bytes_of(records, address)}
 
         there = yield Exchange("keys", {maker: {"clients": ",".join(clients)}}, receive)
         if not there:
@@ -56,14 +56,14 @@ class KeyDelivery:
         parcel = self.key(SECRET if self.shared else PUBLIC, me, own)
         clients = str(inbound.get("clients")).split(",")
         return {
-            client: seal(own.identity, own.roster, header(me, "key", me.address, client), parcel, me.randomness)
+            client: seal(own.identity, own.roster, me.header("key", me.address, client), parcel, me.randomness)
             for client in clients
         }
 
     def _take(self, inbound: Records, me: Party, own: Credentials, parameters: HeParameters) -> Records:
         maker = str(inbound.get("maker"))
         self._check_maker(maker)
-        parcel = open_box(own.identity, own.roster, header(me, "key", maker, me.address), inbound.get("parcel"))
+        parcel = open_box(own.identity, own.roster, me.header("key", maker, me.address), inbound.get("parcel"))
         if not self.shared:
             self._put(PUBLIC, parcel, me, own)
         elif maker != me.address:  # who made the keys has them
@@ -111,22 +111,5 @@ class KeyDelivery:
             own.store.put(name, key)
 
 
-def header(me: Party, purpose: str, sender: Address, receiver: Address) -> Header:
-    """What is bound to this attempt at this round."""
-    return Header(purpose, me.run, me.round, me.attempt, "", sender, receiver)
-
-
 def ignored(_address: Address, _records: Records) -> None:
     """Whoever answers is there."""
-
-
-def as_bytes(records: Records, name: str) -> bytes:
-    """A record that must be bytes.
-
-    Raises:
-        MalformedContribution: it is something else, or is not there.
-    """
-    value = records.get(name)
-    if not isinstance(value, bytes):
-        raise MalformedContribution(f"{name} must be bytes, got {type(value).__name__}")
-    return value

@@ -22,7 +22,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError, shown
-from privacy.he_keys import KEYHOLDER, SECRET, STAGES, KeyDelivery, as_bytes, header, ignored
+from privacy.he_keys import KEYHOLDER, SECRET, STAGES, KeyDelivery, ignored
 from privacy.masked_sums import Scheme, sum_of_masks
 from privacy.parameters import positive
 from privacy.sealing import check_mac, mac
@@ -40,6 +40,7 @@ from privacy.secure_sum import (
     Sum,
     Vector,
     VectorSpec,
+    bytes_of,
     require_contributors,
     unknown_stage,
 )
@@ -66,7 +67,7 @@ class Gathering:
 
     def receive(self, address: Address, records: Records) -> None:
         """One contribution, all of it or nothing."""
-        message, tag = as_bytes(records, "message"), as_bytes(records, "tag") + as_bytes(records, "salt")
+        message, tag = bytes_of(records, "message"), bytes_of(records, "tag") + bytes_of(records, "salt")
         if len(tag) != TAG_BYTES - DIGEST_BYTES:
             raise MalformedContribution(f"tag and salt have {TAG_BYTES - DIGEST_BYTES} bytes, got {len(tag)}")
         clear = None if self.clear is None else self.clear.check(records.get("clear"))
@@ -181,7 +182,7 @@ class OpenedSum(SecureSum):
 
     def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
         """Contribute, open, make keys, or take them."""
-        own = credentials_of(me)
+        own = me.own
         if stage == "collect":
             return self._contribute(inbound, me, own, contribution)
         if stage == "open":
@@ -240,18 +241,18 @@ class OpenedSum(SecureSum):
         if not own.store.claim(f"opened-{me.run}-{me.round}-{me.attempt}"):
             raise PrivacyRefusal(f"round {me.round} was opened before, in this attempt")
         contributors = _contributors(inbound, me)
-        keys = self._authenticated(contributors, as_bytes(inbound, "tags"), me, own)
+        keys = self._authenticated(contributors, bytes_of(inbound, "tags"), me, own)
         _note_set(contributors, me, own)
         mask = None
         if self.masks:  # drawn one by one: each is as long as a message
             mask = sum_of_masks(scheme, (scheme.draw_mask(_mask_seed(key)) for key in keys))
         secret = b"" if scheme.parameters is None else self._keys.key(SECRET, me, own)
-        return scheme.open(as_bytes(inbound, "sum"), secret, len(keys), mask, me.randomness)
+        return scheme.open(bytes_of(inbound, "sum"), secret, len(keys), mask, me.randomness)
 
     def _open_copy(self, inbound: Records, me: Party, own: Credentials) -> Records:
         """What every client does where the sum is broadcast: decrypt and check it, as its next model."""
         contributors, secret = _contributors(inbound, me), self._keys.key(SECRET, me, own)
-        self._scheme(me.spec).open(as_bytes(inbound, "sum"), secret, len(contributors), None, me.randomness)
+        self._scheme(me.spec).open(bytes_of(inbound, "sum"), secret, len(contributors), None, me.randomness)
         return {}
 
     def _authenticated(self, contributors: Sequence[Address], tags: bytes, me: Party, own: Credentials) -> list[bytes]:
@@ -293,21 +294,10 @@ def _note_set(contributors: Sequence[Address], me: Party, own: Credentials) -> N
         )
 
 
-def credentials_of(me: Party) -> Credentials:
-    """The keys and the store of a role.
-
-    Raises:
-        PrivacyRefusal: there are none.
-    """
-    if me.credentials is None:
-        raise PrivacyRefusal(f"{me.address} has no keys: the roster was not set up")
-    return me.credentials
-
-
 def _mask_key(me: Party, own: Credentials, client: Address, opener: Address, salt: bytes) -> bytes:
     """k_i, the same at both ends."""
     peer = opener if me.address == client else client
-    return own.identity.shared(own.roster[peer], header(me, "mask", client, opener), salt)
+    return own.identity.shared(own.roster[peer], me.header("mask", client, opener), salt)
 
 
 def _mask_seed(key: bytes) -> bytes:

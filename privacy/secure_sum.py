@@ -20,13 +20,15 @@ from privacy.errors import (
     DuplicateSender,
     MalformedContribution,
     NonFiniteContribution,
+    PrivacyRefusal,
     ProtocolError,
     TooFewContributors,
     UnknownSender,
     shown,
 )
+from privacy.peers import Meeting, Peers
 from privacy.randomness import Randomness
-from privacy.sealing import Identity, Roster
+from privacy.sealing import Header, Identity, Roster
 from privacy.spans import span
 
 Address = str  # "server", "client/3", "party/1", "keyholder"
@@ -152,13 +154,15 @@ class Total:
 class Exchange:
     """One round trip: send `outbox`, hand each reply to `receive` as it arrives.
 
-    `collect` marks the stage that asks clients for their contribution: the driver attaches the global model.
+    `collect` marks the stage that asks clients for their contribution: the driver attaches the global model. Who has
+    not answered after `timeout_s` seconds, where the protocol gives them, is not waited for any longer.
     """
 
     stage: str
     outbox: Mapping[Address, Records]
     receive: Callable[[Address, Records], None]
     collect: bool = False
+    timeout_s: float | None = None
     _answered: set[Address] = field(default_factory=set, init=False, repr=False)
 
     def deliver(self, address: Address, records: Records) -> None:
@@ -197,11 +201,12 @@ class Store(ABC):
 
 @dataclass
 class Credentials:
-    """What a role has from set-up: its own private keys, everybody's public ones, and a store."""
+    """What a role has from set-up: its own private keys, everybody's public ones, a store, and ways to its peers."""
 
     identity: Identity
     roster: Roster
     store: Store
+    peers: Peers | None = None  # where the protocol's `meeting` says so
 
 
 Flow = Generator[Exchange, list[Address], Total]
@@ -221,14 +226,30 @@ class Party:
     randomness: Randomness
     credentials: Credentials | None = None  # where the protocol's `pinned` says so
 
+    @property
+    def own(self) -> Credentials:
+        """The credentials.
+
+        Raises:
+            PrivacyRefusal: there are none.
+        """
+        if self.credentials is None:
+            raise PrivacyRefusal(f"{self.address} has no keys: the roster was not set up")
+        return self.credentials
+
+    def header(self, purpose: str, sender: Address, receiver: Address) -> Header:
+        """What binds a signature, box or key to this attempt."""
+        return Header(purpose, self.run, self.round, self.attempt, "", sender, receiver)
+
 
 class SecureSum(ABC):
     """One protocol.
 
     `exact` says that it can sum residues modulo a power of two; `hides`, that the server learns nothing but the sum;
     `pinned`, that it needs a roster; `surveys`, that clients contribute the sensitivities of their data at set-up;
-    `roles` are the parties beside clients and server, `bound` the largest value of an update, where its range is
-    limited.
+    `roles` are the parties beside clients and server, `meeting` how they reach one another, where they must; `bound`
+    the largest value of an update, where its range is limited; `caveats` are whole sentences about what it does not
+    protect.
     """
 
     name: str
@@ -238,7 +259,9 @@ class SecureSum(ABC):
     pinned: bool = False
     surveys: bool = False
     roles: tuple[Address, ...] = ()
+    meeting: Meeting | None = None
     bound: float = math.inf
+    caveats: tuple[str, ...] = ()
 
     def tolerance(self, spec: VectorSpec) -> float:  # noqa: ARG002
         """How far it may be off for each contribution, in absolute terms.
@@ -276,6 +299,18 @@ def require_contributors(contributors: Sequence[Address], spec: VectorSpec) -> N
         raise TooFewContributors(
             f"{len(contributors)} contributors are left of {spec.cohort_size}, {needed} are needed"
         )
+
+
+def bytes_of(records: Records, name: str) -> bytes:
+    """A byte string among the records of a message.
+
+    Raises:
+        MalformedContribution: it is missing, or something else.
+    """
+    value = records.get(name)
+    if not isinstance(value, bytes):
+        raise MalformedContribution(f"{name} must be bytes, got {type(value).__name__}")
+    return value
 
 
 def unknown_stage(stage: str) -> ProtocolError:

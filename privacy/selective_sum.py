@@ -8,9 +8,9 @@ are to be encrypted. Stages then: sensitivity, rank, positions (Jin et al. 2023,
 from collections.abc import Sequence
 
 from privacy.errors import PrivacyRefusal
-from privacy.he_keys import as_bytes, header, ignored
+from privacy.he_keys import ignored
 from privacy.masked_sums import Scheme
-from privacy.opened_sum import Gathering, OpenedSum, credentials_of
+from privacy.opened_sum import Gathering, OpenedSum
 from privacy.secure_sum import (
     Address,
     Contribution,
@@ -21,6 +21,7 @@ from privacy.secure_sum import (
     SetupFlow,
     Sum,
     VectorSpec,
+    bytes_of,
     require_contributors,
 )
 from privacy.selective import Selection, at_random, check_fraction, clear_spec, most_sensitive, protected_spec
@@ -65,9 +66,9 @@ class SelectiveSum(OpenedSum):
         chosen: list[Records] = []
 
         def receive(_: Address, records: Records) -> None:
-            bits = as_bytes(records, "positions")
+            bits = bytes_of(records, "positions")
             Selection.from_bytes(bits, spec, self.fraction)
-            chosen.append({"chooser": opener, "positions": bits, "signed": as_bytes(records, "signed")})
+            chosen.append({"chooser": opener, "positions": bits, "signed": bytes_of(records, "signed")})
 
         yield Exchange("rank", {opener: gathering.request(there)}, receive)
         if not chosen:
@@ -84,7 +85,7 @@ class SelectiveSum(OpenedSum):
         if gathering.open_part is None:
             return opened
         if self.surveys:
-            selection = Selection.from_bytes(as_bytes(records, "positions"), spec, self.fraction)
+            selection = Selection.from_bytes(bytes_of(records, "positions"), spec, self.fraction)
         else:
             selection = self._at_random(spec)
         return selection.merge(opened, gathering.open_part.close())
@@ -97,11 +98,11 @@ class SelectiveSum(OpenedSum):
     def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
         """As every opened sum, and what the survey asks."""
         if self.surveys and stage == "sensitivity":
-            return self._contribute_whole(inbound, me, credentials_of(me), contribution)
+            return self._contribute_whole(inbound, me, me.own, contribution)
         if self.surveys and stage == "rank":
-            return self._rank(inbound, me, credentials_of(me))
+            return self._rank(inbound, me, me.own)
         if self.surveys and stage == "positions":
-            return self._take_positions(inbound, me, credentials_of(me))
+            return self._take_positions(inbound, me, me.own)
         return super().respond(stage, inbound, me, contribution)
 
     def _contribute(self, inbound: Records, me: Party, own: Credentials, contribution: Contribution) -> Records:
@@ -139,12 +140,12 @@ class SelectiveSum(OpenedSum):
         sensitivity_U = self._opened(self.scheme(me.spec), inbound, me, own)[:length]
         bits = most_sensitive(sensitivity_U, self._carried(me.spec).segments[0].length).to_bytes()
         own.store.put(POSITIONS, bits)
-        return {"positions": bits, "signed": own.identity.sign(header(me, POSITIONS, me.address, ""), bits)}
+        return {"positions": bits, "signed": own.identity.sign(me.header(POSITIONS, me.address, ""), bits)}
 
     def _take_positions(self, inbound: Records, me: Party, own: Credentials) -> Records:
         chooser = self._agreed_opener({"opener": str(inbound.get("chooser"))}, me, own)
-        bits = as_bytes(inbound, "positions")
-        own.roster.verify(header(me, POSITIONS, chooser, ""), bits, inbound.get("signed"))
+        bits = bytes_of(inbound, "positions")
+        own.roster.verify(me.header(POSITIONS, chooser, ""), bits, inbound.get("signed"))
         Selection.from_bytes(bits, me.spec, self.fraction)
         own.store.put(POSITIONS, bits)
         return {}

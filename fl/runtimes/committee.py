@@ -1,33 +1,44 @@
-"""The parties beside clients and server: a process each, spawned once, alive all run.
+"""The parties beside clients and server: a process each, spawned once, alive all run, with its own keys alone.
 
 `CommitteeGrid` hands their messages to them and everything else to the runtime's own grid, so that the transport counts
 both alike.
 """
 
 import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from fl import keys
 from fl.runtimes.lifetime import end_with_parent
+from fl.workspace import Workspace
 from privacy.errors import RuntimeFailure
-from privacy.secure_sum import Address
+from privacy.peers import Meeting
+from privacy.secure_sum import Address, Credentials
 
 FIRST_ROLE_NODE = 2**62  # far from the numbers that engines give their nodes
 WAIT_S = 0.05
 
 _context: Context  # of the role that this process plays
+_own: Credentials | None  # its keys, where the secure sum needs any
+
+Pools = Mapping[int, tuple[Address, ProcessPoolExecutor]]  # by node
+T = TypeVar("T")
 
 
 class CommitteeGrid(Grid):
     """A grid with the committee's processes beside another grid's nodes."""
 
-    def __init__(self, inner: Grid, pools: Mapping[int, tuple[Address, ProcessPoolExecutor]]) -> None:
+    def __init__(self, inner: Grid, pools: Pools) -> None:
         self._inner, self._pools = inner, pools
         self._futures: dict[Future[Message], Address] = {}
         self._waiting: set[str] = set()  # messages that the other grid carries
@@ -98,13 +109,14 @@ def _alive(address: Address) -> Iterator[None]:
         raise RuntimeFailure(f"the process of {address} died") from None
 
 
-def _start(canonical: str, run_hash: str, address: Address) -> None:
+def _start(canonical: str, run_hash: str, address: Address, parcel: keys.Parcel | None) -> None:
     """In the new process: it plays one role, for one configuration, and remembers it between stages."""
     from fl.apps import role_context
     from fl.workspace import workspace
 
-    global _context
+    global _context, _own
     end_with_parent()
+    _own = keys.hold(parcel) if parcel else None
     _context = role_context(address, run_hash)
     assert workspace(canonical).spec
 
@@ -115,16 +127,24 @@ def _serve(message: Message) -> Message:
     return client_app(message, _context)
 
 
-def _ready() -> None:
-    """A process that answers this has started."""
+def _ready() -> int:
+    """A process that answers this has started; its id."""
+    return os.getpid()
+
+
+def _meet(address: Address, roles: tuple[Address, ...], meeting: Meeting, private: Path) -> None:
+    """In a party's process: join the other parties."""
+    from fl.runtimes.peers import join  # with it CrypTen
+
+    assert _own is not None, "parties that meet have keys"
+    _own.peers = join(address, roles, meeting, private)
 
 
 @contextmanager
-def attended(
-    canonical: str, run_hash: str, roles: Iterable[Address], grid: Grid
-) -> Iterator[tuple[Grid, dict[Address, int]]]:
+def attended(work: Workspace, grid: Grid) -> Iterator[tuple[Grid, dict[Address, int]]]:
     """The grid with a process for each role beside it, and the roles' nodes, while the block runs."""
-    roles = tuple(roles)
+    secure_sum = work.backend.secure_sum
+    roles, meeting = secure_sum.roles, secure_sum.meeting
     if not roles:
         yield grid, {}
         return
@@ -132,9 +152,32 @@ def attended(
     with ExitStack() as stack:
         pools: dict[int, tuple[Address, ProcessPoolExecutor]] = {}
         for node, address in enumerate(roles, FIRST_ROLE_NODE):
-            pool = stack.enter_context(ProcessPoolExecutor(1, spawn, _start, (canonical, run_hash, address)))
-            pools[node] = address, pool
-        for address, pool in pools.values():
-            with _alive(address):
-                pool.submit(_ready).result()
+            parcel = keys.parcel(address, work.everybody) if secure_sum.pinned else None
+            arguments = (work.canonical, work.hash, address, parcel)
+            pools[node] = address, stack.enter_context(ProcessPoolExecutor(1, spawn, _start, arguments))
+        stack.enter_context(_killed_on_failure(_all(pools, lambda _, pool: pool.submit(_ready))))
+        if meeting is not None:
+            private = Path(stack.enter_context(TemporaryDirectory()))
+            _all(pools, lambda address, pool: pool.submit(_meet, address, roles, meeting, private))
         yield CommitteeGrid(grid, pools), {address: node for node, (address, _) in pools.items()}
+
+
+def _all(pools: Pools, submit: Callable[[Address, ProcessPoolExecutor], "Future[T]"]) -> list[T]:
+    """What all processes answer to something that is asked of them at once; the first that fails ends it."""
+    futures = {submit(address, pool): address for address, pool in pools.values()}
+    for future in as_completed(futures):
+        with _alive(futures[future]):
+            future.result()
+    return [future.result() for future in futures]
+
+
+@contextmanager
+def _killed_on_failure(ids: Collection[int | None]) -> Iterator[None]:
+    """A process that hangs would not end when it is asked to."""
+    try:
+        yield
+    except BaseException:
+        for process in multiprocessing.active_children():
+            if process.pid in ids:
+                process.kill()
+        raise

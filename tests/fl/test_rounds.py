@@ -11,6 +11,7 @@ from privacy.errors import (
     DuplicateSender,
     MalformedContribution,
     NonFiniteContribution,
+    PrivacyRefusal,
     ProtocolError,
     TooFewContributors,
 )
@@ -134,6 +135,30 @@ def test_too_few_at_the_deadline_say_so():
     grid = Tampered(work, only("client/3", lambda _: []))
     with pytest.raises(TooFewContributors, match=r"client/3 dropped out: no answer within server\.deadline_s=0\.5"):
         aggregate(work, grid, deadline_s=0.5)
+
+
+def test_of_those_who_are_missing_one_is_named_that_was_asked_last():
+    work = workspace_of(
+        *PROBE,
+        *MASKED,
+        "server.min_contributors=3",
+        "+mechanism.probe.faults={client/0: crash}",
+        "+secure_sum.leave_before_unmask=[client/2]",
+    )
+    with pytest.raises(TooFewContributors, match=r"2 contributors .*; client/2 dropped out: gone before unmask$"):
+        aggregate(work)
+
+
+def test_a_refusal_of_a_protocol_says_why_somebody_is_missing():
+    work = workspace_of(*PROBE, "+mechanism.probe.faults={client/1: crash}")
+    transport = transport_of(work, InProcessGrid(work.hash, 4))
+
+    def flow():
+        yield Exchange("collect", ASK_ALL, lambda *_: None, True)
+        raise PrivacyRefusal("without client/1 there is no sum")
+
+    with pytest.raises(PrivacyRefusal, match=r"^without client/1 there is no sum; client/1 dropped out: crashed"):
+        drive(flow(), transport, transport._meter, attempt_of(work), work.initial_D.numpy())
 
 
 def test_nobody_was_asked():

@@ -27,6 +27,8 @@ def card(*overrides: str) -> str:
         ((*DP_SGD, "runtime.client_diagnostics=true"), "client_diagnostics=true", "Weights tell"),
         (("mechanism=distributed_dp", "delta=1e-2"), "noise=os", "floating-point"),
         (("secure_sum=pad",), "The server and the keyholder do not collude.", "trusted"),
+        (("secure_sum=crypten",), "Not all 3 parties collude (any 2 may, with the server).", "trusted"),
+        (("secure_sum=crypten",), "security is passive", "keyholder"),
         (("secure_sum=pad",), "one party plays all roles", "Noise"),
         (("secure_sum=pad", "runtime=deployment", "clients=3"), "one user on one machine", "simulation"),
         (
@@ -69,7 +71,8 @@ def test_every_line_is_a_sentence():
         "privacy=fedml_he",
         MEASURED,
     )
-    texts = card(*DP_SGD, "noise=seeded", "secure_sum=pad", "runtime.client_diagnostics=true"), card(*every)
+    private = (*DP_SGD, "noise=seeded", "runtime.client_diagnostics=true")
+    texts = card(*private, "secure_sum=pad"), card(*private, "secure_sum=crypten"), card(*every)
     for line in "\n".join(texts).splitlines():
         assert line[0].isupper()
         assert line.endswith(".")

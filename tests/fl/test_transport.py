@@ -21,9 +21,10 @@ from tests.fl.wire import npy
 class Asked:
     """An exchange with every client, its outcome, and what the transport noted meanwhile."""
 
-    def __init__(self, work, grid, stage="collect", deadline_s=None, clients=4, **outbox) -> None:
+    def __init__(self, work, grid, stage="collect", deadline_s=None, clients=4, timeout_s=None, **outbox) -> None:
         self.transport = transport_of(work, grid, deadline_s)
-        exchange = Exchange(stage, {f"client/{i}": outbox for i in range(clients)}, lambda *_: None, stage != "unmask")
+        asked = {f"client/{i}": outbox for i in range(clients)}
+        exchange = Exchange(stage, asked, lambda *_: None, stage != "unmask", timeout_s)
         self.replies = list(self.transport.replies(exchange, attempt_of(work), work.initial_D.numpy()))
         self.addresses = [address for address, _ in self.replies]
         self.dropped = self.transport.dropped
@@ -122,6 +123,27 @@ def test_who_has_not_answered_at_the_deadline_has_dropped_out(work):
     assert asked.addresses == ["client/0", "client/1"]
     assert asked.dropped == dict.fromkeys(["client/2", "client/3"], "no answer within server.deadline_s=0.3")
     assert asked.rows["client/3", "collect", "dropped"] == 1
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "timeout_s", "limit"),
+    [
+        (None, 0.5, "secure_sum.timeout_s=0.5"),
+        (60.0, 0.5, "secure_sum.timeout_s=0.5"),
+        (0.5, 60.0, "server.deadline_s=0.5"),
+    ],
+)
+def test_the_sooner_of_the_deadline_and_the_protocols_own_ends_a_stage(work, deadline_s, timeout_s, limit):
+    grid = Tampered(work, only("client/2", lambda _: []))
+    asked = Asked(work, grid, deadline_s=deadline_s, timeout_s=timeout_s)
+    assert asked.dropped == {"client/2": f"no answer within {limit}"}
+
+
+def test_who_did_not_answer_comes_before_who_failed(work):
+    """The others may have failed for want of it."""
+    silent, failed = only("client/2", lambda _: []), only("client/0", lambda reply: [with_error(reply, 4, "alone")])
+    grid = Tampered(work, lambda address, reply: [r for s in silent(address, reply) for r in failed(address, s)])
+    assert list(Asked(work, grid, timeout_s=0.5).dropped) == ["client/2", "client/0"]
 
 
 def test_somebody_answers_even_under_a_deadline_that_is_too_short(work):

@@ -1,12 +1,14 @@
 """Drives a secure sum without any I/O, as the contract suite needs it: any order of arrival, drop-outs, intruders."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import wait
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
 from privacy.errors import ProtocolError
+from privacy.peers import Peers
 from privacy.randomness import OsRandomness, SeededRandomness
 from privacy.sealing import Identity, Roster
 from privacy.secure_sum import (
@@ -81,6 +83,7 @@ class Round:
     asked: dict[str, set[Address]] = field(default_factory=dict)
     attempt: str = ATTEMPT
     number: int = 1  # of the round; 0 at set-up
+    peers: Mapping[Address, Peers] = field(default_factory=dict)
 
     def run(self) -> Total:
         self.set_up()
@@ -114,13 +117,27 @@ class Round:
     def serve(self, exchange: Exchange) -> None:
         self.stages.append(exchange.stage)
         self.asked[exchange.stage] = set(exchange.outbox)
-        for address in map(str, self.arrival(list(exchange.outbox))):
-            if address in self.gone.get(exchange.stage, ()):
-                continue
+        gone = self.gone.get(exchange.stage, ())
+        there = [address for address in map(str, self.arrival(list(exchange.outbox))) if address not in gone]
+        for address, answer in self.answers(exchange, there):
             try:
-                exchange.deliver(address, self.respond(exchange, address))
+                exchange.deliver(address, answer())
             except ProtocolError as error:
                 self.refused[address] = error
+
+    def answers(self, exchange: Exchange, there: list[Address]) -> Iterator[tuple[Address, Callable[[], Records]]]:
+        """How to get each answer: one after the other, or all at once where parties answer together."""
+        roles = self.secure_sum.roles
+        if self.secure_sum.meeting is None or not set(there) <= set(roles):
+            yield from ((address, partial(self.respond, exchange, address)) for address in there)
+            return
+        from tests.privacy import party_threads  # with it CrypTen, which other sums do without
+
+        self.peers = party_threads.peers_among(roles)
+        size = len(roles)
+        futures = {a: party_threads.submit(size, roles.index(a), self.respond, exchange, a) for a in there}
+        wait(futures.values())
+        yield from ((address, future.result) for address, future in futures.items())
 
     def respond(self, exchange: Exchange, address: Address) -> Records:
         called = 0
@@ -149,7 +166,7 @@ class Round:
             return None
         everybody = {name: identity_of(name).public for name in [*self.vectors, *self.secure_sum.roles]}
         store = self.stores.setdefault(address, MemoryStore())
-        return Credentials(identity_of(address), Roster(everybody), store)
+        return Credentials(identity_of(address), Roster(everybody), store, self.peers.get(address))
 
 
 def transported(records: Records) -> Records:

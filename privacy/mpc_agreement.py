@@ -1,0 +1,169 @@
+"""Which contributions count: what clients sign, and how the parties come to one set without asking the server.
+
+A client signs a manifest: a fresh number, and the hash of every party's box. Hashes are of boxes as they are sealed,
+and travel beside them: whoever has all shares but one could test guesses at a vector against the hash of the last.
+
+Each party checks the manifests that it was handed against its own boxes, and sends its peers a signed list of their
+hashes. What is on every list is the set; each signs it, checks that all others signed the same, and keeps that before
+it reveals anything. A contribution that a party was not handed is left out by all alike. One that was altered, or of
+which two parties hold different manifests, ends the round: a server that tries either learns nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from privacy.errors import (
+    BadSignature,
+    FedveilError,
+    MalformedContribution,
+    PrivacyRefusal,
+    ProtocolError,
+)
+from privacy.peers import Peers
+from privacy.randomness import KEY_BYTES
+from privacy.secure_sum import Address, Credentials, Party, require_contributors
+
+DIGEST_BYTES, SIGNATURE_BYTES = 32, 64
+EVERYBODY = "parties"
+
+
+def number_of(client: Address) -> int:
+    """3 of `client/3`.
+
+    Raises:
+        ProtocolError: it is no client.
+    """
+    role, _, number = client.partition("/")
+    if role != "client" or not (number.isascii() and number.isdecimal()):
+        raise ProtocolError(f"{client} contributes nothing")
+    return int(number)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one client submitted in one attempt: `submission` makes it another if it submits again."""
+
+    submission: bytes  # of KEY_BYTES
+    digests: tuple[bytes, ...]  # of the parties' boxes, in their order
+
+    @classmethod
+    def of(cls, submission: bytes, boxes: Sequence[bytes]) -> "Manifest":
+        """For boxes in the parties' order."""
+        return cls(submission, tuple(hashlib.sha256(box).digest() for box in boxes))
+
+    def signed(self, me: Party) -> bytes:
+        """As it travels."""
+        body = self.submission + b"".join(self.digests)
+        return body + me.own.identity.sign(me.header("mpc manifest", me.address, EVERYBODY), body)
+
+
+def manifest_bytes(parties: int) -> int:
+    """Length of a signed manifest."""
+    return KEY_BYTES + DIGEST_BYTES * parties + SIGNATURE_BYTES
+
+
+def check_box(manifest: bytes, index: int, box: bytes) -> None:
+    """Whether a box is the one that a manifest names for a party.
+
+    Raises:
+        BadSignature: it is another.
+    """
+    start = KEY_BYTES + DIGEST_BYTES * index
+    if hashlib.sha256(box).digest() != manifest[start : start + DIGEST_BYTES]:
+        raise BadSignature("a box is not the one that its manifest names")
+
+
+def check_manifest(manifest: bytes, client: Address, parties: int, me: Party) -> None:
+    """Whether a client signed this manifest in this attempt.
+
+    Raises:
+        BadSignature: it did not.
+        ProtocolError: it is no client, or nobody whom the roster knows.
+    """
+    number_of(client)
+    if len(manifest) != manifest_bytes(parties):
+        raise MalformedContribution(f"a manifest has {manifest_bytes(parties)} bytes, got {len(manifest)}")
+    body, signature = manifest[:-SIGNATURE_BYTES], manifest[-SIGNATURE_BYTES:]
+    me.own.roster.verify(me.header("mpc manifest", client, EVERYBODY), body, signature)
+
+
+def agree(
+    held: Mapping[Address, bytes], complaint: FedveilError | None, me: Party, parties: Sequence[Address]
+) -> tuple[Address, ...]:
+    """The clients whose contributions count, sorted, after all parties have signed for the same ones.
+
+    `held` are the manifests of the contributions that this party has verified; a `complaint` is heard by all.
+
+    Raises:
+        PrivacyRefusal: a party complains, two hold different manifests of a client, or they do not agree.
+        TooFewContributors: too few are on every list.
+        RuntimeFailure: a party does not answer.
+    """
+    hashes = {client: hashlib.sha256(manifest).hexdigest() for client, manifest in held.items()}
+    listed = {"held": hashes, "complaint": "" if complaint is None else str(complaint)}
+    lists = _exchange("list", json.dumps(listed, sort_keys=True).encode(), me, parties)
+    if complaint is not None:
+        raise complaint
+    heard = {party: _read_list(party, text) for party, text in lists.items()}
+    contributors = _common(heard)
+    require_contributors(contributors, me.spec)
+    if len(contributors) > me.spec.cohort_size:  # their sum could wrap
+        raise PrivacyRefusal(f"{len(contributors)} contributors are more than a cohort of {me.spec.cohort_size}")
+    agreed = json.dumps({client: hashes[client] for client in contributors}).encode()
+    signatures = _exchange("set", hashlib.sha256(agreed).digest(), me, parties)
+    for party, digest in signatures.items():
+        if digest != hashlib.sha256(agreed).digest():
+            raise PrivacyRefusal(f"{party} agreed to another set of contributions")
+    me.own.store.put(f"set-{me.run}-{me.round}-{me.attempt}", agreed)
+    return contributors
+
+
+def _exchange(what: str, body: bytes, me: Party, parties: Sequence[Address]) -> dict[Address, bytes]:
+    """Each party's statement, signed by it in this attempt."""
+    own = me.own
+    message = body + own.identity.sign(me.header(f"mpc {what}", me.address, EVERYBODY), body)
+    answers = dict(zip(parties, peers_of(own).exchange(message), strict=True))
+    bodies = {}
+    for party, answer in answers.items():
+        bodies[party], signature = answer[:-SIGNATURE_BYTES], answer[-SIGNATURE_BYTES:]
+        own.roster.verify(me.header(f"mpc {what}", party, EVERYBODY), bodies[party], signature)
+    return bodies
+
+
+def _read_list(party: Address, text: bytes) -> dict[str, str]:
+    """What a party holds.
+
+    Raises:
+        PrivacyRefusal: it complains.
+        ProtocolError: that is no list.
+    """
+    try:
+        listed = json.loads(text)
+        complaint, held = str(listed["complaint"]), {str(c): str(d) for c, d in listed["held"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ProtocolError(f"{party} sent no list of contributions") from None
+    if complaint:
+        raise PrivacyRefusal(f"{party}: {complaint}")
+    return held
+
+
+def _common(heard: Mapping[Address, Mapping[str, str]]) -> tuple[Address, ...]:
+    """Who is on every list."""
+    first, *others = heard.values()
+    for client in sorted({client for held in heard.values() for client in held}):
+        if len({held[client] for held in heard.values() if client in held}) > 1:
+            raise PrivacyRefusal(f"{client} gave the parties different sets of boxes")
+    return tuple(sorted(client for client in first if all(client in held for held in others)))
+
+
+def peers_of(own: Credentials) -> Peers:
+    """The other parties.
+
+    Raises:
+        PrivacyRefusal: there is no way to them.
+    """
+    if own.peers is None:
+        raise PrivacyRefusal("this party has no way to the others: the committee was not started")
+    return own.peers

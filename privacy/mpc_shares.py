@@ -1,0 +1,126 @@
+"""Vectors as fixed-point numbers in a ring of integers, and as additive shares of it.
+
+A value x is round(x 2^f) modulo 2^k; k is 8, 16, 32 or 64, the least in which no sum of the cohort can wrap. Shares of
+a vector are uniform but for their sum, which it is. Where a sum of shares is all that is ever computed, a short ring
+does, and an upload has k/8 bytes a value, however many parties there are: all shares but one are keys, which expand.
+
+Shapes: D is the length of the vector that the spec declares.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+from numpy.typing import NDArray
+
+from privacy.errors import ConfigError, MalformedContribution
+from privacy.randomness import KEY_BYTES, Randomness
+from privacy.secure_sum import Sum, Vector, VectorSpec
+
+Elements = NDArray[np.unsignedinteger[Any]]  # of the ring, little-endian
+
+WIDTHS = (8, 16, 32, 64)
+MOST_FRACTIONAL_BITS = 52  # of a float64
+_BLOCK_BYTES = 1 << 17  # of a key stream at a time, so that it stays in the cache
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The integers modulo 2^bits, and how the vectors of a spec lie in them. See `of`."""
+
+    spec: VectorSpec
+    fractional_bits: int
+    bits: int
+
+    @classmethod
+    def of(cls, spec: VectorSpec, fractional_bits: int, key: str) -> "Ring":
+        """The narrowest ring that holds every sum of the cohort; `key` is the sum's configuration.
+
+        Residues (a spec with `modulus_bits`) need only be held themselves: their modulus divides the ring's.
+
+        Raises:
+            ConfigError: fractional bits out of range, a segment without a bound, or sums that no ring holds.
+        """
+        if spec.modulus_bits is not None:
+            return cls(spec, 0, next(bits for bits in WIDTHS if bits >= spec.modulus_bits))
+        if not 1 <= fractional_bits <= MOST_FRACTIONAL_BITS:
+            raise ConfigError.of(f"{key}.fractional_bits", fractional_bits, f"must be from 1 to {MOST_FRACTIONAL_BITS}")
+        spec.require_bounds(key)
+        needed = needed_bits(spec, fractional_bits)
+        if needed > WIDTHS[-1]:
+            allowed = f"a sum of {spec.cohort_size} takes {needed} bits, {WIDTHS[-1]} at most; lower it or {key}.bound"
+            raise ConfigError.of(f"{key}.fractional_bits", fractional_bits, allowed)
+        return cls(spec, fractional_bits, next(bits for bits in WIDTHS if bits >= needed))
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """Of an element."""
+        return np.dtype(f"<u{self.bits // 8}")
+
+    @property
+    def tolerance(self) -> float:
+        """What rounding changes in one contribution, at most."""
+        return 0.0 if self.spec.modulus_bits is not None else 0.5 * 2.0**-self.fractional_bits
+
+    def encode(self, vector_D: Vector) -> Elements:
+        """A vector that the spec allows, shape (D,)."""
+        if self.spec.modulus_bits is not None:
+            return vector_D.astype(self.dtype)
+        scaled_D = vector_D * np.float64(2.0**self.fractional_bits)  # exact: a power of two
+        return np.rint(scaled_D, out=scaled_D).astype(np.int64).astype(self.dtype)
+
+    def decode(self, sum_D: Elements) -> Sum:
+        """A sum of encoded vectors, shape (D,): float64, or residues again."""
+        if self.spec.modulus_bits is not None:
+            return sum_D.astype(np.int64) & ((1 << self.spec.modulus_bits) - 1)
+        signed_D = sum_D.view(sum_D.dtype.str.replace("u", "i"))
+        return signed_D * np.float64(2.0**-self.fractional_bits)
+
+    def split(self, values_D: Elements, parties: int, whole: int, randomness: Randomness) -> list[bytes]:
+        """A share for each party, as bytes: a fresh key, and for the party `whole` the vector less what keys expand to.
+
+        Any that lack one are independent of the values: where a key lacks, the vector is masked by its stream; where
+        the vector lacks, keys are all there is. So much holds of ideal streams, and ChaCha20's cannot be told apart.
+        """
+        assert 0 <= whole < parties
+        rest_D = values_D.copy()
+        payloads = [randomness.key() for _ in range(parties)]
+        for party, key in enumerate(payloads):
+            if party != whole:
+                _combine(np.subtract, rest_D, key)
+        payloads[whole] = rest_D.tobytes()
+        return payloads
+
+    def add_share(self, sum_D: Elements, payload: bytes, whole: bool) -> None:
+        """Add what `split` gave one party, in place; `whole` says that it is the vector and no key.
+
+        Raises:
+            MalformedContribution: another length.
+        """
+        length = self.dtype.itemsize * self.spec.length if whole else KEY_BYTES
+        if len(payload) != length:
+            raise MalformedContribution(f"a share must have {length} bytes, got {len(payload)}")
+        if whole:
+            np.add(sum_D, np.frombuffer(payload, self.dtype), out=sum_D)
+        else:
+            _combine(np.add, sum_D, payload)
+
+
+def needed_bits(spec: VectorSpec, fractional_bits: int) -> int:
+    """Bits of a signed sum over the whole cohort of a spec of bounded floats."""
+    largest = round(max(segment.bound for segment in spec.segments) * 2.0**fractional_bits) + 1
+    return (spec.cohort_size * largest).bit_length() + 1
+
+
+def _combine(operation: np.ufunc, values_D: Elements, key: bytes) -> None:
+    """Add a key's ChaCha20 stream to the values, or subtract it, in place: nothing as long as they are is made."""
+    stream = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
+    zeros = memoryview(bytes(_BLOCK_BYTES))
+    block = np.empty(_BLOCK_BYTES // values_D.itemsize, values_D.dtype)
+    for start in range(0, len(values_D), len(block)):
+        part = values_D[start : start + len(block)]
+        words = block[: len(part)]
+        stream.update_into(zeros[: words.nbytes], words.view(np.uint8).data)
+        operation(part, words, out=part)

@@ -1,0 +1,219 @@
+"""CrypTen's parties as processes: what they compute and cost, where they listen, and what ends a round, by its name."""
+
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from fl import keys, runtimes
+from fl.checkpoint import Checkpoints, State
+from fl.server import Errand, Server
+from fl.workspace import Workspace
+from privacy.errors import ConfigError, FedveilError, PrivacyRefusal, RunRefused, RuntimeFailure
+from tests.composed import canonical, workspace_of
+
+CRYPTEN = ("secure_sum=crypten", "secure_sum.parties=2")
+SEEDED = "noise=seeded"
+
+
+def run(folder: Path, *overrides: str) -> State:
+    """A whole run, set-up included, as the command line would do it."""
+    work = Workspace(canonical(*overrides))
+    runtimes.run(work, folder, Errand(folder / "checkpoints"))
+    return ended(folder)
+
+
+def ended(folder: Path) -> State:
+    state = Checkpoints(folder / "checkpoints", 2).latest()
+    assert state is not None
+    return state
+
+
+def parties() -> list[psutil.Process]:
+    """Those of this process, in their order."""
+    children = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    return sorted(children, key=lambda child: child.pid)
+
+
+def in_round(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
+    """Do something when a round begins."""
+    original = Server.aggregate
+
+    def act_then_aggregate(self, asked, cohort):
+        if asked == number:
+            act()
+        return original(self, asked, cohort)
+
+    monkeypatch.setattr(Server, "aggregate", act_then_aggregate)
+
+
+def test_a_run_ends_where_the_plain_one_does_and_its_parties_tell_their_costs(tmp_path, monkeypatch):
+    """And they listen on loopback alone, and are gone at the end."""
+    listening: list[set[str]] = []
+    in_round(monkeypatch, 2, lambda: listening.extend(map(addresses, parties())))
+    tolerance = workspace_of(*CRYPTEN).tolerance
+    found, plain = run(tmp_path / "run", *CRYPTEN), run(tmp_path / "plain")
+    assert 0 < (found.weights_D - plain.weights_D).abs().max() < 100 * tolerance
+    assert listening == [{"127.0.0.1"}] * 2
+    assert not parties()
+    rows = Checkpoints(tmp_path / "run" / "checkpoints", 2).rows()
+    for party in ("party/0", "party/1"):
+        own = rows.filter((rows["where"] == party) & (rows["round"] == 2))
+        told = {(stage, metric): value for stage, metric, value in own.select("stage", "metric", "value").iter_rows()}
+        assert told["peers", "comm_rounds"] == 3  # lists, sets, and CrypTen's reduction
+        # 651 words of eight bytes there and back, and two signed messages
+        assert 0 < told["peers", "comm_bytes"] - 2 * 8 * 651 < 2000
+        assert told["protect", "cpu"] > 0
+        assert 0 < told["peers", "comm_wall"] <= told["protect", "wall"]
+        assert told["reveal", "down_bytes"] > 0
+
+
+def addresses(process: psutil.Process) -> set[str]:
+    """Those on which a process accepts connections."""
+    return {c.laddr.ip for c in process.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.slow
+def test_a_party_that_is_killed_ends_the_run_which_goes_on_from_there(tmp_path, monkeypatch):
+    in_round(monkeypatch, 2, lambda: os.kill(parties()[1].pid, signal.SIGKILL))
+    with pytest.raises(RuntimeFailure, match=r"^the process of party/1 died$"):
+        run(tmp_path, *CRYPTEN, SEEDED)
+    assert not parties()
+    monkeypatch.undo()
+    assert ended(tmp_path).round == 1
+    again = run(tmp_path, *CRYPTEN, SEEDED)
+    assert torch.equal(again.weights_D, run(tmp_path / "whole", *CRYPTEN, SEEDED).weights_D)
+
+
+def faulty(fault: str, count: int = 2) -> tuple[str, ...]:
+    """The overrides for a fault in round 2."""
+    target = "secure_sum._target_=tests.outside.faulty_parties.FaultySum"
+    patience = "secure_sum.timeout_s=" + ("4" if "stop" in fault else "120")
+    return ("secure_sum=crypten", f"secure_sum.parties={count}", target, f"+secure_sum.fault='{fault}'", patience)
+
+
+NOT_REVEALED = "party/0 and party/1 did not reveal the sum; "
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("stop", PrivacyRefusal, f"{NOT_REVEALED}party/1 dropped out: no answer within secure_sum.timeout_s=4"),
+        ("stop inside", PrivacyRefusal, f"{NOT_REVEALED}party/1 dropped out: no answer within secure_sum.timeout_s=4"),
+        ("kill", RuntimeFailure, "the process of party/1 died"),
+        ("kill inside", RuntimeFailure, "the process of party/1 died"),
+        ("wrong", PrivacyRefusal, "party/1 revealed another sum than party/0: one of them is broken"),
+        ("box", PrivacyRefusal, "what came of client/0 is not what it sent: a box is not the one that its"),
+        ("manifest", PrivacyRefusal, "what came of client/0 is not what it sent: client/0 did not sign this"),
+        ("two", PrivacyRefusal, "client/0 gave the parties different sets of boxes"),
+    ],
+)
+def test_a_fault_ends_the_round_with_an_error_that_names_it(tmp_path, fault, error, message):
+    with pytest.raises(FedveilError) as failure:
+        run(tmp_path, *faulty(fault))
+    assert isinstance(failure.value, error)
+    assert message in str(failure.value)
+    assert "party/1" in str(failure.value)
+    assert not parties()
+    assert ended(tmp_path).round == 1  # nothing of round 2 was used
+
+
+@pytest.mark.slow
+def test_of_three_parties_the_one_that_hangs_is_named_by_the_others(tmp_path):
+    with pytest.raises(PrivacyRefusal, match=r"party/2 did not reveal the sum; party/1 dropped out: no answer within"):
+        run(tmp_path, *faulty("stop", 3))
+    rows = Checkpoints(tmp_path / "checkpoints", 2).rows()
+    assert set(rows.filter(rows["metric"] == "dropped")["where"]) == {"party/0", "party/1", "party/2"}
+    assert not parties()
+
+
+@pytest.mark.slow
+def test_a_client_that_one_party_was_not_handed_is_left_out_by_all(tmp_path):
+    run(tmp_path, *faulty("left out"))
+    rows = Checkpoints(tmp_path / "checkpoints", 2).rows()
+    survivors = rows.filter(rows["metric"] == "survivors").sort("round")["value"]
+    assert survivors.to_list() == [4, 3]
+
+
+@pytest.mark.slow
+def test_parties_meet_where_they_are_told_to_and_nowhere_else(tmp_path, monkeypatch):
+    listening: list[set[str]] = []
+    in_round(monkeypatch, 1, lambda: listening.extend(map(addresses, parties())))
+    run(tmp_path, *CRYPTEN, f"secure_sum.rendezvous=tcp://127.0.0.1:{free_port()}", "rounds=1")
+    assert listening == [{"127.0.0.1"}] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        ((), RuntimeFailure, "party/0 could not join the other parties: [Errno 98] Address already in use"),
+        (("secure_sum.tunnel=none0",), ConfigError, "secure_sum.tunnel=none0: is no network interface here: lo"),
+    ],
+)
+def test_a_meeting_that_cannot_be_is_refused_before_anybody_trains(tmp_path, overrides, error, message):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        there = f"secure_sum.rendezvous=tcp://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(error) as failure:
+            run(tmp_path, *CRYPTEN, there, *overrides, "secure_sum.timeout_s=4")
+    assert message in str(failure.value)
+    assert not parties()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_weights_are_the_same_however_many_parties_and_workers(tmp_path):
+    states = [
+        run(tmp_path / str(index), "secure_sum=crypten", *overrides, SEEDED)
+        for index, overrides in enumerate([("secure_sum.parties=2",), ("secure_sum.parties=5", "runtime.workers=2")])
+    ]
+    assert torch.equal(states[0].weights_D, states[1].weights_D)
+
+
+@pytest.mark.slow
+def test_distributed_noise_under_shares_is_that_under_the_plain_sum(tmp_path):
+    noised = ("mechanism=distributed_dp", "delta=1e-2", SEEDED)
+    plain, hidden = run(tmp_path / "plain", *noised), run(tmp_path / "shared", *noised, *CRYPTEN)
+    assert torch.equal(plain.weights_D, hidden.weights_D)
+    assert workspace_of(*noised, *CRYPTEN).backend.holds_against("client") == ["outsider", "server"]
+
+
+def test_a_process_that_plays_a_role_has_no_other_keys(tmp_path, monkeypatch):
+    monkeypatch.setattr(keys, "_held", None)
+    monkeypatch.setenv(keys.KEYS_VARIABLE, "")
+    keys.set_up(tmp_path)
+    everybody = ("client/0", "party/0", "party/1")
+    own = keys.credentials("party/1", everybody)
+    parcel = keys.parcel("party/1", everybody)
+    assert own.identity.to_bytes().hex() not in repr(parcel)
+    assert str(own.identity.to_bytes()) not in repr(parcel)
+    held = keys.hold(parcel)
+    assert keys.credentials("party/1", everybody) is held
+    assert held.identity.public == own.identity.public
+    assert held.roster.to_bytes() == own.roster.to_bytes()
+    held.store.put("kept", b"1")
+    assert own.store.get("kept") == b"1"
+    with pytest.raises(RunRefused, match="this process has the keys of party/1 alone"):
+        keys.credentials("party/0", everybody)
+    assert keys.KEYS_VARIABLE not in os.environ
+
+
+@pytest.mark.slow
+def test_values_beyond_the_bound_are_cut_and_counted(tmp_path):
+    run(tmp_path, *CRYPTEN, "secure_sum.bound=0.001", "rounds=1")
+    rows = Checkpoints(tmp_path / "checkpoints", 2).rows()
+    cut = rows.filter(rows["metric"] == "clipped_values")
+    assert len(cut) == 4
+    assert cut["value"].min() > 0
+    assert np.isfinite(ended(tmp_path).weights_D.numpy()).all()

@@ -1,0 +1,92 @@
+"""CrypTen's sum with one fault in round 2: a party that dies, hangs or miscalculates, a server or a client that cheats.
+
+Processes find it by its name in the configuration, so that the fault happens where it would.
+"""
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+
+from privacy import crypten_mpc
+from privacy.crypten_mpc import CryptenSum
+from privacy.mpc_agreement import manifest_bytes
+from privacy.mpc_shares import Elements
+from privacy.secure_sum import Address, Contribution, Flow, Party, Records, Value, VectorSpec
+
+PARTY, CLIENT, WHEN = "party/1", "client/0", 2
+SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+
+
+class FaultySum(CryptenSum):
+    """The faults: kill, stop; kill inside, stop inside (after the parties agreed); wrong; box, manifest, left out, two.
+
+    The first five are the party's, the next three the server's; `two` is a client's that has submitted twice.
+    """
+
+    def __init__(self, fault: str, **options: object) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]
+        self._fault, self._round = fault, 0
+        self._second: dict[str, Value] = {}
+
+    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
+        if (stage, me.address, me.round) == ("reveal", PARTY, WHEN):
+            self._become_faulty()
+        records = super().respond(stage, inbound, me, contribution)
+        if (stage, me.address, me.round, self._fault) == ("share", CLIENT, WHEN, "two"):
+            second = super().respond(stage, inbound, me, contribution)
+            return {**records, "second box": second[PARTY], "second manifest": second["manifest"]}
+        return records
+
+    def _become_faulty(self) -> None:
+        name = self._fault.removesuffix(" inside")
+        original = crypten_mpc.revealed
+
+        def revealed(share_D: Elements) -> Elements:
+            if name in SIGNALS:
+                os.kill(os.getpid(), SIGNALS[name])
+            return original(share_D) + (1 if name == "wrong" else 0)
+
+        if name in SIGNALS and self._fault == name:
+            os.kill(os.getpid(), SIGNALS[name])
+        crypten_mpc.revealed = revealed
+
+    def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
+        self._round += 1
+        flow = super().server(cohort, spec)
+        share = next(flow)
+        receive = share.receive
+
+        def noting(address: Address, records: Records) -> None:
+            self._second |= {name: value for name, value in records.items() if name.startswith("second")}
+            receive(address, records)
+
+        share.receive = noting
+        reveal = flow.send((yield share))
+        try:
+            flow.send((yield reveal))
+        except StopIteration as stop:
+            return stop.value
+        raise AssertionError("two stages")
+
+    def _handed(
+        self, index: int, boxes: Mapping[Address, Sequence[bytes]], manifests: Mapping[Address, bytes]
+    ) -> Records:
+        handed = dict(super()._handed(index, boxes, manifests))
+        if self._round == WHEN and self.roles[index] == PARTY:
+            self._tamper(handed)
+        return handed
+
+    def _tamper(self, handed: dict[str, Value]) -> None:
+        box, manifests, size = handed[CLIENT], handed["manifests"], manifest_bytes(len(self.roles))
+        assert isinstance(box, bytes)
+        assert isinstance(manifests, bytes)
+        if self._fault == "box":
+            handed[CLIENT] = box[:-1] + bytes([box[-1] ^ 1])
+        if self._fault == "manifest":
+            handed["manifests"] = bytes([manifests[0] ^ 1]) + manifests[1:]
+        if self._fault == "left out":
+            handed["contributors"] = str(handed["contributors"]).removeprefix(f"{CLIENT},")
+            handed["manifests"] = manifests[size:]
+        if self._fault == "two":
+            handed[CLIENT] = self._second["second box"]
+            handed["manifests"] = bytes(self._second["second manifest"]) + manifests[size:]  # type: ignore[arg-type]

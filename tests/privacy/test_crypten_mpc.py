@@ -1,0 +1,592 @@
+"""CrypTen's sum: the contract, which contributions count, and what the parties and the server refuse."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from privacy.crypten_mpc import CryptenSum
+from privacy.errors import (
+    BadSignature,
+    ConfigError,
+    FedveilError,
+    MalformedContribution,
+    PrivacyRefusal,
+    ProtocolError,
+    RuntimeFailure,
+    TooFewContributors,
+)
+from privacy.mpc_agreement import SIGNATURE_BYTES, Manifest, manifest_bytes
+from privacy.peers import Peers
+from privacy.secure_sum import Address, Exchange, Party, Records, VectorSpec
+from tests.privacy import party_threads
+from tests.privacy.contract import SecureSumContract, assert_sum, vectors
+from tests.privacy.harness import UPDATE_BOUND, MemoryStore, Round, identity_of, spec_of
+
+COUNT, LENGTH, PARTIES, MINIMUM = 4, 30, 3, 2
+ROLES = ("party/0", "party/1", "party/2")
+SUM = CryptenSum(PARTIES, UPDATE_BOUND)
+
+
+class TestCrypten(SecureSumContract):
+    @pytest.fixture(params=[2, 3], ids="{} parties".format)
+    def secure_sum(self, request):
+        return CryptenSum(request.param, UPDATE_BOUND)
+
+
+# ---- rounds that remember what passed
+
+
+@dataclass
+class Recorded(Round):
+    passed: dict[tuple[str, Address], tuple[Records, Records]] = field(default_factory=dict)
+
+    def respond(self, exchange: Exchange, address: Address) -> Records:
+        records = super().respond(exchange, address)
+        self.passed[exchange.stage, address] = exchange.outbox[address], records
+        return records
+
+    @property
+    def handed(self) -> dict[Address, dict]:
+        """What each party was sent."""
+        return {role: dict(self.passed["reveal", role][0]) for role in ROLES}
+
+    def uploads(self) -> dict[Address, Records]:
+        return {address: reply for (stage, address), (_, reply) in self.passed.items() if stage == "share"}
+
+
+def recorded(secure_sum: CryptenSum = SUM, count: int = COUNT, length: int = LENGTH) -> Recorded:
+    round_ = Recorded(secure_sum, spec_of(length, count, MINIMUM), vectors(count, length))
+    round_.run()
+    return round_
+
+
+@pytest.fixture
+def round_():
+    return recorded()
+
+
+Change = Callable[[Party], Party]
+Outcome = Records | FedveilError
+
+
+def reveal(
+    round_: Recorded,
+    handed: Mapping[Address, Records],
+    change: Change = lambda me: me,
+    patience_s: float = party_threads.PATIENCE_S,
+) -> dict[str, Outcome]:
+    """What each party answers, all of them having answered nothing so far; `change` alters who they are."""
+    round_.peers = party_threads.peers_among(ROLES, patience_s)
+
+    def respond(address: Address, me: Party) -> Outcome:
+        try:
+            return round_.secure_sum.respond("reveal", handed[address], me, lambda: pytest.fail("trained"))
+        except FedveilError as error:
+            return error
+
+    parties = {role: change(fresh(round_.party(role))) for role in ROLES}
+    futures = [
+        party_threads.submit(PARTIES, index, respond, role, parties[role])
+        for index, role in enumerate(ROLES)
+        if role in handed
+    ]
+    return dict(zip(handed, (future.result() for future in futures), strict=True))
+
+
+def fresh(me: Party) -> Party:
+    return replace(me, credentials=replace(me.credentials, store=MemoryStore()))
+
+
+def assert_refused(outcomes: Mapping[str, Outcome], party: Address, error: type[Exception], match: str) -> None:
+    """One party refuses for a reason, and the others because it told them."""
+    assert isinstance(outcomes[party], error), outcomes
+    assert match in str(outcomes[party])
+    for other in set(outcomes) - {party}:
+        assert isinstance(outcomes[other], PrivacyRefusal), outcomes
+        assert str(outcomes[other]).startswith(f"{party}: "), outcomes
+        assert match in str(outcomes[other])
+
+
+def flipped(value: bytes, place: int = 40) -> bytes:
+    return value[:place] + bytes([value[place] ^ 1]) + value[place + 1 :]
+
+
+# ---- which contributions count
+
+
+def test_all_parties_open_the_same_and_one_tells_it(round_):
+    outcomes = reveal(round_, round_.handed)
+    assert len({outcome["digest"] for outcome in outcomes.values()}) == 1
+    assert [set(outcomes[role]) for role in ROLES] == [{"digest", "sum", "contributors"}, {"digest"}, {"digest"}]
+    exact = np.sum([vector.astype(np.float64) for vector in round_.vectors.values()], axis=0)
+    assert np.abs(outcomes["party/0"]["sum"] - exact).max() <= COUNT * 2**-17
+
+
+@pytest.mark.parametrize("where", ROLES)
+def test_a_contribution_that_one_party_was_not_handed_is_left_out_by_all(round_, where):
+    handed = round_.handed
+    handed[where] = without(handed[where], "client/2")
+    outcomes = reveal(round_, handed)
+    assert outcomes["party/0"]["contributors"] == "client/0,client/1,client/3"
+    assert len({outcome["digest"] for outcome in outcomes.values()}) == 1
+    left = [round_.vectors[f"client/{client}"].astype(np.float64) for client in (0, 1, 3)]
+    assert np.abs(outcomes["party/0"]["sum"] - np.sum(left, axis=0)).max() <= 3 * 2**-17
+
+
+def without(records: Records, client: Address) -> Records:
+    names = str(records["contributors"]).split(",")
+    place, size = names.index(client), manifest_bytes(PARTIES)
+    manifests = records["manifests"][: size * place] + records["manifests"][size * (place + 1) :]
+    kept = {name: value for name, value in records.items() if name != client}
+    return {**kept, "contributors": ",".join(n for n in names if n != client), "manifests": manifests}
+
+
+def test_sets_that_have_too_little_in_common_are_refused_by_all(round_):
+    handed = round_.handed
+    handed["party/0"] = without(without(handed["party/0"], "client/2"), "client/3")
+    handed["party/2"] = without(handed["party/2"], "client/0")
+    for outcome in reveal(round_, handed).values():
+        assert isinstance(outcome, TooFewContributors)
+        assert "1 contributors are left of 4, 2 are needed" in str(outcome)
+
+
+def test_more_than_a_cohort_is_refused(round_):
+    smaller = VectorSpec(round_.spec.segments, COUNT - 1, MINIMUM)
+    for outcome in reveal(round_, round_.handed, lambda me: replace(me, spec=smaller)).values():
+        assert isinstance(outcome, PrivacyRefusal)
+        assert "4 contributors are more than a cohort of 3" in str(outcome)
+
+
+def test_the_set_is_kept_before_anything_is_revealed(round_, monkeypatch):
+    stores: dict[Address, MemoryStore] = {}
+
+    def remember(me: Party) -> Party:
+        stores[me.address] = me.credentials.store
+        return me
+
+    def gone(_share):
+        raise RuntimeFailure("the power failed")
+
+    monkeypatch.setattr("privacy.crypten_mpc.revealed", gone)
+    assert all(isinstance(outcome, RuntimeFailure) for outcome in reveal(round_, round_.handed, remember).values())
+    sizes = manifest_bytes(PARTIES)
+    manifests = round_.handed["party/0"]["manifests"]
+    expected = {f"client/{i}": hashlib.sha256(manifests[sizes * i : sizes * (i + 1)]).hexdigest() for i in range(COUNT)}
+    for role in ROLES:
+        name = f"{round_.party(role).run}-1-{round_.party(role).attempt}"
+        assert set(stores[role].values) == {f"revealed-{name}", f"set-{name}"}
+        assert json.loads(stores[role].values[f"set-{name}"]) == expected
+
+
+def test_an_attempt_is_revealed_once(round_):
+    outcomes = reveal(round_, round_.handed, round_used(round_, *ROLES))
+    assert {str(outcome) for outcome in outcomes.values()} == {"round 1 was revealed before, in this attempt"}
+    assert all(isinstance(outcome, PrivacyRefusal) for outcome in outcomes.values())
+
+
+@pytest.mark.parametrize("party", ROLES)
+def test_a_party_that_restarts_remembers_and_the_others_hear_of_it(round_, party):
+    outcomes = reveal(round_, round_.handed, round_used(round_, party))
+    assert_refused(outcomes, party, PrivacyRefusal, "round 1 was revealed before, in this attempt")
+
+
+def round_used(round_: Recorded, *roles: Address) -> Change:
+    """These parties have the stores with which they have answered."""
+
+    def change(me: Party) -> Party:
+        store = round_.stores[me.address] if me.address in roles else me.credentials.store
+        return replace(me, credentials=replace(me.credentials, store=store))
+
+    return change
+
+
+# ---- what is not as it was sent
+
+
+@pytest.mark.parametrize("party", ROLES)
+@pytest.mark.parametrize(
+    ("spoil", "error"),
+    [
+        (lambda records: {**records, "client/1": flipped(records["client/1"])}, BadSignature),
+        (lambda records: {**records, "client/1": flipped(records["client/1"], -1)}, BadSignature),
+        (lambda records: {**records, "client/1": records["client/1"][:-1]}, BadSignature),
+        (lambda records: {**records, "client/1": records["client/3"]}, BadSignature),
+        (lambda records: {**records, "client/1": 7}, MalformedContribution),
+        (lambda records: {n: v for n, v in records.items() if n != "client/1"}, MalformedContribution),
+    ],
+    ids=["flipped", "tag", "short", "another's", "number", "none"],
+)
+def test_a_box_that_was_tampered_with_is_named_by_all(round_, party, spoil, error):
+    handed = round_.handed
+    handed[party] = spoil(handed[party])
+    assert_refused(reveal(round_, handed), party, error, "what came of client/1 is not what it sent")
+
+
+@pytest.mark.parametrize("place", [0, 32, 40, manifest_bytes(PARTIES) - 1])
+def test_a_manifest_that_was_tampered_with_is_named_by_all(round_, place):
+    handed = round_.handed
+    manifests = handed["party/1"]["manifests"]
+    handed["party/1"]["manifests"] = flipped(manifests, manifest_bytes(PARTIES) + place)
+    outcomes = reveal(round_, handed)
+    assert_refused(outcomes, "party/1", BadSignature, "of client/1 is not what it sent: client/1 did not sign this")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"contributors": "client/0"}, {"contributors": "client/0,client/0,client/1,client/3"}, {"manifests": b""}],
+)
+def test_contributors_and_manifests_must_match(round_, changes):
+    handed = round_.handed
+    handed["party/2"] |= changes
+    assert_refused(reveal(round_, handed), "party/2", ProtocolError, "contributors and their manifests do not match")
+
+
+@pytest.mark.parametrize("name", ["party/1", "client/", "client/x", "client/9", "", "client/٣"])
+def test_who_is_no_client_of_the_roster_contributes_nothing(round_, name):
+    handed = round_.handed
+    for role in ROLES:
+        handed[role]["contributors"] = f"client/0,{name},client/2,client/3"
+        handed[role][name] = handed[role]["client/1"]
+    for outcome in reveal(round_, handed).values():
+        assert isinstance(outcome, ProtocolError)
+        assert f"what came of {name} is not what it sent" in str(outcome)
+
+
+@pytest.mark.parametrize("changes", [{"attempt": "another"}, {"round": 2}, {"run": "cd" * 32}])
+def test_what_was_sealed_for_another_attempt_is_refused(round_, changes):
+    for outcome in reveal(round_, round_.handed, lambda me: replace(me, **changes)).values():
+        assert isinstance(outcome, BadSignature)
+        assert "client/0 did not sign this" in str(outcome)
+
+
+def again(round_: Recorded, client: Address) -> Records:
+    """What a client sends that is asked once more in the same attempt."""
+    round_.stages.append("share")  # so that its randomness is another
+    return SUM.respond("share", {}, round_.party(client), lambda: round_.vectors[client])
+
+
+def replaced(records: Records, client: Address, upload: Records, party: Address) -> Records:
+    size, place = manifest_bytes(PARTIES), str(records["contributors"]).split(",").index(client)
+    manifests = records["manifests"]
+    manifests = manifests[: size * place] + upload["manifest"] + manifests[size * (place + 1) :]
+    return {**records, client: upload[party], "manifests": manifests}
+
+
+def test_a_client_that_gives_different_sets_of_boxes_is_named_by_all(round_):
+    second, handed = again(round_, "client/2"), round_.handed
+    handed["party/1"] = replaced(handed["party/1"], "client/2", second, "party/1")
+    for outcome in reveal(round_, handed).values():
+        assert isinstance(outcome, PrivacyRefusal)
+        assert str(outcome) == "client/2 gave the parties different sets of boxes"
+
+
+def test_a_box_of_another_submission_under_the_first_manifest_is_named_by_all(round_):
+    """Its client sealed it, in this attempt: the sum of such shares would be noise."""
+    second, handed = again(round_, "client/2"), round_.handed
+    handed["party/1"]["client/2"] = second["party/1"]
+    outcomes = reveal(round_, handed)
+    assert_refused(outcomes, "party/1", BadSignature, "of client/2 is not what it sent: a box is not the one")
+
+
+def test_a_client_may_submit_again_to_all(round_):
+    second, handed = again(round_, "client/2"), round_.handed
+    handed = {role: replaced(handed[role], "client/2", second, role) for role in ROLES}
+    total = reveal(round_, handed)["party/0"]["sum"]
+    assert np.array_equal(total, round_.passed["reveal", "party/0"][1]["sum"])
+
+
+def test_the_same_boxes_sealed_by_somebody_else_are_refused(round_):
+    """A client cannot pass on what another sealed, under a manifest of its own."""
+    handed = round_.handed
+    boxes = [handed[role]["client/1"] for role in ROLES]
+    stolen = Manifest.of(bytes(32), boxes).signed(round_.party("client/3"))
+    for role in ROLES:
+        handed[role] = replaced(handed[role], "client/3", {role: handed[role]["client/1"], "manifest": stolen}, role)
+    for outcome in reveal(round_, handed).values():
+        assert isinstance(outcome, BadSignature)
+        assert "what came of client/3 is not what it sent: client/3 did not seal this box" in str(outcome)
+
+
+def test_a_share_of_another_length_ends_the_round_at_its_party(round_):
+    class Short(CryptenSum):
+        def _whole(self, client):
+            return (super()._whole(client) + 1) % PARTIES  # keys where vectors are expected
+
+    short = Recorded(Short(PARTIES, UPDATE_BOUND), round_.spec, round_.vectors)
+    short.run()
+    short.secure_sum = SUM
+    for outcome in reveal(short, short.handed).values():
+        assert isinstance(outcome, MalformedContribution)
+        assert "a share must have" in str(outcome)
+
+
+# ---- between the parties
+
+
+@dataclass
+class Altered(Peers):
+    """What a party says, changed on its way to one peer, in one of the exchanges."""
+
+    inner: Peers
+    change: Callable[[list[bytes]], list[bytes]]
+    number: int
+    made: int = 0
+
+    def exchange(self, message: bytes) -> list[bytes]:
+        answers = self.inner.exchange(message)
+        self.made += 1
+        return self.change(answers) if self.made == self.number else answers
+
+    def costs(self) -> dict[str, float]:
+        return {}
+
+
+def altered(at: Address, number: int, change: Callable[[list[bytes]], list[bytes]]) -> Change:
+    def apply(me: Party) -> Party:
+        if me.address != at:
+            return me
+        return replace(me, credentials=replace(me.credentials, peers=Altered(me.credentials.peers, change, number)))
+
+    return apply
+
+
+@pytest.fixture
+def nothing_revealed(round_, monkeypatch):
+    """Where one party refuses, its peers would wait for it inside CrypTen."""
+
+    def gone(_share):
+        raise RuntimeFailure("a party is gone")
+
+    monkeypatch.setattr("privacy.crypten_mpc.revealed", gone)
+
+
+@pytest.mark.usefixtures("nothing_revealed")
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda answers: [answers[0], answers[1], flipped(answers[2], 3)],
+        lambda answers: [answers[0], answers[1], answers[1]],
+        lambda answers: [answers[0], answers[1], b""],
+    ],
+    ids=["flipped", "another's", "nothing"],
+)
+def test_what_a_party_did_not_sign_is_refused(round_, number, change):
+    outcome = reveal(round_, round_.handed, altered("party/0", number, change), patience_s=1.0)["party/0"]
+    assert isinstance(outcome, BadSignature)
+    assert str(outcome) == "party/2 did not sign this"
+
+
+def signed(round_: Recorded, what: str, body: bytes) -> Callable[[list[bytes]], list[bytes]]:
+    """Party 2 says something else, and signs it."""
+    me = round_.party("party/2")
+    message = body + identity_of("party/2").sign(me.header(f"mpc {what}", "party/2", "parties"), body)
+    return lambda answers: [answers[0], answers[1], message]
+
+
+@pytest.mark.usefixtures("nothing_revealed")
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"held": [], "complaint": ""}', b"\xff"])
+def test_a_list_that_is_none_is_refused(round_, body):
+    outcome = reveal(round_, round_.handed, altered("party/0", 1, signed(round_, "list", body)), patience_s=1.0)[
+        "party/0"
+    ]
+    assert isinstance(outcome, ProtocolError)
+    assert str(outcome) == "party/2 sent no list of contributions"
+
+
+@pytest.mark.usefixtures("nothing_revealed")
+def test_another_set_is_refused(round_):
+    outcome = reveal(round_, round_.handed, altered("party/0", 2, signed(round_, "set", bytes(32))), patience_s=1.0)[
+        "party/0"
+    ]
+    assert isinstance(outcome, PrivacyRefusal)
+    assert str(outcome) == "party/2 agreed to another set of contributions"
+
+
+def test_a_party_that_does_not_answer_is_named(round_):
+    handed = {role: records for role, records in round_.handed.items() if role != "party/1"}
+    for outcome in reveal(round_, handed, patience_s=1.0).values():
+        assert isinstance(outcome, RuntimeFailure)
+        assert str(outcome) == "party/1 did not answer within 1 s"
+
+
+def test_a_party_without_keys_or_peers_says_so(round_):
+    for changes, match in (({"credentials": None}, "has no keys"), ({}, "has no way to the others")):
+        me = replace(round_.party("party/0"), **changes)
+        if me.credentials:
+            me = fresh(replace(me, credentials=replace(me.credentials, peers=None)))
+        with pytest.raises(PrivacyRefusal, match=match):
+            SUM.respond("reveal", round_.handed["party/0"], me, lambda: pytest.fail("trained"))
+
+
+@pytest.mark.parametrize(("address", "stage"), [("client/0", "reveal"), ("keyholder", "reveal"), ("party/1", "share")])
+def test_nobody_does_what_is_anothers(round_, address, stage):
+    me = replace(round_.party("party/1"), address=address)
+    with pytest.raises(ProtocolError, match=f"{address} (reveals|contributes) nothing"):
+        SUM.respond(stage, {}, me, lambda: pytest.fail("trained"))
+
+
+# ---- the server
+
+
+def at_server(change: Callable[[str, Address, Records], Records]) -> Recorded:
+    """A round of which the server gets something else than was sent."""
+
+    class Changed(Recorded):
+        def respond(self, exchange, address):
+            return change(exchange.stage, address, super().respond(exchange, address))
+
+    return Changed(SUM, spec_of(LENGTH, COUNT, MINIMUM), vectors(COUNT, LENGTH))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"manifest": b""}, {"manifest": bytes(manifest_bytes(PARTIES))}, {"party/2": b""}, {"party/0": bytes(99)}],
+)
+def test_a_client_whose_boxes_are_not_those_of_its_manifest_is_left_out(changes):
+    round_ = at_server(lambda _, address, records: {**records, **(changes if address == "client/1" else {})})
+    total = round_.run()
+    assert total.survivors == ("client/0", "client/2", "client/3")
+    assert isinstance(round_.refused["client/1"], ProtocolError)
+    assert_sum(total, round_.vectors, SUM)
+
+
+@pytest.mark.parametrize(
+    ("party", "changes", "error"),
+    [
+        ("party/0", {"sum": np.zeros(LENGTH + 1)}, "^party/0 reports another sum than it revealed$"),
+        ("party/1", {"digest": bytes(32)}, "^party/1 revealed another sum than party/0: one of them is broken$"),
+        ("party/0", {"contributors": "client/0"}, "^party/0 reports another sum than it revealed$"),
+        ("party/0", {"sum": np.full(LENGTH + 1, np.nan)}, "party/0 did not reveal the sum"),
+        ("party/0", {"sum": np.zeros(LENGTH)}, "party/0 did not reveal the sum"),
+        ("party/2", {"digest": None}, "party/2 did not reveal the sum"),
+    ],
+)
+def test_a_wrong_report_is_found_out(party, changes, error):
+    def change(stage, address, records):
+        changed = {**records, **changes} if address == party and stage == "reveal" else records
+        return {name: value for name, value in changed.items() if value is not None}
+
+    with pytest.raises(PrivacyRefusal, match=error):
+        at_server(change).run()
+
+
+def test_contributors_that_sent_nothing_are_refused():
+    flow = SUM.server(["client/0", "client/1"], spec_of(2, 2))
+    exchange = next(flow)
+    uploads = recorded(count=2, length=2).uploads()
+    for address, upload in uploads.items():
+        exchange.deliver(address, upload)
+    exchange = flow.send(exchange.respondents())
+    digest = hashlib.sha256(np.zeros(3).tobytes() + b"client/0,client/7").digest()
+    for role in ROLES:
+        exchange.deliver(role, {"sum": np.zeros(3), "contributors": "client/0,client/7", "digest": digest})
+    with pytest.raises(PrivacyRefusal, match="name contributors that sent nothing"):
+        flow.send(exchange.respondents())
+
+
+@pytest.mark.parametrize("gone", [{"party/1"}, {"party/0", "party/2"}])
+def test_parties_that_are_missing_are_named(gone):
+    class Without(Round):
+        def answers(self, exchange, there):
+            if exchange.stage == "reveal":
+                return [(role, lambda: {"digest": b"", "sum": np.zeros(5)}) for role in there]
+            return super().answers(exchange, there)
+
+    round_ = Without(SUM, spec_of(4, 2), vectors(2, 4), gone={"reveal": gone})
+    with pytest.raises(PrivacyRefusal, match=f"^{' and '.join(sorted(gone))} did not reveal the sum$"):
+        round_.run()
+
+
+def test_the_server_waits_for_parties_no_longer_than_it_was_told():
+    exchanges = []
+
+    class Noted(Round):
+        def serve(self, exchange):
+            exchanges.append(exchange)
+            super().serve(exchange)
+
+    Noted(CryptenSum(3, UPDATE_BOUND, timeout_s=7.5), spec_of(4, 2), vectors(2, 4)).run()
+    assert [(exchange.stage, exchange.timeout_s) for exchange in exchanges] == [("share", None), ("reveal", 7.5)]
+
+
+# ---- what passes
+
+
+@pytest.mark.parametrize("parties", [2, 3, 5])
+def test_an_upload_is_as_long_as_the_vector_whatever_the_number_of_parties(parties):
+    secure_sum, length = CryptenSum(parties, UPDATE_BOUND), 26_010
+    spec, vector = spec_of(length, 10), vectors(1, length)
+    round_ = Round(secure_sum, spec, vector)
+    for fractional_bits, width in ((16, 4), (24, 4), (30, 8)):
+        secure_sum = round_.secure_sum = CryptenSum(parties, UPDATE_BOUND, fractional_bits)
+        upload = secure_sum.respond("share", {}, round_.party("client/0"), lambda: vector["client/0"])
+        size = sum(len(name) + len(value) for name, value in upload.items())
+        assert width * (length + 1) < size <= (width + 0.1) * length
+        long = [role for role in secure_sum.roles if len(upload[role]) > 1000]
+        assert long == ["party/0"]
+
+
+def test_the_vector_goes_round():
+    long = {
+        client: next(role for role in ROLES if len(upload[role]) > 100)
+        for client, upload in recorded(count=6).uploads().items()
+    }
+    assert long == {f"client/{client}": f"party/{client % 3}" for client in range(6)}
+
+
+def test_no_share_passes_in_the_open(round_):
+    """Neither what was split nor any share of it is in a message, and no two messages have a box in common."""
+    sent = [value for pair in round_.passed.values() for records in pair for value in records.values()]
+    wire = b"".join(value if isinstance(value, bytes) else b"" for value in sent)
+    ring = SUM.ring(round_.spec)
+    for vector in round_.vectors.values():
+        assert vector.tobytes() not in wire
+        assert ring.encode(vector).tobytes() not in wire
+    boxes = [value for upload in round_.uploads().values() for name, value in upload.items() if name in ROLES]
+    assert len(set(boxes)) == COUNT * PARTIES
+    assert len({upload["manifest"][:32] for upload in round_.uploads().values()}) == COUNT
+    assert len(next(iter(round_.uploads().values()))["manifest"]) == 32 + 3 * 32 + SIGNATURE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parties": 4}, "secure_sum.parties=4: allowed are 2, 3, 5"),
+        ({"aggregate": "median"}, "secure_sum.aggregate=median: allowed are sum"),
+        ({"bound": 0.0}, "secure_sum.bound=0.0: must be a finite number above 0"),
+        ({"bound": float("inf")}, "secure_sum.bound=inf: must be a finite number above 0"),
+        ({"timeout_s": 0.0}, "secure_sum.timeout_s=0.0: must be a finite number above 0"),
+        ({"rendezvous": "10.0.0.1:5"}, "secure_sum.rendezvous=10.0.0.1:5: must be tcp://HOST:PORT"),
+        ({"rendezvous": "tcp://10.0.0.1"}, "secure_sum.rendezvous=tcp://10.0.0.1: must be tcp://HOST:PORT"),
+        ({"rendezvous": "tcp://h:x"}, "secure_sum.rendezvous=tcp://h:x: must be tcp://HOST:PORT"),
+        ({"rendezvous": "file:///tmp/x"}, "secure_sum.rendezvous=file:///tmp/x: must be tcp://HOST:PORT"),
+        (
+            {"rendezvous": "tcp://10.0.0.1:5000"},
+            "secure_sum.rendezvous=tcp://10.0.0.1:5000: would pass sums of shares in cleartext: name an encrypted "
+            "tunnel's interface, secure_sum.tunnel",
+        ),
+        ({"rendezvous": "tcp://0.0.0.0:5000"}, "would pass sums of shares in cleartext"),
+        ({"rendezvous": "tcp://example.org:5000"}, "would pass sums of shares in cleartext"),
+        ({"tunnel": "wg0"}, "secure_sum.tunnel=wg0: needs secure_sum.rendezvous=tcp://HOST:PORT"),
+    ],
+)
+def test_what_cannot_work_is_refused(options, message):
+    with pytest.raises(ConfigError) as refusal:
+        CryptenSum(**options)
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "[::1]"])
+def test_loopback_needs_no_tunnel_and_beyond_it_one_will_do(host):
+    assert CryptenSum(rendezvous=f"tcp://{host}:5000").meeting.address[1] == 5000
+    assert CryptenSum(rendezvous="tcp://10.0.0.1:5000", tunnel="wg0").meeting.tunnel == "wg0"
+
+
+def test_a_cohort_whose_sums_wrap_is_refused():
+    with pytest.raises(ConfigError, match=r"fractional_bits=52: a sum of 4096 takes 66 bits, 64 at most"):
+        CryptenSum(3, 1.0, 52).tolerance(replace(spec_of(3, 4096), segments=spec_of(3, 1).segments[1:]))
