@@ -62,10 +62,6 @@ class CryptenSum(SecureSum):
     hides = True
     pinned = True
     meeting: Meeting
-    caveats = (
-        "The parties are taken to compute as they should: security is passive.",
-        "The parties learn each round's total, too.",
-    )
 
     def __init__(
         self,
@@ -85,6 +81,12 @@ class CryptenSum(SecureSum):
         self.bound, self._fractional_bits = float(bound), fractional_bits
         self.meeting = Meeting(timeout_s, rendezvous, tunnel)
         self.roles = tuple(f"party/{party}" for party in range(parties))
+        where = "stays on the machine" if tunnel is None else f"goes through the tunnel {tunnel}"
+        self.caveats = (
+            "The parties are taken to compute as they should: security is passive.",
+            "The parties learn each round's total, too.",
+            f"What passes between the parties is not encrypted: it {where}.",
+        )
         self.assumption = f"not all {parties} parties collude (any {parties - 1} may, with the server)"
 
     def ring(self, spec: VectorSpec) -> Ring:

@@ -17,6 +17,7 @@ from results.files import plain
 BENCHMARKS = {
     "runtime": "the engines against a bare PyTorch loop: rounds, messages, measurement, memory",
     "dp": "a DP-SGD step against a plain one: models, gradient modes, sources of noise",
+    "mpc": "CrypTen's parties: bytes of an upload, and their sum beside NumPy's and CrypTen's own way",
     "he": "homomorphic and masked sums: bytes and speed of each set and key arrangement beside float32",
 }
 

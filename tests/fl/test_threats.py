@@ -29,6 +29,12 @@ def card(*overrides: str) -> str:
         (("secure_sum=pad",), "The server and the keyholder do not collude.", "trusted"),
         (("secure_sum=crypten",), "Not all 3 parties collude (any 2 may, with the server).", "trusted"),
         (("secure_sum=crypten",), "security is passive", "keyholder"),
+        (("secure_sum=crypten",), "not encrypted: it stays on the machine.", "tunnel"),
+        (
+            ("secure_sum=crypten", "secure_sum.rendezvous=tcp://10.0.0.1:5000", "secure_sum.tunnel=wg0"),
+            "it goes through the tunnel wg0.",
+            "stays on the machine",
+        ),
         (("secure_sum=pad",), "one party plays all roles", "Noise"),
         (("secure_sum=pad", "runtime=deployment", "clients=3"), "one user on one machine", "simulation"),
         (

@@ -126,6 +126,14 @@ def test_all_parties_open_the_same_and_one_tells_it(round_):
     assert np.abs(outcomes["party/0"]["sum"] - exact).max() <= COUNT * 2**-17
 
 
+def test_a_negative_sum_just_above_a_whole_number_is_itself():
+    """CrypTen's own decoder is off by one there."""
+    vector = np.array([-1.5, -2.0, -3.75, 1.0], np.float32)
+    rest = np.array([-0.5 + 2**-16, 2**-16, -0.25 + 3 * 2**-16, 1.0], np.float32)
+    total = Round(SUM, spec_of(3, 2), {"client/0": vector, "client/1": rest}).run()
+    assert total.update_D.tolist() == [-2 + 2**-16, -2 + 2**-16, -4 + 3 * 2**-16]
+
+
 @pytest.mark.parametrize("where", ROLES)
 def test_a_contribution_that_one_party_was_not_handed_is_left_out_by_all(round_, where):
     handed = round_.handed

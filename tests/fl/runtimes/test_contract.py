@@ -198,6 +198,35 @@ def test_known_updates_in_every_runtime(here: Here, tmp_path: Path, runtime: tup
     assert_exact(ended, tmp_path / "run", [1], factor=2.0)
 
 
+PARTIES = (
+    "secure_sum=crypten",
+    "secure_sum.parties=3",
+    "secure_sum.bound=4",
+    "secure_sum.fractional_bits=24",
+    "server.min_contributors=2",
+)
+# a deployment has no roster yet, so it refuses parties
+among_parties = pytest.mark.parametrize("runtime", [pytest.param((), id="inprocess"), WORKERS, RAY])
+
+
+@pytest.mark.slow
+@among_parties
+def test_parties_sum_known_updates_in_every_runtime(here: Here, tmp_path: Path, runtime: tuple[str, ...]) -> None:
+    ended = here("run", *BASE, *PROBE, *runtime, *PARTIES, faults(c0="long"), "mechanism.probe.double=true")
+    assert_exact(ended, tmp_path / "run", [1, 2], factor=2.0)
+    rows = read_rows(tmp_path / "run" / "rows.parquet")
+    assert {*rows.filter(metric="comm_rounds")["where"].to_list()} == {"party/0", "party/1", "party/2"}
+
+
+@pytest.mark.slow
+@among_parties
+def test_too_few_for_parties_are_refused_in_every_runtime(here: Here, tmp_path: Path, runtime: tuple[str, ...]) -> None:
+    ended = here("run", *BASE, *PROBE, *runtime, *PARTIES, faults(c0="nan", c2="crash"))
+    error = read(tmp_path / "run", "status")["error"]
+    assert error.startswith("1 contributors are left of 3, 2 are needed; client/")
+    assert_refused(ended, tmp_path / "run", error)
+
+
 @everywhere
 def test_too_few_are_refused_in_every_runtime(here: Here, tmp_path: Path, runtime: tuple[str, ...]) -> None:
     ended = here("run", *BASE, *PROBE, *runtime, faults(c0="nan", c1="inf", c2="crash"), "server.min_contributors=2")

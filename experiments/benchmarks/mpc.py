@@ -1,0 +1,296 @@
+"""What CrypTen's parties cost: bytes of an upload, and their sum beside NumPy's and beside CrypTen used as it comes.
+
+Each party is a process on one thread, with CrypTen over gloo, as in a run. All ways to sum take turns, repeat by
+repeat, over the same vectors; all parties begin together, and the last to end counts. A first repeat stands apart, and
+every sum is checked. The ways:
+
+    ours    shares are expanded and added, and CrypTen reveals the sum, which is decoded
+    stage   the same with all that a round does besides: boxes are opened, and the parties agree on a set
+    numpy   the same key streams and additions in NumPy, and the sums reduced by gloo
+    naive   `crypten.cryptensor(vector, src=party)` for each client, added and revealed: the parties see the vectors
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+
+from experiments.benchmarks import Figure
+from fl.keys import FileStore
+from fl.server import progress_bar
+from privacy.crypten_mpc import PARTIES, CryptenSum, revealed
+from privacy.errors import ConfigError
+from privacy.mpc_shares import needed_bits
+from privacy.peers import Meeting
+from privacy.randomness import OsRandomness
+from privacy.sealing import Identity, Roster, open_box
+from privacy.secure_sum import Address, Credentials, Party, Records, Segment, Vector, VectorSpec
+
+SIZES = (26_010, 1_000_000)  # parameters: the small CNN's, and the bar's
+RUN, ATTEMPT = "00" * 32, "bench"
+FRACTIONAL_BITS, TIMEOUT_S = 16, 600.0
+WAYS = ("ours", "stage", "numpy", "naive")
+UP_BAR, NUMPY_BAR, NAIVE_BAR = "<= 8.1", "<= 3", ">= 3"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
+    parser.add_argument("--parties", type=int, default=3, choices=PARTIES, help="that sum (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=10, help="whose vectors are summed (default: %(default)s)")
+    parser.add_argument("--parameters", type=int, default=1_000_000, help="of a vector (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="after the first (default: %(default)s)")
+
+
+def measure(arguments: argparse.Namespace) -> list[Figure]:
+    """The figures: bytes for every number of parties, then the ways to sum.
+
+    Raises:
+        ConfigError: a number that is none.
+    """
+    for name in ("clients", "parameters", "repeats"):
+        if getattr(arguments, name) < 1:
+            raise ConfigError.of(f"--{name}", getattr(arguments, name), "must be at least 1")
+    figures = [figure for size in SIZES for figure in upload_figures(size, arguments.clients)]
+    clients = Clients(Setting(arguments.parties, arguments.clients, arguments.parameters))
+    with progress_bar(True) as bar:
+        task = bar.add_task("ways to sum", total=(arguments.repeats + 1) * len(WAYS), note="")
+        measured = race(clients, arguments.repeats, lambda way: bar.update(task, advance=1, note=way))
+    return [*figures, *race_figures(clients, measured)]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """So many parties that sum so many clients' vectors of so many parameters."""
+
+    parties: int
+    clients: int
+    parameters: int
+
+    @property
+    def secure_sum(self) -> CryptenSum:
+        """With values up to 1."""
+        return CryptenSum(self.parties, fractional_bits=FRACTIONAL_BITS)
+
+    @property
+    def spec(self) -> VectorSpec:
+        """The vectors and their weights."""
+        update = Segment("update", self.parameters, self.secure_sum.bound)
+        return VectorSpec((update, Segment("weight", 1, 1.0)), self.clients)
+
+    def vector(self, client: int) -> Vector:
+        """The same in every process, shape (D,)."""
+        drawn_D = np.random.default_rng(client).uniform(-1, 1, self.spec.length)
+        drawn_D[-1] = 1.0
+        return drawn_D.astype(np.float32)
+
+    def player(self, address: Address, own: Credentials) -> Party:
+        """A role in the one round that there is."""
+        return Party(address, RUN, 1, ATTEMPT, self.spec, {}, OsRandomness(), own)
+
+
+# ---- what clients send
+
+
+@dataclass
+class Clients:
+    """Their side of one round, with the keys of everybody in it."""
+
+    setting: Setting
+    identities: dict[Address, Identity] = field(init=False)
+    share_s: list[float] = field(default_factory=list)  # of each upload
+
+    def __post_init__(self) -> None:
+        """Make the keys."""
+        everybody = (*self.addresses, *self.setting.secure_sum.roles)
+        self.identities = {address: Identity.generate(OsRandomness()) for address in everybody}
+        self.roster = Roster({address: identity.public for address, identity in self.identities.items()})
+
+    @property
+    def addresses(self) -> list[Address]:
+        """Of the clients."""
+        return [f"client/{client}" for client in range(self.setting.clients)]
+
+    def upload(self, client: int) -> Records:
+        """What one sends."""
+        address, vector = f"client/{client}", self.setting.vector(client)
+        own = Credentials(self.identities[address], self.roster, FileStore(Path()))  # a client keeps nothing
+        me, secure_sum = self.setting.player(address, own), self.setting.secure_sum
+        start_s = time.perf_counter()
+        records = secure_sum.respond("share", {}, me, lambda: vector)
+        self.share_s.append(time.perf_counter() - start_s)
+        return records
+
+    def handed(self) -> Mapping[Address, Records]:
+        """What the server relays of all of them, to each party."""
+        flow = self.setting.secure_sum.server(self.addresses, self.setting.spec)
+        share = next(flow)
+        for client, address in enumerate(self.addresses):
+            share.deliver(address, self.upload(client))
+        return flow.send(share.respondents()).outbox
+
+
+def upload_figures(size: int, clients: int) -> list[Figure]:
+    """Bytes of one upload a parameter, for every number of parties, beside the least that the values need."""
+    floor_bits = needed_bits(Setting(PARTIES[0], clients, size).spec, FRACTIONAL_BITS)
+    figures = [Figure(f"{size:,} parameters: the floor, {floor_bits} bits", floor_bits / 8, "B/param")]
+    for parties in PARTIES:
+        upload = Clients(Setting(parties, clients, size)).upload(0)
+        up_bytes = sum(len(name) + len(cast(bytes, value)) for name, value in upload.items())
+        figures.append(Figure(f"{size:,} parameters, {parties} parties: up", up_bytes / size, "B/param", UP_BAR))
+    return figures
+
+
+# ---- a party's process
+
+
+class Seat:
+    """One party, in a process of its own, and the ways in which it sums."""
+
+    def __init__(self, setting: Setting, identity: bytes, roster: bytes, handed: Records, private: Path) -> None:
+        from fl.runtimes.peers import join  # with it CrypTen, which the driver does without
+
+        torch.set_num_threads(1)
+        self._setting, self._handed, self._private = setting, handed, private
+        self._secure_sum, self._ring = setting.secure_sum, setting.secure_sum.ring(setting.spec)
+        self._keys = Identity.from_bytes(identity), Roster.from_bytes(roster)
+        self._address = next(a for a in self._secure_sum.roles if self._keys[1][a] == self._keys[0].public)
+        self._rank, self._repeats = self._secure_sum.roles.index(self._address), 0
+        self._peers = join(self._address, self._secure_sum.roles, Meeting(TIMEOUT_S), private)
+        me, (own, known) = self._player(), self._keys
+        self._payloads = [
+            open_box(own, known, me.header("mpc share", client, self._address), handed[client])
+            for client in str(handed["contributors"]).split(",")
+        ]
+        self._vectors = [setting.vector(client) for client in range(setting.clients)]
+        self._exact_D = np.sum(self._vectors, axis=0, dtype=np.float64)
+
+    def _player(self) -> Party:
+        """With a store that has seen nothing, on the disk."""
+        store = FileStore(self._private / f"{self._rank}-{self._repeats}")
+        return self._setting.player(self._address, Credentials(*self._keys, store, self._peers))
+
+    def time_s(self, way: str) -> float:
+        """How long one way takes, from when all parties are ready to when this one has the sum."""
+        self._repeats += 1
+        self._peers.exchange(b"ready")
+        start_s = time.perf_counter()
+        sum_D = getattr(self, way)()
+        taken_s = time.perf_counter() - start_s
+        if sum_D is not None:
+            off_D = np.abs(sum_D - self._exact_D)
+            assert off_D.max() <= self._setting.clients * 2.0**-15, f"{way} sums something else"
+        return taken_s
+
+    def ours(self) -> Vector:
+        """As the protocol does, once the set is agreed upon."""
+        share_D = np.zeros(self._setting.spec.length, self._ring.dtype)
+        for client, payload in enumerate(self._payloads):
+            self._ring.add_share(share_D, payload, whole=self._holds_vector(client))
+        return self._ring.decode(revealed(share_D))
+
+    def _holds_vector(self, client: int) -> bool:
+        return client % self._setting.parties == self._rank
+
+    def stage(self) -> Vector | None:
+        """All of the protocol's second stage; the first party tells the sum."""
+        report = self._secure_sum.respond("reveal", self._handed, self._player(), _never)
+        return cast(Vector | None, report.get("sum"))
+
+    def numpy(self) -> Vector:
+        """The same streams and additions, one operation after the other."""
+        length, dtype = self._setting.spec.length, self._ring.dtype
+        share_D = np.zeros(length, dtype)
+        for client, payload in enumerate(self._payloads):
+            if not self._holds_vector(client):
+                payload = Cipher(ChaCha20(payload, bytes(16)), mode=None).encryptor().update(bytes(share_D.nbytes))
+            share_D += np.frombuffer(payload, dtype)
+        signed_D = torch.from_numpy(share_D.view(f"i{dtype.itemsize}"))
+        dist.all_reduce(signed_D)
+        return signed_D.numpy() * 2.0**-FRACTIONAL_BITS
+
+    def naive(self) -> Vector:
+        """What CrypTen's own examples do: a party that has a vector shares it."""
+        from privacy.crypten_compat import crypten
+
+        nothing, parties = torch.zeros(self._setting.spec.length), self._setting.parties
+        shared = (
+            crypten.cryptensor(
+                torch.from_numpy(vector) if self._holds_vector(client) else nothing, src=client % parties
+            )
+            for client, vector in enumerate(self._vectors)
+        )
+        # not its get_plain_text, whose decoder is off by one where a negative value lies just above a whole number
+        return cast(Vector, reduce(add, shared).reveal().numpy() * 2.0**-FRACTIONAL_BITS)
+
+
+def _never() -> Vector:
+    raise AssertionError("a party contributes nothing")
+
+
+_seat: Seat  # of this process
+
+
+def _sit(setting: Setting, identity: bytes, roster: bytes, handed: Records, private: Path) -> None:
+    global _seat
+    _seat = Seat(setting, identity, roster, handed, private)
+
+
+def _time_s(way: str) -> float:
+    return _seat.time_s(way)
+
+
+# ---- the race
+
+
+Measured = dict[str, list[float]]  # seconds of each repeat, by way
+
+
+def race(clients: Clients, repeats: int, done: Callable[[str], None]) -> Measured:
+    """All ways in turn, the first time around and then so many times; `done` is told after each."""
+    measured: Measured = {way: [] for way in WAYS}
+    spawn, handed = multiprocessing.get_context("spawn"), clients.handed()
+    with ExitStack() as stack:
+        private = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        pools = {role: stack.enter_context(ProcessPoolExecutor(1, spawn)) for role in handed}
+        roster = clients.roster.to_bytes()
+        seats = [
+            pool.submit(_sit, clients.setting, clients.identities[role].to_bytes(), roster, handed[role], private)
+            for role, pool in pools.items()
+        ]
+        for seat in seats:
+            seat.result()
+        for _ in range(repeats + 1):
+            for way in WAYS:
+                times = [pool.submit(_time_s, way) for pool in pools.values()]
+                measured[way].append(max(future.result() for future in times))
+                done(way)
+    return measured
+
+
+def race_figures(clients: Clients, measured: Measured) -> list[Figure]:
+    """Medians after the first repeat, and their ratios."""
+    setting = clients.setting
+    medians = {way: statistics.median(times[1:]) for way, times in measured.items()}
+    rate = setting.parameters / statistics.median(clients.share_s[1:] or clients.share_s) / 1e6
+    case = f"{setting.parties} parties, {setting.clients} x {setting.parameters:,}"
+    return [
+        Figure(f"{case}: client", rate, "M params/s"),
+        *(Figure(f"{case}: {way}", 1e3 * seconds, "ms") for way, seconds in medians.items()),
+        Figure(f"{case}: ours / numpy's", medians["ours"] / medians["numpy"], "1", NUMPY_BAR),
+        Figure(f"{case}: naive / ours", medians["naive"] / medians["ours"], "1", NAIVE_BAR),
+    ]
