@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import torch
 import torch.distributed as dist
 
@@ -87,19 +88,21 @@ def start(
     pair_keys: Mapping[int, bytes],
     dealer: bool,
     insecure_provider: bool = False,
-    encrypted_tunnel: bool = False,
+    tunnel: str | None = None,
     randomness: Randomness | None = None,
 ) -> None:
     """Be party `rank`; returns when all parties, and the dealer if there is one, are there and agree.
 
-    `rendezvous` is `tcp://host:port`, where party 0 listens. `pair_keys` holds a key of 32 bytes by the rank of each
+    `rendezvous` is `tcp://host:port`, where party 0 listens, or on one machine a new file in a private folder,
+    `file:///path`. `tunnel` is the network interface of an encrypted tunnel, to which gloo is bound; without one it is
+    bound to the loopback. `pair_keys` holds a key of 32 bytes by the rank of each
     neighbour on the ring of parties, and under the rank `parties` the one shared with the dealer. Without a dealer only
     linear aggregates can be computed, unless party 0 deals (`insecure_provider`, CrypTen's TFP), which then could
     read everything.
 
     Raises:
-        ConfigError: an argument out of range, a rendezvous that is not loopback without a tunnel, a missing key, or a
-            dealer beside the insecure provider.
+        ConfigError: an argument out of range, a rendezvous beyond the loopback without a tunnel, an interface that is
+            none, a missing key, or a dealer beside the insecure provider.
         RuntimeFailure: somebody did not come within the timeout, or has other keys.
     """
     global _meter, _timeout_s
@@ -109,7 +112,7 @@ def start(
     if dealer and insecure_provider:
         raise ConfigError.of("insecure_provider", True, "party 0 would deal, and there is a dealer: choose one")
     randomness = OsRandomness() if randomness is None else randomness
-    with _joining(rank, parties, dealer, rendezvous, encrypted_tunnel, timeout_s):
+    with _joining(rank, parties, dealer, rendezvous, tunnel, timeout_s):
         nonces = _exchange(randomness.key(), parties + dealer)
         install(rank, parties, pair_keys, nonces, randomness)
         shared = link(pair_key_of(pair_keys, parties), nonces, f"dealer {rank}") if dealer else None
@@ -126,7 +129,7 @@ def serve_dealer(
     timeout_s: float,
     *,
     pair_keys: Mapping[int, bytes],
-    encrypted_tunnel: bool = False,
+    tunnel: str | None = None,
     randomness: Randomness | None = None,
 ) -> None:
     """Be the dealer, until party 0 stops. `pair_keys` holds the key shared with each party, by rank.
@@ -136,7 +139,7 @@ def serve_dealer(
         RuntimeFailure: somebody did not come within the timeout, or party 0 is gone.
     """
     randomness = OsRandomness() if randomness is None else randomness
-    with _joining(parties, parties, True, rendezvous, encrypted_tunnel, timeout_s):
+    with _joining(parties, parties, True, rendezvous, tunnel, timeout_s):
         nonces = _exchange(randomness.key(), parties + 1)
         streams = {i: link(pair_key_of(pair_keys, i), nonces, f"dealer {i}") for i in range(parties)}
         draw_from_streams()
@@ -146,16 +149,17 @@ def serve_dealer(
 
 @contextmanager
 def _joining(
-    rank: int, parties: int, dealer: bool, rendezvous: str, encrypted_tunnel: bool, timeout_s: float
+    rank: int, parties: int, dealer: bool, rendezvous: str, tunnel: str | None, timeout_s: float
 ) -> Iterator[None]:
     """Connect, and leave again if what follows fails."""
     if parties < 2:
         raise ConfigError.of("parties", parties, "must be at least 2")
     positive("timeout_s", timeout_s)
-    host, port = _address(rendezvous, encrypted_tunnel)
+    place = _place(rendezvous, tunnel)
+    os.environ["GLOO_SOCKET_IFNAME"] = _interface(tunnel)
     crypten.cfg.communicator.verbose = True  # without it nothing is counted
     try:
-        store = _store(host, port, rank, parties + dealer, timeout_s)
+        store = _store(place, rank, parties + dealer, timedelta(seconds=timeout_s))
         DistributedCommunicator.instance = Communicator(rank, parties, dealer, store, timeout_s)
         yield
     except (RuntimeError, OSError) as error:
@@ -166,46 +170,51 @@ def _joining(
         raise
 
 
-def _address(rendezvous: str, encrypted_tunnel: bool) -> tuple[str, int]:
-    """Host and port; where it is the loopback, gloo keeps to it, too."""
+def _place(rendezvous: str, tunnel: str | None) -> str | tuple[str, int]:
+    """A file, or host and port."""
     try:
         parts = urlsplit(rendezvous)
-        scheme, host, port = parts.scheme, parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:
-        scheme, host, port = "", None, None
-    if scheme != "tcp" or not host or not port:
-        raise ConfigError.of("rendezvous", rendezvous, "must be tcp://host:port")
-    if is_loopback(host):
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    elif not encrypted_tunnel:
-        allowed = "gloo sends in the clear: use 127.0.0.1, or declare the encrypted tunnel that it runs through"
+        parts, host, port = urlsplit(""), None, None
+    if parts.scheme == "file" and not parts.netloc and parts.path:
+        return parts.path
+    if parts.scheme != "tcp" or not host or not port:
+        raise ConfigError.of("rendezvous", rendezvous, "must be tcp://host:port or file:///path")
+    if tunnel is None and not is_loopback(host):
+        allowed = "gloo sends in the clear: use 127.0.0.1, or name the interface of an encrypted tunnel"
         raise ConfigError.of("rendezvous", rendezvous, allowed)
     return host, port
 
 
 def is_loopback(host: str) -> bool:
     """Whether a host name or address can only be this machine."""
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-def _store(host: str, port: int, rank: int, members: int, timeout_s: float) -> Any:
+def _interface(tunnel: str | None) -> str:
+    """What gloo is bound to; left alone, it takes the interface of the machine's name."""
+    interfaces = psutil.net_if_addrs()
+    if tunnel is not None and tunnel not in interfaces:
+        raise ConfigError.of("tunnel", tunnel, f"is no network interface here: {', '.join(interfaces)}")
+    loopback = (name for name, found in interfaces.items() if any(one.address == "127.0.0.1" for one in found))
+    return tunnel or str(next(loopback))
+
+
+def _store(place: str | tuple[str, int], rank: int, members: int, timeout: timedelta) -> Any:
     """Where the members find one another. Party 0 listens on the host's own address, where torch would on all."""
-    timeout, family = timedelta(seconds=timeout_s), socket.AF_INET6 if ":" in host else socket.AF_INET
-    if rank != 0:
-        return dist.TCPStore(host, port, members, False, timeout)  # type: ignore[attr-defined]
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen()
-        listening = listener.detach()
-    return dist.TCPStore(  # type: ignore[attr-defined]
-        host, port, members, True, timeout, master_listen_fd=listening
-    )
+    if isinstance(place, str):
+        store = dist.FileStore(place, members)  # type: ignore[attr-defined]
+        store.set_timeout(timeout)
+        return store
+    (host, port), listening = place, None
+    if rank == 0:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family).detach()
+    return dist.TCPStore(host, port, members, rank == 0, timeout, master_listen_fd=listening)  # type: ignore[attr-defined]
 
 
 def _exchange(nonce: bytes, members: int) -> bytes:

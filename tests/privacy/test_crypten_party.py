@@ -124,11 +124,12 @@ def test_arguments_out_of_range_are_named():
         start(0, 2, here, QUICK_S, pair_keys=keys, dealer=True, insecure_provider=True)
 
 
-@pytest.mark.parametrize(
-    "rendezvous", ["127.0.0.1:80", "tcp://127.0.0.1", "tcp://:80", "file:///tmp/x", "tcp://a:b", ""]
-)
-def test_a_rendezvous_is_a_host_and_a_port(rendezvous):
-    with pytest.raises(ConfigError, match="must be tcp://host:port"):
+NO_PLACES = ["127.0.0.1:80", "tcp://127.0.0.1", "tcp://:80", "file://x/y", "tcp://a:b", ""]
+
+
+@pytest.mark.parametrize("rendezvous", NO_PLACES)
+def test_a_rendezvous_is_a_place(rendezvous):
+    with pytest.raises(ConfigError, match="must be tcp://host:port or file:///path"):
         start(0, 2, rendezvous, QUICK_S, pair_keys=pair_keys(0, 2), dealer=True)
 
 
@@ -136,6 +137,11 @@ def test_a_rendezvous_is_a_host_and_a_port(rendezvous):
 def test_cleartext_leaves_the_machine_through_a_tunnel_alone(host):
     with pytest.raises(ConfigError, match="gloo sends in the clear"):
         serve_dealer(2, f"tcp://{host}:80", QUICK_S, pair_keys=pair_keys(2, 2))
+
+
+def test_a_tunnel_is_an_interface_of_this_machine():
+    with pytest.raises(ConfigError, match=r"tunnel=wg99: is no network interface here: .*lo"):
+        serve_dealer(2, "tcp://192.168.0.7:80", QUICK_S, pair_keys=pair_keys(2, 2), tunnel="wg99")
 
 
 def test_the_loopback_is_known():
@@ -197,10 +203,11 @@ def test_party_0_deals_where_that_is_asked_for(quick_committee):
 
 
 @pytest.mark.slow
-def test_a_session_draws_nothing_that_one_before_drew(quick_committee):
+def test_a_session_draws_nothing_that_one_before_drew(quick_committee, tmp_path):
+    """They meet in a file, too."""
     drawn = []
-    for _ in range(2):
-        committee = quick_committee(2)
+    for session in range(2):
+        committee = quick_committee(2, rendezvous=f"file://{tmp_path}/{session}")
         assert committee.started() == [True, True]
         drawn.append(committee.call(zero_share, [(50,)] * 2)[0])
     assert not np.isin(*drawn).any()
