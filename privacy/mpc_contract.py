@@ -19,6 +19,7 @@ from privacy.secure_sum import VectorSpec
 RING_BITS = 64
 SIGNED_LIMIT = 1 << (RING_BITS - 1)  # what a value stays below, or it comes out negative
 BLOCK = 64  # circuits work on so many coordinates at a time, or a multiple
+BYTES_PER_VALUE = 240  # of a circuit at its peak, as measured: some 30 tensors
 MIB = 1 << 20
 
 
@@ -98,7 +99,7 @@ def refuse_residues(aggregate: str, spec: VectorSpec) -> None:
         raise ConfigError.of("secure_sum.aggregate", aggregate, allowed)
 
 
-def blocks(length: int, bytes_per_coordinate: int, memory_mib: float) -> Iterator[slice]:
-    """Slices of some coordinates, a multiple of 64 of them where that fits the memory."""
-    size = max(BLOCK, int(memory_mib * MIB / bytes_per_coordinate) // BLOCK * BLOCK)
+def blocks(length: int, contributors: int, memory_mib: float) -> Iterator[slice]:
+    """Slices of some coordinates, a multiple of 64 of them, which the circuits work on within so much memory."""
+    size = max(BLOCK, int(memory_mib * MIB / (BYTES_PER_VALUE * contributors)) // BLOCK * BLOCK)
     return (slice(start, min(start + size, length)) for start in range(0, length, size))

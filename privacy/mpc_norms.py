@@ -34,7 +34,6 @@ FACTOR_BITS = 20
 STEPS_PER_OCTAVE = 64
 LEAST_FACTOR = 64  # over 2^FACTOR_BITS: smaller ones are too coarse
 LEAST_NORM = 64  # N^2 2^H: the norm is off by less than 1 %
-BYTES_PER_VALUE = 160  # at the peak, measured
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ class NormBounded(Aggregate):
         made = self._grid(shares_CL.shape[1] - 1, fractional_bits)
         assert made is not None, "check refused this"
         update_CD, weight_C = shares_CL[:, :-1], shares_CL[:, -1]
-        step = list(blocks(update_CD.shape[1], BYTES_PER_VALUE * len(shares_CL), self._memory_mib))
+        step = list(blocks(update_CD.shape[1], len(shares_CL), self._memory_mib))
         valid_C = self._valid(update_CD, weight_C, step, made, 1 << fractional_bits)
         norms_C = sum(mpc.squared(update_CD[:, block]).sum(1) for block in step)
         assert isinstance(norms_C, torch.Tensor)

@@ -19,8 +19,6 @@ from privacy.parameters import positive
 from privacy.randomness import Randomness
 from privacy.secure_sum import VectorSpec
 
-BYTES_PER_VALUE = 160  # at the peak, measured
-
 
 class _Middle(Aggregate):
     """The mean of what is left when so many values are dropped at each end."""
@@ -51,7 +49,7 @@ class _Middle(Aggregate):
     def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:  # noqa: ARG002
         contributors, dimension = len(shares_CL), shares_CL.shape[1] - 1
         trim = self._trim(contributors)
-        steps = blocks(dimension, BYTES_PER_VALUE * contributors, self._memory_mib)
+        steps = blocks(dimension, contributors, self._memory_mib)
         sums = torch.cat([_middle_sum(shares_CL[:, block], trim) for block in steps])
         means = decoded(sums, fractional_bits) / (contributors - 2 * trim)
         return np.append(means * contributors, float(contributors))
