@@ -54,7 +54,7 @@ class Grid:
 
 def _radius(dimension: int, norm: float) -> tuple[Fraction, Fraction]:
     """R = slope v + intercept, in steps; the root is rounded up."""
-    half_root = Fraction(math.isqrt((dimension << 40) - 1) + 1, 1 << 21)
+    half_root = Fraction(math.isqrt((dimension << 64) - 1) + 1, 1 << 33)
     return Fraction(norm), Fraction(norm) / 2 + half_root
 
 
@@ -136,8 +136,8 @@ class NormBounded(Aggregate):
             return
         fitting = [bits for bits in range(fractional_bits) if self._fits(spec, bits)]
         arithmetic = f"{spec.length - 1} * ({self._bound:g} * 2^fractional_bits)^2, with 6 bits for norm={self._norm:g}"
-        remedy = f"{fitting[0]} to {fitting[-1]} do" if fitting else "lower aggregate.coordinate_bound"
-        raise ConfigError.of("secure_sum.fractional_bits", fractional_bits, f"{arithmetic}, must fit 2^63: {remedy}")
+        remedy = f"at most {fitting[-1]}" if fitting else "lower aggregate.coordinate_bound"
+        raise ConfigError.of("secure_sum.fractional_bits", fractional_bits, f"{arithmetic}, must fit 63 bits: {remedy}")
 
     def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:  # noqa: ARG002
         from privacy import mpc_circuits as mpc
