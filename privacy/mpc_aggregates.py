@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import ConfigError
 from privacy.mpc_contract import Aggregate, decoded, require_range
+from privacy.mpc_noise import NoisedSum
 from privacy.mpc_norms import NormBounded
 from privacy.mpc_order import Median, TrimmedMean
 from privacy.randomness import Randomness
@@ -54,7 +55,9 @@ def _total(shares_CL: torch.Tensor) -> torch.Tensor:
     return opened(shares_CL.sum(0))
 
 
-AGGREGATES: dict[str, type[Aggregate]] = {kind.name: kind for kind in (Sum, NormBounded, TrimmedMean, Median)}
+AGGREGATES: dict[str, type[Aggregate]] = {
+    kind.name: kind for kind in (Sum, NormBounded, TrimmedMean, Median, NoisedSum)
+}
 
 
 def named(name: str, **options: Any) -> Aggregate:

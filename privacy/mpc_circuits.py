@@ -44,6 +44,11 @@ def flipped(share: torch.Tensor, public: int | torch.Tensor = ALL) -> torch.Tens
     return share ^ public if _is_first() else share
 
 
+def parties() -> int:
+    """How many compute."""
+    return int(crypten.communicator.get().get_world_size())
+
+
 def _is_first() -> bool:
     return bool(crypten.communicator.get().get_rank() == 0)
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from privacy.errors import (
 )
 from privacy.randomness import Randomness
 from privacy.sealing import Identity, Roster
+
+if TYPE_CHECKING:
+    from privacy.party_noise import PartyNoise
 
 Address = str  # "server", "client/3", "party/1", "keyholder"
 Value = NDArray[np.generic] | bytes | int | float | str
@@ -225,7 +228,7 @@ class SecureSum(ABC):
 
     `exact` says that it can sum residues modulo a power of two; `hides`, that the server learns nothing but the sum;
     `pinned`, that it needs a roster; `roles` are the parties beside clients and server, `bound` the largest value of an
-    update, where its range is limited.
+    update, where its range is limited, and `noise` what its parties add to the sum, where they do.
     """
 
     name: str
@@ -235,6 +238,7 @@ class SecureSum(ABC):
     pinned: bool = False
     roles: tuple[Address, ...] = ()
     bound: float = math.inf
+    noise: "PartyNoise | None" = None
 
     def tolerance(self, spec: VectorSpec) -> float:  # noqa: ARG002
         """How far it may be off for each contribution, in absolute terms.
