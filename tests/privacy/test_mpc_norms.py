@@ -138,10 +138,12 @@ def test_each_of_them_alone_counts_for_nothing(three_parties, name):
 
 
 @pytest.mark.slow
-def test_the_bounds_themselves_are_allowed(committee):
-    integers_CL = np.array([[2 * ONE, 0, ONE], [-2 * ONE, 0, ONE], [0, 0, 0], [2 * ONE, 0, ONE]])
-    found = committee.reveal(named("norm_bounded", norm=2.0), integers_CL, BITS)
-    np.testing.assert_array_equal(found, [2, 0, 3])
+def test_the_bounds_themselves_are_allowed_and_a_step_beyond_is_not(committee):
+    """Far below the norm, so that nothing else leaves them out."""
+    within = [[2 * ONE, 0, ONE], [-2 * ONE, 0, ONE], [0, 0, 0]]
+    integers_CL = np.array([*within, [2 * ONE + 1, 0, ONE], [0, -2 * ONE - 1, ONE]])
+    found = committee.reveal(named("norm_bounded", norm=50.0, coordinate_bound=2.0), integers_CL, BITS)
+    np.testing.assert_array_equal(found, [0, 0, 2])
 
 
 @pytest.mark.slow
