@@ -152,6 +152,7 @@ class Workspace:
             delta=self.config.delta,
             accountant=self.config.accountant,
             model=self.model,
+            party_noise=self.backend.secure_sum.noise,
         )
 
     @cached_property

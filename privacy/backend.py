@@ -21,7 +21,7 @@ class PrivacyBackend:
     """The two slots together; refuses what is not valid together.
 
     Raises:
-        ConfigError: the same mechanism twice.
+        ConfigError: the same mechanism twice, or parties that noise what nobody clips.
     """
 
     secure_sum: SecureSum
@@ -32,6 +32,9 @@ class PrivacyBackend:
         kinds = [type(mechanism) for mechanism in self.mechanisms]
         if len(set(kinds)) < len(kinds):
             raise ConfigError.of("mechanism", self.name, "holds the same mechanism twice; configure it once")
+        if self.secure_sum.noise is not None and not any(m.noised_by_parties for m in self.mechanisms):
+            allowed = "noise protects updates that are clipped: use mechanism=party_dp beside it"
+            raise ConfigError.of("secure_sum.aggregate", "noised_sum", allowed)
 
     @property
     def name(self) -> str:

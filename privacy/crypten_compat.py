@@ -18,5 +18,19 @@ with warnings.catch_warnings():
     # where it was not compiled at installation: its docstrings hold `\_`, of which Python 3.12 warns aloud
     warnings.filterwarnings("ignore", "invalid escape sequence")
     import crypten
+    from crypten.communicator import DistributedCommunicator
+    from crypten.cuda import CUDALongTensor
+    from crypten.mpc.primitives import ArithmeticSharedTensor, BinarySharedTensor, beaver
+    from crypten.mpc.provider import TTPServer, tfp_provider, ttp_provider
 
-__all__ = ["crypten"]
+__all__ = [
+    "ArithmeticSharedTensor",
+    "BinarySharedTensor",
+    "CUDALongTensor",
+    "DistributedCommunicator",
+    "TTPServer",
+    "beaver",
+    "crypten",
+    "tfp_provider",
+    "ttp_provider",
+]

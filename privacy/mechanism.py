@@ -17,6 +17,7 @@ from privacy.secure_sum import Address, Value
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
     from privacy.accounting import Charge
+    from privacy.party_noise import PartyNoise
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, C, H, W) float32 and labels (B,) int64
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # mean over logits (B, classes) and labels (B,)
@@ -46,6 +47,7 @@ class Plan:
     delta: float
     accountant: str
     model: torch.nn.Module
+    party_noise: "PartyNoise | None" = None  # what the parties of the secure sum add to it
 
     @property
     def records(self) -> int:
@@ -117,6 +119,7 @@ class Mechanism:
     holds_against: tuple[str, ...] = ()
     extra_values = 0  # how many values it adds to a contribution
     fixed_denominator = False  # divide by the configured cohort: how many survived is no public figure
+    noised_by_parties = False  # its noise is what the parties of the secure sum add
     noise_multiplier: float | None = None  # of one release; known once it is settled
     modulus_bits: int | None = None  # where it releases residues in place of floats; known once it is settled
     window = 1  # rounds whose contributions a round's release tells of: itself, and those that its noise depends on

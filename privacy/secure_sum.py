@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from privacy.peers import Meeting, Peers
 from privacy.randomness import Randomness
 from privacy.sealing import Header, Identity, Roster
 from privacy.spans import span
+
+if TYPE_CHECKING:
+    from privacy.party_noise import PartyNoise
 
 Address = str  # "server", "client/3", "party/1", "keyholder"
 Value = NDArray[np.generic] | bytes | int | float | str
@@ -247,9 +250,9 @@ class SecureSum(ABC):
 
     `exact` says that it can sum residues modulo a power of two; `hides`, that the server learns nothing but the sum;
     `pinned`, that it needs a roster; `surveys`, that clients contribute the sensitivities of their data at set-up;
-    `roles` are the parties beside clients and server, `meeting` how they reach one another, where they must; `bound`
-    the largest value of an update, where its range is limited; `caveats` are whole sentences about what it does not
-    protect.
+    `roles` are the parties beside clients and server, `meeting` how they reach one another, where they must; `noise`
+    what they add to the sum, where they do; `bound` the largest value of an update, where its range is limited;
+    `caveats` are whole sentences about what it does not protect.
     """
 
     name: str
@@ -262,6 +265,7 @@ class SecureSum(ABC):
     meeting: Meeting | None = None
     bound: float = math.inf
     caveats: tuple[str, ...] = ()
+    noise: "PartyNoise | None" = None
 
     def tolerance(self, spec: VectorSpec) -> float:  # noqa: ARG002
         """How far it may be off for each contribution, in absolute terms.

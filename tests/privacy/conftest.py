@@ -1,8 +1,11 @@
-"""What several files here try: every sum that one opener opens, in both arrangements of keys."""
+"""What several files here try: every sum that one opener opens, and committees, which take seconds to start."""
+
+from collections.abc import Iterator
 
 import pytest
 
 from privacy.secure_sum import SecureSum
+from tests.privacy.committee import Committee
 from tests.privacy.opened_rounds import BOUND, HOLDERS, SUMS, Recorded, recorded
 
 
@@ -17,3 +20,21 @@ def secure_sum(request: pytest.FixtureRequest) -> SecureSum:
 def round_(secure_sum: SecureSum) -> Recorded:
     """A whole round of it."""
     return recorded(secure_sum)
+
+
+@pytest.fixture(scope="session", params=[2, 3], ids=["2 parties", "3 parties"])
+def committee(request: pytest.FixtureRequest) -> Iterator[Committee]:
+    """Parties and their dealer, alive all session."""
+    made = Committee(request.param)
+    assert made.started() == [True] * request.param
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def three_parties() -> Iterator[Committee]:
+    """Where two would show nothing more."""
+    made = Committee(3)
+    assert made.started() == [True] * 3
+    yield made
+    made.close()

@@ -1,0 +1,160 @@
+"""CrypTen's trusted third party: the dealer of correlated randomness, in a process of its own, and how parties ask it.
+
+The dealer learns no input and no result; with any one party it learns everything. A party draws its part of a triple
+from the stream that it shares with the dealer; party 0's last part alone is sent, because it depends on the others.
+
+Shapes: a mask has the shape of the tensor that it hides.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from privacy.crypten_compat import ArithmeticSharedTensor, BinarySharedTensor, TTPServer, crypten, ttp_provider
+from privacy.crypten_streams import Stream, generate_kbit_random_tensor, generate_random_ring_element
+from privacy.errors import ConfigError
+
+IDLE = timedelta(days=365)  # between rounds nothing is asked; a party that dies meanwhile closes the connection
+SPENT, STOP = "spent", "terminate"  # the second is CrypTen's own word
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a process used since it was last asked: bytes of payload that it sent and received, and CPU time."""
+
+    bytes: int
+    rounds: int
+    communication_s: float
+    cpu_s: float
+
+
+class Meter:
+    """Reads the communicator's counters and the clock of this process, and starts them again."""
+
+    def __init__(self) -> None:
+        self._cpu_s = time.process_time()
+
+    def take(self) -> Spent:
+        """Since the last call, or since the start."""
+        communicator = crypten.communicator.get()
+        used, cpu_s = communicator.get_communication_stats(), time.process_time()
+        spent = Spent(int(used["bytes"]), used["rounds"], float(used["time"]), cpu_s - self._cpu_s)
+        communicator.reset_communication_stats()
+        self._cpu_s = cpu_s
+        return spent
+
+
+class Client:
+    """A party's way to the dealer; it stands where CrypTen looks for its own `TTPClient`."""
+
+    def __init__(self, stream: Stream | None) -> None:
+        self._stream = stream
+
+    def get(self) -> "Client":
+        """CrypTen's way to the one instance.
+
+        Raises:
+            ConfigError: there is no dealer.
+        """
+        if self._stream is None:
+            raise ConfigError.of("dealer", False, "this aggregate multiplies, which needs the dealer")
+        return self
+
+    def get_generator(self, device: Any = None) -> Stream:  # noqa: ARG002
+        """The stream shared with the dealer."""
+        assert self._stream is not None
+        return self._stream
+
+    def ttp_request(self, function: str, device: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Party 0's last part, shape as the dealer says, int64."""
+        size = self._ask(function, *args, **kwargs)
+        communicator, dealer = _communicator()
+        result: torch.Tensor = communicator.receive_words(size, dealer)
+        return result if device is None else result.to(device)
+
+    def spent(self) -> Spent:
+        """What the dealer used since it was last asked; for party 0."""
+        return Spent(*self._ask(SPENT))
+
+    @staticmethod
+    def _ask(function: str, *args: Any, **kwargs: Any) -> Any:
+        communicator, dealer = _communicator()
+        communicator.send_obj((function, args, kwargs), dealer, communicator.ttp_group)
+        return communicator.recv_obj(dealer, communicator.ttp_group)
+
+
+def _communicator() -> tuple[Any, int]:
+    communicator = crypten.communicator.get()
+    return communicator, communicator.get_ttp_rank()
+
+
+def word_masks(size: torch.Size, device: Any) -> tuple[Any, Any]:
+    """Uniform 64-bit words that nobody knows, shared by addition and by exclusive or.
+
+    With them a party turns additive shares into bits in one opening (Damgard et al. 2006; edaBits, Escudero et al.
+    2020): CrypTen's own way adds the parties' shares in a circuit, one after the other.
+    """
+    if not crypten.mpc.ttp_required():
+        word = generate_random_ring_element(size, device=device)
+        return ArithmeticSharedTensor(word, precision=0, src=0), BinarySharedTensor(word, src=0)
+    client = ttp_provider.TTPClient.get()
+    stream = client.get_generator(device)
+    additive = generate_random_ring_element(size, generator=stream, device=device)
+    if crypten.communicator.get().get_rank() == 0:
+        bits = client.ttp_request("words", device, size)
+    else:
+        bits = generate_kbit_random_tensor(size, generator=stream, device=device)
+    return (
+        ArithmeticSharedTensor.from_shares(additive, precision=0),
+        BinarySharedTensor.from_shares(bits, precision=0),
+    )
+
+
+class Dealer(TTPServer):  # type: ignore[misc]
+    """CrypTen's server with streams for generators: its functions compute party 0's last part of each tuple."""
+
+    functions = (*ttp_provider.TTP_FUNCTIONS, "words")
+
+    def __init__(self, streams: Mapping[int, Stream]) -> None:
+        self.device = "cpu"
+        self.generators = [streams[rank] for rank in sorted(streams)]
+
+    def _get_generators(self, device: Any = None) -> list[Stream]:  # noqa: ARG002
+        return self.generators
+
+    def words(self, size: torch.Size) -> torch.Tensor:
+        """Party 0's part of the exclusive or, for `word_masks`."""
+        words: torch.Tensor = self._get_additive_PRSS(size) ^ self._get_binary_PRSS(size, remove_rank=True)
+        return words
+
+    def serve(self) -> None:
+        """Answer party 0 until it stops.
+
+        Raises:
+            RuntimeError: a party is gone.
+        """
+        communicator, meter = crypten.communicator.get(), Meter()
+        while (request := _next_request(communicator)) != STOP:
+            function, args, kwargs = request
+            if function == SPENT:
+                communicator.send_obj(astuple(meter.take()), 0, communicator.ttp_group)
+                continue
+            assert function in self.functions, function
+            result = getattr(self, function)(*args, **kwargs)
+            communicator.send_obj(result.size(), 0, communicator.ttp_group)
+            communicator.send_words(result, 0)
+
+
+def _next_request(communicator: Any) -> Any:
+    """As CrypTen's `recv_obj`, but however long it takes until somebody asks."""
+    group = communicator.ttp_group
+    size = torch.zeros(1, dtype=torch.int32)
+    dist.irecv(size, src=0, group=group).wait(IDLE)  # type: ignore[union-attr]
+    data = torch.empty(int(size), dtype=torch.int8)
+    dist.irecv(data, src=0, group=group).wait()  # type: ignore[union-attr]
+    return crypten.common.serial.restricted_loads(data.numpy().tobytes())

@@ -1,0 +1,77 @@
+"""The aggregates that parties can compute, by name."""
+
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from privacy.errors import ConfigError
+from privacy.mpc_contract import Aggregate, decoded, require_range
+from privacy.mpc_noise import NoisedSum
+from privacy.mpc_norms import NormBounded
+from privacy.mpc_order import Median, TrimmedMean
+from privacy.randomness import Randomness
+from privacy.secure_sum import VectorSpec
+
+__all__ = ["Aggregate", "Sum", "named"]
+
+
+class Sum(Aggregate):
+    """The sum of updates and weights, exact."""
+
+    name = "sum"
+    linear = True
+
+    def check(self, spec: VectorSpec, fractional_bits: int) -> None:
+        """The cohort's sum; residues have none to keep to, as their modulus divides that of the shares.
+
+        Raises:
+            ConfigError: it does not fit.
+        """
+        if spec.modulus_bits is None:
+            require_range(spec, fractional_bits)
+
+    def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:  # noqa: ARG002
+        return decoded(_total(shares_CL), fractional_bits)
+
+    def residues(self, shares_CL: torch.Tensor) -> NDArray[np.int64]:
+        """The sum of residues, modulo 2^64, shape (L,): called alike by every party.
+
+        Raises:
+            RuntimeFailure: a peer is dead or stalled.
+        """
+        from privacy import crypten_party
+
+        with crypten_party.computing():
+            words: NDArray[np.int64] = _total(shares_CL).cpu().numpy()
+        return words
+
+
+def _total(shares_CL: torch.Tensor) -> torch.Tensor:
+    from privacy.mpc_circuits import opened
+
+    return opened(shares_CL.sum(0))
+
+
+AGGREGATES: dict[str, type[Aggregate]] = {
+    kind.name: kind for kind in (Sum, NormBounded, TrimmedMean, Median, NoisedSum)
+}
+
+
+def named(name: str, **options: Any) -> Aggregate:
+    """The aggregate of this name.
+
+    Raises:
+        ConfigError: there is none, or it has other options.
+    """
+    kind = AGGREGATES.get(name)
+    if kind is None:
+        raise ConfigError.of("secure_sum.aggregate", name, f"allowed are {', '.join(AGGREGATES)}")
+    try:
+        inspect.signature(kind).bind(**options)
+    except TypeError as error:
+        allowed = f"takes {inspect.signature(kind)} ({error})"
+        raise ConfigError.of("secure_sum.aggregate", name, allowed) from None
+    return kind(**options)

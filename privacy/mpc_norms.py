@@ -1,0 +1,184 @@
+"""`norm_bounded`: the sum of the contributions whose update keeps to a norm; the others are left out, or scaled down.
+
+Everything is exact in integers, nothing is truncated and nothing iterates. One contribution [x, v], x = v * update, all
+in steps of 2^-f, counts only if |x_j| <= B for every coordinate and 0 <= v <= 1: then n = sum x_j^2 <= D B^2 cannot
+wrap, while without that a few huge coordinates take it to 0. An update within the norm N has, after rounding,
+
+    |x| <= R = N (v + 1/2) + sqrt(D) / 2     (in steps)
+
+because x and v are off by half a step each. `zero` compares n with R^2. `rescale` compares n with (R / L)^2 for a grid
+of factors 1 = L_0 > L_1 > ..., some 64 to an octave, and multiplies by the largest one that fits, which needs no
+reciprocal root: so it holds over the whole range, and a contribution that was over the norm ends within 3 % below it.
+Beyond the grid, where even |x_j| = B for all j has its factor at v = 1, a contribution is left out.
+
+Both sides are scaled by the largest 2^H for which they stay below 2^63, and N^2 2^H is rounded up.
+"""
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from privacy.errors import ConfigError
+from privacy.mpc_contract import SIGNED_LIMIT, Aggregate, blocks, decoded, refuse_residues, require_range
+from privacy.parameters import positive
+from privacy.randomness import Randomness
+from privacy.secure_sum import VectorSpec
+
+MODES = ("zero", "rescale")
+FACTOR_BITS = 20
+STEPS_PER_OCTAVE = 64
+LEAST_FACTOR = 64  # over 2^FACTOR_BITS: smaller ones are too coarse
+LEAST_NORM = 64  # N^2 2^H: the norm is off by less than 1 %
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The comparisons: a factor L of 2^g fits where (a2, a1, a0)(v) >= 2^H n. See `grid`."""
+
+    bound: int  # B
+    headroom: int  # H
+    factor_bits: int  # g
+    factors_M: tuple[int, ...]  # from 2^g down
+    coefficients_M3: tuple[tuple[int, int, int], ...]
+
+    @property
+    def drops_M(self) -> list[int]:
+        """L_j - L_(j + 1): those that fit add up to the largest that fits."""
+        return [here - after for here, after in zip(self.factors_M, (*self.factors_M[1:], 0), strict=True)]
+
+
+def _radius(dimension: int, norm: float) -> tuple[Fraction, Fraction]:
+    """R = slope v + intercept, in steps; the root is rounded up."""
+    half_root = Fraction(math.isqrt((dimension << 64) - 1) + 1, 1 << 33)
+    return Fraction(norm), Fraction(norm) / 2 + half_root
+
+
+def _coefficients(dimension: int, norm: float, headroom: int, factor: Fraction) -> tuple[int, int, int]:
+    """Of 2^H (R / L)^2 as a polynomial in v, each rounded up."""
+    slope, intercept = _radius(dimension, norm)
+    squares = slope**2, 2 * slope * intercept, intercept**2
+    second, first, constant = (math.ceil(square / factor**2 * (1 << headroom)) for square in squares)
+    return second, first, constant
+
+
+def _factors(dimension: int, norm: float, fractional_bits: int, bound: int) -> tuple[int, ...]:
+    """From 2^g down to where a contribution of weight 1 with every coordinate at the bound fits; empty if too far."""
+    slope, intercept = _radius(dimension, norm)
+    reach = float((slope * (1 << fractional_bits) + intercept) / bound) / math.sqrt(dimension)
+    count = max(0, math.ceil(-math.log2(reach) * STEPS_PER_OCTAVE)) + 1
+    factors = [math.floor(2 ** (FACTOR_BITS - j / STEPS_PER_OCTAVE)) for j in range(count)]
+    return tuple(factors) if factors[-1] >= LEAST_FACTOR else ()
+
+
+@lru_cache(maxsize=16)
+def grid(dimension: int, fractional_bits: int, norm: float, coordinate_bound: float, rescale: bool) -> Grid | None:
+    """The comparisons for updates of so many coordinates; None where the ring has no room for them."""
+    bound = math.ceil(math.ldexp(coordinate_bound, fractional_bits))  # what rounding to the nearest step may reach
+    factors = _factors(dimension, norm, fractional_bits, bound) if rescale else (1,)
+    bits = FACTOR_BITS if rescale else 0
+    for headroom in range(62, -1, -1):
+        if not factors or math.ldexp(norm * norm, headroom) < LEAST_NORM:
+            return None
+        last = _coefficients(dimension, norm, headroom, Fraction(factors[-1], 1 << bits))
+        largest = sum(c << (2 - i) * fractional_bits for i, c in enumerate(last))
+        if max(largest, dimension * bound**2 << headroom) < SIGNED_LIMIT:
+            scaled = [Fraction(factor, 1 << bits) for factor in factors]
+            coefficients = (_coefficients(dimension, norm, headroom, factor) for factor in scaled)
+            return Grid(bound, headroom, bits, factors, tuple(coefficients))
+    return None
+
+
+class NormBounded(Aggregate):
+    """`norm` bounds the update, whatever its weight; `coordinate_bound` is B, by default the norm in mode `zero`.
+
+    The weight of a contribution that is left out does not count either. Opened are the sum and the total weight: what
+    is left of the sum's factor bits is rounded off before, to half a step.
+    """
+
+    name = "norm_bounded"
+
+    def __init__(
+        self, norm: float, mode: str = "zero", coordinate_bound: float | None = None, memory_mib: float = 256.0
+    ) -> None:
+        positive("aggregate.norm", norm)
+        positive("aggregate.memory_mib", memory_mib)
+        if mode not in MODES:
+            raise ConfigError.of("aggregate.mode", mode, f"allowed are {', '.join(MODES)}")
+        if coordinate_bound is None and mode == "rescale":
+            allowed = "mode=rescale needs it: what no honest coordinate exceeds before it is scaled down"
+            raise ConfigError.of("aggregate.coordinate_bound", None, allowed)
+        self._bound = norm if coordinate_bound is None else coordinate_bound
+        positive("aggregate.coordinate_bound", self._bound)
+        self._norm, self._mode, self._memory_mib = float(norm), mode, memory_mib
+
+    def _grid(self, dimension: int, fractional_bits: int) -> Grid | None:
+        return grid(dimension, fractional_bits, self._norm, self._bound, self._mode == "rescale")
+
+    def _fits(self, spec: VectorSpec, fractional_bits: int) -> bool:
+        """Whether the comparisons have room, and the sum under its factor bits."""
+        made = self._grid(spec.length - 1, fractional_bits)
+        return made is not None and spec.cohort_size * (made.bound + 1) << made.factor_bits < SIGNED_LIMIT
+
+    def check(self, spec: VectorSpec, fractional_bits: int) -> None:
+        """The cohort's sum, and D B^2 with the precision of the comparison, in 2^63.
+
+        Raises:
+            ConfigError: one does not fit.
+        """
+        refuse_residues(self.name, spec)
+        require_range(spec, fractional_bits)
+        if self._fits(spec, fractional_bits):
+            return
+        fitting = [bits for bits in range(fractional_bits) if self._fits(spec, bits)]
+        arithmetic = f"{spec.length - 1} * ({self._bound:g} * 2^fractional_bits)^2, with 6 bits for norm={self._norm:g}"
+        remedy = f"at most {fitting[-1]}" if fitting else "lower aggregate.coordinate_bound"
+        raise ConfigError.of("secure_sum.fractional_bits", fractional_bits, f"{arithmetic}, must fit 63 bits: {remedy}")
+
+    def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:  # noqa: ARG002
+        from privacy import mpc_circuits as mpc
+
+        made = self._grid(shares_CL.shape[1] - 1, fractional_bits)
+        assert made is not None, "check refused this"
+        update_CD, weight_C = shares_CL[:, :-1], shares_CL[:, -1]
+        step = list(blocks(update_CD.shape[1], len(shares_CL), self._memory_mib))
+        valid_C = self._valid(update_CD, weight_C, step, made, 1 << fractional_bits)
+        norms_C = sum(mpc.squared(update_CD[:, block]).sum(1) for block in step)
+        assert isinstance(norms_C, torch.Tensor)
+        factors_2C = mpc.product(_fitting(norms_C, weight_C, made), valid_C.expand(2, -1).contiguous())
+        sums = [mpc.matrix_product(factors_2C[:1], update_CD[:, block])[0] for block in step]
+        weight = mpc.opened(mpc.product(factors_2C[1], weight_C).sum(0, keepdim=True))
+        opened = [mpc.rounded_shift(one, made.factor_bits) if made.factor_bits else mpc.opened(one) for one in sums]
+        return decoded(torch.cat([*opened, weight]), fractional_bits)
+
+    @staticmethod
+    def _valid(
+        update_CD: torch.Tensor, weight_C: torch.Tensor, step: list[slice], made: Grid, one: int
+    ) -> torch.Tensor:
+        """Additive shares of 1 where every coordinate and the weight are within their range, else of 0; shape (C,)."""
+        from privacy import mpc_circuits as mpc
+
+        hidden = mpc.masked(mpc.padded(weight_C))
+        valid_C = mpc.unpacked(mpc.both(hidden.at_least(0), hidden.at_most(one)))[: len(weight_C)]
+        for block in step:
+            hidden = mpc.masked(mpc.padded(update_CD[:, block]))
+            within_CW = mpc.both(hidden.at_least(-made.bound), hidden.at_most(made.bound))
+            valid_C = mpc.both(valid_C, mpc.all_set(within_CW))
+        return mpc.bits_to_integers(valid_C)
+
+
+def _fitting(norms_C: torch.Tensor, weight_C: torch.Tensor, made: Grid) -> torch.Tensor:
+    """Additive shares, shape (2, C): the largest factor that fits, and 1 where one does; 0 where none does."""
+    from privacy import mpc_circuits as mpc
+
+    second_M, first_M, constant_M = torch.tensor(made.coefficients_M3, device=norms_C.device).T
+    allowed_CM = mpc.squared(weight_C)[:, None] * second_M + weight_C[:, None] * first_M
+    slack_CM = mpc.plus(allowed_CM - (norms_C << made.headroom)[:, None], constant_M)
+    fits_CM = mpc.unpacked(mpc.masked(mpc.padded(slack_CM)).at_least(0))[:, : len(made.factors_M)]
+    fits_CM = mpc.bits_to_integers(fits_CM)
+    drops_M = torch.tensor(made.drops_M, device=norms_C.device)
+    return torch.stack([(fits_CM * drops_M).sum(1), fits_CM[:, -1]])

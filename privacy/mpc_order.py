@@ -1,0 +1,108 @@
+"""`trimmed_mean` and `median`: each coordinate by the order of its values, compared inside MPC.
+
+The shares of a block of coordinates become bits once, and go through a sorting network as bits, where a comparison is
+that of signed words and no difference of two values can wrap, whatever a client sent. What lies between the trimmed
+ranks is added up as bits and opened. Ties are exchanged or not, which makes no difference.
+
+Both need equal weights and ignore those that were sent: the total weight of n contributions is n, and the sum is n
+times the mean. A coordinate of the median is the value of one contributor, or the mean of two, and opened as that.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from privacy.errors import ConfigError, TooFewContributors
+from privacy.mpc_contract import Aggregate, blocks, decoded, refuse_residues, require_range
+from privacy.mpc_sorting import middle
+from privacy.parameters import positive
+from privacy.randomness import Randomness
+from privacy.secure_sum import VectorSpec
+
+
+class _Middle(Aggregate):
+    """The mean of what is left when so many values are dropped at each end."""
+
+    uniform = True
+
+    def __init__(self, memory_mib: float) -> None:
+        positive("aggregate.memory_mib", memory_mib)
+        self._memory_mib = memory_mib
+
+    def _trim(self, contributors: int) -> int:
+        """How many are dropped at each end.
+
+        Raises:
+            TooFewContributors: nothing would be left.
+        """
+        raise NotImplementedError
+
+    def check(self, spec: VectorSpec, fractional_bits: int) -> None:
+        """The cohort's sum.
+
+        Raises:
+            ConfigError: it does not fit.
+        """
+        refuse_residues(self.name, spec)
+        require_range(spec, fractional_bits)
+
+    def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:  # noqa: ARG002
+        contributors, dimension = len(shares_CL), shares_CL.shape[1] - 1
+        trim = self._trim(contributors)
+        steps = blocks(dimension, contributors, self._memory_mib)
+        sums = torch.cat([_middle_sum(shares_CL[:, block], trim) for block in steps])
+        means = decoded(sums, fractional_bits) / (contributors - 2 * trim)
+        return np.append(means * contributors, float(contributors))
+
+
+def _middle_sum(shares_CN: torch.Tensor, trim: int) -> torch.Tensor:
+    """The sum over the middle ranks of each coordinate, opened, shape (N,)."""
+    from privacy import mpc_circuits as mpc
+
+    contributors, length = shares_CN.shape
+    bits_CN = mpc.masked(mpc.padded(shares_CN)).bits()
+    for layer in middle(contributors, trim):
+        low, high = map(list, zip(*layer, strict=True))
+        bits_CN[low], bits_CN[high] = mpc.sorted_pair(bits_CN[low], bits_CN[high])
+    return mpc.opened_bits(mpc.summed(bits_CN[trim : contributors - trim]))[:length]
+
+
+class TrimmedMean(_Middle):
+    """Without the `trim` smallest and the `trim` largest values of each coordinate (Yin et al. 2018)."""
+
+    name = "trimmed_mean"
+
+    def __init__(self, trim: int, memory_mib: float = 256.0) -> None:
+        super().__init__(memory_mib)
+        if trim < 1:
+            raise ConfigError.of("aggregate.trim", trim, "must be at least 1: how many are dropped at each end")
+        self._dropped = trim
+
+    def check(self, spec: VectorSpec, fractional_bits: int) -> None:
+        """The cohort's sum, and that the least cohort is more than what is dropped.
+
+        Raises:
+            ConfigError: either is not so.
+        """
+        super().check(spec, fractional_bits)
+        if spec.min_contributors <= 2 * self._dropped:
+            allowed = f"must be above 2 * aggregate.trim = {2 * self._dropped}"
+            raise ConfigError.of("server.min_contributors", spec.min_contributors, allowed)
+
+    def _trim(self, contributors: int) -> int:
+        if contributors <= 2 * self._dropped:
+            needed = 2 * self._dropped + 1
+            raise TooFewContributors(f"{contributors} contributors are left, trimmed_mean needs {needed}")
+        return self._dropped
+
+
+class Median(_Middle):
+    """The middle value of each coordinate, of an even number the mean of the two (Yin et al. 2018)."""
+
+    name = "median"
+
+    def __init__(self, memory_mib: float = 256.0) -> None:
+        super().__init__(memory_mib)
+
+    def _trim(self, contributors: int) -> int:
+        return (contributors - 1) // 2

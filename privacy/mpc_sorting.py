@@ -1,0 +1,55 @@
+"""Sorting networks: which values to compare and exchange, in an order that depends on their number alone.
+
+Batcher's merge exchange (Knuth, The Art of Computer Programming 3, 5.2.2, Algorithm M) for any number of values,
+without the comparators that only settle the order among values that are used alike.
+"""
+
+from functools import lru_cache
+
+Layer = tuple[tuple[int, int], ...]  # pairs of places, disjoint: the smaller value goes to the first
+KEPT, DROPPED, COMPARED = "kept", "dropped", "compared"
+
+
+def merge_exchange(count: int) -> list[tuple[int, int]]:
+    """The comparators that sort so many values, in order."""
+    comparators = []
+    span = 1 << max(0, (count - 1).bit_length() - 1)
+    half = span
+    while half > 0:
+        step, offset, distance = span, 0, half
+        while True:
+            comparators += [(i, i + distance) for i in range(count - distance) if i & half == offset]
+            if step == half:
+                break
+            distance, step, offset = step - half, step // 2, half
+        half //= 2
+    return comparators
+
+
+@lru_cache(maxsize=64)
+def middle(count: int, trim: int) -> tuple[Layer, ...]:
+    """Layers after which places `trim` to `count - trim` hold the values of those ranks, in whatever order.
+
+    From the end: two places that are both kept or both dropped need no comparison, those that are compared later do.
+    """
+    use = [KEPT if trim <= place < count - trim else DROPPED for place in range(count)]
+    needed = []
+    for low, high in reversed(merge_exchange(count)):
+        if use[low] == use[high] != COMPARED:
+            continue
+        use[low] = use[high] = COMPARED
+        needed.append((low, high))
+    return _layered(needed[::-1], count)
+
+
+def _layered(comparators: list[tuple[int, int]], count: int) -> tuple[Layer, ...]:
+    """As early as the comparators before allow."""
+    layers: list[list[tuple[int, int]]] = []
+    ready = [0] * count
+    for low, high in comparators:
+        depth = max(ready[low], ready[high])
+        if depth == len(layers):
+            layers.append([])
+        layers[depth].append((low, high))
+        ready[low] = ready[high] = depth + 1
+    return tuple(tuple(layer) for layer in layers)

@@ -1,0 +1,80 @@
+"""Client-level differential privacy whose noise the parties of an MPC add: the client's clip, and what it all costs.
+
+The noise stands in `secure_sum.aggregate=noised_sum` (`privacy.party_noise`). It holds against the server, and against
+as many colluding parties as it was sized for, with or without the server; outsiders, who know no party's share, face
+more of it. No number of clients has to survive, as the noise does not come from them.
+"""
+
+import logging
+
+import torch
+
+from privacy import accounting
+from privacy.accounting import Charge
+from privacy.client_dp import clip_within, require_uniform
+from privacy.errors import ConfigError
+from privacy.mechanism import ClientJob, Mechanism, Plan
+from privacy.party_noise import PartyNoise
+
+log = logging.getLogger("fedveil")
+
+
+class PartyDp(Mechanism):
+    """Clips each update to the norm that the parties' noise was sized for, and charges for it."""
+
+    name = "party_dp"
+    unit = "client"
+    noised_by_parties = True
+
+    def __init__(self) -> None:
+        self._noise: PartyNoise | None = None
+        self._charge: Charge | None = None
+        self.epsilons: dict[str, float] = {}  # over the whole run, by whom it holds against; known once it is settled
+        self._rounding = 0.0
+
+    def settle(self, plan: Plan) -> None:
+        """Check the plan, and work out the cost against each coalition.
+
+        Raises:
+            ConfigError: a sum whose parties add no noise, weights by examples, or delta.
+        """
+        require_uniform(self.name, plan)
+        if plan.party_noise is None:
+            allowed = "needs parties that add noise: secure_sum=crypten with secure_sum.aggregate=noised_sum"
+            raise ConfigError.of("mechanism", self.name, allowed)
+        noise = self._noise = plan.party_noise
+        self.noise_multiplier, self._rounding = noise.noise_multiplier, plan.rounding
+        coalition = _coalition(noise.colluders)
+        self.holds_against = tuple(dict.fromkeys(("outsider", "server", coalition)))
+        self._charge = self._charged(plan, noise.colluders)
+        self.epsilons = {coalition: self._epsilon(plan, noise.colluders), "outsider": self._epsilon(plan, 0)}
+        for who, epsilon in self.epsilons.items():
+            log.info("party_dp: epsilon=%.4g against %s", epsilon, who)
+
+    def _charged(self, plan: Plan, known: int) -> Charge:
+        assert self._noise is not None
+        event = self._noise.event(plan.dimension, known, max(1, *plan.participations), plan.delta)
+        return Charge(self.name, "client", "zero_out", event)
+
+    def _epsilon(self, plan: Plan, known: int) -> float:
+        """Of the client that takes part most often, over the whole run."""
+        whole = accounting.compose([(self._charged(plan, known), max(plan.participations))])
+        return accounting.epsilon(whole.event, plan.delta, "rdp", whole.relation)
+
+    def charge(self, client: int) -> Charge | None:  # noqa: ARG002
+        """At the noise that the colluding parties cannot take off."""
+        return self._charge
+
+    def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
+        """Clip, with room for the rounding to steps."""
+        assert self._noise is not None
+        clip = self._noise.clip
+        clipped_D, norm = clip_within(update_D, clip, self._rounding)
+        job.diagnostics |= {"party_dp.update_norm": norm, "party_dp.clipped_fraction": float(norm > clip)}
+        return clipped_D
+
+
+def _coalition(colluders: int) -> str:
+    if colluders == 0:
+        return "server"
+    return f"server with {colluders} {'party' if colluders == 1 else 'parties'}"

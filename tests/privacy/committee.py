@@ -1,0 +1,163 @@
+"""Real parties for tests: CrypTen in spawned processes, started once and asked many times."""
+
+import hashlib
+import multiprocessing
+import socket
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+
+from privacy.mpc_contract import Aggregate
+from privacy.randomness import SeededRandomness
+
+TIMEOUT_S = 60.0
+PATIENCE_S = 120.0
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def pair_keys(rank: int, parties: int) -> dict[int, bytes]:
+    """The same key at both ends; `parties` is the rank of the dealer."""
+    return {
+        peer: hashlib.sha256(f"{min(rank, peer)} {max(rank, peer)}".encode()).digest()
+        for peer in range(parties + 1)
+        if peer != rank
+    }
+
+
+class Committee:
+    """Parties, and a dealer unless there is to be none. A function of a module is called in all of them at once.
+
+    Who is `missing` is never started.
+    """
+
+    def __init__(
+        self,
+        parties: int,
+        timeout_s: float = TIMEOUT_S,
+        dealer: bool = True,
+        keys: Callable[[int, int], dict[int, bytes]] = pair_keys,
+        missing: int | None = None,
+        **options: Any,
+    ) -> None:
+        self.parties = parties
+        settings = {"rendezvous": f"tcp://127.0.0.1:{free_port()}", "timeout_s": timeout_s, **options}
+        pipes = [SPAWN.Pipe() for _ in range(parties + dealer)]
+        targets = [_party] * parties + [_dealer] * dealer
+        self.processes = [
+            SPAWN.Process(target=target, args=(rank, parties, dealer, keys(rank, parties), settings, theirs))
+            for rank, (target, (_, theirs)) in enumerate(zip(targets, pipes, strict=True))
+        ]
+        for rank, process in enumerate(self.processes):
+            if rank != missing:
+                process.start()
+        for _, theirs in pipes:
+            theirs.close()
+        self.pipes = [ours for ours, _ in pipes]
+        self._calls = 0
+
+    def started(self) -> list[Any]:
+        """What each party says of its start: True, or the error."""
+        return [self.answer(rank) for rank in range(self.parties)]
+
+    def answer(self, rank: int) -> Any:
+        """The next one of a party, which must not take for ever."""
+        assert self.pipes[rank].poll(PATIENCE_S), f"party {rank} says nothing"
+        return self.pipes[rank].recv()
+
+    def send(self, function: Callable[..., Any], arguments: Sequence[Sequence[Any]]) -> None:
+        """Let each party call a function with arguments of its own."""
+        for pipe, own in zip(self.pipes, arguments, strict=False):
+            pipe.send((function, own))
+
+    def call(self, function: Callable[..., Any], arguments: Sequence[Sequence[Any]]) -> list[Any]:
+        """The results, by party; an error is raised here."""
+        self.send(function, arguments)
+        results = [self.answer(rank) for rank in range(self.parties)]
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results
+
+    def reveal(self, aggregate: Aggregate, contributions_CL: np.ndarray, fractional_bits: int) -> np.ndarray:
+        """Share integers, aggregate, and see that all parties open the same."""
+        self._calls += 1
+        own = [(aggregate, shares, fractional_bits, self._calls) for shares in shared(contributions_CL, self.parties)]
+        first, *others = self.call(reveal, own)
+        for other in others:
+            np.testing.assert_array_equal(first, other)
+        return first
+
+    def close(self) -> None:
+        """End all; whoever does not stop is killed."""
+        for pipe in self.pipes[: self.parties]:
+            with suppress(OSError):
+                pipe.send(None)
+        for process in self.processes:
+            if process.pid is None:
+                continue
+            process.join(10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            process.close()
+        for pipe in self.pipes:
+            pipe.close()
+
+
+def shared(contributions: np.ndarray, parties: int) -> list[np.ndarray]:
+    """Uniform shares that add up to the integers modulo 2^64."""
+    generator = np.random.default_rng(np.abs(contributions.ravel()[:1]).astype(np.uint64))
+    shares = [generator.integers(-(2**63), 2**63, contributions.shape, np.int64) for _ in range(parties - 1)]
+    return [*shares, contributions - sum(shares)]
+
+
+def reveal(aggregate: Aggregate, shares: np.ndarray, fractional_bits: int, call: int) -> np.ndarray:
+    """In a party."""
+    from privacy.crypten_compat import crypten
+
+    own = SeededRandomness("reveal", call, crypten.communicator.get().get_rank())
+    return aggregate.reveal(torch.from_numpy(shares), fractional_bits, own)
+
+
+def _party(rank: int, parties: int, dealer: bool, keys: dict[int, bytes], settings: dict[str, Any], pipe: Any) -> None:
+    from privacy import crypten_party
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    try:
+        crypten_party.start(rank, parties, pair_keys=keys, dealer=dealer, **settings)
+        pipe.send(True)
+        while (asked := pipe.recv()) is not None:
+            pipe.send(_answer(*asked))
+        crypten_party.stop()
+    except Exception as error:
+        traceback.print_exc()
+        pipe.send(error)
+
+
+def _answer(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:
+        traceback.print_exc()
+        return error
+
+
+def _dealer(rank: int, parties: int, dealer: bool, keys: dict[int, bytes], settings: dict[str, Any], pipe: Any) -> None:
+    from privacy import crypten_party
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    crypten_party.serve_dealer(parties, settings["rendezvous"], settings["timeout_s"], pair_keys=keys)
