@@ -1,6 +1,7 @@
 import os
 import signal
 import socket
+import time
 
 import numpy as np
 import psutil
@@ -211,6 +212,22 @@ def test_a_session_draws_nothing_that_one_before_drew(quick_committee, tmp_path)
         assert committee.started() == [True, True]
         drawn.append(committee.call(zero_share, [(50,)] * 2)[0])
     assert not np.isin(*drawn).any()
+
+
+@pytest.mark.slow
+def test_nothing_ends_while_nobody_asks_and_all_end_when_they_stop(quick_committee):
+    """A round may take longer to come than a peer may take to answer."""
+    committee = quick_committee(2)
+    assert committee.started() == [True, True]
+    time.sleep(QUICK_S + 2)
+    arguments = [(own,) for own in shared(CONTRIBUTIONS, 2)]
+    for product, *_ in committee.call(multiplied, arguments):
+        np.testing.assert_array_equal(product, CONTRIBUTIONS**2)
+    for pipe in committee.pipes[:2]:
+        pipe.send(None)
+    for process in committee.processes:
+        process.join(PATIENCE_S)
+        assert process.exitcode == 0
 
 
 # ---- who is gone
