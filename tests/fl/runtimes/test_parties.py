@@ -192,20 +192,20 @@ def test_distributed_noise_under_shares_is_that_under_the_plain_sum(tmp_path):
 def test_a_process_that_plays_a_role_has_no_other_keys(tmp_path, monkeypatch):
     monkeypatch.setattr(keys, "_held", None)
     monkeypatch.setenv(keys.KEYS_VARIABLE, "")
-    keys.set_up(tmp_path)
     everybody = ("client/0", "party/0", "party/1")
-    own = keys.credentials("party/1", everybody)
+    keys.set_up(tmp_path, everybody)
+    own = keys.simulated("party/1", everybody)
     parcel = keys.parcel("party/1", everybody)
     assert own.identity.to_bytes().hex() not in repr(parcel)
     assert str(own.identity.to_bytes()) not in repr(parcel)
     held = keys.hold(parcel)
-    assert keys.credentials("party/1", everybody) is held
+    assert keys.simulated("party/1", everybody) is held
     assert held.identity.public == own.identity.public
     assert held.roster.to_bytes() == own.roster.to_bytes()
     held.store.put("kept", b"1")
     assert own.store.get("kept") == b"1"
     with pytest.raises(RunRefused, match="this process has the keys of party/1 alone"):
-        keys.credentials("party/0", everybody)
+        keys.simulated("party/0", everybody)
     assert keys.KEYS_VARIABLE not in os.environ
 
 

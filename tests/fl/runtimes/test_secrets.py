@@ -140,7 +140,7 @@ def test_the_server_of_a_simulation_sees_no_secret(tmp_path, monkeypatch, name, 
     work = Workspace(canonical(f"secure_sum={name}", f"secure_sum.keys={holder}", f"clients={CLIENTS}"))
     roster = keys.set_up(tmp_path / "keys", work.everybody)
     inner = InProcessGrid(work.hash, CLIENTS)
-    with attended(work.canonical, work.hash, work.backend.secure_sum.roles, inner) as (wider, parties):
+    with attended(work, inner) as (wider, parties):
         nodes = {**inprocess.locate(inner, work), **parties}
         recorder = Recorder(wider, tmp_path / "recorded")
         serve(work, recorder, nodes, Errand(tmp_path / "checkpoints", roster=roster))
