@@ -126,7 +126,7 @@ class OpenedSum(SecureSum):
     # ---- the server's half
 
     def setup(self, roles: Sequence[Address], spec: VectorSpec) -> SetupFlow:
-        """Keys: whoever makes them says what each client gets, and the server passes it on. Then what to encrypt."""
+        """Keys: whoever makes them says what each client gets, and the server passes it on."""
         clients = [address for address in roles if address not in self.roles]
         if self.masks and self._scheme(spec).parameters is not None:
             there = yield from self._keys.flow(KEYHOLDER if self.roles else clients[0], clients)
