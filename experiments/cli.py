@@ -11,16 +11,17 @@ from privacy.errors import FedveilError
 USAGE = """usage: fedveil COMMAND ...
 
 commands:
-  run    [OVERRIDES]     run one configuration (Hydra: --help, --cfg job, -m and completion work)
-  sweep  [OVERRIDES]     run every combination of comma-separated overrides; finished cells are skipped
-  table  [RUN...]        one row a configuration, overheads as ratios to the paired plain run
-  reproduce NAME         regenerate a published table: fedveil reproduce --help lists them
-  bench  NAME            measure: fedveil bench --help lists what
-  attack NAME            attack a secure sum as its server: fedveil attack --help lists how
-  hash   [OVERRIDES]     print the hash of a configuration, for the clients of a deployment to approve
+  run           [OVERRIDES]  run one configuration (Hydra: --help, --cfg job, -m and completion work)
+  sweep         [OVERRIDES]  run every combination of comma-separated overrides; finished cells are skipped
+  table         [RUN...]     one row a configuration, overheads as ratios to the paired plain run
+  reproduce     NAME         regenerate a published table: fedveil reproduce --help lists them
+  bench         NAME         measure: fedveil bench --help lists what
+  attack        NAME         attack a secure sum as its server: fedveil attack --help lists how
+  hash          [OVERRIDES]  print the hash of a configuration, for the clients of a deployment to approve
+  configuration [OVERRIDES]  print its canonical text, for the processes of a deployment's parties
 """
-FORWARDED = ("run", "sweep", "hash")
-COMMANDS = ("run", "sweep", "table", "reproduce", "bench", "attack", "hash")
+FORWARDED = ("run", "sweep", "hash", "configuration")
+COMMANDS = ("run", "sweep", "table", "reproduce", "bench", "attack", "hash", "configuration")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,8 +72,8 @@ def _hydra(command: str, rest: list[str]) -> int:
     from experiments import run
 
     logging.raiseExceptions = False  # Hydra logs its `--info`, and `| head` would make each line a traceback
-    if command == "hash":
-        return run.print_hash(rest)
+    if command in (run.HASH, run.CONFIGURATION):
+        return run.print_instead(command, rest)
     return run.main(["-m", *rest] if command == "sweep" else rest)
 
 

@@ -22,6 +22,8 @@ from results.environment import describe
 from results.store import RunDirectory, default_directory, open_run
 from results.summary import summarise
 
+AGAINST = "epsilon against "  # whom: of the whole run as planned
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -118,6 +120,7 @@ def _privacy(work: Workspace, ledger: Ledger) -> dict[str, object]:
         for mechanism in work.backend.mechanisms:
             if mechanism.noise_multiplier is not None:
                 found[f"{mechanism.name}.noise_multiplier"] = mechanism.noise_multiplier
+            found |= {f"{AGAINST}{who}": epsilon for who, epsilon in mechanism.epsilons.items()}
     return found
 
 

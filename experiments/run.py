@@ -26,7 +26,8 @@ from privacy.errors import FedveilError, RuntimeFailure
 OK, FAILED, REFUSED = 0, 1, 2
 # Cells of a sweep may run in other processes: each adds a line to this file, and the exit status comes from it.
 OUTCOMES = "FEDVEIL_OUTCOMES"
-PRINT_HASH = "FEDVEIL_PRINT_HASH"
+PRINT = "FEDVEIL_PRINT"  # HASH or CONFIGURATION, in place of a run
+HASH, CONFIGURATION = "hash", "configuration"
 
 register_schema()
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -59,8 +60,9 @@ def _attempt(config: DictConfig, overrides: Sequence[str]) -> tuple[int, str, bo
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     cell = f"[{' '.join(overrides)}] " if sweep else ""
     try:
-        if os.environ.get(PRINT_HASH):
-            return OK, f"{cell}{_hash(config)}", False
+        if wanted := os.environ.get(PRINT):
+            canonical = _canonical(config)
+            return OK, f"{cell}{canonical if wanted == CONFIGURATION else hash_of(canonical)}", False
         line, private = _run(config, sweep)
         return OK, f"{cell}{line}", private
     except (FedveilError, OmegaConfBaseException) as error:
@@ -71,9 +73,9 @@ def _attempt(config: DictConfig, overrides: Sequence[str]) -> tuple[int, str, bo
         return FAILED, f"fedveil: error: {cell}{type(error).__name__}: {one_line(error)}", False
 
 
-def _hash(config: DictConfig) -> str:
+def _canonical(config: DictConfig) -> str:
     check(config)
-    return hash_of(to_json(config))
+    return to_json(config)
 
 
 def _run(config: DictConfig, sweep: bool) -> tuple[str, bool]:
@@ -91,7 +93,8 @@ def _figures(summary: dict[str, Any]) -> str:
     if summary["epsilon"] is not None:
         promise = f"a {summary['epsilon_unit']}, delta {summary['delta']:g}, against {summary['holds_against']}"
         shown.append(f"epsilon {summary['epsilon']:.3g} ({promise})")
-        shown += [f"{key} {value:.4g}" for key, value in summary.items() if key.endswith(".noise_multiplier")]
+        told = [key for key in summary if key.startswith("epsilon against ") or key.endswith(".noise_multiplier")]
+        shown += [f"{key} {summary[key]:.4g}" for key in told]
     if summary["round_s"] is not None:
         shown.append(f"{summary['round_s']:.3f} s a round")
     if summary["upload_bytes_per_parameter"] is not None:
@@ -120,13 +123,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _conclude([json.loads(line) for line in outcomes.read_text().splitlines()])
 
 
-def print_hash(argv: Sequence[str]) -> int:
-    """`fedveil hash`: the identity of a configuration instead of a run."""
-    os.environ[PRINT_HASH] = "1"
+def print_instead(what: str, argv: Sequence[str]) -> int:
+    """`fedveil hash` and `fedveil configuration`: the identity of a configuration, or its canonical text."""
+    os.environ[PRINT] = what
     try:
         return main(argv)
     finally:
-        del os.environ[PRINT_HASH]
+        del os.environ[PRINT]
 
 
 def _conclude(outcomes: Sequence[dict[str, Any]]) -> int:

@@ -108,6 +108,14 @@ class RuntimeConfig:
 
 
 @dataclass
+class FaultsConfig:
+    """What goes wrong on purpose. Who it strikes comes from the seed."""
+
+    scaled_clients: int = 0  # clients that send their updates multiplied by `scale`, whatever a mechanism clipped
+    scale: float = -100.0
+
+
+@dataclass
 class OutputConfig:
     """How a run talks and what it keeps; never what it computes."""
 
@@ -140,6 +148,7 @@ class FedveilConfig:
     mechanism: dict[str, Any] = field(default_factory=dict)  # name -> a Mechanism, in order
     secure_sum: dict[str, Any] = field(default_factory=dict)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
 
@@ -204,6 +213,8 @@ CHECKS: tuple[Check, ...] = (
     _positive("runtime.gpus_per_client"),
     _positive("runtime.cpus_per_client"),
     _at_least("runtime.supernodes", 1),
+    _at_least("faults.scaled_clients", 0),
+    ("faults.scale", lambda v: math.isfinite(v), "must be a finite number"),
     _at_least("output.keep_checkpoints", 1),
 )
 
@@ -228,6 +239,9 @@ def check(config: DictConfig) -> None:
             raise ConfigError.of(key, value, message)
     if config.cohort is not None and config.cohort > config.clients:
         raise ConfigError.of("cohort", config.cohort, f"must be at most clients={config.clients}")
+    if config.faults.scaled_clients > config.clients:
+        most = f"must be at most clients={config.clients}"
+        raise ConfigError.of("faults.scaled_clients", config.faults.scaled_clients, most)
     minimum = config.server.min_contributors
     if minimum is not None and minimum > cohort_size(config):
         raise ConfigError.of(

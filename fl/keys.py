@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from privacy.errors import ConfigError, FedveilError, RunRefused
+from privacy.peers import Peers
 from privacy.randomness import KEY_BYTES, OsRandomness
 from privacy.sealing import Identity, PublicKeys, Roster, mac
 from privacy.secure_sum import Address, Credentials, Store
@@ -30,6 +31,7 @@ IDENTITY, ROSTER, STORES = "identity.key", "roster.json", "runs"  # in the folde
 ROLE = re.compile(r"[a-z]+(/(0|[1-9][0-9]*))?")
 
 _held: tuple[Address, Credentials] | None = None  # where this process plays one role alone
+_peers: Peers | None = None  # where it has met others
 
 
 class FileStore(Store):
@@ -142,6 +144,12 @@ def _roster(master: bytes, everybody: tuple[Address, ...]) -> Roster:
 # ---- A deployment: each role has a folder of its own
 
 
+def meet(peers: Peers) -> None:
+    """From now on, the role that this process plays in a deployment reaches these."""
+    global _peers
+    _peers = peers
+
+
 def deployed(folder: Path, address: Address, everybody: Iterable[Address], run: str) -> Credentials:
     """Those of the role whose folder this is; what it stores is kept by `run`, the hash of a configuration.
 
@@ -151,7 +159,7 @@ def deployed(folder: Path, address: Address, everybody: Iterable[Address], run: 
     identity, roster = _own(folder, address)
     require_everybody(roster, everybody)
     _private_folder(folder / STORES)
-    return Credentials(identity, roster, FileStore(folder / STORES / run))
+    return Credentials(identity, roster, FileStore(folder / STORES / run), _peers)
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fl import training
+from fl.faults import scale_of
 from fl.metering import Phases, parts
 from fl.sensitivity import sensitivity
 from fl.workspace import Workspace, seed_generators
@@ -71,6 +72,8 @@ def answer(
         memory,
         OsRandomness(),
         credentials,
+        work.randomness(request.address, request.round),
+        str(work.device),
     )
 
     def contribute() -> Vector:
@@ -141,6 +144,8 @@ def _floats(work: Workspace, job: ClientJob, global_D: torch.Tensor, v: float, p
     phases.end("flatten")
     if update_D is not host_D:  # the one crossing from the device
         host_D.copy_(update_D)
+    if (scale := scale_of(client_index(job.address), work.config.faults, work.config.clients, work.config.seed)) != 1.0:
+        host_D *= scale
     phases.clipped_values = limited(host_D, work.spec.segments[0].bound)
     host[len(global_D) : -1] = job.extra
     host[-1] = v

@@ -112,6 +112,8 @@ class Workspace:
         self._check_training()
         self.backend.settle(self._plan())
         self._check_budget()
+        self._check_measured()
+        self._check_faults()
         # what is summed is known once the mechanisms have settled; whether it can be, shows here
         self.tolerance = self.backend.secure_sum.tolerance(self.spec)
 
@@ -127,6 +129,19 @@ class Workspace:
         if budget is not None and not self.backend.charges(int(self.candidates[0])):
             allowed = "no mechanism accounts for what it releases; choose one, or leave the budget out"
             raise ConfigError.of("epsilon_budget", budget, allowed)
+
+    def _check_faults(self) -> None:
+        """Residues have no size that could be multiplied."""
+        if self.config.faults.scaled_clients and self.backend.modulus_bits is not None:
+            allowed = f"{self.backend.name} sums residues, which are not scaled: leave it out"
+            raise ConfigError.of("faults.scaled_clients", self.config.faults.scaled_clients, allowed)
+
+    def _check_measured(self) -> None:
+        """What is no sum has no error as one."""
+        secure_sum = self.backend.secure_sum
+        if self.config.runtime.measure_sum_error and not secure_sum.additive:
+            allowed = f"{secure_sum.label} opens another aggregate than the sum: leave it out"
+            raise ConfigError.of("runtime.measure_sum_error", "true", allowed)
 
     def _plan(self) -> Plan:
         training = self.config.training
@@ -164,7 +179,7 @@ class Workspace:
     def _spec_of_floats(self) -> VectorSpec:
         """What is summed where no mechanism makes integers of it."""
         update = Segment(UPDATE, self._layout.length, self.backend.secure_sum.bound)
-        return VectorSpec((update, Segment(WEIGHT, 1, bound=1.0)), self.cohort_size)
+        return VectorSpec((update, Segment(WEIGHT, 1, bound=1.0)), self.cohort_size, self.min_contributors)
 
     def cohort(self, number: int) -> tuple[int, ...]:
         """The cohort of a round, sorted."""
@@ -245,8 +260,14 @@ class Workspace:
 
     @cached_property
     def everybody(self) -> tuple[Address, ...]:
-        """Who has a part in the secure sum beside the server: clients and roles."""
-        return (*map(address_of, range(self.config.clients)), *self.backend.secure_sum.roles)
+        """Who has a part in the secure sum beside the server: clients, roles, and whom the server does not ask."""
+        return (*map(address_of, range(self.config.clients)), *self.members)
+
+    @property
+    def members(self) -> tuple[Address, ...]:
+        """Those of them that are no clients: each has a process of its own."""
+        secure_sum = self.backend.secure_sum
+        return secure_sum.roles if secure_sum.meeting is None else secure_sum.meeting.members
 
     @cached_property
     def max_weight(self) -> int:

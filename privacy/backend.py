@@ -34,12 +34,12 @@ class PrivacyBackend:
             raise ConfigError.of("mechanism", self.name, "holds the same mechanism twice; configure it once")
         if self.secure_sum.noise is not None and not any(m.noised_by_parties for m in self.mechanisms):
             allowed = "noise protects updates that are clipped: use mechanism=party_dp beside it"
-            raise ConfigError.of("secure_sum.aggregate", "noised_sum", allowed)
+            raise ConfigError.of("secure_sum/aggregate", "noised_sum", allowed)
 
     @property
     def name(self) -> str:
         """For tables: `plain`, or `dp_sgd+ckks`."""
-        return "+".join([*(mechanism.name for mechanism in self.mechanisms), self.secure_sum.name])
+        return "+".join([*(mechanism.name for mechanism in self.mechanisms), self.secure_sum.label])
 
     @property
     def fixed_denominator(self) -> bool:
@@ -80,9 +80,12 @@ class PrivacyBackend:
         """Before the first round: let each mechanism check the plan, and solve its noise.
 
         Raises:
-            ConfigError: a plan that cannot keep a promise, costs of one unit that cannot be added, or residues that
-                this sum cannot add.
+            ConfigError: weights that this sum cannot take, a plan that cannot keep a promise, costs of one unit that
+                cannot be added, or residues that this sum cannot add.
         """
+        if self.secure_sum.uniform and not plan.uniform_weights:
+            allowed = f"{self.secure_sum.label} takes no weights of clients: set training.weighting=uniform"
+            raise ConfigError.of("training.weighting", "examples", allowed)
         for mechanism in self.mechanisms:
             mechanism.settle(plan)
         self._check_residues()

@@ -7,7 +7,8 @@ Shapes: a mask has the shape of the tensor that it hides.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,8 @@ import torch.distributed as dist
 
 from privacy.crypten_compat import ArithmeticSharedTensor, BinarySharedTensor, TTPServer, crypten, ttp_provider
 from privacy.crypten_streams import Stream, generate_kbit_random_tensor, generate_random_ring_element
-from privacy.errors import ConfigError
+from privacy.errors import RuntimeFailure
+from privacy.peers import reason
 
 IDLE = timedelta(days=365)  # between rounds nothing is asked; a party that dies meanwhile closes the connection
 SPENT, STOP = "spent", "terminate"  # the second is CrypTen's own word
@@ -56,13 +58,8 @@ class Client:
         self._stream = stream
 
     def get(self) -> "Client":
-        """CrypTen's way to the one instance.
-
-        Raises:
-            ConfigError: there is no dealer.
-        """
-        if self._stream is None:
-            raise ConfigError.of("dealer", False, "this aggregate multiplies, which needs the dealer")
+        """CrypTen's way to the one instance."""
+        assert self._stream is not None, "this aggregate multiplies, and there is no dealer"
         return self
 
     def get_generator(self, device: Any = None) -> Stream:  # noqa: ARG002
@@ -74,7 +71,8 @@ class Client:
         """Party 0's last part, shape as the dealer says, int64."""
         size = self._ask(function, *args, **kwargs)
         communicator, dealer = _communicator()
-        result: torch.Tensor = communicator.receive_words(size, dealer)
+        with _naming_the_dealer():
+            result: torch.Tensor = communicator.receive_words(size, dealer)
         return result if device is None else result.to(device)
 
     def spent(self) -> Spent:
@@ -84,8 +82,18 @@ class Client:
     @staticmethod
     def _ask(function: str, *args: Any, **kwargs: Any) -> Any:
         communicator, dealer = _communicator()
-        communicator.send_obj((function, args, kwargs), dealer, communicator.ttp_group)
-        return communicator.recv_obj(dealer, communicator.ttp_group)
+        with _naming_the_dealer():
+            communicator.send_obj((function, args, kwargs), dealer, communicator.ttp_group)
+            return communicator.recv_obj(dealer, communicator.ttp_group)
+
+
+@contextmanager
+def _naming_the_dealer() -> Iterator[None]:
+    """Its errors name a port at best."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeFailure(f"the dealer ended, or did not answer in time: {reason(error)}") from error
 
 
 def _communicator() -> tuple[Any, int]:

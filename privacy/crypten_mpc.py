@@ -10,24 +10,30 @@ alike, where a fixed one would take in every vector and the others expand every 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import cast
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from privacy import mpc_aggregates
 from privacy.errors import (
     ConfigError,
     FedveilError,
     MalformedContribution,
     PrivacyRefusal,
     ProtocolError,
-    RuntimeFailure,
+    TooFewContributors,
+    shown,
 )
+from privacy.mpc_aggregates import named
 from privacy.mpc_agreement import Manifest, agree, check_box, check_manifest, manifest_bytes, number_of
-from privacy.mpc_shares import Elements, Ring
+from privacy.mpc_shares import WIDTHS, Elements, Ring
 from privacy.parameters import positive
-from privacy.peers import Meeting, reason
+from privacy.peers import Meeting
 from privacy.sealing import open_box, seal
 from privacy.secure_sum import (
     Address,
@@ -44,21 +50,27 @@ from privacy.secure_sum import (
     require_contributors,
     unknown_stage,
 )
+from privacy.spans import span
 
 PARTIES = (2, 3, 5)
-AGGREGATES = ("sum",)
+DEALER = "dealer"
 KEY = "secure_sum"
+
+log = logging.getLogger("fedveil")
 
 
 class CryptenSum(SecureSum):
-    """Exact sums of fixed-point values, or of residues. `bound` is the largest value of an update.
+    """Exact aggregates of fixed-point values, or sums of residues. `bound` is the largest value of an update.
+
+    `aggregate` holds the `name` of what the parties compute (`mpc_aggregates`) and its options. What is not linear
+    takes correlated randomness of a dealer, a process of its own, or, with `insecure_provider`, of party 0, which then
+    could read everything: CrypTen's provider for debugging.
 
     Security is passive: a party that computes something else than the protocol says can spoil the sum, and one that is
     broken is found out, because each says what it revealed.
     """
 
     name = "crypten"
-    exact = True
     hides = True
     pinned = True
     meeting: Meeting
@@ -68,34 +80,42 @@ class CryptenSum(SecureSum):
         parties: int = 3,
         bound: float = 1.0,
         fractional_bits: int = 16,
-        aggregate: str = "sum",
+        aggregate: Mapping[str, Any] | None = None,
         timeout_s: float = 120.0,
         rendezvous: str | None = None,
         tunnel: str | None = None,
+        insecure_provider: bool = False,
     ) -> None:
         if parties not in PARTIES:
             raise ConfigError.of(f"{KEY}.parties", parties, f"allowed are {', '.join(map(str, PARTIES))}")
-        if aggregate not in AGGREGATES:
-            raise ConfigError.of(f"{KEY}.aggregate", aggregate, f"allowed are {', '.join(AGGREGATES)}")
         positive(f"{KEY}.bound", bound)
         self.bound, self._fractional_bits = float(bound), fractional_bits
-        self.meeting = Meeting(timeout_s, rendezvous, tunnel)
+        self._aggregate = named(**(aggregate or {"name": "sum"}))
+        self.exact = self.additive = isinstance(self._aggregate, mpc_aggregates.Sum)
+        self.uniform, self.noise = self._aggregate.uniform, self._aggregate.noise(parties, fractional_bits)
+        if insecure_provider and self._aggregate.linear:
+            allowed = f"secure_sum/aggregate={self._aggregate.name} takes no correlated randomness: leave it out"
+            raise ConfigError.of(f"{KEY}.insecure_provider", "true", allowed)
         self.roles = tuple(f"party/{party}" for party in range(parties))
-        where = "stays on the machine" if tunnel is None else f"goes through the tunnel {tunnel}"
-        self.caveats = (
-            "The parties are taken to compute as they should: security is passive.",
-            "The parties learn each round's total, too.",
-            f"What passes between the parties is not encrypted: it {where}.",
-        )
-        self.assumption = f"not all {parties} parties collude (any {parties - 1} may, with the server)"
+        dealer = None if self._aggregate.linear or insecure_provider else DEALER
+        self.meeting = Meeting(self.roles, timeout_s, rendezvous, tunnel, dealer, insecure_provider)
+        self.caveats = tuple(_caveats(self.meeting, self._aggregate.name))
+        self.assumption = _assumption(self.meeting)
+
+    @property
+    def label(self) -> str:
+        """With the aggregate, where it is not the sum."""
+        return self.name if self.additive else f"{self.name} {self._aggregate.name}"
 
     def ring(self, spec: VectorSpec) -> Ring:
-        """Where the vectors of a spec are summed.
+        """Where the vectors of a spec lie: as narrow as their sum allows, or the 64 bits that everything else takes.
 
         Raises:
-            ConfigError: no ring holds their sums.
+            ConfigError: no ring holds their sums, or the aggregate cannot be computed of them.
         """
-        return Ring.of(spec, self._fractional_bits, KEY)
+        self._aggregate.check(spec, self._fractional_bits, len(self.roles))
+        ring = Ring.of(spec, self._fractional_bits, KEY)
+        return ring if self.additive else replace(ring, bits=WIDTHS[-1])
 
     def tolerance(self, spec: VectorSpec) -> float:
         """Half a step of the fixed point."""
@@ -122,6 +142,8 @@ class CryptenSum(SecureSum):
 
         def receive(address: Address, records: Records) -> None:
             bytes_of(records, "digest")
+            if left_out := records.get("left out"):
+                log.warning("%s leaves out %s", address, shown(left_out, 200))
             if address == self.roles[0]:
                 spec.check_sum(records.get("sum"))
             reports[address] = records
@@ -171,11 +193,12 @@ class CryptenSum(SecureSum):
         whole = self._whole(me.address)
         vector_D = me.spec.check(contribution())
         ring = self.ring(me.spec)
-        payloads = ring.split(ring.encode(vector_D), len(self.roles), whole, me.randomness)
-        boxes = {
-            role: seal(me.own.identity, me.own.roster, me.header("mpc share", me.address, role), share, me.randomness)
-            for role, share in zip(self.roles, payloads, strict=True)
-        }
+        with span("encode"):
+            values_D = ring.encode(vector_D)
+        with span("share"):
+            payloads = ring.split(values_D, len(self.roles), whole, me.randomness)
+        with span("seal"):
+            boxes = {role: _sealed(me, role, share) for role, share in zip(self.roles, payloads, strict=True)}
         manifest = Manifest.of(me.randomness.key(), list(boxes.values()))
         return {**boxes, "manifest": manifest.signed(me)}
 
@@ -186,68 +209,133 @@ class CryptenSum(SecureSum):
     def _reveal(self, inbound: Records, me: Party) -> Records:
         if me.address not in self.roles:
             raise ProtocolError(f"{me.address} reveals nothing")
-        held: dict[Address, bytes] = {}
-        shares: dict[Address, bytes] = {}
+        taken = Taken()
         complaint: FedveilError | None = None
         try:
-            self._take(inbound, me, held, shares)
+            with span("open"):
+                self._take(inbound, me, taken)
         except FedveilError as error:  # the others wait to hear of it
             complaint = error
-        contributors = agree(held, complaint, me, self.roles)
-        ring = self.ring(me.spec)
-        share_D = np.zeros(me.spec.length, ring.dtype)
-        index = self.roles.index(me.address)
-        for client in contributors:
-            ring.add_share(share_D, shares.pop(client), whole=self._whole(client) == index)
-        vector_D = ring.decode(revealed(share_D))
-        report: Records = {"digest": _digest(vector_D, contributors)}
+        with span("agree"):
+            contributors = self._agreed(taken, complaint, me)
+        with span("expand"):
+            shares_CD = self._shares(taken.shares, contributors, me)
+        with span("compute"):
+            vector_D = self._opened(shares_CD, me)
+        report: Records = {"digest": _digest(vector_D, contributors), "left out": taken.told}
         # every party has the sum: one tells it, and the others what it must be
-        return {**report, "sum": vector_D, "contributors": ",".join(contributors)} if index == 0 else report
+        first = me.address == self.roles[0]
+        return {**report, "sum": vector_D, "contributors": ",".join(contributors)} if first else report
 
-    def _take(self, inbound: Records, me: Party, held: dict[Address, bytes], shares: dict[Address, bytes]) -> None:
-        """Verify what the server relayed, and open it.
+    def _agreed(self, taken: "Taken", complaint: FedveilError | None, me: Party) -> tuple[Address, ...]:
+        try:
+            return agree(taken.manifests, complaint, me, self.roles)
+        except TooFewContributors as error:
+            raise TooFewContributors(f"{error}; left out is {taken.told}" if taken.told else str(error)) from error
+
+    def _take(self, inbound: Records, me: Party, taken: "Taken") -> None:
+        """Verify what the server relayed, and open it. Whose own fault it is that it will not do is left out.
 
         Raises:
             PrivacyRefusal: this party has answered this attempt before.
-            ProtocolError: something is not as its client sent it; the client is named.
+            ProtocolError: something was altered on its way; the client is named.
         """
         if not me.own.store.claim(f"revealed-{me.run}-{me.round}-{me.attempt}"):
             raise PrivacyRefusal(f"round {me.round} was revealed before, in this attempt")
         contributors, manifests = str(inbound.get("contributors")).split(","), bytes_of(inbound, "manifests")
-        size, index = manifest_bytes(len(self.roles)), self.roles.index(me.address)
+        size = manifest_bytes(len(self.roles))
         if len(set(contributors)) < len(contributors) or len(manifests) != size * len(contributors):
             raise ProtocolError("contributors and their manifests do not match")
         for place, client in enumerate(contributors):
-            manifest = manifests[size * place : size * (place + 1)]
-            try:
-                check_manifest(manifest, client, len(self.roles), me)
-                box = bytes_of(inbound, client)
-                check_box(manifest, index, box)
-                header = me.header("mpc share", client, me.address)
-                shares[client] = open_box(me.own.identity, me.own.roster, header, box)
-            except ProtocolError as error:
-                raise type(error)(f"what came of {client} is not what it sent: {error}") from error
-            held[client] = manifest
+            self._take_one(client, manifests[size * place : size * (place + 1)], inbound, me, taken)
+
+    def _take_one(self, client: Address, manifest: bytes, inbound: Records, me: Party, taken: "Taken") -> None:
+        index = self.roles.index(me.address)
+        try:
+            check_manifest(manifest, client, len(self.roles), me)
+        except ProtocolError as error:
+            taken.leave_out(client, error)
+            return
+        try:
+            box = bytes_of(inbound, client)
+            check_box(manifest, index, box)
+        except ProtocolError as error:
+            raise type(error)(f"what came of {client} is not what it sent: {error}") from error
+        try:
+            share = open_box(me.own.identity, me.own.roster, me.header("mpc share", client, me.address), box)
+            self.ring(me.spec).check_share(share, whole=self._whole(client) == index)
+        except ProtocolError as error:
+            taken.leave_out(client, error)
+            return
+        taken.manifests[client], taken.shares[client] = manifest, share
+
+    def _shares(self, payloads: dict[Address, bytes], contributors: Sequence[Address], me: Party) -> Elements:
+        """This party's shares, shape (C, D), in the order of the contributors; one row where they need only be added.
+
+        The payloads are used up.
+        """
+        ring, index = self.ring(me.spec), self.roles.index(me.address)
+        rows = 1 if self._aggregate.linear else len(contributors)
+        shares_CD = np.zeros((rows, me.spec.length), ring.dtype)
+        for place, client in enumerate(contributors):
+            ring.add_share(shares_CD[place % rows], payloads.pop(client), whole=self._whole(client) == index)
+        return shares_CD
+
+    def _opened(self, shares_CD: Elements, me: Party) -> Sum:
+        integers_CD = torch.from_numpy(shares_CD.astype(np.int64, copy=False)).to(me.device)
+        if isinstance(self._aggregate, mpc_aggregates.Sum):
+            ring = self.ring(me.spec)
+            return ring.decode(revealed(self._aggregate, integers_CD).astype(ring.dtype))
+        return self._aggregate.reveal(integers_CD, self._fractional_bits, me.noise or me.randomness)
 
 
-def revealed(share_D: Elements) -> Elements:
-    """The sum of all parties' shares, shape (D,), which CrypTen computes between them.
+@dataclass
+class Taken:
+    """What a party was handed: manifests and shares that will do, and why the others will not."""
 
-    CrypTen's ring is that of 64 bits, of which a narrower one is a quotient.
+    manifests: dict[Address, bytes] = field(default_factory=dict)
+    shares: dict[Address, bytes] = field(default_factory=dict, repr=False)
+    told: str = ""
+
+    def leave_out(self, client: Address, error: ProtocolError) -> None:
+        """This contribution will not do."""
+        self.told = self.told or f"{shown(client)}: {error}"
+
+
+def revealed(aggregate: mpc_aggregates.Sum, shares_CD: torch.Tensor) -> NDArray[np.int64]:
+    """The sum of all parties' shares modulo 2^64, shape (D,); a narrower ring is a quotient of it.
 
     Raises:
         RuntimeFailure: a party is gone, or does not answer.
     """
-    from privacy.crypten_compat import crypten
+    return aggregate.residues(shares_CD)
 
-    share = torch.from_numpy(share_D.astype(np.int64))
-    try:
-        total = crypten.mpc.MPCTensor.from_shares(share, precision=0).reveal()
-    except RuntimeError as error:
-        raise RuntimeFailure(f"the parties could not reveal together: {reason(error)}") from error
-    return cast(Elements, total.numpy().astype(share_D.dtype))
+
+def _sealed(me: Party, role: Address, share: bytes) -> bytes:
+    return seal(me.own.identity, me.own.roster, me.header("mpc share", me.address, role), share, me.randomness)
 
 
 def _digest(vector_D: Sum, contributors: Sequence[Address]) -> bytes:
     """What all parties must report alike."""
     return hashlib.sha256(np.ascontiguousarray(vector_D).tobytes() + ",".join(contributors).encode()).digest()
+
+
+def _assumption(meeting: Meeting) -> str:
+    parties = len(meeting.parties)
+    if meeting.insecure_provider:
+        return "party/0 is trusted: it deals, and could read every update (secure_sum.insecure_provider=true)"
+    collude = f"not all {parties} parties collude (any {parties - 1} may, with the server)"
+    return collude if meeting.dealer is None else f"{collude}, and the dealer with none of them"
+
+
+def _caveats(meeting: Meeting, aggregate: str) -> Iterator[str]:
+    yield "The parties are taken to compute as they should: security is passive."
+    yield "The parties learn each round's total, too."
+    where = "stays on the machine" if meeting.tunnel is None else f"goes through the tunnel {meeting.tunnel}"
+    yield f"What passes between the parties is not encrypted: it {where}."
+    if meeting.dealer is not None:
+        yield "The dealer with any one party, or with what passes between them, reads every client's update."
+    if meeting.insecure_provider:
+        yield "party/0 deals for all parties, and could read every update (secure_sum.insecure_provider=true)."
+    if aggregate == "norm_bounded":
+        yield "Of how many contributions kept to the norm, the total weight tells."

@@ -3,21 +3,20 @@
 CrypTen keeps its communicator in global variables, so a process is one party, or the dealer. gloo sends in the clear
 and authenticates nobody: the parties meet on the loopback, or through a tunnel that encrypts and authenticates.
 
-A peer that is dead or stalled ends whatever waits for it within `timeout_s`, as a `RuntimeFailure`. Which one it was,
-gloo does not say. After that the streams of the parties may have come apart: nothing is computed until a new start.
+A peer that is dead or stalled ends whatever waits for it within the patience of the meeting, as a `RuntimeFailure`.
+Which one it was, gloo does not say. After that the streams of the parties may have come apart: nothing is computed
+until a new start.
 """
 
-import ipaddress
 import os
-import re
 import socket
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
 import torch
@@ -27,13 +26,13 @@ from privacy.crypten_compat import ArithmeticSharedTensor, DistributedCommunicat
 from privacy.crypten_dealer import Client, Dealer, Meter, Spent
 from privacy.crypten_streams import draw_from_streams, install, link, pair_key_of
 from privacy.errors import ConfigError, RuntimeFailure
-from privacy.parameters import positive
+from privacy.peers import Meeting, reason
 from privacy.randomness import OsRandomness, Randomness
 
 PROBES = 8  # words that are opened to see whether all agree
 
 _meter: Meter | None = None  # of the party that this process is, once started
-_timeout_s = 0.0
+_patience_s = 0.0
 
 
 class Communicator(DistributedCommunicator):  # type: ignore[misc]
@@ -80,66 +79,46 @@ class Communicator(DistributedCommunicator):  # type: ignore[misc]
 
 
 def start(
-    rank: int,
-    parties: int,
-    rendezvous: str,
-    timeout_s: float,
-    *,
-    pair_keys: Mapping[int, bytes],
-    dealer: bool,
-    insecure_provider: bool = False,
-    tunnel: str | None = None,
-    randomness: Randomness | None = None,
+    rank: int, meeting: Meeting, private: Path, pair_keys: Mapping[int, bytes], randomness: Randomness | None = None
 ) -> None:
-    """Be party `rank`; returns when all parties, and the dealer if there is one, are there and agree.
+    """Be the party of this rank; returns when all parties, and the dealer if there is one, are there and agree.
 
-    `rendezvous` is `tcp://host:port`, where party 0 listens, or on one machine a new file in a private folder,
-    `file:///path`. `tunnel` is the network interface of an encrypted tunnel, to which gloo is bound; without one it is
-    bound to the loopback. `pair_keys` holds a key of 32 bytes by the rank of each
-    neighbour on the ring of parties, and under the rank `parties` the one shared with the dealer. Without a dealer only
-    linear aggregates can be computed, unless party 0 deals (`insecure_provider`, CrypTen's TFP), which then could
-    read everything.
+    Without a rendezvous they meet in a new file in the folder `private`, on one machine; with one, party 0 listens
+    there. gloo is bound to the loopback, or to the tunnel. `pair_keys` holds a key of 32 bytes by the rank of each
+    neighbour on the ring of parties, and of the dealer. Without a dealer only linear aggregates can be computed, unless
+    party 0 deals (CrypTen's TFP).
 
     Raises:
-        ConfigError: an argument out of range, a rendezvous beyond the loopback without a tunnel, an interface that is
-            none, a missing key, or a dealer beside the insecure provider.
-        RuntimeFailure: somebody did not come within the timeout, or has other keys.
+        ConfigError: a tunnel that is no interface here, or a missing key.
+        RuntimeFailure: somebody did not come in time, or has other keys.
     """
-    global _meter, _timeout_s
+    global _meter, _patience_s
     assert _meter is None, "this process is a party already"
-    if not 0 <= rank < parties:
-        raise ConfigError.of("rank", rank, f"must be from 0 to parties - 1 = {parties - 1}")
-    if dealer and insecure_provider:
-        raise ConfigError.of("insecure_provider", True, "party 0 would deal, and there is a dealer: choose one")
+    parties, dealer = len(meeting.parties), meeting.dealer is not None
+    assert 0 <= rank < parties
     randomness = OsRandomness() if randomness is None else randomness
-    with _joining(rank, parties, dealer, rendezvous, tunnel, timeout_s):
+    with _joining(rank, meeting, private):
         nonces = _exchange(randomness.key(), parties + dealer)
         install(rank, parties, pair_keys, nonces, randomness)
         shared = link(pair_key_of(pair_keys, parties), nonces, f"dealer {rank}") if dealer else None
         ttp_provider.TTPClient = Client(shared)
-        crypten.cfg.mpc.provider = "TFP" if insecure_provider else "TTP"
-        _check_agreement(multiply=dealer or insecure_provider)
-    _meter, _timeout_s = Meter(), timeout_s
+        crypten.cfg.mpc.provider = "TFP" if meeting.insecure_provider else "TTP"
+        _check_agreement(multiply=dealer or meeting.insecure_provider)
+    _meter, _patience_s = Meter(), meeting.patience_s
     spent()
 
 
 def serve_dealer(
-    parties: int,
-    rendezvous: str,
-    timeout_s: float,
-    *,
-    pair_keys: Mapping[int, bytes],
-    tunnel: str | None = None,
-    randomness: Randomness | None = None,
+    meeting: Meeting, private: Path, pair_keys: Mapping[int, bytes], randomness: Randomness | None = None
 ) -> None:
     """Be the dealer, until party 0 stops. `pair_keys` holds the key shared with each party, by rank.
 
     Raises:
-        ConfigError: as for `start`.
-        RuntimeFailure: somebody did not come within the timeout, or party 0 is gone.
+        ConfigError, RuntimeFailure: as for `start`; or party 0 is gone.
     """
+    parties = len(meeting.parties)
     randomness = OsRandomness() if randomness is None else randomness
-    with _joining(parties, parties, True, rendezvous, tunnel, timeout_s):
+    with _joining(parties, meeting, private):
         nonces = _exchange(randomness.key(), parties + 1)
         streams = {i: link(pair_key_of(pair_keys, i), nonces, f"dealer {i}") for i in range(parties)}
         draw_from_streams()
@@ -148,73 +127,45 @@ def serve_dealer(
 
 
 @contextmanager
-def _joining(
-    rank: int, parties: int, dealer: bool, rendezvous: str, tunnel: str | None, timeout_s: float
-) -> Iterator[None]:
+def _joining(rank: int, meeting: Meeting, private: Path) -> Iterator[None]:
     """Connect, and leave again if what follows fails."""
-    if parties < 2:
-        raise ConfigError.of("parties", parties, "must be at least 2")
-    positive("timeout_s", timeout_s)
-    place = _place(rendezvous, tunnel)
-    os.environ["GLOO_SOCKET_IFNAME"] = _interface(tunnel)
+    os.environ["GLOO_SOCKET_IFNAME"] = _interface(meeting.tunnel)
     crypten.cfg.communicator.verbose = True  # without it nothing is counted
+    dealer = meeting.dealer is not None
     try:
-        store = _store(place, rank, parties + dealer, timedelta(seconds=timeout_s))
-        DistributedCommunicator.instance = Communicator(rank, parties, dealer, store, timeout_s)
+        store = _store(rank, meeting, private)
+        DistributedCommunicator.instance = Communicator(rank, len(meeting.parties), dealer, store, meeting.patience_s)
         yield
     except (RuntimeError, OSError) as error:
         _leave(stop_dealer=False)
-        raise _lost("the dealer" if rank == parties else f"party/{rank}", timeout_s, error) from error
+        who = meeting.members[rank]
+        raise RuntimeFailure(f"{who} could not join the other parties: {reason(error)}") from error
     except BaseException:
         _leave(stop_dealer=False)
         raise
-
-
-def _place(rendezvous: str, tunnel: str | None) -> str | tuple[str, int]:
-    """A file, or host and port."""
-    try:
-        parts = urlsplit(rendezvous)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        parts, host, port = urlsplit(""), None, None
-    if parts.scheme == "file" and not parts.netloc and parts.path:
-        return parts.path
-    if parts.scheme != "tcp" or not host or not port:
-        raise ConfigError.of("rendezvous", rendezvous, "must be tcp://host:port or file:///path")
-    if tunnel is None and not is_loopback(host):
-        allowed = "gloo sends in the clear: use 127.0.0.1, or name the interface of an encrypted tunnel"
-        raise ConfigError.of("rendezvous", rendezvous, allowed)
-    return host, port
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only be this machine."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _interface(tunnel: str | None) -> str:
     """What gloo is bound to; left alone, it takes the interface of the machine's name."""
     interfaces = psutil.net_if_addrs()
     if tunnel is not None and tunnel not in interfaces:
-        raise ConfigError.of("tunnel", tunnel, f"is no network interface here: {', '.join(interfaces)}")
+        raise ConfigError.of("secure_sum.tunnel", tunnel, f"is no network interface here: {', '.join(interfaces)}")
     loopback = (name for name, found in interfaces.items() if any(one.address == "127.0.0.1" for one in found))
     return tunnel or str(next(loopback))
 
 
-def _store(place: str | tuple[str, int], rank: int, members: int, timeout: timedelta) -> Any:
-    """Where the members find one another. Party 0 listens on the host's own address, where torch would on all."""
-    if isinstance(place, str):
-        store = dist.FileStore(place, members)  # type: ignore[attr-defined]
-        store.set_timeout(timeout)
+def _store(rank: int, meeting: Meeting, private: Path) -> Any:
+    """Where the members find one another. Party 0 listens on the rendezvous' own address, where torch would on all."""
+    members, patience = len(meeting.members), timedelta(seconds=meeting.patience_s)
+    if meeting.rendezvous is None:
+        store = dist.FileStore(str(private / "rendezvous"), members)  # type: ignore[attr-defined]
+        store.set_timeout(patience)
         return store
-    (host, port), listening = place, None
+    (host, port), listening = meeting.address, None
     if rank == 0:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family).detach()
-    return dist.TCPStore(host, port, members, rank == 0, timeout, master_listen_fd=listening)  # type: ignore[attr-defined]
+    return dist.TCPStore(host, port, members, rank == 0, patience, master_listen_fd=listening)  # type: ignore[attr-defined]
 
 
 def _exchange(nonce: bytes, members: int) -> bytes:
@@ -247,14 +198,13 @@ def computing() -> Iterator[None]:
     rank = crypten.communicator.get().get_rank()
     try:
         yield
+    except RuntimeFailure:
+        stop(broken=True)
+        raise
     except RuntimeError as error:
         stop(broken=True)
-        raise _lost(f"party/{rank}", _timeout_s, error) from error
-
-
-def _lost(who: str, timeout_s: float, error: Exception) -> RuntimeFailure:
-    first = re.sub(r"^\[\S*\] ", "", str(error).partition("\n")[0]).partition(". ")[0]  # gloo begins with its file
-    return RuntimeFailure(f"{who} lost another: it ended, never came or said nothing for {timeout_s:g} s ({first})")
+        said = f"it ended, or said nothing for {_patience_s:g} s ({reason(error)})"
+        raise RuntimeFailure(f"party/{rank} lost another: {said}") from error
 
 
 def spent() -> Spent:

@@ -6,6 +6,7 @@ Shapes: D is the number of model parameters.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -121,6 +122,7 @@ class Mechanism:
     fixed_denominator = False  # divide by the configured cohort: how many survived is no public figure
     noised_by_parties = False  # its noise is what the parties of the secure sum add
     noise_multiplier: float | None = None  # of one release; known once it is settled
+    epsilons: Mapping[str, float] = MappingProxyType({})  # of the whole run, by whom it holds against, if that differs
     modulus_bits: int | None = None  # where it releases residues in place of floats; known once it is settled
     window = 1  # rounds whose contributions a round's release tells of: itself, and those that its noise depends on
 

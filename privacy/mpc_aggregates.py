@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privacy.errors import ConfigError
+from privacy.errors import ConfigError, shown
 from privacy.mpc_contract import Aggregate, decoded, require_range
 from privacy.mpc_noise import NoisedSum
 from privacy.mpc_norms import NormBounded
@@ -24,7 +24,7 @@ class Sum(Aggregate):
     name = "sum"
     linear = True
 
-    def check(self, spec: VectorSpec, fractional_bits: int) -> None:
+    def check(self, spec: VectorSpec, fractional_bits: int, parties: int) -> None:  # noqa: ARG002
         """The cohort's sum; residues have none to keep to, as their modulus divides that of the shares.
 
         Raises:
@@ -68,10 +68,13 @@ def named(name: str, **options: Any) -> Aggregate:
     """
     kind = AGGREGATES.get(name)
     if kind is None:
-        raise ConfigError.of("secure_sum.aggregate", name, f"allowed are {', '.join(AGGREGATES)}")
-    try:
-        inspect.signature(kind).bind(**options)
-    except TypeError as error:
-        allowed = f"takes {inspect.signature(kind)} ({error})"
-        raise ConfigError.of("secure_sum.aggregate", name, allowed) from None
+        raise ConfigError.of("secure_sum.aggregate.name", shown(name), f"allowed are {', '.join(AGGREGATES)}")
+    taken = inspect.signature(kind).parameters
+    for option in options:
+        if option not in taken:
+            allowed = f"{name} takes {', '.join(taken) or 'no options'}"
+            raise ConfigError.of(f"secure_sum.aggregate.{option}", shown(options[option]), allowed)
+    missing = [option for option, one in taken.items() if one.default is one.empty and options.get(option) is None]
+    if missing:
+        raise ConfigError.of(f"secure_sum.aggregate.{missing[0]}", "null", f"{name} needs it")
     return kind(**options)

@@ -7,6 +7,7 @@ to it modulo 2^64. Shapes: C contributors, L = D + 1 the length of a contributio
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,11 +17,15 @@ from privacy.errors import ConfigError
 from privacy.randomness import Randomness
 from privacy.secure_sum import VectorSpec
 
+if TYPE_CHECKING:
+    from privacy.party_noise import PartyNoise
+
 RING_BITS = 64
 SIGNED_LIMIT = 1 << (RING_BITS - 1)  # what a value stays below, or it comes out negative
 BLOCK = 64  # circuits work on so many coordinates at a time, or a multiple
 BYTES_PER_VALUE = 240  # of a circuit at its peak, as measured: some 30 tensors
 MIB = 1 << 20
+UPDATE_AND_WEIGHT = 2  # segments of a spec to which no mechanism adds
 
 
 class Aggregate(ABC):
@@ -35,8 +40,8 @@ class Aggregate(ABC):
     uniform = False
 
     @abstractmethod
-    def check(self, spec: VectorSpec, fractional_bits: int) -> None:
-        """Before anything is shared.
+    def check(self, spec: VectorSpec, fractional_bits: int, parties: int) -> None:
+        """Before anything is shared among so many parties.
 
         Raises:
             ConfigError: a value or a sum may leave its range; the line says by which arithmetic.
@@ -56,6 +61,14 @@ class Aggregate(ABC):
         assert shares_CL.dtype == torch.int64
         with crypten_party.computing():
             return self._revealed(shares_CL, fractional_bits, randomness)
+
+    def noise(self, parties: int, fractional_bits: int) -> "PartyNoise | None":  # noqa: ARG002
+        """What so many parties add, in steps of so many fractional bits; None where they add nothing.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        return None
 
     @abstractmethod
     def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:
@@ -88,15 +101,18 @@ def _steps(bound: float, fractional_bits: int) -> float:
     return math.ldexp(bound, fractional_bits) + 1
 
 
-def refuse_residues(aggregate: str, spec: VectorSpec) -> None:
-    """Residues have no size that could be compared.
+def require_updates(aggregate: str, spec: VectorSpec) -> None:
+    """Residues have no size that could be compared, and a mechanism's own values are none of an update.
 
     Raises:
-        ConfigError: the spec declares some.
+        ConfigError: the spec declares either.
     """
     if spec.modulus_bits is not None:
-        allowed = "compares or noises values, and the mechanism releases residues: use aggregate=sum"
-        raise ConfigError.of("secure_sum.aggregate", aggregate, allowed)
+        allowed = "compares or noises values, and the mechanism releases residues: use secure_sum/aggregate=sum"
+        raise ConfigError.of("secure_sum/aggregate", aggregate, allowed)
+    if len(spec.segments) > UPDATE_AND_WEIGHT:
+        allowed = "an adaptive clip adds values that it would treat as the update's: set adaptive=false"
+        raise ConfigError.of("secure_sum/aggregate", aggregate, allowed)
 
 
 def blocks(length: int, contributors: int, memory_mib: float) -> Iterator[slice]:

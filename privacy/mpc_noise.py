@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from privacy.discrete_noise import skellam
-from privacy.mpc_contract import Aggregate, decoded, refuse_residues, require_range
+from privacy.mpc_contract import Aggregate, decoded, require_range, require_updates
 from privacy.party_noise import PartyNoise
 from privacy.randomness import Randomness
 from privacy.secure_sum import VectorSpec
@@ -23,30 +23,32 @@ class NoisedSum(Aggregate):
     linear = True
     uniform = True
 
-    def __init__(self, noise_multiplier: float, clip: float, parties: int, colluders: int = 1) -> None:
-        self._arguments = noise_multiplier, clip, colluders, parties
-        self.noise(0)
+    def __init__(self, noise_multiplier: float, clip: float, colluders: int = 1) -> None:
+        self._arguments = noise_multiplier, clip, colluders
 
-    def noise(self, fractional_bits: int) -> PartyNoise:
-        """What the parties add, in steps of so many fractional bits."""
-        return PartyNoise(*self._arguments, fractional_bits)
+    def noise(self, parties: int, fractional_bits: int) -> PartyNoise:
+        """What so many parties add, in steps of so many fractional bits.
 
-    def check(self, spec: VectorSpec, fractional_bits: int) -> None:
+        Raises:
+            ConfigError: a value out of range, or as many colluders as parties.
+        """
+        return PartyNoise(*self._arguments, parties, fractional_bits)
+
+    def check(self, spec: VectorSpec, fractional_bits: int, parties: int) -> None:
         """The cohort's sum and the noise.
 
         Raises:
             ConfigError: they do not fit, or the noise cannot be drawn.
         """
-        refuse_residues(self.name, spec)
-        noise = self.noise(fractional_bits)
+        require_updates(self.name, spec)
+        noise = self.noise(parties, fractional_bits)
         noise.require_drawable()
         require_range(spec, fractional_bits, noise.reach)
 
     def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:
         from privacy import mpc_circuits as mpc
 
-        noise, share_L = self.noise(fractional_bits), shares_CL.sum(0)
-        assert noise.parties == mpc.parties(), "the noise was sized for another number of parties"
+        noise, share_L = self.noise(mpc.parties(), fractional_bits), shares_CL.sum(0)
         drawn_D = skellam(randomness.generator(), noise.share_variance, len(share_L) - 1)
         share_L[:-1] += torch.from_numpy(drawn_D).to(share_L.device)
         return decoded(mpc.opened(share_L), fractional_bits)

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from privacy.errors import ConfigError
-from privacy.mpc_contract import SIGNED_LIMIT, Aggregate, blocks, decoded, refuse_residues, require_range
+from privacy.mpc_contract import SIGNED_LIMIT, Aggregate, blocks, decoded, require_range, require_updates
 from privacy.parameters import positive
 from privacy.randomness import Randomness
 from privacy.secure_sum import VectorSpec
@@ -105,15 +105,15 @@ class NormBounded(Aggregate):
     def __init__(
         self, norm: float, mode: str = "zero", coordinate_bound: float | None = None, memory_mib: float = 256.0
     ) -> None:
-        positive("aggregate.norm", norm)
-        positive("aggregate.memory_mib", memory_mib)
+        positive("secure_sum.aggregate.norm", norm)
+        positive("secure_sum.aggregate.memory_mib", memory_mib)
         if mode not in MODES:
-            raise ConfigError.of("aggregate.mode", mode, f"allowed are {', '.join(MODES)}")
+            raise ConfigError.of("secure_sum.aggregate.mode", mode, f"allowed are {', '.join(MODES)}")
         if coordinate_bound is None and mode == "rescale":
             allowed = "mode=rescale needs it: what no honest coordinate exceeds before it is scaled down"
-            raise ConfigError.of("aggregate.coordinate_bound", None, allowed)
+            raise ConfigError.of("secure_sum.aggregate.coordinate_bound", None, allowed)
         self._bound = norm if coordinate_bound is None else coordinate_bound
-        positive("aggregate.coordinate_bound", self._bound)
+        positive("secure_sum.aggregate.coordinate_bound", self._bound)
         self._norm, self._mode, self._memory_mib = float(norm), mode, memory_mib
 
     def _grid(self, dimension: int, fractional_bits: int) -> Grid | None:
@@ -124,19 +124,19 @@ class NormBounded(Aggregate):
         made = self._grid(spec.length - 1, fractional_bits)
         return made is not None and spec.cohort_size * (made.bound + 1) << made.factor_bits < SIGNED_LIMIT
 
-    def check(self, spec: VectorSpec, fractional_bits: int) -> None:
+    def check(self, spec: VectorSpec, fractional_bits: int, parties: int) -> None:  # noqa: ARG002
         """The cohort's sum, and D B^2 with the precision of the comparison, in 2^63.
 
         Raises:
             ConfigError: one does not fit.
         """
-        refuse_residues(self.name, spec)
+        require_updates(self.name, spec)
         require_range(spec, fractional_bits)
         if self._fits(spec, fractional_bits):
             return
         fitting = [bits for bits in range(fractional_bits) if self._fits(spec, bits)]
         arithmetic = f"{spec.length - 1} * ({self._bound:g} * 2^fractional_bits)^2, with 6 bits for norm={self._norm:g}"
-        remedy = f"at most {fitting[-1]}" if fitting else "lower aggregate.coordinate_bound"
+        remedy = f"at most {fitting[-1]}" if fitting else "lower secure_sum.aggregate.coordinate_bound"
         raise ConfigError.of("secure_sum.fractional_bits", fractional_bits, f"{arithmetic}, must fit 63 bits: {remedy}")
 
     def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:  # noqa: ARG002

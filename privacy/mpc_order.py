@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from privacy.errors import ConfigError, TooFewContributors
-from privacy.mpc_contract import Aggregate, blocks, decoded, refuse_residues, require_range
+from privacy.mpc_contract import Aggregate, blocks, decoded, require_range, require_updates
 from privacy.mpc_sorting import middle
 from privacy.parameters import positive
 from privacy.randomness import Randomness
@@ -26,7 +26,7 @@ class _Middle(Aggregate):
     uniform = True
 
     def __init__(self, memory_mib: float) -> None:
-        positive("aggregate.memory_mib", memory_mib)
+        positive("secure_sum.aggregate.memory_mib", memory_mib)
         self._memory_mib = memory_mib
 
     def _trim(self, contributors: int) -> int:
@@ -37,13 +37,13 @@ class _Middle(Aggregate):
         """
         raise NotImplementedError
 
-    def check(self, spec: VectorSpec, fractional_bits: int) -> None:
+    def check(self, spec: VectorSpec, fractional_bits: int, parties: int) -> None:  # noqa: ARG002
         """The cohort's sum.
 
         Raises:
             ConfigError: it does not fit.
         """
-        refuse_residues(self.name, spec)
+        require_updates(self.name, spec)
         require_range(spec, fractional_bits)
 
     def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:  # noqa: ARG002
@@ -75,18 +75,20 @@ class TrimmedMean(_Middle):
     def __init__(self, trim: int, memory_mib: float = 256.0) -> None:
         super().__init__(memory_mib)
         if trim < 1:
-            raise ConfigError.of("aggregate.trim", trim, "must be at least 1: how many are dropped at each end")
+            raise ConfigError.of(
+                "secure_sum.aggregate.trim", trim, "must be at least 1: how many are dropped at each end"
+            )
         self._dropped = trim
 
-    def check(self, spec: VectorSpec, fractional_bits: int) -> None:
+    def check(self, spec: VectorSpec, fractional_bits: int, parties: int) -> None:
         """The cohort's sum, and that the least cohort is more than what is dropped.
 
         Raises:
             ConfigError: either is not so.
         """
-        super().check(spec, fractional_bits)
+        super().check(spec, fractional_bits, parties)
         if spec.min_contributors <= 2 * self._dropped:
-            allowed = f"must be above 2 * aggregate.trim = {2 * self._dropped}"
+            allowed = f"must be above 2 * secure_sum.aggregate.trim = {2 * self._dropped}"
             raise ConfigError.of("server.min_contributors", spec.min_contributors, allowed)
 
     def _trim(self, contributors: int) -> int:

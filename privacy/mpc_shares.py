@@ -99,13 +99,21 @@ class Ring:
         Raises:
             MalformedContribution: another length.
         """
-        length = self.dtype.itemsize * self.spec.length if whole else KEY_BYTES
-        if len(payload) != length:
-            raise MalformedContribution(f"a share must have {length} bytes, got {len(payload)}")
+        self.check_share(payload, whole)
         if whole:
             np.add(sum_D, np.frombuffer(payload, self.dtype), out=sum_D)
         else:
             _combine(np.add, sum_D, payload)
+
+    def check_share(self, payload: bytes, whole: bool) -> None:
+        """Whether this could be what `split` gave one party.
+
+        Raises:
+            MalformedContribution: another length.
+        """
+        length = self.dtype.itemsize * self.spec.length if whole else KEY_BYTES
+        if len(payload) != length:
+            raise MalformedContribution(f"a share must have {length} bytes, got {len(payload)}")
 
 
 def needed_bits(spec: VectorSpec, fractional_bits: int) -> int:

@@ -29,7 +29,6 @@ class PartyDp(Mechanism):
     def __init__(self) -> None:
         self._noise: PartyNoise | None = None
         self._charge: Charge | None = None
-        self.epsilons: dict[str, float] = {}  # over the whole run, by whom it holds against; known once it is settled
         self._rounding = 0.0
 
     def settle(self, plan: Plan) -> None:
@@ -40,7 +39,7 @@ class PartyDp(Mechanism):
         """
         require_uniform(self.name, plan)
         if plan.party_noise is None:
-            allowed = "needs parties that add noise: secure_sum=crypten with secure_sum.aggregate=noised_sum"
+            allowed = "needs parties that add noise: secure_sum=crypten with secure_sum/aggregate=noised_sum"
             raise ConfigError.of("mechanism", self.name, allowed)
         noise = self._noise = plan.party_noise
         self.noise_multiplier, self._rounding = noise.noise_multiplier, plan.rounding

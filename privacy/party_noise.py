@@ -34,11 +34,11 @@ class PartyNoise:
 
     def __post_init__(self) -> None:
         """Check what was given."""
-        positive("aggregate.noise_multiplier", self.noise_multiplier)
-        clip_norm("aggregate.clip", self.clip)
+        positive("secure_sum.aggregate.noise_multiplier", self.noise_multiplier)
+        clip_norm("secure_sum.aggregate.clip", self.clip)
         if not 0 <= self.colluders < self.parties:
             allowed = f"must be from 0 to parties - 1 = {self.parties - 1}: somebody's noise must stay"
-            raise ConfigError.of("aggregate.colluders", self.colluders, allowed)
+            raise ConfigError.of("secure_sum.aggregate.colluders", self.colluders, allowed)
 
     @property
     def sensitivity(self) -> float:

@@ -5,10 +5,15 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from privacy.errors import ConfigError
 from privacy.parameters import positive
+from privacy.sealing import Header
+
+if TYPE_CHECKING:
+    from privacy.secure_sum import Address, Credentials
 
 
 class Peers(ABC):
@@ -29,19 +34,24 @@ class Peers(ABC):
 
 @dataclass(frozen=True)
 class Meeting:
-    """Where parties meet and how long they wait for one another.
+    """Who meets, the parties in the order of their ranks, where, and how long they wait for one another.
 
-    `rendezvous` is `tcp://HOST:PORT`, the address at which the first of them waits for the others; None leaves it to
-    whoever starts them all on one machine. What passes between them is not encrypted: beyond loopback it needs
-    `tunnel`, the network interface of an encrypted tunnel, to which they are then confined.
+    The `dealer` is a process of its own, which the server sends nothing; None where nothing is dealt, or where party 0
+    deals (`insecure_provider`), which can then read everything. `rendezvous` is `tcp://HOST:PORT`, the address at which
+    the first of them waits for the others; None leaves it to whoever starts them all on one machine. What passes
+    between them is not encrypted: beyond loopback it needs `tunnel`, the network interface of an encrypted tunnel, to
+    which they are then confined.
 
     Raises:
         ConfigError: a time that is none, no such address, or one beyond loopback without a tunnel.
     """
 
+    parties: tuple["Address", ...]
     timeout_s: float
     rendezvous: str | None = None
     tunnel: str | None = None
+    dealer: "Address | None" = None
+    insecure_provider: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
@@ -51,7 +61,7 @@ class Meeting:
                 raise ConfigError.of("secure_sum.tunnel", self.tunnel, "needs secure_sum.rendezvous=tcp://HOST:PORT")
             return
         host, _ = self.address
-        if self.tunnel is None and not _is_loopback(host):
+        if self.tunnel is None and not is_loopback(host):
             allowed = "would pass sums of shares in cleartext: name an encrypted tunnel's interface, secure_sum.tunnel"
             raise ConfigError.of("secure_sum.rendezvous", self.rendezvous, allowed)
 
@@ -68,6 +78,11 @@ class Meeting:
         return host, port
 
     @property
+    def members(self) -> tuple["Address", ...]:
+        """Everybody, by rank: the parties, and the dealer after them."""
+        return self.parties if self.dealer is None else (*self.parties, self.dealer)
+
+    @property
     def patience_s(self) -> float:
         """How long a party waits for another: less than the server waits for it, so that it can say who is missing."""
         return 0.75 * self.timeout_s
@@ -78,8 +93,24 @@ def reason(error: Exception) -> str:
     return re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).partition(". ")[0]
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only be this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def pair_keys(me: "Address", own: "Credentials", meeting: Meeting, run: str) -> dict[int, bytes]:
+    """The keys of 32 bytes that a member shares with each of the others, by their ranks, for one configuration.
+
+    Raises:
+        UnknownSender: the roster lacks one of them.
+    """
+    others = {rank: peer for rank, peer in enumerate(meeting.members) if peer != me}
+    return {rank: own.identity.shared(own.roster[peer], _pair(run, me, peer), b"") for rank, peer in others.items()}
+
+
+def _pair(run: str, me: "Address", peer: "Address") -> Header:
+    """The same at both ends."""
+    return Header("mpc pair", run, 0, "", "", *sorted((me, peer)))

@@ -228,6 +228,8 @@ class Party:
     memory: MutableMapping[str, Value]
     randomness: Randomness
     credentials: Credentials | None = None  # where the protocol's `pinned` says so
+    noise: Randomness | None = None  # of what this role adds to a sum; None: `randomness`
+    device: str = "cpu"  # to compute on
 
     @property
     def own(self) -> Credentials:
@@ -251,7 +253,8 @@ class SecureSum(ABC):
     `exact` says that it can sum residues modulo a power of two; `hides`, that the server learns nothing but the sum;
     `pinned`, that it needs a roster; `surveys`, that clients contribute the sensitivities of their data at set-up;
     `roles` are the parties beside clients and server, `meeting` how they reach one another, where they must; `noise`
-    what they add to the sum, where they do; `bound` the largest value of an update, where its range is limited;
+    what they add to the sum, where they do; `additive`, that what is opened is the sum, `uniform`, that it needs equal
+    weights; `bound` the largest value of an update, where its range is limited;
     `caveats` are whole sentences about what it does not protect.
     """
 
@@ -264,8 +267,15 @@ class SecureSum(ABC):
     roles: tuple[Address, ...] = ()
     meeting: Meeting | None = None
     bound: float = math.inf
+    additive: bool = True
+    uniform: bool = False
     caveats: tuple[str, ...] = ()
     noise: "PartyNoise | None" = None
+
+    @property
+    def label(self) -> str:
+        """For tables."""
+        return self.name
 
     def tolerance(self, spec: VectorSpec) -> float:  # noqa: ARG002
         """How far it may be off for each contribution, in absolute terms.

@@ -124,7 +124,9 @@ class Subject:
         assert np.abs(sum_D - CLIENTS * self.vector_D.astype(np.float64)).max() <= CLIENTS * self.scheme.tolerance
         sizes = Sizes(self._ciphertexts, len(messages[0]), len(total))
         steps_s = _steps(self._encrypt) | _steps(lambda: self._open(total, self._sum_of_masks()))
-        return sizes, Cost(statistics.median(encrypts_s), statistics.median(adds_s), unmask_s + open_s, unmask_s, steps_s)
+        return sizes, Cost(
+            statistics.median(encrypts_s), statistics.median(adds_s), unmask_s + open_s, unmask_s, steps_s
+        )
 
     def _encrypt(self) -> bytes:
         key = self.keys.secret if self.setting.symmetric else self.keys.public
@@ -177,7 +179,9 @@ def _steps(work: Callable[[], object]) -> dict[str, float]:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    parser.add_argument("--sizes", default="26010,1000000,10000000", help="parameters of a model (default: %(default)s)")
+    parser.add_argument(
+        "--sizes", default="26010,1000000,10000000", help="parameters of a model (default: %(default)s)"
+    )
     parser.add_argument("--sets", default=",".join(SETS), help="with fp32 and nvflare in any case (default: all)")
     parser.add_argument("--repeats", type=int, default=5, help="after the first (default: %(default)s)")
 

@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from experiments.benchmarks import Figure
 from fl.keys import FileStore
 from fl.server import progress_bar
+from privacy import mpc_aggregates
 from privacy.crypten_mpc import PARTIES, CryptenSum, revealed
 from privacy.errors import ConfigError
 from privacy.mpc_shares import needed_bits
@@ -170,8 +171,10 @@ class Seat:
         self._keys = Identity.from_bytes(identity), Roster.from_bytes(roster)
         self._address = next(a for a in self._secure_sum.roles if self._keys[1][a] == self._keys[0].public)
         self._rank, self._repeats = self._secure_sum.roles.index(self._address), 0
-        self._peers = join(self._address, self._secure_sum.roles, Meeting(TIMEOUT_S), private)
-        me, (own, known) = self._player(), self._keys
+        own, known = self._keys
+        meeting, unused = Meeting(self._secure_sum.roles, TIMEOUT_S), FileStore(private)
+        self._peers = join(self._address, Credentials(own, known, unused), meeting, RUN, private)
+        me = self._player()
         self._payloads = [
             open_box(own, known, me.header("mpc share", client, self._address), handed[client])
             for client in str(handed["contributors"]).split(",")
@@ -201,7 +204,8 @@ class Seat:
         share_D = np.zeros(self._setting.spec.length, self._ring.dtype)
         for client, payload in enumerate(self._payloads):
             self._ring.add_share(share_D, payload, whole=self._holds_vector(client))
-        return self._ring.decode(revealed(share_D))
+        integers_CD = torch.from_numpy(share_D.astype(np.int64)[None])
+        return self._ring.decode(revealed(mpc_aggregates.Sum(), integers_CD).astype(self._ring.dtype))
 
     def _holds_vector(self, client: int) -> bool:
         return client % self._setting.parties == self._rank

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fl import keys
-from privacy.errors import ConfigError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and certificates need none
     from fl.server import Errand
@@ -20,9 +19,6 @@ def run(work: "Workspace", directory: Path, errand: "Errand") -> None:
     """
     name = work.config.runtime.name
     if name == "deployment":
-        if work.backend.secure_sum.meeting is not None:
-            allowed = f"the parties of secure_sum={work.backend.secure_sum.name} meet in a simulation alone so far: "
-            raise ConfigError.of("runtime", name, f"{allowed}choose inprocess or ray")
         from fl.runtimes import deployment
 
         deployment.run(work, directory, errand)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -38,8 +39,8 @@ T = TypeVar("T")
 class CommitteeGrid(Grid):
     """A grid with the committee's processes beside another grid's nodes."""
 
-    def __init__(self, inner: Grid, pools: Pools) -> None:
-        self._inner, self._pools = inner, pools
+    def __init__(self, inner: Grid, pools: Pools, dealer: "Dealing | None" = None) -> None:
+        self._inner, self._pools, self._dealer = inner, pools, dealer
         self._futures: dict[Future[Message], Address] = {}
         self._waiting: set[str] = set()  # messages that the other grid carries
         self._count = 0
@@ -87,6 +88,8 @@ class CommitteeGrid(Grid):
         replies = list(self._inner.pull_messages(wanted)) if wanted else []
         self._waiting -= {reply.metadata.reply_to_message_id for reply in replies}
         done, _ = wait(self._futures, timeout=0 if wanted else WAIT_S, return_when=FIRST_COMPLETED)
+        if self._dealer is not None:
+            self._dealer.check()
         for future in done:
             with _alive(self._futures.pop(future)):
                 replies.append(future.result())
@@ -132,12 +135,50 @@ def _ready() -> int:
     return os.getpid()
 
 
-def _meet(address: Address, roles: tuple[Address, ...], meeting: Meeting, private: Path) -> None:
+def _meet(address: Address, meeting: Meeting, run: str, private: Path) -> None:
     """In a party's process: join the other parties."""
     from fl.runtimes.peers import join  # with it CrypTen
 
     assert _own is not None, "parties that meet have keys"
-    _own.peers = join(address, roles, meeting, private)
+    _own.peers = join(address, _own, meeting, run, private)
+
+
+def _leave() -> None:
+    """In a party's process: part from the others."""
+    from fl.runtimes.peers import leave
+
+    leave()
+
+
+def _deal(address: Address, meeting: Meeting, run: str, private: Path) -> None:
+    """In the dealer's process: deal until the parties part."""
+    from fl.runtimes.peers import deal
+
+    assert _own is not None, "who meets has keys"
+    deal(address, _own, meeting, run, private)
+
+
+@dataclass(frozen=True)
+class Dealing:
+    """The dealer at its work, which ends with the run."""
+
+    address: Address
+    future: "Future[None]"
+
+    def check(self) -> None:
+        """Whether it still deals.
+
+        Raises:
+            RuntimeFailure: it does not.
+        """
+        if self.future.done():
+            self.end()
+            raise RuntimeFailure(f"the {self.address} has stopped dealing")
+
+    def end(self) -> None:
+        """Wait until it has ended; what ended it too early is raised."""
+        with _alive(self.address):
+            self.future.result()
 
 
 @contextmanager
@@ -148,27 +189,50 @@ def attended(work: Workspace, grid: Grid) -> Iterator[tuple[Grid, dict[Address, 
     if not roles:
         yield grid, {}
         return
-    spawn = multiprocessing.get_context("spawn")  # nothing of this process is inherited
     with ExitStack() as stack:
-        pools: dict[int, tuple[Address, ProcessPoolExecutor]] = {}
-        for node, address in enumerate(roles, FIRST_ROLE_NODE):
-            parcel = keys.parcel(address, work.everybody) if secure_sum.pinned else None
-            arguments = (work.canonical, work.hash, address, parcel)
-            pools[node] = address, stack.enter_context(ProcessPoolExecutor(1, spawn, _start, arguments))
-        stack.enter_context(_killed_on_failure(_all(pools, lambda _, pool: pool.submit(_ready))))
-        if meeting is not None:
-            private = Path(stack.enter_context(TemporaryDirectory()))
-            _all(pools, lambda address, pool: pool.submit(_meet, address, roles, meeting, private))
-        yield CommitteeGrid(grid, pools), {address: node for node, (address, _) in pools.items()}
+        processes = {address: stack.enter_context(_process(work, address)) for address in work.members}
+        pools = {node: (address, processes[address]) for node, address in enumerate(roles, FIRST_ROLE_NODE)}
+        stack.enter_context(_killed_on_failure([_ask(*one, _ready).result() for one in processes.items()]))
+        dealing = None if meeting is None else stack.enter_context(_meeting(work, meeting, processes))
+        yield CommitteeGrid(grid, pools, dealing), {address: node for node, (address, _) in pools.items()}
 
 
-def _all(pools: Pools, submit: Callable[[Address, ProcessPoolExecutor], "Future[T]"]) -> list[T]:
-    """What all processes answer to something that is asked of them at once; the first that fails ends it."""
-    futures = {submit(address, pool): address for address, pool in pools.values()}
-    for future in as_completed(futures):
-        with _alive(futures[future]):
+def _process(work: Workspace, address: Address) -> ProcessPoolExecutor:
+    """One that plays one role."""
+    parcel = keys.parcel(address, work.everybody) if work.backend.secure_sum.pinned else None
+    spawn = multiprocessing.get_context("spawn")  # nothing of this process is inherited
+    return ProcessPoolExecutor(1, spawn, _start, (work.canonical, work.hash, address, parcel))
+
+
+@contextmanager
+def _meeting(
+    work: Workspace, meeting: Meeting, processes: Mapping[Address, ProcessPoolExecutor]
+) -> Iterator[Dealing | None]:
+    """Parties that have met, and part at the end."""
+    parties = {address: processes[address] for address in meeting.parties}
+    with TemporaryDirectory() as folder:
+        terms = meeting, work.hash, Path(folder)
+        dealing = None
+        if meeting.dealer is not None:
+            dealing = Dealing(meeting.dealer, processes[meeting.dealer].submit(_deal, meeting.dealer, *terms))
+        _all({address: _ask(address, pool, _meet, address, *terms) for address, pool in parties.items()})
+        yield dealing
+        _all({address: _ask(address, pool, _leave) for address, pool in parties.items()})
+        if dealing is not None:
+            dealing.end()
+
+
+def _ask(address: Address, pool: ProcessPoolExecutor, what: Callable[..., T], *arguments: object) -> "Future[T]":
+    with _alive(address):
+        return pool.submit(what, *arguments)
+
+
+def _all(futures: "Mapping[Address, Future[None]]") -> None:
+    """Wait for all processes to do something; the first that fails ends it."""
+    whose = {future: address for address, future in futures.items()}
+    for future in as_completed(whose):
+        with _alive(whose[future]):
             future.result()
-    return [future.result() for future in futures]
 
 
 @contextmanager

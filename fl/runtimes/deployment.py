@@ -16,7 +16,7 @@ import shutil
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,7 @@ from flwr.serverapp import Grid
 
 from fl import keys
 from fl.runtimes.loopback import START_S, Link, Node, environment, superlink, tool
-from fl.runtimes.processes import Processes
+from fl.runtimes.processes import Process, Processes
 from fl.runtimes.resident import SOCKET, answers
 from fl.server import Errand
 from fl.workspace import Workspace, address_of
@@ -62,7 +62,7 @@ def run(work: Workspace, directory: Path, errand: Errand) -> None:
         if federation is None:
             folder = directory.resolve() / "keys"  # outlasts a stop: who goes on needs the same keys
             roster = _make_keys(work, folder)
-            start_residents(processes, work, folder)
+            start_residents(processes, work, folder, private)
             link = stack.enter_context(superlink(processes, private, nodes_of(work, folder)))
         else:
             roster, link = _given_roster(work, errand), known(federation)
@@ -80,7 +80,7 @@ def _make_keys(work: Workspace, folder: Path) -> Roster | None:
     secure_sum = work.backend.secure_sum
     if not secure_sum.pinned and not secure_sum.roles:
         return None
-    return keys.make_all(folder, [*map(address_of, range(work.config.runtime.supernodes)), *secure_sum.roles])
+    return keys.make_all(folder, [*map(address_of, range(work.config.runtime.supernodes)), *work.members])
 
 
 def _given_roster(work: Workspace, errand: Errand) -> Roster | None:
@@ -112,22 +112,34 @@ def role_node(role: Address, socket: Path) -> Node:
     return Node(role, {"role": role, "resident": str(socket)})
 
 
-def start_residents(processes: Processes, work: Workspace, folder: Path) -> None:
-    """Start a process for each role, and wait until it listens.
+def start_residents(processes: Processes, work: Workspace, folder: Path, private: Path) -> None:
+    """Start a process for each role, and wait until those that the server asks listen.
 
     Raises:
-        RuntimeFailure: it does not.
+        RuntimeFailure: one does not.
     """
+    more = _for_parties(work, private) if work.backend.secure_sum.meeting is not None else []
+    started = {role: _start_resident(processes, work, folder, role, more) for role in work.members}
+    ends = time.monotonic() + START_S
     for role in work.backend.secure_sum.roles:
-        own = keys.folder_of(folder, role)
-        command = [sys.executable, "-P", "-m", "fl.runtimes.resident", role, "--keys", str(own), "--approve", work.hash]
-        process = processes.start(role.replace("/", "-"), command, environment())
-        ends = time.monotonic() + START_S
-        while not answers(own / SOCKET):
-            process.check()
+        while not answers(keys.folder_of(folder, role) / SOCKET):
+            processes.check()
             if time.monotonic() > ends:
-                raise process.failure(f"does not listen after {START_S:.0f} s")
+                raise started[role].failure(f"does not listen after {START_S:.0f} s")
             time.sleep(POLL_S)
+
+
+def _start_resident(processes: Processes, work: Workspace, folder: Path, role: Address, more: Sequence[str]) -> Process:
+    own = str(keys.folder_of(folder, role))
+    command = [sys.executable, "-P", "-m", "fl.runtimes.resident", role, "--keys", own, "--approve", work.hash, *more]
+    return processes.start(role.replace("/", "-"), command, environment())
+
+
+def _for_parties(work: Workspace, private: Path) -> list[str]:
+    """Parties meet before anybody sends them a configuration."""
+    file = private / "configuration.json"
+    file.write_text(work.canonical)
+    return ["--configuration", str(file), "--meet", str(private)]
 
 
 def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
@@ -136,7 +148,7 @@ def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
     Raises:
         RuntimeFailure: somebody is not there in time, or two nodes go by one name.
     """
-    wanted = set(work.everybody)
+    wanted = {*map(address_of, range(work.config.clients)), *work.backend.secure_sum.roles}
     ends = time.monotonic() + NODES_TIMEOUT_S
     while missing := wanted - (nodes := _online(grid)).keys():
         if time.monotonic() > ends:

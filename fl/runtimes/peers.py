@@ -4,36 +4,36 @@ gloo is bound to the loopback interface, or to the tunnel that the configuration
 one another by a file in a private folder; elsewhere by a store that listens at the rendezvous and nowhere else.
 """
 
-import os
-import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
-import psutil
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store, TCPStore
-from torch.distributed.rendezvous import register_rendezvous_handler
 
+from privacy import crypten_party
 from privacy.crypten_compat import crypten
-from privacy.errors import ConfigError, ProtocolError, RuntimeFailure
-from privacy.peers import Meeting, Peers, reason
-from privacy.secure_sum import Address
+from privacy.crypten_dealer import Spent
+from privacy.errors import ProtocolError, RuntimeFailure
+from privacy.peers import Meeting, Peers, pair_keys, reason
+from privacy.secure_sum import Address, Credentials
 
-SCHEME = "fedveil"
 MOST_BYTES = 1 << 26  # of a message between parties, which tells of each client of a cohort
 
 
 class GlooPeers(Peers):
     """The parties of CrypTen's process group, by rank."""
 
-    def __init__(self, parties: Sequence[Address], rank: int, patience_s: float) -> None:
-        self._parties, self._rank, self._patience_s = tuple(parties), rank, patience_s
+    def __init__(self, meeting: Meeting, address: Address) -> None:
+        self._parties, self._rank, self._patience_s = (
+            meeting.parties,
+            meeting.parties.index(address),
+            meeting.patience_s,
+        )
+        self._asks_dealer = meeting.dealer is not None and self._rank == 0
         self._communicator = crypten.communicator.get()
         self._bytes, self._rounds, self._wall_s = 0, 0, 0.0
 
@@ -52,16 +52,18 @@ class GlooPeers(Peers):
         return answers
 
     def costs(self) -> dict[str, float]:
-        """Bytes sent and received, rounds, and the time spent in both: of messages, and as CrypTen counts its own."""
-        counted = self._communicator.get_communication_stats()
+        """Bytes sent and received, rounds, and the time spent in both: of messages, and as CrypTen counts its own.
+
+        The first party tells the dealer's, too.
+        """
+        spent = crypten_party.spent()
         found = {
-            "peers.comm_bytes": float(self._bytes + counted["bytes"]),
-            "peers.comm_rounds": float(self._rounds + counted["rounds"]),
-            "peers.comm_wall": self._wall_s + float(counted["time"]),
+            "peers.comm_bytes": float(self._bytes + spent.bytes),
+            "peers.comm_rounds": float(self._rounds + spent.rounds),
+            "peers.comm_wall": self._wall_s + spent.communication_s,
         }
-        self._communicator.reset_communication_stats()
         self._bytes, self._rounds, self._wall_s = 0, 0, 0.0
-        return found
+        return found | (_of_dealer(crypten_party.dealer_spent()) if self._asks_dealer else {})
 
     def _send(self, peer: int, message: bytes, ends_s: float) -> list[dist.Work | None]:
         parts = torch.tensor([len(message)]), torch.from_numpy(np.frombuffer(message, np.uint8).copy())
@@ -97,57 +99,31 @@ class GlooPeers(Peers):
             raise RuntimeFailure(f"{party} is gone: {reason(error)}") from error
 
 
-def join(address: Address, parties: Sequence[Address], meeting: Meeting, private: Path) -> GlooPeers:
-    """Start CrypTen in this process, as one of the parties; all of them must do so at a time.
+def _of_dealer(spent: Spent) -> dict[str, float]:
+    return {
+        "dealer.comm_bytes": float(spent.bytes),
+        "dealer.comm_rounds": float(spent.rounds),
+        "dealer.comm_wall": spent.communication_s,
+        "dealer.cpu": spent.cpu_s,
+    }
 
-    Without a rendezvous the parties meet in the folder `private`.
+
+def join(address: Address, own: Credentials, meeting: Meeting, run: str, private: Path) -> GlooPeers:
+    """Be a party in this process; all of them, and the dealer if there is one, must do so at a time.
 
     Raises:
         ConfigError: there is no such tunnel.
-        RuntimeFailure: not all of them came.
+        RuntimeFailure: not all of them came, or one has other keys.
     """
-    rank = list(parties).index(address)
-    os.environ |= {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(len(parties)),
-        "RENDEZVOUS": _rendezvous(meeting, private),
-        "DISTRIBUTED_BACKEND": "gloo",
-        "GLOO_SOCKET_IFNAME": _interface(meeting.tunnel),
-    }
-    # CrypTen leaves torch's default, half an hour, to every operation in its groups
-    dist.distributed_c10d.default_pg_timeout = timedelta(seconds=meeting.patience_s)
-    try:
-        crypten.init()
-    except (RuntimeError, OSError) as error:
-        raise RuntimeFailure(f"{address} could not join the other parties: {reason(error)}") from error
-    crypten.cfg.communicator.verbose = True  # else its communicator counts nothing
-    return GlooPeers(parties, rank, meeting.patience_s)
+    crypten_party.start(meeting.parties.index(address), meeting, private, pair_keys(address, own, meeting, run))
+    return GlooPeers(meeting, address)
 
 
-def _rendezvous(meeting: Meeting, private: Path) -> str:
-    if meeting.rendezvous is None:
-        return f"file://{private / 'rendezvous'}"
-    register_rendezvous_handler(SCHEME, _store)  # type: ignore[no-untyped-call]
-    return f"{SCHEME}://{urlsplit(meeting.rendezvous).netloc}"
+def leave() -> None:
+    """Be a party no longer, when all part; the first one lets the dealer go, too."""
+    crypten_party.stop()
 
 
-def _store(url: str, timeout: timedelta, **_: object) -> Iterator[tuple[Store, int, int]]:
-    """What torch makes of tcp://, but for the address on which its first party listens: torch's listens on all."""
-    parts = urlsplit(url)
-    asked = {name: int(values[0]) for name, values in parse_qs(parts.query).items()}
-    rank, size, host, port = asked["rank"], asked["world_size"], str(parts.hostname), int(parts.port or 0)
-    listening = None
-    if rank == 0:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family).detach()
-    yield TCPStore(host, port, size, rank == 0, timeout, master_listen_fd=listening), rank, size
-
-
-def _interface(tunnel: str | None) -> str:
-    """The network interface to which gloo is bound; left alone, it takes that of the machine's name."""
-    interfaces = psutil.net_if_addrs()
-    if tunnel is None:
-        return next(str(name) for name, found in interfaces.items() if any(a.address == "127.0.0.1" for a in found))
-    if tunnel not in interfaces:
-        raise ConfigError.of("secure_sum.tunnel", tunnel, f"is no network interface here: {', '.join(interfaces)}")
-    return tunnel
+def deal(address: Address, own: Credentials, meeting: Meeting, run: str, private: Path) -> None:
+    """Be the dealer in this process, until party 0 leaves; raises as `join`."""
+    crypten_party.serve_dealer(meeting, private, pair_keys(address, own, meeting, run))

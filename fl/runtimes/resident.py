@@ -1,10 +1,11 @@
 """The process that plays a role of a deployment beside clients and server: it has the role's keys and its memory.
 
     python -m fl.runtimes.resident keyholder --keys FOLDER --approve HASH
+    python -m fl.runtimes.resident party/0 --keys FOLDER --approve HASH --configuration FILE
 
 Flower starts a new process for each message to the role's SuperNode. That one relays to this one over a Unix socket:
 whoever may write to the socket may ask. A message, and the answer to it, is its length in 8 bytes, and Flower's records
-as Protocol Buffers.
+as Protocol Buffers. Parties meet before they listen, and their dealer, whom nobody asks, deals until they part.
 """
 
 import argparse
@@ -23,10 +24,12 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
 from fl import keys
+from fl.config import hash_of
 from privacy.errors import ConfigError, FedveilError, ProtocolError, RuntimeFailure
 from privacy.secure_sum import Address
 
 SOCKET = "socket"  # in the role's folder
+MEETING = ("party/", "dealer")  # roles that must reach others of theirs
 HASH_DIGITS = 64
 LENGTH_BYTES = 8
 MAX_BYTES = 2**31 - 1  # what Protocol Buffers can hold
@@ -174,10 +177,38 @@ def play(role: Address, folder: Path, approved: str, path: Path) -> None:
     """
     from fl.apps import role_context  # takes seconds: what is wrong with the arguments shows before
 
-    signal.signal(signal.SIGTERM, _stop)
     with listening(path) as listener:
         print(f"{role} listens at {path}, for the configuration {approved}", flush=True)
         serve(listener, role_context(role, approved, folder))
+
+
+def play_party(role: Address, folder: Path, configuration: str, path: Path, private: Path | None) -> None:
+    """Meet the other parties, and be the process of one, until it is ended; or the dealer, until they part.
+
+    Raises:
+        ConfigError: the configuration has no such party, or does not say where they meet.
+        RuntimeFailure: they did not all come.
+    """
+    from fl.runtimes import peers  # with it CrypTen
+    from fl.workspace import workspace
+
+    work = workspace(configuration)
+    meeting = work.backend.secure_sum.meeting
+    if meeting is None or role not in meeting.members:
+        raise ConfigError.of("role", role, f"secure_sum={work.backend.secure_sum.name} has no such party")
+    if meeting.rendezvous is None and private is None:
+        raise ConfigError.of("secure_sum.rendezvous", "null", "parties meet at tcp://HOST:PORT, or in --meet FOLDER")
+    own = keys.deployed(folder, role, work.everybody, work.hash)
+    terms = role, own, meeting, work.hash, private or folder
+    if role == meeting.dealer:
+        print(f"{role} deals, for the configuration {work.hash}", flush=True)
+        peers.deal(*terms)
+        return
+    keys.meet(peers.join(*terms))
+    try:
+        play(role, folder, work.hash, path)
+    finally:
+        peers.leave()
 
 
 def _stop(signum: int, _frame: FrameType | None) -> NoReturn:
@@ -187,27 +218,58 @@ def _stop(signum: int, _frame: FrameType | None) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Play a role of a deployment, such as the keyholder, for one configuration."""
     parser = argparse.ArgumentParser(prog="python -m fl.runtimes.resident", description=main.__doc__)
-    parser.add_argument("role", help="keyholder")
+    parser.add_argument("role", help="keyholder, party/0, dealer")
     parser.add_argument("--keys", type=Path, required=True, metavar="FOLDER", help="of the role, with the roster in it")
     parser.add_argument("--approve", required=True, metavar="HASH", help="of the configuration; see `fedveil hash`")
     parser.add_argument("--socket", type=Path, help=f"where its SuperNode asks (default: {SOCKET} in the folder)")
-    arguments = parser.parse_args(argv)
-    folder = arguments.keys.absolute()
-    path = (arguments.socket or folder / SOCKET).absolute()
+    file = "of a party or dealer: what `fedveil configuration` prints"
+    parser.add_argument("--configuration", type=Path, metavar="FILE", help=file)
+    private = "of a party or dealer: where those of one machine meet (without secure_sum.rendezvous)"
+    parser.add_argument("--meet", type=Path, metavar="FOLDER", help=private)
     try:
-        _check(arguments.role, folder, arguments.approve)
-        play(arguments.role, folder, arguments.approve, path)
+        _play(parser.parse_args(argv))
     except FedveilError as error:
         print(f"fedveil: error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, RuntimeFailure) else 2
     except KeyboardInterrupt:
         return 130
-    return 2
+    return 0
+
+
+def _play(arguments: argparse.Namespace) -> None:
+    role, folder = arguments.role, arguments.keys.absolute()
+    path = (arguments.socket or folder / SOCKET).absolute()
+    _check(role, folder, arguments.approve)
+    signal.signal(signal.SIGTERM, _stop)
+    if role.startswith(MEETING):
+        configuration = _approved(arguments.configuration, arguments.approve)
+        play_party(role, folder, configuration, path, arguments.meet)
+    else:
+        play(role, folder, arguments.approve, path)
 
 
 def _check(role: Address, folder: Path, approved: str) -> None:
     if len(approved) != HASH_DIGITS or set(approved) - set("0123456789abcdef"):
         raise ConfigError.of("approve", approved, "must be the hash that `fedveil hash` prints")
     keys.deployed(folder, role, [role], approved)
+
+
+def _approved(file: Path | None, approved: str) -> str:
+    """The configuration in a file.
+
+    Raises:
+        ConfigError: there is none, or not the approved one.
+    """
+    if file is None:
+        raise ConfigError.of("configuration", file, "parties meet first: name what `fedveil configuration` prints")
+    try:
+        configuration = file.read_text().strip()
+    except OSError as error:
+        raise ConfigError.of("configuration", file, f"cannot be read ({error.strerror})") from None
+    if hash_of(configuration) != approved:
+        allowed = f"its hash is {hash_of(configuration)}, and not the approved one"
+        raise ConfigError.of("configuration", file, allowed)
+    return configuration
 
 
 if __name__ == "__main__":

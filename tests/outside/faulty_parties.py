@@ -7,10 +7,14 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from privacy import crypten_mpc
 from privacy.crypten_mpc import CryptenSum
+from privacy.mpc_aggregates import Sum
 from privacy.mpc_agreement import manifest_bytes
-from privacy.mpc_shares import Elements
 from privacy.secure_sum import Address, Contribution, Flow, Party, Records, Value, VectorSpec
 
 PARTY, CLIENT, WHEN = "party/1", "client/0", 2
@@ -41,10 +45,10 @@ class FaultySum(CryptenSum):
         name = self._fault.removesuffix(" inside")
         original = crypten_mpc.revealed
 
-        def revealed(share_D: Elements) -> Elements:
+        def revealed(aggregate: Sum, shares_CD: torch.Tensor) -> NDArray[np.int64]:
             if name in SIGNALS:
                 os.kill(os.getpid(), SIGNALS[name])
-            return original(share_D) + (1 if name == "wrong" else 0)
+            return original(aggregate, shares_CD) + (1 if name == "wrong" else 0)
 
         if name in SIGNALS and self._fault == name:
             os.kill(os.getpid(), SIGNALS[name])

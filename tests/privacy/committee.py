@@ -7,12 +7,14 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from privacy.mpc_contract import Aggregate
+from privacy.peers import Meeting
 from privacy.randomness import SeededRandomness
 
 TIMEOUT_S = 60.0
@@ -45,18 +47,25 @@ class Committee:
     def __init__(
         self,
         parties: int,
-        timeout_s: float = TIMEOUT_S,
+        patience_s: float = TIMEOUT_S,
         dealer: bool = True,
         keys: Callable[[int, int], dict[int, bytes]] = pair_keys,
         missing: int | None = None,
-        **options: Any,
+        private: Path | None = None,
+        insecure_provider: bool = False,
     ) -> None:
         self.parties = parties
-        settings = {"rendezvous": f"tcp://127.0.0.1:{free_port()}", "timeout_s": timeout_s, **options}
+        meeting = Meeting(
+            tuple(f"party/{rank}" for rank in range(parties)),
+            patience_s / 0.75,
+            None if private else f"tcp://127.0.0.1:{free_port()}",
+            dealer="dealer" if dealer else None,
+            insecure_provider=insecure_provider,
+        )
         pipes = [SPAWN.Pipe() for _ in range(parties + dealer)]
         targets = [_party] * parties + [_dealer] * dealer
         self.processes = [
-            SPAWN.Process(target=target, args=(rank, parties, dealer, keys(rank, parties), settings, theirs))
+            SPAWN.Process(target=target, args=(rank, meeting, private or Path(), keys(rank, parties), theirs))
             for rank, (target, (_, theirs)) in enumerate(zip(targets, pipes, strict=True))
         ]
         for rank, process in enumerate(self.processes):
@@ -131,13 +140,13 @@ def reveal(aggregate: Aggregate, shares: np.ndarray, fractional_bits: int, call:
     return aggregate.reveal(torch.from_numpy(shares), fractional_bits, own)
 
 
-def _party(rank: int, parties: int, dealer: bool, keys: dict[int, bytes], settings: dict[str, Any], pipe: Any) -> None:
+def _party(rank: int, meeting: Meeting, private: Path, keys: dict[int, bytes], pipe: Any) -> None:
     from privacy import crypten_party
 
     torch.set_num_threads(1)
     warnings.simplefilter("error")
     try:
-        crypten_party.start(rank, parties, pair_keys=keys, dealer=dealer, **settings)
+        crypten_party.start(rank, meeting, private, keys)
         pipe.send(True)
         while (asked := pipe.recv()) is not None:
             pipe.send(_answer(*asked))
@@ -155,9 +164,9 @@ def _answer(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
         return error
 
 
-def _dealer(rank: int, parties: int, dealer: bool, keys: dict[int, bytes], settings: dict[str, Any], pipe: Any) -> None:
+def _dealer(rank: int, meeting: Meeting, private: Path, keys: dict[int, bytes], pipe: Any) -> None:
     from privacy import crypten_party
 
     torch.set_num_threads(1)
     warnings.simplefilter("error")
-    crypten_party.serve_dealer(parties, settings["rendezvous"], settings["timeout_s"], pair_keys=keys)
+    crypten_party.serve_dealer(meeting, private, keys)

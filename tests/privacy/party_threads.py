@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from privacy import crypten_party
 from privacy.crypten_compat import crypten
 from privacy.errors import RuntimeFailure
 from privacy.peers import Peers
@@ -40,8 +41,10 @@ def _restart(size: int) -> None:
     _threads.extend(ThreadPoolExecutor(1) for _ in range(size))
     for kind in crypten.generators.values():
         kind.setdefault(torch.device("cpu"), torch.Generator())
+    crypten_party._meter = None
     for rank, thread in enumerate(_threads):
         thread.submit(crypten.communicator._init, use_threads=True, rank=rank, world_size=size).result()
+    crypten_party._meter = crypten_party.Meter()  # as `start` leaves a process
 
 
 class ThreadPeers(Peers):

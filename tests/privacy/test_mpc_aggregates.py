@@ -14,7 +14,7 @@ OPTIONS = {
     "norm_bounded": {"norm": 1.0},
     "trimmed_mean": {"trim": 1},
     "median": {},
-    "noised_sum": {"noise_multiplier": 1.0, "clip": 1.0, "parties": 3},
+    "noised_sum": {"noise_multiplier": 1.0, "clip": 1.0},
 }
 
 
@@ -41,9 +41,14 @@ def test_who_needs_what():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mean", {}, r"^secure_sum\.aggregate=mean: allowed are sum, norm_bounded, trimmed_mean, median, noised_sum$"),
-        ("sum", {"trim": 1}, r"^secure_sum\.aggregate=sum: takes .*unexpected keyword argument 'trim'"),
-        ("trimmed_mean", {}, r"^secure_sum\.aggregate=trimmed_mean: takes .*trim: int.*missing a required argument"),
+        (
+            "mean",
+            {},
+            r"^secure_sum\.aggregate\.name=mean: allowed are sum, norm_bounded, trimmed_mean, median, noised_sum$",
+        ),
+        ("sum", {"trim": 1}, r"^secure_sum\.aggregate\.trim=1: sum takes no options$"),
+        ("median", {"trim": 1}, r"^secure_sum\.aggregate\.trim=1: median takes memory_mib$"),
+        ("trimmed_mean", {}, r"^secure_sum\.aggregate\.trim=null: trimmed_mean needs it$"),
     ],
 )
 def test_another_name_or_option_is_refused_in_a_line(name, options, message):
@@ -58,23 +63,23 @@ def test_another_name_or_option_is_refused_in_a_line(name, options, message):
 def test_the_cohorts_sum_must_fit(name):
     """7 contributions up to 8 in 63 bits: 8 * 7 * 2^57 < 2^63, and 2^58 is too much."""
     aggregate = named(name, **OPTIONS[name])
-    aggregate.check(spec_of(7, 8.0), 57)
+    aggregate.check(spec_of(7, 8.0), 57, 3)
     for bits in (58, 63, 200, -1):
         with pytest.raises(ConfigError, match=rf"^secure_sum\.fractional_bits={bits}: .*7 contributions up to 8"):
-            aggregate.check(spec_of(7, 8.0), bits)
+            aggregate.check(spec_of(7, 8.0), bits, 3)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_bounds_must_be_declared_and_residues_are_for_the_sum_alone(name):
     aggregate = named(name, **OPTIONS[name])
     with pytest.raises(ConfigError, match="the update needs a bound"):
-        aggregate.check(spec_of(7, np.inf), 16)
+        aggregate.check(spec_of(7, np.inf), 16, 3)
     spec = spec_of(7, np.inf, modulus_bits=62)
     if name == "sum":
-        aggregate.check(spec, 0)
+        aggregate.check(spec, 0, 3)
     else:
-        with pytest.raises(ConfigError, match=rf"^secure_sum\.aggregate={name}: .*use aggregate=sum$"):
-            aggregate.check(spec, 0)
+        with pytest.raises(ConfigError, match=rf"^secure_sum/aggregate={name}: .*use secure_sum/aggregate=sum$"):
+            aggregate.check(spec, 0, 3)
 
 
 @pytest.mark.slow

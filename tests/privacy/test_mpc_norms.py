@@ -84,7 +84,7 @@ def test_the_norm_is_met_within_two_hundredths(committee, bits, bound):
     excess_C = np.array([0.1, 1.0, 1.02, 1.1, 2, 10, 100, 900])
     integers_CL = steps(of_norm(0.3 * excess_C, 100), np.ones(8), bits)
     aggregate = named("norm_bounded", norm=0.3, coordinate_bound=bound)
-    aggregate.check(spec_of(100, bound=bound), bits)
+    aggregate.check(spec_of(100, bound=bound), bits, 3)
     found = committee.reveal(aggregate, integers_CL, bits)
     np.testing.assert_array_equal(found, integers_CL[:2].sum(0) / 2.0**bits)
 
@@ -120,7 +120,7 @@ def test_what_is_out_of_range_counts_for_nothing(committee, mode):
     for row, change in zip(dishonest_CL, HUGE.values(), strict=True):
         change(row)
     aggregate = named("norm_bounded", norm=1.0, mode=mode, coordinate_bound=2.0)
-    aggregate.check(spec_of(1025, len(HUGE) + 2), BITS)
+    aggregate.check(spec_of(1025, len(HUGE) + 2), BITS, 3)
     found = committee.reveal(aggregate, np.vstack([dishonest_CL, honest_CL]), BITS)
     if mode == "rescale":  # without weight nothing is left of it but what rounding could have made
         assert np.abs(found - honest_CL.sum(0) / ONE).max() < 100 / ONE
@@ -176,7 +176,7 @@ def rescaled(committee: Committee, norms_C: np.ndarray, norm: float, bound: floa
     """The updates that are left, shape (C, 20)."""
     integers_CL = steps(apart(of_norm(norms_C, 20)), weights_C)
     aggregate = NormBounded(norm, "rescale", bound)
-    aggregate.check(spec_of(integers_CL.shape[1] - 1, len(norms_C), bound), BITS)
+    aggregate.check(spec_of(integers_CL.shape[1] - 1, len(norms_C), bound), BITS, 3)
     found = committee.reveal(aggregate, integers_CL, BITS)
     assert found[-1] == integers_CL[:, -1].sum() / ONE
     return found[:-1].reshape(len(norms_C), 20)
@@ -264,18 +264,18 @@ def test_factors_are_close_and_reach_to_where_every_coordinate_is_at_its_bound(d
 
 def test_a_range_that_cannot_hold_is_refused_by_its_arithmetic():
     with pytest.raises(ConfigError) as refused:
-        NormBounded(1.0).check(spec_of(1_000_000), 24)
+        NormBounded(1.0).check(spec_of(1_000_000), 24, 3)
     assert str(refused.value) == (
         "secure_sum.fractional_bits=24: 1000000 * (1 * 2^fractional_bits)^2, with 6 bits for norm=1, "
         "must fit 63 bits: at most 18"
     )
-    NormBounded(1.0).check(spec_of(1_000_000), 18)
-    with pytest.raises(ConfigError, match=r"lower aggregate\.coordinate_bound"):
-        NormBounded(1e-6, coordinate_bound=1e6).check(spec_of(1000), 16)
+    NormBounded(1.0).check(spec_of(1_000_000), 18, 3)
+    with pytest.raises(ConfigError, match=r"lower secure_sum\.aggregate\.coordinate_bound"):
+        NormBounded(1e-6, coordinate_bound=1e6).check(spec_of(1000), 16, 3)
     with pytest.raises(ConfigError, match="needs a bound"):
-        NormBounded(1.0).check(spec_of(10, bound=math.inf), 16)
+        NormBounded(1.0).check(spec_of(10, bound=math.inf), 16, 3)
     with pytest.raises(ConfigError, match="the mechanism releases residues"):
-        NormBounded(1.0).check(VectorSpec(spec_of(10).segments, 10, modulus_bits=16), 0)
+        NormBounded(1.0).check(VectorSpec(spec_of(10).segments, 10, modulus_bits=16), 0, 3)
 
 
 @pytest.mark.parametrize(

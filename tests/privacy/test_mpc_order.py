@@ -156,25 +156,27 @@ def test_blocks_of_coordinates_change_nothing(committee):
 
 def test_a_range_that_cannot_hold_is_refused_by_its_arithmetic():
     with pytest.raises(ConfigError) as refused:
-        named("median").check(spec_of(10, 10), 60)
+        named("median").check(spec_of(10, 10), 60, 3)
     assert str(refused.value) == (
         "secure_sum.fractional_bits=60: 10 contributions up to 1 must stay below 2^63 / 2^fractional_bits: from 0 to 59"
     )
-    named("median").check(spec_of(10, 10), 59)
+    named("median").check(spec_of(10, 10), 59, 3)
 
 
 def test_a_trim_leaves_somebody():
-    with pytest.raises(ConfigError, match=r"aggregate\.trim=0: must be at least 1"):
+    with pytest.raises(ConfigError, match=r"secure_sum\.aggregate\.trim=0: must be at least 1"):
         named("trimmed_mean", trim=0)
-    with pytest.raises(ConfigError, match=r"server\.min_contributors=4: must be above 2 \* aggregate\.trim = 4"):
-        named("trimmed_mean", trim=2).check(spec_of(10, 10, least=4), BITS)
-    named("trimmed_mean", trim=2).check(spec_of(10, 10, least=5), BITS)
+    with pytest.raises(
+        ConfigError, match=r"server\.min_contributors=4: must be above 2 \* secure_sum\.aggregate\.trim = 4"
+    ):
+        named("trimmed_mean", trim=2).check(spec_of(10, 10, least=4), BITS, 3)
+    named("trimmed_mean", trim=2).check(spec_of(10, 10, least=5), BITS, 3)
 
 
 @pytest.mark.parametrize(("name", "options"), [("median", {}), ("trimmed_mean", {"trim": 1})])
 def test_residues_and_memory_that_is_none_are_refused(name, options):
     spec = VectorSpec(spec_of(10, 10).segments, 10, 10, modulus_bits=16)
     with pytest.raises(ConfigError, match="the mechanism releases residues"):
-        named(name, **options).check(spec, 0)
-    with pytest.raises(ConfigError, match=r"aggregate\.memory_mib=-1"):
+        named(name, **options).check(spec, 0, 3)
+    with pytest.raises(ConfigError, match=r"secure_sum\.aggregate\.memory_mib=-1"):
         named(name, memory_mib=-1, **options)

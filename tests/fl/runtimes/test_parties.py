@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from fl import keys, runtimes
+from fl import keys, participant, runtimes
 from fl.checkpoint import Checkpoints, State
 from fl.server import Errand, Server
 from fl.workspace import Workspace
@@ -111,7 +111,6 @@ NOT_REVEALED = "party/0 and party/1 did not reveal the sum; "
         ("kill inside", RuntimeFailure, "the process of party/1 died"),
         ("wrong", PrivacyRefusal, "party/1 revealed another sum than party/0: one of them is broken"),
         ("box", PrivacyRefusal, "what came of client/0 is not what it sent: a box is not the one that its"),
-        ("manifest", PrivacyRefusal, "what came of client/0 is not what it sent: client/0 did not sign this"),
         ("two", PrivacyRefusal, "client/0 gave the parties different sets of boxes"),
     ],
 )
@@ -135,8 +134,9 @@ def test_of_three_parties_the_one_that_hangs_is_named_by_the_others(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_client_that_one_party_was_not_handed_is_left_out_by_all(tmp_path):
-    run(tmp_path, *faulty("left out"))
+@pytest.mark.parametrize("fault", ["left out", "manifest"])
+def test_a_client_that_one_party_was_not_handed_or_that_did_not_sign_is_left_out_by_all(tmp_path, fault):
+    run(tmp_path, *faulty(fault))
     rows = Checkpoints(tmp_path / "checkpoints", 2).rows()
     survivors = rows.filter(rows["metric"] == "survivors").sort("round")["value"]
     assert survivors.to_list() == [4, 3]
@@ -187,6 +187,124 @@ def test_distributed_noise_under_shares_is_that_under_the_plain_sum(tmp_path):
     plain, hidden = run(tmp_path / "plain", *noised), run(tmp_path / "shared", *noised, *CRYPTEN)
     assert torch.equal(plain.weights_D, hidden.weights_D)
     assert workspace_of(*noised, *CRYPTEN).backend.holds_against("client") == ["outsider", "server"]
+
+
+# ---- other aggregates than the sum
+
+
+ROBUST = (*CRYPTEN, SEEDED, "training.weighting=uniform", "clients=5", "server.min_contributors=3", "rounds=1")
+
+
+def middle(vectors_CD: np.ndarray) -> np.ndarray:
+    return np.sort(vectors_CD, axis=0)[1:-1].mean(axis=0)
+
+
+def within(vectors_CD: np.ndarray) -> np.ndarray:
+    """The mean of those of norm 1 at most."""
+    return vectors_CD[np.linalg.norm(vectors_CD, axis=1) <= 1].mean(axis=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "oracle"),
+    [
+        (("secure_sum/aggregate=trimmed_mean",), middle),
+        (("secure_sum/aggregate=median",), lambda vectors_CD: np.median(vectors_CD, axis=0)),
+        (("secure_sum/aggregate=median", "secure_sum.insecure_provider=true"), lambda v_CD: np.median(v_CD, axis=0)),
+        (("secure_sum/aggregate=norm_bounded", "secure_sum.aggregate.norm=1"), within),
+        (("secure_sum/aggregate=median", "secure_sum.parties=3"), lambda vectors_CD: np.median(vectors_CD, axis=0)),
+    ],
+    ids=["trimmed mean", "median", "median of party 0's triples", "norm bounded", "median by three"],
+)
+def test_a_step_is_that_of_numpys_aggregate_though_one_client_cheats(tmp_path, monkeypatch, options, oracle):
+    sent: list[np.ndarray] = []
+    original = participant.contribution
+
+    def noting(*arguments):
+        sent.append(original(*arguments).copy())
+        return sent[-1]
+
+    monkeypatch.setattr(participant, "contribution", noting)
+    cheat = ("faults.scaled_clients=1", "faults.scale=-100")
+    found = run(tmp_path, *ROBUST, *options, *cheat)
+    vectors_CD = np.array(sent, np.float64)[:, :-1]
+    assert sorted(np.linalg.norm(vectors_CD, axis=1))[-1] > 3 > 1 > sorted(np.linalg.norm(vectors_CD, axis=1))[-2]
+    step_D = found.weights_D.numpy() - workspace_of(*ROBUST).initial_D.numpy()
+    np.testing.assert_allclose(step_D, oracle(vectors_CD), atol=2**-15)
+    rows = Checkpoints(tmp_path / "checkpoints", 2).rows()
+    dealt = rows.filter(rows["stage"] == "dealer").select("where", "metric", "value").rows()
+    if any("insecure" in option for option in options):
+        assert not dealt
+    else:
+        assert {where for where, _, _ in dealt} == {"party/0"}
+        assert {metric for _, metric, _ in dealt} == {"comm_bytes", "comm_rounds", "comm_wall", "cpu"}
+        assert min(value for _, _, value in dealt) > 0
+    assert not parties()
+
+
+@pytest.mark.slow
+def test_the_parties_noise_is_charged_for_and_repeats_where_it_is_seeded(tmp_path):
+    noised = (*CRYPTEN, SEEDED, "mechanism=party_dp", "secure_sum/aggregate=noised_sum", "delta=1e-2")
+    first, second = run(tmp_path / "first", *noised), run(tmp_path / "second", *noised)
+    assert torch.equal(first.weights_D, second.weights_D)
+    loud = run(tmp_path / "loud", *noised, "secure_sum.aggregate.noise_multiplier=100", "rounds=1")
+    assert (loud.weights_D - first.weights_D).std() > 1
+    backend = workspace_of(*noised).backend
+    assert backend.holds_against("client") == ["outsider", "server", "server with 1 party"]
+    [mechanism] = backend.mechanisms
+    assert mechanism.epsilons["outsider"] < mechanism.epsilons["server with 1 party"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("secure_sum/aggregate=median",), "training.weighting=examples: crypten median takes no weights of clients"),
+        (
+            ("secure_sum/aggregate=median", "training.weighting=uniform", "runtime.measure_sum_error=true"),
+            "runtime.measure_sum_error=true: crypten median opens another aggregate than the sum",
+        ),
+        (("secure_sum/aggregate=noised_sum",), "secure_sum/aggregate=noised_sum: noise protects updates that are clip"),
+        (
+            ("secure_sum/aggregate=median", "mechanism=distributed_dp", "delta=1e-2"),
+            "secure_sum=crypten median: sums no integers as it is, and distributed_dp needs an exact sum",
+        ),
+        (
+            ("secure_sum/aggregate=trimmed_mean", "training.weighting=uniform"),
+            "server.min_contributors=2: must be above 2 * secure_sum.aggregate.trim = 2",
+        ),
+        (
+            ("mechanism=distributed_dp", "delta=1e-2", "faults.scaled_clients=1"),
+            "faults.scaled_clients=1: distributed_dp+crypten sums residues",
+        ),
+        (("faults.scaled_clients=9",), "faults.scaled_clients=9: must be at most clients=4"),
+        (
+            ("mechanism=client_dp", "mechanism.client_dp.adaptive=true", "secure_sum/aggregate=norm_bounded"),
+            "secure_sum/aggregate=norm_bounded: an adaptive clip adds values",
+        ),
+    ],
+)
+def test_what_an_aggregate_cannot_do_is_refused(overrides, message):
+    with pytest.raises(ConfigError) as refusal:
+        workspace_of(*CRYPTEN, *overrides)
+    assert message in str(refusal.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (signal.SIGKILL, "the process of dealer died"),
+        (signal.SIGSTOP, "the dealer ended, or did not answer in time"),
+    ],
+)
+def test_a_dealer_that_is_gone_is_named(tmp_path, monkeypatch, how, message):
+    in_round(monkeypatch, 2, lambda: os.kill(parties()[-1].pid, how))
+    robust = [one for one in ROBUST if not one.startswith("rounds")]
+    with pytest.raises(FedveilError) as failure:
+        run(tmp_path, *robust, "secure_sum/aggregate=median", "secure_sum.timeout_s=16")
+    assert message in str(failure.value)
+    assert not parties()
+    assert ended(tmp_path).round == 1
 
 
 def test_a_process_that_plays_a_role_has_no_other_keys(tmp_path, monkeypatch):

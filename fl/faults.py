@@ -1,0 +1,20 @@
+"""What goes wrong on purpose, as `faults` in the configuration says: from the seed, so the same in every repetition."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from fl.config import FaultsConfig
+from privacy.randomness import seed_from
+
+
+def scale_of(client: int, faults: FaultsConfig, clients: int, seed: int) -> float:
+    """What a client multiplies its update by: 1, or the configured factor where it is one of those that cheat."""
+    return faults.scale if client in scaled_clients(faults.scaled_clients, clients, seed) else 1.0
+
+
+@lru_cache(maxsize=8)
+def scaled_clients(count: int, clients: int, seed: int) -> frozenset[int]:
+    """The clients that cheat."""
+    generator = np.random.default_rng(seed_from(seed, "faults", "scaled clients"))
+    return frozenset(map(int, generator.choice(clients, count, replace=False)))
