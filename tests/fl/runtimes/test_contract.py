@@ -200,28 +200,57 @@ def test_known_updates_in_every_runtime(here: Here, tmp_path: Path, runtime: tup
 
 PARTIES = (
     "secure_sum=crypten",
-    "secure_sum.parties=3",
     "secure_sum.bound=4",
     "secure_sum.fractional_bits=24",
     "server.min_contributors=2",
 )
-# a deployment has no roster yet, so it refuses parties
-among_parties = pytest.mark.parametrize("runtime", [pytest.param((), id="inprocess"), WORKERS, RAY])
+# a deployment of parties starts thirteen processes and more
+PARTIES_APART = pytest.param(
+    ("runtime=deployment",), 2, id="deployment", marks=[pytest.mark.deployment, pytest.mark.timeout(1200)]
+)
+IN_HERE = [pytest.param((), parties, id=f"inprocess {parties}") for parties in (2, 3, 5)]
+ELSEWHERE = [pytest.param(*one.values, 3, id=one.id, marks=one.marks) for one in (WORKERS, RAY)]
 
 
 @pytest.mark.slow
-@among_parties
-def test_parties_sum_known_updates_in_every_runtime(here: Here, tmp_path: Path, runtime: tuple[str, ...]) -> None:
-    ended = here("run", *BASE, *PROBE, *runtime, *PARTIES, faults(c0="long"), "mechanism.probe.double=true")
+@pytest.mark.parametrize(("runtime", "parties"), [*IN_HERE, *ELSEWHERE, PARTIES_APART])
+def test_parties_sum_known_updates_in_every_runtime(
+    here: Here, tmp_path: Path, runtime: tuple[str, ...], parties: int
+) -> None:
+    options = (*PARTIES, f"secure_sum.parties={parties}", faults(c0="long"), "mechanism.probe.double=true")
+    ended = here("run", *BASE, *PROBE, *runtime, *options)
     assert_exact(ended, tmp_path / "run", [1, 2], factor=2.0)
     rows = read_rows(tmp_path / "run" / "rows.parquet")
-    assert {*rows.filter(metric="comm_rounds")["where"].to_list()} == {"party/0", "party/1", "party/2"}
+    names = {f"party/{party}" for party in range(parties)}
+    assert {*rows.filter(metric="comm_rounds")["where"].to_list()} == names
 
 
 @pytest.mark.slow
-@among_parties
-def test_too_few_for_parties_are_refused_in_every_runtime(here: Here, tmp_path: Path, runtime: tuple[str, ...]) -> None:
-    ended = here("run", *BASE, *PROBE, *runtime, *PARTIES, faults(c0="nan", c2="crash"))
+@pytest.mark.parametrize(("runtime", "parties"), [*IN_HERE[:1], *ELSEWHERE, PARTIES_APART])
+def test_parties_take_the_median_of_known_updates_in_every_runtime(
+    here: Here, tmp_path: Path, runtime: tuple[str, ...], parties: int
+) -> None:
+    """With the dealer beside them."""
+    options = (*PARTIES, f"secure_sum.parties={parties}", "secure_sum/aggregate=median", "training.weighting=uniform")
+    ended = here("run", *BASE, *PROBE, *runtime, *options)
+    assert ended.status == 0, ended
+    work = workspace((tmp_path / "run" / "config.json").read_text())
+    weights_D = work.initial_D.numpy().astype(np.float64)
+    for round_ in range(1, ROUNDS + 1):
+        updates = [known_update(client, round_, len(weights_D)) for client in range(CLIENTS)]
+        weights_D += np.median(np.array(updates, np.float64), axis=0)
+    assert np.abs(final(tmp_path / "run") - weights_D).max() <= ALLOWED
+    rows = read_rows(tmp_path / "run" / "rows.parquet")
+    assert len(rows.filter(stage="dealer", metric="comm_bytes")) == ROUNDS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("runtime", "parties"), [*IN_HERE[:1], *ELSEWHERE])
+def test_too_few_for_parties_are_refused_in_every_runtime(
+    here: Here, tmp_path: Path, runtime: tuple[str, ...], parties: int
+) -> None:
+    options = (*PARTIES, f"secure_sum.parties={parties}", faults(c0="nan", c2="crash"))
+    ended = here("run", *BASE, *PROBE, *runtime, *options)
     error = read(tmp_path / "run", "status")["error"]
     assert error.startswith("1 contributors are left of 3, 2 are needed; client/")
     assert_refused(ended, tmp_path / "run", error)
