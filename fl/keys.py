@@ -50,6 +50,19 @@ class FileStore(Store):
             temporary.touch(mode=0o600)
             temporary.write_bytes(value)
 
+    def add(self, name: str, value: bytes) -> bool:
+        """Keep a value unless there is one by that name; whether there was none, also where two come at once."""
+        fresh = f".{name}.{os.getpid()}.new"
+        self.put(fresh, value)
+        try:
+            os.link(self._folder / fresh, self._folder / name)
+        except FileExistsError:
+            return False
+        finally:
+            (self._folder / fresh).unlink()
+        sync(self._folder)
+        return True
+
     def claim(self, name: str) -> bool:
         """Whether this name is claimed for the first time ever."""
         _private_folder(self._folder)
@@ -150,8 +163,13 @@ def deployed(folder: Path, address: Address, everybody: Iterable[Address], run: 
     """
     identity, roster = _own(folder, address)
     require_everybody(roster, everybody)
+    return Credentials(identity, roster, store_of(folder, run))
+
+
+def store_of(folder: Path, run: str) -> FileStore:
+    """What the role whose folder this is keeps for one configuration."""
     _private_folder(folder / STORES)
-    return Credentials(identity, roster, FileStore(folder / STORES / run))
+    return FileStore(folder / STORES / run)
 
 
 @lru_cache(maxsize=64)
@@ -223,10 +241,9 @@ def make(folder: Path, address: Address) -> Roster:
         raise ConfigError.of("address", address, "must be a role's, such as client/0 or keyholder")
     _private_folder(folder)
     _require_private(folder)
-    if (folder / IDENTITY).exists():
-        raise ConfigError.of("keys", folder, "has keys already; give each role a folder of its own")
     identity = Identity.generate(OsRandomness())
-    FileStore(folder).put(IDENTITY, identity.to_bytes())
+    if not FileStore(folder).add(IDENTITY, identity.to_bytes()):
+        raise ConfigError.of("keys", folder, "has keys already; give each role a folder of its own")
     return Roster({address: identity.public})
 
 

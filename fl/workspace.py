@@ -102,6 +102,7 @@ class Workspace:
         self.device = devices.resolve(self.config.device)
         self.activate()
         self.backend = self._backend()
+        self._check_roster()
         model = self._model()
         # the initial global weights, shape (D,), float32: drawn on the CPU, so the same on every device
         self.initial_D = vectors.flatten(model)
@@ -114,6 +115,12 @@ class Workspace:
         self._check_budget()
         # what is summed is known once the mechanisms have settled; whether it can be, shows here
         self.tolerance = self.backend.secure_sum.tolerance(self.spec)
+
+    def _check_roster(self) -> None:
+        secure_sum = self.backend.secure_sum
+        if self.relayed and not secure_sum.pinned:
+            allowed = f"secure_sum={secure_sum.name} needs no keys, so there are none to relay"
+            raise ConfigError.of("runtime.roster", self.config.runtime.roster, allowed)
 
     def _check_training(self) -> None:
         """Make what a round will need: a mistake shows here, before the first client trains."""
@@ -189,7 +196,13 @@ class Workspace:
         """Who is trusted with contributions."""
         if self.config.runtime.measure_sum_error:
             return "a test: the server is told every client's contribution"
-        return self.backend.secure_sum.assumption
+        assumption = self.backend.secure_sum.assumption
+        return f"the server is passive and relays public keys as they are: {assumption}" if self.relayed else assumption
+
+    @property
+    def relayed(self) -> bool:
+        """Whether public keys come through the server, and were not exchanged outside it."""
+        return self.config.runtime.roster == configuration.RELAYED
 
     @cached_property
     def data(self) -> ImageData:

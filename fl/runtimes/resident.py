@@ -189,13 +189,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fl.runtimes.resident", description=main.__doc__)
     parser.add_argument("role", help="keyholder")
     parser.add_argument("--keys", type=Path, required=True, metavar="FOLDER", help="of the role, with the roster in it")
+    relayed = "the roster comes through the server (runtime.roster=relayed), and keys are made where there are none"
+    parser.add_argument("--relayed", action="store_true", help=relayed)
     parser.add_argument("--approve", required=True, metavar="HASH", help="of the configuration; see `fedveil hash`")
     parser.add_argument("--socket", type=Path, help=f"where its SuperNode asks (default: {SOCKET} in the folder)")
     arguments = parser.parse_args(argv)
     folder = arguments.keys.absolute()
     path = (arguments.socket or folder / SOCKET).absolute()
     try:
-        _check(arguments.role, folder, arguments.approve)
+        _check(arguments.role, folder, arguments.approve, arguments.relayed)
         play(arguments.role, folder, arguments.approve, path)
     except FedveilError as error:
         print(f"fedveil: error: {error}", file=sys.stderr)
@@ -204,10 +206,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _check(role: Address, folder: Path, approved: str) -> None:
+def _check(role: Address, folder: Path, approved: str, relayed: bool) -> None:
     if len(approved) != HASH_DIGITS or set(approved) - set("0123456789abcdef"):
         raise ConfigError.of("approve", approved, "must be the hash that `fedveil hash` prints")
-    keys.deployed(folder, role, [role], approved)
+    if relayed:
+        from fl.relaying import introduced
+
+        introduced(folder, role, approved)
+    else:
+        keys.deployed(folder, role, [role], approved)
 
 
 if __name__ == "__main__":
