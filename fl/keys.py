@@ -2,7 +2,8 @@
 
 In a simulation one party plays all roles: a master key in the run's folder stands for everybody's, and each role's
 store is a folder beside it. In a deployment each role has a folder of its own, with the keys that it made and the
-roster that everybody has. All of it is for its owner alone (mode 0600), and none of it is in a message or checkpoint.
+roster that everybody has (or that came through the server: `fl.relaying`). All of it is for its owner alone (mode
+0600), and nothing secret of it is in a message or checkpoint.
 
 `python -m fl.keys make FOLDER ADDRESS` makes a role's keys, `python -m fl.keys roster FILE PUBLIC...` the roster.
 """
