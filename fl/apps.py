@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fl import keys
+from fl import keys, relaying
 from fl.config import hash_of
 from fl.participant import SETUP_ROUND, Request, answer
 from fl.runtimes.committee import FIRST_ROLE_NODE, attended
@@ -41,6 +41,7 @@ from fl.transport import (
 )
 from fl.workspace import Workspace, workspace
 from privacy.errors import ConfigError, FedveilError, ProtocolError
+from privacy.relayed_roster import STAGES
 from privacy.sealing import Roster
 from privacy.secure_sum import Address, Credentials, Value, Vector
 
@@ -98,8 +99,11 @@ def _participate(content: RecordDict, context: Context) -> RecordDict:
     def tell(vector: Vector) -> None:
         told[CLEAR] = ArrayRecord({CLEAR: as_array(vector)})
 
-    own = credentials(work, request.address, context)
-    records, metrics = answer(work, request, memory, own, tell if measured else None)
+    own = credentials(work, request.address, context, request.stage)
+    if own is not None and work.relayed and request.stage in STAGES:
+        records, metrics = relaying.join(work, request, own)
+    else:
+        records, metrics = answer(work, request, memory, own, tell if measured else None)
     remember(context.state, request, memory)
     answered = pack(records)
     answered.update(told)
@@ -144,18 +148,21 @@ def _stands_alone(context: Context) -> bool:
     return APPROVED in context.node_config and PARTITION in context.node_config
 
 
-def credentials(work: Workspace, address: Address, context: Context) -> Credentials | None:
+def credentials(work: Workspace, address: Address, context: Context, stage: str) -> Credentials | None:
     """The keys and the store of a role, where the secure sum needs them.
 
     Raises:
         ConfigError: this node has no keys, or none that will do.
+        PrivacyRefusal: the roster comes through the server, and this node took none.
     """
     secure_sum, folder = work.backend.secure_sum, context.node_config.get(KEYS)
     if not secure_sum.pinned:
         return None
+    if folder is not None and work.relayed:
+        return relaying.credentials(Path(str(folder)), address, work, stage)
     if folder is not None:
         return keys.deployed(Path(str(folder)), address, work.everybody, work.hash)
-    if _stands_alone(context):
+    if _stands_alone(context) or work.relayed:
         allowed = f"secure_sum={secure_sum.name} needs the folder of {address}'s keys, in its --node-config"
         raise ConfigError.of(KEYS, None, allowed)
     return keys.simulated(address, work.everybody)
@@ -212,7 +219,7 @@ def server_app_of(work: Workspace, locate: Locate, errand: Errand) -> ServerApp:
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """The ServerApp of a deployment: configuration, folder and public keys come in Flower's run configuration."""
+    """The ServerApp of a deployment: configuration, folder and pinned public keys are in Flower's run configuration."""
     from fl.runtimes.deployment import POLL_S, locate
 
     given = {name: str(value) for name, value in context.run_config.items()}

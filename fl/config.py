@@ -25,6 +25,7 @@ RUNTIMES = ("inprocess", "ray", "deployment")
 ON_INVALID = ("leave_out", "abort")
 NOISES = ("os", "seeded")
 SAMPLERS = ("uniform", "separated")
+PINNED, RELAYED = "pinned", "relayed"
 
 # Where a run writes and how it talks changes no result, so it is no part of a configuration's identity.
 # Nor do the public keys of a roster: who approves a configuration has one, too.
@@ -105,6 +106,7 @@ class RuntimeConfig:
     address: str | None = None  # Ray: an existing cluster
     supernodes: int = 3  # deployment: for how many clients the demonstration starts one
     federation: str | None = None  # deployment: a SuperLink connection of $FLWR_HOME; null starts one on loopback
+    roster: str = PINNED  # deployment: public keys were exchanged outside the server; "relayed": they come through it
 
 
 @dataclass
@@ -215,6 +217,7 @@ CHECKS: tuple[Check, ...] = (
     _at_least("runtime.supernodes", 1),
     _at_least("faults.scaled_clients", 0),
     ("faults.scale", lambda v: math.isfinite(v), "must be a finite number"),
+    _one_of("runtime.roster", (PINNED, RELAYED)),
     _at_least("output.keep_checkpoints", 1),
 )
 
@@ -262,15 +265,24 @@ def check(config: DictConfig) -> None:
     for key, default, owner in OWNED:
         if OmegaConf.select(config, key) != default and config.runtime.name != owner:
             raise ConfigError.of(key, OmegaConf.select(config, key), f"belongs to runtime={owner}")
+    _check_roster(config)
     starts_nodes = config.runtime.name == "deployment" and config.runtime.federation is None
-    if config.roster is not None and config.runtime.federation is None:
-        raise ConfigError.of("roster", config.roster, "belongs to runtime.federation; elsewhere a run makes its own")
     if starts_nodes and config.runtime.supernodes < config.clients:
         raise ConfigError.of(
             "runtime.supernodes",
             config.runtime.supernodes,
             f"must be at least clients={config.clients}, one SuperNode a client",
         )
+
+
+def _check_roster(config: DictConfig) -> None:
+    if config.runtime.roster == RELAYED and config.runtime.name != "deployment":
+        allowed = "belongs to runtime=deployment: a simulation has its keys from set-up"
+        raise ConfigError.of("runtime.roster", RELAYED, allowed)
+    if config.roster is not None and config.runtime.federation is None:
+        raise ConfigError.of("roster", config.roster, "belongs to runtime.federation; elsewhere a run makes its own")
+    if config.roster is not None and config.runtime.roster == RELAYED:
+        raise ConfigError.of("roster", config.roster, "belongs to runtime.roster=pinned; a relayed one takes no file")
 
 
 def cohort_size(config: DictConfig) -> int:

@@ -2,7 +2,8 @@
 
 In a simulation one party plays all roles: a master key in the run's folder stands for everybody's, and each role's
 store is a folder beside it. In a deployment each role has a folder of its own, with the keys that it made and the
-roster that everybody has. All of it is for its owner alone (mode 0600), and none of it is in a message or checkpoint.
+roster that everybody has (or that came through the server: `fl.relaying`). All of it is for its owner alone (mode
+0600), and nothing secret of it is in a message or checkpoint.
 
 `python -m fl.keys make FOLDER ADDRESS` makes a role's keys, `python -m fl.keys roster FILE PUBLIC...` the roster.
 """
@@ -51,6 +52,19 @@ class FileStore(Store):
         with replacing(self._folder / name) as temporary:
             temporary.touch(mode=0o600)
             temporary.write_bytes(value)
+
+    def add(self, name: str, value: bytes) -> bool:
+        """Keep a value unless there is one by that name; whether there was none, also where two come at once."""
+        fresh = f".{name}.{os.getpid()}.new"
+        self.put(fresh, value)
+        try:
+            os.link(self._folder / fresh, self._folder / name)
+        except FileExistsError:
+            return False
+        finally:
+            (self._folder / fresh).unlink()
+        sync(self._folder)
+        return True
 
     def claim(self, name: str) -> bool:
         """Whether this name is claimed for the first time ever."""
@@ -158,8 +172,13 @@ def deployed(folder: Path, address: Address, everybody: Iterable[Address], run: 
     """
     identity, roster = _own(folder, address)
     require_everybody(roster, everybody)
+    return Credentials(identity, roster, store_of(folder, run), _peers)
+
+
+def store_of(folder: Path, run: str) -> FileStore:
+    """What the role whose folder this is keeps for one configuration."""
     _private_folder(folder / STORES)
-    return Credentials(identity, roster, FileStore(folder / STORES / run), _peers)
+    return FileStore(folder / STORES / run)
 
 
 @lru_cache(maxsize=64)
@@ -231,10 +250,9 @@ def make(folder: Path, address: Address) -> Roster:
         raise ConfigError.of("address", address, "must be a role's, such as client/0 or keyholder")
     _private_folder(folder)
     _require_private(folder)
-    if (folder / IDENTITY).exists():
-        raise ConfigError.of("keys", folder, "has keys already; give each role a folder of its own")
     identity = Identity.generate(OsRandomness())
-    FileStore(folder).put(IDENTITY, identity.to_bytes())
+    if not FileStore(folder).add(IDENTITY, identity.to_bytes()):
+        raise ConfigError.of("keys", folder, "has keys already; give each role a folder of its own")
     return Roster({address: identity.public})
 
 

@@ -3,28 +3,31 @@
 Where there is a roster, a reply that its sender did not sign for this very exchange is invalid.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from fl.metering import Meter
 from fl.transport import Attempt, Transport, unpack
 from privacy.errors import PrivacyRefusal, ProtocolError
 from privacy.sealing import Roster
-from privacy.secure_sum import Address, Exchange, Flow, Records, SetupFlow, Total, Vector
+from privacy.secure_sum import Address, Exchange, Records, Vector
 from privacy.signing import reply_header, verified
 from privacy.spans import span
 
+T = TypeVar("T")
+
 
 def drive(
-    flow: Flow | SetupFlow,
+    flow: Generator[Exchange, list[Address], T],
     transport: Transport,
     meter: Meter,
     attempt: Attempt,
     model_D: Vector | None = None,
     abort_on_invalid: bool = False,
     roster: Roster | None = None,
-) -> Total | None:
-    """Run a protocol's server half to its end, handing replies on as they come.
+) -> T:
+    """Run a protocol's server half to its end, handing replies on as they come; what it gives.
 
     Raises:
         PrivacyRefusal: too few are left, or nobody who could go on; the message says why somebody is missing.
@@ -36,8 +39,8 @@ def drive(
             with meter.compute("protocol"), _with_reasons(transport, exchange):
                 exchange = next(flow) if exchange is None else flow.send(exchange.respondents())
         except StopIteration as stop:
-            total: Total | None = stop.value
-            return total
+            given: T = stop.value
+            return given
         _run_exchange(exchange, transport, meter, attempt, model_D, abort_on_invalid, roster)
 
 
@@ -69,7 +72,10 @@ def _authentic(records: Records, address: Address, stage: str, attempt: Attempt,
 
 @contextmanager
 def _with_reasons(transport: Transport, last: Exchange | None) -> Iterator[None]:
-    """Say why the first one is missing: of those who were asked last, or of all."""
+    """Say why the first one is missing: of those who were asked last, or of all.
+
+    Parties, who may be missing for want of one another, are all named.
+    """
     try:
         yield
     except PrivacyRefusal as error:
@@ -77,4 +83,6 @@ def _with_reasons(transport: Transport, last: Exchange | None) -> Iterator[None]
         missing = sorted(transport.dropped.items(), key=lambda dropped: dropped[0] not in asked)
         if not missing:
             raise
-        raise type(error)(f"{error}; {missing[0][0]} dropped out: {missing[0][1]}") from error
+        told = [one for one in missing if not one[0].startswith("client/")] or missing[:1]
+        reasons = "; ".join(f"{address} dropped out: {reason}" for address, reason in told)
+        raise type(error)(f"{error}; {reasons}") from error

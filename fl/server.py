@@ -5,11 +5,11 @@ Shapes: D is the number of values of the model.
 
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -30,14 +30,16 @@ from fl.workspace import Workspace, address_of, preserved_generators
 from privacy.errors import FedveilError, PrivacyRefusal, TooFewContributors
 from privacy.mechanism import ServerJob
 from privacy.parameters import UNITS
+from privacy.relayed_roster import RelayedRoster
 from privacy.sealing import Roster
-from privacy.secure_sum import Address, Flow, SetupFlow, Total, Vector
+from privacy.secure_sum import Address, Exchange, Total, Vector
 from privacy.signing import require_everybody
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
     from privacy.accounting import Charge
 
 log = logging.getLogger("fedveil")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Errand:
     keep_checkpoints: int = 2
     progress: Literal["none", "bar", "lines"] = "none"
     poll_s: float = 0.0
-    roster: Roster | None = None  # everybody's public keys, where the secure sum pins them
+    roster: Roster | None = None  # everybody's public keys, where the secure sum pins them and they are not relayed
 
 
 class Server:
@@ -87,6 +89,9 @@ class Server:
         rounds, budget = self.work.config.rounds, self.work.config.epsilon_budget
         if self.round == SETUP_ROUND:
             self._refuse_early()
+        if self.work.relayed:
+            self._relay_roster()
+        if self.round == SETUP_ROUND:
             self._set_up()
         with progress_bar(self._errand.progress == "bar") as bar:
             task = bar.add_task(self.work.backend.name, total=rounds, completed=self.round, note="")
@@ -108,6 +113,13 @@ class Server:
             what = "the first round costs" if not self.ledger.ledger else "the first round and earlier tries at it cost"
             raise PrivacyRefusal(f"epsilon_budget={budget:g}: {what} more; raise it, or the noise")
 
+    def _relay_roster(self) -> None:
+        """Hand everybody's public keys to everybody; again when a run goes on, to learn whose keys have changed."""
+        self.meter.round, attempt = SETUP_ROUND, self._attempt()
+        flow = RelayedRoster(self.work.everybody).flow(attempt.run, attempt.round, attempt.attempt)
+        with self.meter.span("server", "setup"):
+            self._roster = self._drive(flow, attempt)
+
     def _set_up(self) -> None:
         """Key distribution, once a run; clients contribute nothing but, to some sums, sensitivities."""
         self.meter.round = SETUP_ROUND
@@ -117,7 +129,7 @@ class Server:
             self._drive(secure_sum.setup(roles, self.work.spec), self._attempt(), self.weights.detach().numpy())
         self._save()
 
-    def _drive(self, flow: Flow | SetupFlow, attempt: Attempt, model_D: Vector | None = None) -> Total | None:
+    def _drive(self, flow: Generator[Exchange, list[Address], T], attempt: Attempt, model_D: Vector | None = None) -> T:
         abort = self.work.config.server.on_invalid == "abort"
         return drive(flow, self.transport, self.meter, attempt, model_D, abort, self._roster)
 
@@ -153,9 +165,8 @@ class Server:
 
     def _sum(self, attempt: Attempt, addresses: Sequence[Address]) -> Total:
         flow = self.work.backend.secure_sum.server(addresses, self.work.spec)
-        total = self._drive(flow, attempt, self.weights.detach().numpy())
-        assert total is not None
-        return total
+        assert self._roster is not None or not self.work.backend.secure_sum.pinned, "replies are signed"
+        return self._drive(flow, attempt, self.weights.detach().numpy())
 
     def _measured_sum(self, attempt: Attempt, addresses: Sequence[Address]) -> Total:
         """In test mode: the same, and how far it is off."""
@@ -276,7 +287,7 @@ def progress_bar(wanted: bool) -> Progress:
 
 
 def _roster(work: Workspace, errand: Errand) -> Roster | None:
-    if not work.backend.secure_sum.pinned:
+    if work.relayed or not work.backend.secure_sum.pinned:
         return None
     assert errand.roster is not None, "whoever starts a run makes or reads one"
     require_everybody(errand.roster, work.everybody)

@@ -28,7 +28,7 @@ def _sum(work: Workspace) -> Iterator[str]:
         )
     yield from secure_sum.caveats
     if secure_sum.pinned:
-        yield _holders_of_keys(work)
+        yield from _holders_of_keys(work)
     if work.hides_something and work.min_contributors < HIDDEN_AMONG:
         yield "A sum over one client alone is opened, which is its update (server.min_contributors=1)."
     if isinstance(secure_sum, OpenedSum):
@@ -64,12 +64,18 @@ def _openings(secure_sum: OpenedSum) -> Iterator[str]:
         yield "Every client opens the sum (secure_sum.broadcast=true)."
 
 
-def _holders_of_keys(work: Workspace) -> str:
+def _holders_of_keys(work: Workspace) -> Iterator[str]:
     if work.config.runtime.name != "deployment":
-        return "This is a simulation: one party plays all roles and holds all keys."
-    if work.config.runtime.federation is None:
-        return "All roles are processes of one user on one machine, who can read all keys (runtime.federation=null)."
-    return "Whoever hands out the roster could put keys of their own on it: its SHA-256 is to be compared."
+        yield "This is a simulation: one party plays all roles and holds all keys."
+    elif work.config.runtime.federation is None:
+        yield "All roles are processes of one user on one machine, who can read all keys (runtime.federation=null)."
+    elif not work.relayed:
+        yield "Whoever hands out the roster could put keys of their own on it: its SHA-256 is to be compared."
+    if work.relayed:
+        yield (
+            "Public keys came through the server, so this protects against a passive server only: one that exchanges "
+            "keys reads every update (runtime.roster=relayed)."
+        )
 
 
 def _noise(work: Workspace) -> Iterator[str]:

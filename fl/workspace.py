@@ -15,7 +15,7 @@ from hydra.utils import get_class, instantiate
 from numpy.typing import NDArray
 from torch.optim.lr_scheduler import LRScheduler
 
-from fl import cohorts, devices, vectors
+from fl import cohorts, consistency, devices, vectors
 from fl import config as configuration
 from fl.data import ImageData, load_data
 from fl.partition import partition
@@ -102,6 +102,7 @@ class Workspace:
         self.device = devices.resolve(self.config.device)
         self.activate()
         self.backend = self._backend()
+        consistency.check_roster(self.config, self.backend)
         model = self._model()
         # the initial global weights, shape (D,), float32: drawn on the CPU, so the same on every device
         self.initial_D = vectors.flatten(model)
@@ -111,9 +112,7 @@ class Workspace:
         self.parameters = list(self.model.parameters())
         self._check_training()
         self.backend.settle(self._plan())
-        self._check_budget()
-        self._check_measured()
-        self._check_faults()
+        consistency.check(self.config, self.backend, int(self.candidates[0]))
         # what is summed is known once the mechanisms have settled; whether it can be, shows here
         self.tolerance = self.backend.secure_sum.tolerance(self.spec)
 
@@ -122,26 +121,6 @@ class Workspace:
         self.server_optimizer(torch.nn.Parameter(self.initial_D.clone()))
         for name in ("candidates", "schedule", "max_weight", "client_optimizer", "learning_rates"):
             getattr(self, name)
-
-    def _check_budget(self) -> None:
-        """A budget that nothing spends would pass for a promise."""
-        budget = self.config.epsilon_budget
-        if budget is not None and not self.backend.charges(int(self.candidates[0])):
-            allowed = "no mechanism accounts for what it releases; choose one, or leave the budget out"
-            raise ConfigError.of("epsilon_budget", budget, allowed)
-
-    def _check_faults(self) -> None:
-        """Residues have no size that could be multiplied."""
-        if self.config.faults.scaled_clients and self.backend.modulus_bits is not None:
-            allowed = f"{self.backend.name} sums residues, which are not scaled: leave it out"
-            raise ConfigError.of("faults.scaled_clients", self.config.faults.scaled_clients, allowed)
-
-    def _check_measured(self) -> None:
-        """What is no sum has no error as one."""
-        secure_sum = self.backend.secure_sum
-        if self.config.runtime.measure_sum_error and not secure_sum.additive:
-            allowed = f"{secure_sum.label} opens another aggregate than the sum: leave it out"
-            raise ConfigError.of("runtime.measure_sum_error", "true", allowed)
 
     def _plan(self) -> Plan:
         training = self.config.training
@@ -204,7 +183,13 @@ class Workspace:
         """Who is trusted with contributions."""
         if self.config.runtime.measure_sum_error:
             return "a test: the server is told every client's contribution"
-        return self.backend.secure_sum.assumption
+        assumption = self.backend.secure_sum.assumption
+        return f"the server is passive and relays public keys as they are: {assumption}" if self.relayed else assumption
+
+    @property
+    def relayed(self) -> bool:
+        """Whether public keys come through the server, and were not exchanged outside it."""
+        return self.config.runtime.roster == configuration.RELAYED
 
     @cached_property
     def data(self) -> ImageData:

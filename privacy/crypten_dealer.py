@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from privacy.crypten_compat import ArithmeticSharedTensor, BinarySharedTensor, TTPServer, crypten, ttp_provider
 from privacy.crypten_streams import Stream, generate_kbit_random_tensor, generate_random_ring_element
-from privacy.errors import RuntimeFailure
+from privacy.errors import PeerLost
 from privacy.peers import reason
 
 IDLE = timedelta(days=365)  # between rounds nothing is asked; a party that dies meanwhile closes the connection
@@ -93,7 +93,7 @@ def _naming_the_dealer() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RuntimeFailure(f"the dealer ended, or did not answer in time: {reason(error)}") from error
+        raise PeerLost(f"the dealer ended, or did not answer in time: {reason(error)}") from error
 
 
 def _communicator() -> tuple[Any, int]:

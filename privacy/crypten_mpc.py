@@ -12,7 +12,7 @@ alike, where a fixed one would take in every vector and the others expand every 
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -30,11 +30,11 @@ from privacy.errors import (
     shown,
 )
 from privacy.mpc_aggregates import named
-from privacy.mpc_agreement import Manifest, agree, check_box, check_manifest, manifest_bytes, number_of
+from privacy.mpc_agreement import Manifest, Taken, agree, check_box, manifest_bytes, number_of
 from privacy.mpc_shares import WIDTHS, Elements, Ring
 from privacy.parameters import positive
 from privacy.peers import Meeting
-from privacy.sealing import open_box, seal
+from privacy.sealing import seal
 from privacy.secure_sum import (
     Address,
     Contribution,
@@ -209,11 +209,11 @@ class CryptenSum(SecureSum):
     def _reveal(self, inbound: Records, me: Party) -> Records:
         if me.address not in self.roles:
             raise ProtocolError(f"{me.address} reveals nothing")
-        taken = Taken()
+        taken = Taken(self.roles, self._check_share)
         complaint: FedveilError | None = None
         try:
             with span("open"):
-                self._take(inbound, me, taken)
+                taken.take(inbound, me)
         except FedveilError as error:  # the others wait to hear of it
             complaint = error
         with span("agree"):
@@ -227,47 +227,14 @@ class CryptenSum(SecureSum):
         first = me.address == self.roles[0]
         return {**report, "sum": vector_D, "contributors": ",".join(contributors)} if first else report
 
-    def _agreed(self, taken: "Taken", complaint: FedveilError | None, me: Party) -> tuple[Address, ...]:
+    def _check_share(self, client: Address, share: bytes, me: Party) -> None:
+        self.ring(me.spec).check_share(share, whole=self.roles[self._whole(client)] == me.address)
+
+    def _agreed(self, taken: Taken, complaint: FedveilError | None, me: Party) -> tuple[Address, ...]:
         try:
             return agree(taken.manifests, complaint, me, self.roles)
         except TooFewContributors as error:
             raise TooFewContributors(f"{error}; left out is {taken.told}" if taken.told else str(error)) from error
-
-    def _take(self, inbound: Records, me: Party, taken: "Taken") -> None:
-        """Verify what the server relayed, and open it. Whose own fault it is that it will not do is left out.
-
-        Raises:
-            PrivacyRefusal: this party has answered this attempt before.
-            ProtocolError: something was altered on its way; the client is named.
-        """
-        if not me.own.store.claim(f"revealed-{me.run}-{me.round}-{me.attempt}"):
-            raise PrivacyRefusal(f"round {me.round} was revealed before, in this attempt")
-        contributors, manifests = str(inbound.get("contributors")).split(","), bytes_of(inbound, "manifests")
-        size = manifest_bytes(len(self.roles))
-        if len(set(contributors)) < len(contributors) or len(manifests) != size * len(contributors):
-            raise ProtocolError("contributors and their manifests do not match")
-        for place, client in enumerate(contributors):
-            self._take_one(client, manifests[size * place : size * (place + 1)], inbound, me, taken)
-
-    def _take_one(self, client: Address, manifest: bytes, inbound: Records, me: Party, taken: "Taken") -> None:
-        index = self.roles.index(me.address)
-        try:
-            check_manifest(manifest, client, len(self.roles), me)
-        except ProtocolError as error:
-            taken.leave_out(client, error)
-            return
-        try:
-            box = bytes_of(inbound, client)
-            check_box(manifest, index, box)
-        except ProtocolError as error:
-            raise type(error)(f"what came of {client} is not what it sent: {error}") from error
-        try:
-            share = open_box(me.own.identity, me.own.roster, me.header("mpc share", client, me.address), box)
-            self.ring(me.spec).check_share(share, whole=self._whole(client) == index)
-        except ProtocolError as error:
-            taken.leave_out(client, error)
-            return
-        taken.manifests[client], taken.shares[client] = manifest, share
 
     def _shares(self, payloads: dict[Address, bytes], contributors: Sequence[Address], me: Party) -> Elements:
         """This party's shares, shape (C, D), in the order of the contributors; one row where they need only be added.
@@ -289,24 +256,11 @@ class CryptenSum(SecureSum):
         return self._aggregate.reveal(integers_CD, self._fractional_bits, me.noise or me.randomness)
 
 
-@dataclass
-class Taken:
-    """What a party was handed: manifests and shares that will do, and why the others will not."""
-
-    manifests: dict[Address, bytes] = field(default_factory=dict)
-    shares: dict[Address, bytes] = field(default_factory=dict, repr=False)
-    told: str = ""
-
-    def leave_out(self, client: Address, error: ProtocolError) -> None:
-        """This contribution will not do."""
-        self.told = self.told or f"{shown(client)}: {error}"
-
-
 def revealed(aggregate: mpc_aggregates.Sum, shares_CD: torch.Tensor) -> NDArray[np.int64]:
     """The sum of all parties' shares modulo 2^64, shape (D,); a narrower ring is a quotient of it.
 
     Raises:
-        RuntimeFailure: a party is gone, or does not answer.
+        PeerLost: a party is gone, or does not answer.
     """
     return aggregate.residues(shares_CD)
 

@@ -3,7 +3,7 @@
 CrypTen keeps its communicator in global variables, so a process is one party, or the dealer. gloo sends in the clear
 and authenticates nobody: the parties meet on the loopback, or through a tunnel that encrypts and authenticates.
 
-A peer that is dead or stalled ends whatever waits for it within the patience of the meeting, as a `RuntimeFailure`.
+A peer that is dead or stalled ends whatever waits for it within the patience of the meeting, as a `PeerLost`.
 Which one it was, gloo does not say. After that the streams of the parties may have come apart: nothing is computed
 until a new start.
 """
@@ -25,7 +25,7 @@ import torch.distributed as dist
 from privacy.crypten_compat import ArithmeticSharedTensor, DistributedCommunicator, crypten, ttp_provider
 from privacy.crypten_dealer import Client, Dealer, Meter, Spent
 from privacy.crypten_streams import draw_from_streams, install, link, pair_key_of
-from privacy.errors import ConfigError, RuntimeFailure
+from privacy.errors import ConfigError, PeerLost, RuntimeFailure
 from privacy.peers import Meeting, reason
 from privacy.randomness import OsRandomness, Randomness
 
@@ -192,19 +192,19 @@ def computing() -> Iterator[None]:
     """Around what the parties compute together.
 
     Raises:
-        RuntimeFailure: a peer is dead or stalled; this process is no party any more.
+        PeerLost: a peer is dead or stalled; this process is no party any more.
     """
     assert _meter is not None, "no party has been started in this process"
     rank = crypten.communicator.get().get_rank()
     try:
         yield
-    except RuntimeFailure:
+    except PeerLost:
         stop(broken=True)
         raise
     except RuntimeError as error:
         stop(broken=True)
         said = f"it ended, or said nothing for {_patience_s:g} s ({reason(error)})"
-        raise RuntimeFailure(f"party/{rank} lost another: {said}") from error
+        raise PeerLost(f"party/{rank} lost another: {said}") from error
 
 
 def spent() -> Spent:
@@ -217,7 +217,7 @@ def dealer_spent() -> Spent:
     """What the dealer used since the last call; party 0 alone can ask.
 
     Raises:
-        RuntimeFailure: the dealer is gone.
+        PeerLost: the dealer is gone.
     """
     with computing():
         used: Spent = ttp_provider.TTPClient.get().spent()

@@ -12,6 +12,7 @@ FedveilError
 │   └── NonFiniteContribution         NaN or infinity
 ├── RunRefused (ValueError)           a run directory that is locked, damaged or holds another configuration
 └── RuntimeFailure                    an engine (worker, Ray, SuperLink) failed under us
+    └── PeerLost                      another one that this process computes with is gone; it can say no more
 
 Errors cross process boundaries, so each keeps its whole message as its only positional argument.
 """
@@ -74,3 +75,7 @@ class RunRefused(FedveilError, ValueError):
 
 class RuntimeFailure(FedveilError):
     """The engine under the run failed (a worker died, Ray or the SuperLink stopped)."""
+
+
+class PeerLost(RuntimeFailure):
+    """A process lost another that it computes with, and may not know which: whoever asked both can tell."""

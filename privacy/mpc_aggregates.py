@@ -40,7 +40,7 @@ class Sum(Aggregate):
         """The sum of residues, modulo 2^64, shape (L,): called alike by every party.
 
         Raises:
-            RuntimeFailure: a peer is dead or stalled.
+            PeerLost: a peer is dead or stalled.
         """
         from privacy import crypten_party
 

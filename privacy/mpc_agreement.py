@@ -11,8 +11,9 @@ which two parties hold different manifests, ends the round: a server that tries 
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from privacy.errors import (
     BadSignature,
@@ -20,10 +21,12 @@ from privacy.errors import (
     MalformedContribution,
     PrivacyRefusal,
     ProtocolError,
+    shown,
 )
 from privacy.peers import Peers
 from privacy.randomness import KEY_BYTES
-from privacy.secure_sum import Address, Credentials, Party, require_contributors
+from privacy.sealing import open_box
+from privacy.secure_sum import Address, Credentials, Party, Records, bytes_of, require_contributors
 
 DIGEST_BYTES, SIGNATURE_BYTES = 32, 64
 EVERYBODY = "parties"
@@ -89,6 +92,66 @@ def check_manifest(manifest: bytes, client: Address, parties: int, me: Party) ->
     me.own.roster.verify(me.header("mpc manifest", client, EVERYBODY), body, signature)
 
 
+@dataclass
+class Taken:
+    """What a party was handed: manifests and shares that will do, and why the first of the others will not.
+
+    `check_share` raises a ProtocolError where a client's share cannot be one.
+    """
+
+    parties: Sequence[Address]
+    check_share: Callable[[Address, bytes, Party], None] = field(repr=False)
+    manifests: dict[Address, bytes] = field(default_factory=dict)
+    shares: dict[Address, bytes] = field(default_factory=dict, repr=False)
+    told: str = ""
+
+    def take(self, inbound: Records, me: Party) -> None:
+        """Verify what the server relayed, and open it. Whose own fault it is that it will not do is left out.
+
+        Raises:
+            PrivacyRefusal: this party has answered this attempt before.
+            ProtocolError: something was altered on its way; the client is named.
+        """
+        if not me.own.store.claim(f"revealed-{me.run}-{me.round}-{me.attempt}"):
+            raise PrivacyRefusal(f"round {me.round} was revealed before, in this attempt")
+        contributors, manifests = str(inbound.get("contributors")).split(","), bytes_of(inbound, "manifests")
+        size = manifest_bytes(len(self.parties))
+        if len(set(contributors)) < len(contributors) or len(manifests) != size * len(contributors):
+            raise ProtocolError("contributors and their manifests do not match")
+        for place, client in enumerate(contributors):
+            self._take_one(client, manifests[size * place : size * (place + 1)], inbound, me)
+
+    def _take_one(self, client: Address, manifest: bytes, inbound: Records, me: Party) -> None:
+        with self._or_left_out(client):
+            check_manifest(manifest, client, len(self.parties), me)
+            self.manifests[client] = manifest
+        if client not in self.manifests:
+            return
+        box = self._unaltered(client, manifest, inbound, me)
+        with self._or_left_out(client):
+            share = open_box(me.own.identity, me.own.roster, me.header("mpc share", client, me.address), box)
+            self.check_share(client, share, me)
+            self.shares[client] = share
+        if client not in self.shares:
+            del self.manifests[client]
+
+    @contextmanager
+    def _or_left_out(self, client: Address) -> Iterator[None]:
+        try:
+            yield
+        except ProtocolError as error:
+            self.told = self.told or f"{shown(client)}: {error}"
+
+    def _unaltered(self, client: Address, manifest: bytes, inbound: Records, me: Party) -> bytes:
+        """The box that a client's manifest names."""
+        try:
+            box = bytes_of(inbound, client)
+            check_box(manifest, self.parties.index(me.address), box)
+        except ProtocolError as error:
+            raise type(error)(f"what came of {client} is not what it sent: {error}") from error
+        return box
+
+
 def agree(
     held: Mapping[Address, bytes], complaint: FedveilError | None, me: Party, parties: Sequence[Address]
 ) -> tuple[Address, ...]:
@@ -99,7 +162,7 @@ def agree(
     Raises:
         PrivacyRefusal: a party complains, two hold different manifests of a client, or they do not agree.
         TooFewContributors: too few are on every list.
-        RuntimeFailure: a party does not answer.
+        PeerLost: a party does not answer.
     """
     hashes = {client: hashlib.sha256(manifest).hexdigest() for client, manifest in held.items()}
     listed = {"held": hashes, "complaint": "" if complaint is None else str(complaint)}

@@ -53,7 +53,7 @@ class Aggregate(ABC):
         `shares_CL` are this party's, int64, on the device to compute on; `randomness` is this party's own.
 
         Raises:
-            RuntimeFailure: a peer or the dealer is dead or stalled.
+            PeerLost: a peer or the dealer is dead or stalled.
             TooFewContributors: fewer than the aggregate can take.
         """
         from privacy import crypten_party

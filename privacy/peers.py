@@ -24,7 +24,7 @@ class Peers(ABC):
         """Send every other party a message and take one from each: in the order of the roles, one's own among them.
 
         Raises:
-            RuntimeFailure: a party did not answer in time, or is gone; it is named.
+            PeerLost: a party did not answer in time, or is gone; it is named.
         """
 
     @abstractmethod

@@ -29,6 +29,7 @@ ATTACKS = {
     "key_recovery": "the secret key of CKKS, from an opened sum and its ciphertext (Li and Micciancio 2021)",
     "single_update": "one client's update, opened as if it were a sum",
     "double_count": "one client's upload counted twice, in place of another's",
+    "swapped_keys": "one client's update, under keys that the server puts in the place of the opener's",
     "wrapped_sum": "a sum that is larger than its modulus, and decodes to another number",
 }
 

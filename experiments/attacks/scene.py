@@ -10,7 +10,7 @@ import os
 import secrets
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +33,7 @@ from privacy.he_keys import SECRET
 from privacy.masked_sums import Scheme
 from privacy.opened_sum import OpenedSum
 from privacy.randomness import OsRandomness
-from privacy.secure_sum import Address, Exchange, Flow, Party, Records, SetupFlow, Sum, Value, Vector
+from privacy.secure_sum import Address, Credentials, Exchange, Party, Records, Sum, Value, Vector
 
 Uploads = Mapping[Address, Records]
 Forge = Callable[[Records, Uploads], Records]  # the request of an honest server, and what clients sent, to another
@@ -82,8 +82,16 @@ class Scene:
         self.work, self.spec, self.secure_sum = work, work.spec, work.backend.secure_sum
         self.clients = [address_of(client) for client in work.cohort(ATTACKED_ROUND)]
         self.vectors = {address: _trained(work, address) for address in self.clients} if vectors is None else vectors
+        self.set_up()
+
+    def set_up(self) -> None:
+        """What comes before the first round."""
         roles = [*self.clients, *self.secure_sum.roles]
         self._drive(self.secure_sum.setup(roles, self.spec), Attempt(SETUP_ROUND), honest)
+
+    def credentials(self, address: Address, stage: str) -> Credentials:  # noqa: ARG002
+        """What a role has from set-up, at a stage."""
+        return keys.simulated(address, self.work.everybody)
 
     @property
     def scheme(self) -> Scheme:
@@ -134,13 +142,13 @@ class Scene:
 
     def secret(self, attempt: Attempt) -> bytes:
         """The key that the attempt was opened with: for the judge, not for the attacker."""
-        me = self._party(attempt.opener, attempt)
+        me = self._party(attempt.opener, attempt, "open")
         assert me.credentials is not None
         kept = me.memory.get(SECRET) or me.credentials.store.get(SECRET)
         assert isinstance(kept, bytes)
         return kept
 
-    def _drive(self, flow: Flow | SetupFlow, attempt: Attempt, forge: Forge) -> None:
+    def _drive(self, flow: Generator[Exchange, list[Address], object], attempt: Attempt, forge: Forge) -> None:
         respondents: list[Address] | None = None
         while True:
             try:
@@ -165,13 +173,13 @@ class Scene:
                 attempt.opened = reply["opened"]
 
     def _respond(self, stage: str, address: Address, inbound: Records, attempt: Attempt) -> Records:
-        me = self._party(address, attempt)
+        me = self._party(address, attempt, stage)
         return self.secure_sum.respond(stage, inbound, me, lambda: self.vectors[address])
 
-    def _party(self, address: Address, attempt: Attempt) -> Party:
+    def _party(self, address: Address, attempt: Attempt, stage: str) -> Party:
         """As `fl.participant.answer` makes it."""
         work, memory = self.work, attempt.memories[address]
-        credentials = keys.simulated(address, work.everybody)
+        credentials = self.credentials(address, stage)
         return Party(address, work.hash, attempt.round, attempt.name, self.spec, memory, OsRandomness(), credentials)
 
 

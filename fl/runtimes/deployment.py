@@ -5,7 +5,8 @@ SuperLink that somebody else runs. Either way `flwr run` submits it, as an app t
 two apps of the installed package, and the status that the SuperLink gives it decides whether it succeeded.
 
 Where the secure sum pins keys, each client and role has a folder of its own, which its node configuration names; the
-ServerApp gets the roster of public keys. A role beside them has a resident process, to which its SuperNode relays.
+ServerApp gets the roster of public keys, unless they come through it (`runtime.roster=relayed`). A role beside them has
+a resident process, to which its SuperNode relays.
 """
 
 import json
@@ -78,14 +79,14 @@ def run(work: Workspace, directory: Path, errand: Errand) -> None:
 def _make_keys(work: Workspace, folder: Path) -> Roster | None:
     """On loopback: a folder for each SuperNode and role, below this one."""
     secure_sum = work.backend.secure_sum
-    if not secure_sum.pinned and not secure_sum.roles:
+    if work.relayed or (not secure_sum.pinned and not secure_sum.roles):
         return None
     return keys.make_all(folder, [*map(address_of, range(work.config.runtime.supernodes)), *work.members])
 
 
 def _given_roster(work: Workspace, errand: Errand) -> Roster | None:
     secure_sum = work.backend.secure_sum
-    if secure_sum.pinned and errand.roster is None:
+    if secure_sum.pinned and not work.relayed and errand.roster is None:
         raise ConfigError.of("roster", None, f"secure_sum={secure_sum.name} needs the file of everybody's public keys")
     if not secure_sum.pinned and errand.roster is not None:
         raise ConfigError.of("roster", errand.roster.digest.hex(), f"secure_sum={secure_sum.name} needs none")
@@ -132,6 +133,7 @@ def start_residents(processes: Processes, work: Workspace, folder: Path, private
 def _start_resident(processes: Processes, work: Workspace, folder: Path, role: Address, more: Sequence[str]) -> Process:
     own = str(keys.folder_of(folder, role))
     command = [sys.executable, "-P", "-m", "fl.runtimes.resident", role, "--keys", own, "--approve", work.hash, *more]
+    command += ["--relayed"] if work.relayed else []
     return processes.start(role.replace("/", "-"), command, environment())
 
 

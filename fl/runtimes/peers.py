@@ -17,7 +17,7 @@ import torch.distributed as dist
 from privacy import crypten_party
 from privacy.crypten_compat import crypten
 from privacy.crypten_dealer import Spent
-from privacy.errors import ProtocolError, RuntimeFailure
+from privacy.errors import PeerLost, ProtocolError
 from privacy.peers import Meeting, Peers, pair_keys, reason
 from privacy.secure_sum import Address, Credentials
 
@@ -95,8 +95,8 @@ class GlooPeers(Peers):
         except RuntimeError as error:
             party = self._parties[peer]
             if time.monotonic() >= ends_s:
-                raise RuntimeFailure(f"{party} did not answer within {self._patience_s:g} s") from error
-            raise RuntimeFailure(f"{party} is gone: {reason(error)}") from error
+                raise PeerLost(f"{party} did not answer within {self._patience_s:g} s") from error
+            raise PeerLost(f"{party} is gone: {reason(error)}") from error
 
 
 def _of_dealer(spent: Spent) -> dict[str, float]:

@@ -220,6 +220,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m fl.runtimes.resident", description=main.__doc__)
     parser.add_argument("role", help="keyholder, party/0, dealer")
     parser.add_argument("--keys", type=Path, required=True, metavar="FOLDER", help="of the role, with the roster in it")
+    relayed = "the roster comes through the server (runtime.roster=relayed), and keys are made where there are none"
+    parser.add_argument("--relayed", action="store_true", help=relayed)
     parser.add_argument("--approve", required=True, metavar="HASH", help="of the configuration; see `fedveil hash`")
     parser.add_argument("--socket", type=Path, help=f"where its SuperNode asks (default: {SOCKET} in the folder)")
     file = "of a party or dealer: what `fedveil configuration` prints"
@@ -239,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _play(arguments: argparse.Namespace) -> None:
     role, folder = arguments.role, arguments.keys.absolute()
     path = (arguments.socket or folder / SOCKET).absolute()
-    _check(role, folder, arguments.approve)
+    _check(role, folder, arguments.approve, arguments.relayed)
     signal.signal(signal.SIGTERM, _stop)
     if role.startswith(MEETING):
         configuration = _approved(arguments.configuration, arguments.approve)
@@ -248,10 +250,15 @@ def _play(arguments: argparse.Namespace) -> None:
         play(role, folder, arguments.approve, path)
 
 
-def _check(role: Address, folder: Path, approved: str) -> None:
+def _check(role: Address, folder: Path, approved: str, relayed: bool) -> None:
     if len(approved) != HASH_DIGITS or set(approved) - set("0123456789abcdef"):
         raise ConfigError.of("approve", approved, "must be the hash that `fedveil hash` prints")
-    keys.deployed(folder, role, [role], approved)
+    if relayed:
+        from fl.relaying import introduced
+
+        introduced(folder, role, approved)
+    else:
+        keys.deployed(folder, role, [role], approved)
 
 
 def _approved(file: Path | None, approved: str) -> str:

@@ -13,7 +13,16 @@ import pytest
 from rich.console import Console
 
 from experiments import attacks
-from experiments.attacks import ATTACKS, Case, Finding, double_count, key_recovery, single_update, wrapped_sum
+from experiments.attacks import (
+    ATTACKS,
+    Case,
+    Finding,
+    double_count,
+    key_recovery,
+    single_update,
+    swapped_keys,
+    wrapped_sum,
+)
 from experiments.attacks.scene import VICTIM, close, scene
 from fl import keys, workspace
 from privacy import masked_sums
@@ -27,10 +36,12 @@ MODULES = {
     "key_recovery": key_recovery,
     "single_update": single_update,
     "double_count": double_count,
+    "swapped_keys": swapped_keys,
     "wrapped_sum": wrapped_sum,
 }
 WEAK = "secure_sum=ckks secure_sum.masks=false secure_sum.flooding_bits=0"
 UNMASKED = "secure_sum=ckks secure_sum.masks=false"
+DEPLOYED = "runtime=deployment clients=3 runtime.roster="
 
 
 def case_of(name: str, setting: str) -> Case:
@@ -55,12 +66,14 @@ WEAKEST = {
     "key_recovery": [WEAK, f"{WEAK} secure_sum.keys=clients"],
     "single_update": [WEAK, UNMASKED, "privacy=flare", "secure_sum=bfv secure_sum.masks=false"],
     "double_count": [WEAK, UNMASKED, "privacy=flare", "secure_sum=bfv secure_sum.masks=false"],
+    "swapped_keys": [f"secure_sum={name} {DEPLOYED}relayed" for name in ("ckks", "bfv", "pad")],
     "wrapped_sum": ["secure_sum=ckks secure_sum._target_=experiments.attacks.wrapped_sum.CkksForOne (values up to 1)"],
 }
 DEFAULTS = {
     "key_recovery": ["secure_sum=ckks", "secure_sum=bfv"],
     "single_update": ["secure_sum=ckks", "secure_sum=bfv", "secure_sum=pad", "secure_sum=ckks (named alone)"],
     "double_count": ["secure_sum=ckks", "secure_sum=bfv", "secure_sum=pad"],
+    "swapped_keys": [f"secure_sum={name} {DEPLOYED}pinned" for name in ("ckks", "bfv", "pad")],
     "wrapped_sum": [f"secure_sum={name} (values up to {value})" for name in ("ckks", "bfv", "pad") for value in (1, 5)],
 }
 

@@ -177,6 +177,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("runtime.gpus_per_client", [0.0, -1.0, math.inf, math.nan], [0.01]),
     ("runtime.cpus_per_client", [0.0, math.nan], [0.5]),
     ("runtime.supernodes", [0], [1]),
+    ("runtime.roster", ["", "none"], ["pinned"]),
     ("output.keep_checkpoints", [0], [1]),
 ]
 
@@ -230,6 +231,9 @@ def test_epochs_or_steps_but_not_both(epochs, steps, fine):
             check(config)
 
 
+RELAYED = ("runtime=deployment", "runtime.federation=lab", "runtime.roster=relayed")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -242,6 +246,9 @@ def test_epochs_or_steps_but_not_both(epochs, steps, fine):
         (["runtime=ray", "runtime.federation=x"], r"^runtime.federation=x: belongs to runtime=deployment$"),
         (["roster=keys.json"], r"^roster=keys.json: belongs to runtime.federation; elsewhere a run makes its own$"),
         (["runtime=deployment"], r"^runtime.supernodes=3: must be at least clients=10"),
+        (["runtime.roster=relayed"], r"^runtime.roster=relayed: .*=deployment: a simulation has its keys from set-up$"),
+        (["runtime=ray", "runtime.roster=relayed"], r"^runtime.roster=relayed: belongs to runtime=deployment"),
+        ([*RELAYED, "roster=keys.json"], r"^roster=keys.json: belongs to runtime.roster=pinned; a relayed one"),
     ],
 )
 def test_keys_that_contradict_one_another(overrides, message):
@@ -251,6 +258,7 @@ def test_keys_that_contradict_one_another(overrides, message):
 
 def test_a_deployment_of_three():
     check(compose("runtime=deployment", "clients=3"))
+    check(compose(*RELAYED))
 
 
 @pytest.mark.parametrize(("cohort", "size"), [("null", 10), ("10", 10), ("1", 1)])

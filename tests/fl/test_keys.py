@@ -188,3 +188,12 @@ def test_the_command_as_its_user_has_it(tmp_path):
     assert Roster.from_bytes(done.stdout.strip().encode())["client/0"] == keys.own_identity(tmp_path / "keys-0").public
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stdout, again.stderr.count("\n")) == (2, "", 1)
+
+
+def test_what_is_added_is_never_replaced(tmp_path):
+    store = keys.FileStore(tmp_path / "own")
+    assert store.add("identity.key", b"first")
+    assert not store.add("identity.key", b"second")
+    assert store.get("identity.key") == b"first"
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["identity.key"]
+    assert mode(tmp_path / "own" / "identity.key") == 0o600

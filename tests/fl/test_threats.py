@@ -7,6 +7,11 @@ from tests.composed import workspace_of
 
 UNMASKED = ("secure_sum=ckks", "secure_sum.masks=false")
 DP_SGD = ("mechanism=dp_sgd", "delta=1e-5")
+RELAYED = ("secure_sum=pad", "runtime=deployment", "runtime.roster=relayed")
+PASSIVE = (
+    "Public keys came through the server, so this protects against a passive server only: one that exchanges keys "
+    "reads every update (runtime.roster=relayed)."
+)
 MEASURED = "runtime.measure_sum_error=true"
 
 
@@ -42,6 +47,11 @@ def card(*overrides: str) -> str:
             "SHA-256 is to be compared",
             "one machine",
         ),
+        ((*RELAYED, "runtime.federation=lab"), PASSIVE, "SHA-256"),
+        ((*RELAYED, "clients=3"), PASSIVE, "SHA-256"),
+        ((*RELAYED, "clients=3"), "one user on one machine", "simulation"),
+        ((*RELAYED, "clients=3"), "The server is passive and relays public keys as they are: the server and the", "DP"),
+        (("secure_sum=pad", "runtime=deployment", "clients=3"), "and the keyholder do not collude.", "passive"),
         (("secure_sum=pad", "runtime.client_metrics=false"), "simulation", "client_metrics"),
         (("secure_sum=pad", "server.min_contributors=1"), "A sum over one client alone is opened", "trusted"),
         (("secure_sum=pad",), "simulation", "over one client"),
@@ -78,7 +88,8 @@ def test_every_line_is_a_sentence():
         MEASURED,
     )
     private = (*DP_SGD, "noise=seeded", "runtime.client_diagnostics=true")
-    texts = card(*private, "secure_sum=pad"), card(*private, "secure_sum=crypten"), card(*every)
+    relayed = card(*RELAYED, "runtime.federation=lab")
+    texts = relayed, card(*private, "secure_sum=pad"), card(*private, "secure_sum=crypten"), card(*every)
     for line in "\n".join(texts).splitlines():
         assert line[0].isupper()
         assert line.endswith(".")

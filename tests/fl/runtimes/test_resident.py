@@ -19,20 +19,22 @@ from fl import keys
 from fl.apps import RESIDENT, ROLE, reply
 from fl.config import hash_of
 from fl.runtimes.resident import MAX_BYTES, answers, listening, main, relay
-from fl.transport import ADDRESS, ENVELOPE, FAILURE, unpack
+from fl.transport import ADDRESS, ENVELOPE, FAILURE, pack, unpack
 from privacy.errors import ConfigError, RuntimeFailure
-from privacy.sealing import Header, open_box
+from privacy.randomness import OsRandomness
+from privacy.sealing import Header, Identity, Roster, open_box
 from privacy.signing import reply_header, verified
 from tests.composed import canonical
 
 CONFIG = canonical("secure_sum=ckks", "clients=2")
 HASH = hash_of(CONFIG)
+RELAYED = ("secure_sum=ckks", "clients=2", "runtime=deployment", "runtime.federation=lab", "runtime.roster=relayed")
 EVERYBODY = ("client/0", "client/1", "keyholder")
 
 
-def start(folder: Path, *more: str) -> "subprocess.Popen[str]":
+def start(folder: Path, *more: str, approve: str = HASH) -> "subprocess.Popen[str]":
     """The command as its user has it, until it listens."""
-    command = [sys.executable, "-m", "fl.runtimes.resident", "keyholder", "--keys", str(folder), "--approve", HASH]
+    command = [sys.executable, "-m", "fl.runtimes.resident", "keyholder", "--keys", str(folder), "--approve", approve]
     process = subprocess.Popen(
         [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
     )
@@ -228,6 +230,38 @@ def test_arguments_that_will_not_do(
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert complaint in err
+
+
+def test_keys_are_made_where_the_roster_comes_through_the_server(tmp_path: Path) -> None:
+    config, folder = canonical(*RELAYED), tmp_path / "own"
+    process = start(folder, "--relayed", approve=hash_of(config))
+    try:
+        secret = (folder / "identity.key").read_bytes()
+        kind, why = failure_of(relay(folder / "socket", "keyholder", asking(config)))
+        assert (kind, why) == (
+            "PrivacyRefusal",
+            "keyholder has no roster of this configuration: it took none at set-up",
+        )
+        said = unpack(relay(folder / "socket", "keyholder", asking(config, stage="introduce")))
+        clients = {address: Identity.generate(OsRandomness()).public for address in EVERYBODY[:2]}
+        own = Roster.from_bytes(bytes(said["keys"]))
+        assert own["keyholder"] == Identity.from_bytes(secret).public
+        roster = Roster({**clients, "keyholder": own["keyholder"]})
+        handed = asking(config, stage="roster")
+        handed.update(pack({"roster": roster.to_bytes()}))
+        assert set(unpack(relay(folder / "socket", "keyholder", handed))) == {"signature"}
+        assert set(unpack(relay(folder / "socket", "keyholder", asking(config)))) == {*clients, "signature"}
+    finally:
+        end(process)
+    assert (folder / "identity.key").read_bytes() == secret
+
+
+def test_without_a_roster_it_does_not_start_where_one_is_pinned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys.make(tmp_path / "own", "keyholder")
+    assert main(["keyholder", "--keys", str(tmp_path / "own"), "--approve", HASH]) == 2
+    assert "roster.json: cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.slow

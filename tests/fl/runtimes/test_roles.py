@@ -30,8 +30,10 @@ def words(process: psutil.Process) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.deployment
 @pytest.mark.timeout(900)
-def test_a_keyholder_that_is_killed_is_named_and_another_goes_on(tmp_path: Path) -> None:
-    process = start(*RUN, *DEPLOYED, folder=tmp_path)
+@pytest.mark.parametrize("roster", ["pinned", "relayed"])
+def test_a_keyholder_that_is_killed_is_named_and_another_goes_on(tmp_path: Path, roster: str) -> None:
+    deployed = (*DEPLOYED, f"runtime.roster={roster}")
+    process = start(*RUN, *deployed, folder=tmp_path)
     ends = time.monotonic() + 300
     while not (tmp_path / "run" / "checkpoints" / "round-000001.ckpt").exists():
         assert process.poll() is None, process.communicate()
@@ -48,7 +50,7 @@ def test_a_keyholder_that_is_killed_is_named_and_another_goes_on(tmp_path: Path)
     assert not psutil.wait_procs(everything, timeout=10)[1]
     assert not (tmp_path / "run" / "checkpoints" / "round-000003.ckpt").exists()
 
-    assert finish(tmp_path, *DEPLOYED) == (0, "")
+    assert finish(tmp_path, *deployed) == (0, "")
     assert not (tmp_path / "run" / "keys" / "keyholder" / "socket").exists()
     assert finish(tmp_path, "out=here") == (0, "")
     assert read(tmp_path / "run", "summary")["weights_sha256"] == read(tmp_path / "here", "summary")["weights_sha256"]

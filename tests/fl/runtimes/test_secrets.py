@@ -24,7 +24,7 @@ from privacy.he_seal import ring
 from privacy.sealing import Header, Identity, Roster, check_mac, mac
 from privacy.secure_sum import Address
 from tests.composed import canonical
-from tests.experiments.command import ROOT, Here
+from tests.experiments.command import ROOT, Here, read
 from tests.fl.runtimes.recording import Recorder, recorded
 
 CLIENTS, ROUNDS = 3, 2
@@ -164,10 +164,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 @pytest.mark.slow
 @pytest.mark.deployment
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("name", "holder"), [("ckks", "keyholder"), ("bfv", "clients")])
-def test_the_server_of_a_deployment_has_no_secret(here: Here, tmp_path: Path, name: str, holder: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "holder", "roster"),
+    [("ckks", "keyholder", "pinned"), ("bfv", "clients", "pinned"), ("ckks", "keyholder", "relayed")],
+)
+def test_the_server_of_a_deployment_has_no_secret(
+    here: Here, tmp_path: Path, name: str, holder: str, roster: str
+) -> None:
     options = ("out=run", f"clients={CLIENTS}", f"rounds={ROUNDS}", "model=logistic", "runtime=deployment")
-    ended = here("run", *options, f"secure_sum={name}", f"secure_sum.keys={holder}")
+    ended = here("run", *options, f"secure_sum={name}", f"secure_sum.keys={holder}", f"runtime.roster={roster}")
     assert ended.status == 0, ended
     run = tmp_path / "run"
     work = workspace((run / "config.json").read_text())
@@ -178,7 +183,11 @@ def test_the_server_of_a_deployment_has_no_secret(here: Here, tmp_path: Path, na
     assert_nothing_leaks(run, secrets)
     assert not leaks(f"{ended.out}{ended.err}".encode(), secrets)
     seen = json.loads((run / "recorded" / "seen.json").read_text())
-    assert json.loads(seen["run_config"]["roster"]).keys() == set(work.everybody)
+    public = Roster({address: identity.public for address, identity in identities.items()}).to_bytes()
+    assert seen["run_config"]["roster"] == ("" if roster == "relayed" else public.decode())
+    if roster == "relayed":
+        assert {(store / "roster").read_bytes() for store in stores.values()} == {public}
+        assert any("(runtime.roster=relayed)" in line for line in read(run, "summary")["threat_card"])
     assert keys.KEYS_VARIABLE not in seen["environment"]
     last = f"{run}/checkpoints/.round-{ROUNDS:06d}.ckpt"
     assert any(path.startswith(last) for path in seen["opened"]), "the files that it opens are noted"

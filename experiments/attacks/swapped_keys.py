@@ -1,0 +1,113 @@
+"""One client's update, of which the server is the opener: it hands this client a roster with keys of its own.
+
+Every role has a folder of its own, as in a deployment. Where the roster is pinned, the client has it from elsewhere,
+and the server can only act as if its keys were the opener's.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.attacks import Case, Finding
+from experiments.attacks.scene import VICTIM, Attempt, Scene, configured, honest, message_of, taken_for
+from experiments.attacks.single_update import alone
+from experiments.messages import one_line
+from fl import keys, relaying
+from fl.participant import SETUP_ROUND
+from fl.workspace import Workspace
+from privacy.errors import PrivacyRefusal, ProtocolError
+from privacy.he_keys import KEYHOLDER
+from privacy.randomness import OsRandomness
+from privacy.relayed_roster import HAND_OUT, STAGES, RelayedRoster
+from privacy.sealing import Identity, Roster
+from privacy.secure_sum import Address, Credentials, Party, Records, Vector
+
+HOLDS = "all uploads, and keys of its own"
+
+
+class Swapped(Scene):
+    """The victim gets a roster of its own, if it takes one from the server, and the HE keys of whom it then trusts."""
+
+    def __init__(self, work: Workspace, folder: Path) -> None:
+        self._folder, self._forged, self._known = folder, Identity.generate(OsRandomness()), Roster({})
+        super().__init__(work)
+
+    @property
+    def opener(self) -> Address:
+        """Whom the server plays."""
+        return KEYHOLDER if self.secure_sum.roles else self.clients[0]
+
+    def set_up(self) -> None:
+        """The roster, and what follows it."""
+        everybody = self.work.everybody
+        if self.work.relayed:
+            attempt = Attempt(SETUP_ROUND)
+            self._drive(RelayedRoster(everybody).flow(self.work.hash, SETUP_ROUND, attempt.name), attempt, honest)
+        else:
+            self._known = keys.make_all(self._folder, everybody)
+        super().set_up()
+
+    def credentials(self, address: Address, stage: str) -> Credentials:
+        """Those of a node of the deployment."""
+        folder = keys.folder_of(self._folder, address)
+        if self.work.relayed:
+            return relaying.credentials(folder, address, self.work, stage)
+        return keys.deployed(folder, address, self.work.everybody, self.work.hash)
+
+    def _respond(self, stage: str, address: Address, inbound: Records, attempt: Attempt) -> Records:
+        if stage == HAND_OUT:
+            self._known = Roster.from_bytes(message_of(inbound, "roster"))
+        if address == VICTIM and stage == HAND_OUT:
+            inbound = {"roster": self._with_own(self._known).to_bytes()}
+        if address == VICTIM and stage == "deliver":
+            inbound = {**inbound, "parcel": self.played("keys", {"clients": VICTIM}, attempt)[VICTIM]}
+        if stage in STAGES:
+            return RelayedRoster(self.work.everybody).respond(stage, inbound, self._party(address, attempt, stage))
+        return super()._respond(stage, address, inbound, attempt)
+
+    def _with_own(self, roster: Roster) -> Roster:
+        """The roster, with the server's keys in the place of the opener's."""
+        return Roster({**{address: roster[address] for address in roster}, self.opener: self._forged.public})
+
+    def played(self, stage: str, inbound: Records, attempt: Attempt) -> Records:
+        """What the server answers itself where it plays the opener, which minds no minimum."""
+        spec, store = replace(self.spec, min_contributors=1), keys.store_of(self._folder, "server")
+        own = Credentials(self._forged, self._with_own(self._known), store)
+        name, memory = attempt.name, attempt.memories["server"]
+        me = Party(self.opener, self.work.hash, attempt.round, name, spec, memory, OsRandomness(), own)
+        return self.secure_sum.respond(stage, inbound, me, _nothing)
+
+
+def _nothing() -> Vector:
+    raise AssertionError("an opener does not contribute")
+
+
+def mount(overrides: Sequence[str]) -> Finding:
+    """Open the victim's upload alone, as the one for whom it masked."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            here = Swapped(configured(overrides), Path(folder))
+            attempt = here.attempt()
+            opened = here.played("open", alone(here, attempt.request, attempt.uploads), attempt)["opened"]
+            return taken_for(f"{VICTIM}'s update", here.spec.check_sum(opened), here.vectors[VICTIM])
+    except (ProtocolError, PrivacyRefusal) as error:
+        return Finding(False, one_line(error))
+
+
+def _case(*overrides: str, relayed: bool, stops: str = "") -> Case:
+    deployed = ("runtime=deployment", "clients=3", f"runtime.roster={'relayed' if relayed else 'pinned'}")
+    return Case((*overrides, *deployed), relayed, mount, HOLDS, "is opened: " if relayed else stops)
+
+
+SHARED = "secure_sum.keys=clients"
+CASES = (
+    _case("secure_sum=ckks", relayed=True),
+    _case("secure_sum=ckks", SHARED, relayed=True),
+    _case("secure_sum=bfv", relayed=True),
+    _case("secure_sum=pad", relayed=True),
+    _case("secure_sum=ckks", relayed=False, stops="keyholder did not seal this box"),
+    _case("secure_sum=ckks", SHARED, relayed=False, stops="client/0 did not seal this box"),
+    _case("secure_sum=bfv", relayed=False, stops="keyholder did not seal this box"),
+    _case("secure_sum=pad", relayed=False, stops=f"{VICTIM} did not authenticate this"),
+)

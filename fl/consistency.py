@@ -1,0 +1,54 @@
+"""What a configuration may not ask of its privacy backend: options that would do nothing, or pass for a promise."""
+
+from fl.config import RELAYED, FedveilConfig
+from privacy.backend import PrivacyBackend
+from privacy.errors import ConfigError
+
+
+def check(config: FedveilConfig, backend: PrivacyBackend, some_client: int) -> None:
+    """Once the mechanisms have settled; `some_client` is one that has data.
+
+    Raises:
+        ConfigError: an option that this backend cannot keep.
+    """
+    _check_budget(config, backend, some_client)
+    _check_measured(config, backend)
+    _check_faults(config, backend)
+
+
+def check_roster(config: FedveilConfig, backend: PrivacyBackend) -> None:
+    """Public keys come through the server where there are keys, and where nobody needs them before it asks.
+
+    Raises:
+        ConfigError: it is not so.
+    """
+    if config.runtime.roster != RELAYED:
+        return
+    secure_sum = backend.secure_sum
+    if not secure_sum.pinned:
+        allowed = f"secure_sum={secure_sum.name} needs no keys, so there are none to relay"
+        raise ConfigError.of("runtime.roster", config.runtime.roster, allowed)
+    if secure_sum.meeting is not None:
+        allowed = f"the parties of secure_sum={secure_sum.name} meet before the server says anything: use pinned"
+        raise ConfigError.of("runtime.roster", config.runtime.roster, allowed)
+
+
+def _check_budget(config: FedveilConfig, backend: PrivacyBackend, some_client: int) -> None:
+    """A budget that nothing spends would pass for a promise."""
+    if config.epsilon_budget is not None and not backend.charges(some_client):
+        allowed = "no mechanism accounts for what it releases; choose one, or leave the budget out"
+        raise ConfigError.of("epsilon_budget", config.epsilon_budget, allowed)
+
+
+def _check_measured(config: FedveilConfig, backend: PrivacyBackend) -> None:
+    """What is no sum has no error as one."""
+    if config.runtime.measure_sum_error and not backend.secure_sum.additive:
+        allowed = f"{backend.secure_sum.label} opens another aggregate than the sum: leave it out"
+        raise ConfigError.of("runtime.measure_sum_error", "true", allowed)
+
+
+def _check_faults(config: FedveilConfig, backend: PrivacyBackend) -> None:
+    """Residues have no size that could be multiplied."""
+    if config.faults.scaled_clients and backend.modulus_bits is not None:
+        allowed = f"{backend.name} sums residues, which are not scaled: leave it out"
+        raise ConfigError.of("faults.scaled_clients", config.faults.scaled_clients, allowed)
