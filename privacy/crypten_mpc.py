@@ -105,7 +105,7 @@ class CryptenSum(SecureSum):
     @property
     def label(self) -> str:
         """With the aggregate, where it is not the sum."""
-        return self.name if self.additive else f"{self.name} {self._aggregate.name}"
+        return self.name if self.additive else f"{self.name}_{self._aggregate.name}"
 
     def ring(self, spec: VectorSpec) -> Ring:
         """Where the vectors of a spec lie: as narrow as their sum allows, or the 64 bits that everything else takes.

@@ -17,9 +17,15 @@ from tests.composed import CONFIGS, compose
 
 FILES = sorted(path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.rglob("*/*.yaml"))  # less config.yaml
 # what an option needs beside it, where the default will not do
-BESIDE = {"runtime=deployment": ["clients=3"]}
+BESIDE = {
+    "runtime=deployment": ["clients=3"],
+    "mechanism=party_dp": ["privacy=party_dp"],
+    "secure_sum/aggregate": ["secure_sum=crypten"],
+}
 # named pairs that are one of the others in a certain arrangement
-ARRANGED = {"bfv_clients": "bfv", "ckks_clients": "ckks", "fedml_he": "ckks", "flare": "ckks"}
+ARRANGED = {"bfv_clients": "bfv", "ckks_clients": "ckks", "fedml_he": "ckks", "flare": "ckks"} | {
+    "party_dp": "party_dp_crypten_noised_sum"
+}
 # shape and classes of an image set that the model was made for
 SHAPES = {
     "cnn": (1, 28, 28),
@@ -45,7 +51,7 @@ def of(group: str) -> list[str]:
 def test_an_option_composes_and_is_allowed_and_what_it_says_is_heard(path: Path) -> None:
     """A misspelt package or group would be silent otherwise."""
     option = f"{path.parent}={path.name}"
-    config = compose(*BESIDE.get(option, ()), option)
+    config = compose(*BESIDE.get(option, BESIDE.get(str(path.parent), ())), option)
     check(config)
     assert from_json(to_json(config)).seed == config.seed
     file = (CONFIGS / path).with_suffix(".yaml")
@@ -113,7 +119,7 @@ def test_a_named_pair_is_a_backend_of_that_name(privacy: str) -> None:
 
 @pytest.mark.parametrize("option", [f"{group}={name}" for group in ("mechanism", "secure_sum") for name in of(group)])
 def test_a_half_of_a_backend_can_be_made(option: str) -> None:
-    assert isinstance(workspace_of(option).backend, PrivacyBackend)
+    assert isinstance(workspace_of(*BESIDE.get(option, ()), option).backend, PrivacyBackend)
 
 
 @pytest.mark.parametrize("name", of("runtime"))

@@ -258,10 +258,10 @@ def test_the_parties_noise_is_charged_for_and_repeats_where_it_is_seeded(tmp_pat
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("secure_sum/aggregate=median",), "training.weighting=examples: crypten median takes no weights of clients"),
+        (("secure_sum/aggregate=median",), "training.weighting=examples: crypten_median takes no weights of clients"),
         (
             ("secure_sum/aggregate=median", "training.weighting=uniform", "runtime.measure_sum_error=true"),
-            "runtime.measure_sum_error=true: crypten median opens another aggregate than the sum",
+            "runtime.measure_sum_error=true: crypten_median opens another aggregate than the sum",
         ),
         (("secure_sum/aggregate=noised_sum",), "secure_sum/aggregate=noised_sum: noise protects updates that are clip"),
         (
