@@ -1,6 +1,7 @@
 """The command line: what it says, what it refuses and how, and what Hydra gives under it."""
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -158,7 +159,13 @@ def test_usage(here: Here) -> None:
 
 
 def test_an_unknown_command_is_refused(here: Here) -> None:
-    assert refused(here("rum")) == "rum: allowed are run, sweep, table, reproduce, bench, attack, hash"
+    assert refused(here("rum")) == "rum: allowed are run, sweep, table, reproduce, bench, attack, hash, configuration"
+
+
+def test_a_configuration_is_printed_as_its_hash_is_taken_of_it(here: Here) -> None:
+    printed, told = here("configuration", "seed=3"), here("hash", "seed=3")
+    assert hashlib.sha256(printed.out.strip().encode()).hexdigest() == told.out.strip()
+    assert json.loads(printed.out)["seed"] == 3
 
 
 def test_the_hash_is_that_of_the_canonical_configuration(here: Here, tmp_path: Path) -> None:

@@ -178,6 +178,8 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("runtime.cpus_per_client", [0.0, math.nan], [0.5]),
     ("runtime.supernodes", [0], [1]),
     ("runtime.roster", ["", "none"], ["pinned"]),
+    ("faults.scaled_clients", [-1, 11], [0, 10]),
+    ("faults.scale", [float("inf"), float("nan")], [-100.0, 0.0]),
     ("output.keep_checkpoints", [0], [1]),
 ]
 
