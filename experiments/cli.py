@@ -17,11 +17,12 @@ commands:
   reproduce     NAME         regenerate a published table: fedveil reproduce --help lists them
   bench         NAME         measure: fedveil bench --help lists what
   attack        NAME         attack a secure sum as its server: fedveil attack --help lists how
+  explain       [OVERRIDES]  print the threat card of a configuration: who holds and sees what
   hash          [OVERRIDES]  print the hash of a configuration, for the clients of a deployment to approve
   configuration [OVERRIDES]  print its canonical text, for the processes of a deployment's parties
 """
-FORWARDED = ("run", "sweep", "hash", "configuration")
-COMMANDS = ("run", "sweep", "table", "reproduce", "bench", "attack", "hash", "configuration")
+FORWARDED = ("run", "sweep", "hash", "configuration", "explain")
+COMMANDS = ("run", "sweep", "table", "reproduce", "bench", "attack", "hash", "configuration", "explain")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +73,7 @@ def _hydra(command: str, rest: list[str]) -> int:
     from experiments import run
 
     logging.raiseExceptions = False  # Hydra logs its `--info`, and `| head` would make each line a traceback
-    if command in (run.HASH, run.CONFIGURATION):
+    if command in run.PRINTED:
         return run.print_instead(command, rest)
     return run.main(["-m", *rest] if command == "sweep" else rest)
 

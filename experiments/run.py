@@ -8,7 +8,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +27,7 @@ OK, FAILED, REFUSED = 0, 1, 2
 # Cells of a sweep may run in other processes: each adds a line to this file, and the exit status comes from it.
 OUTCOMES = "FEDVEIL_OUTCOMES"
 PRINT = "FEDVEIL_PRINT"  # HASH or CONFIGURATION, in place of a run
-HASH, CONFIGURATION = "hash", "configuration"
+HASH, CONFIGURATION, EXPLAIN = "hash", "configuration", "explain"
 
 register_schema()
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -61,8 +61,7 @@ def _attempt(config: DictConfig, overrides: Sequence[str]) -> tuple[int, str, bo
     cell = f"[{' '.join(overrides)}] " if sweep else ""
     try:
         if wanted := os.environ.get(PRINT):
-            canonical = _canonical(config)
-            return OK, f"{cell}{canonical if wanted == CONFIGURATION else hash_of(canonical)}", False
+            return OK, f"{cell}{PRINTED[wanted](_canonical(config))}", False
         line, private = _run(config, sweep)
         return OK, f"{cell}{line}", private
     except (FedveilError, OmegaConfBaseException) as error:
@@ -71,6 +70,18 @@ def _attempt(config: DictConfig, overrides: Sequence[str]) -> tuple[int, str, bo
     except Exception as error:  # a defect: show where
         traceback.print_exc()
         return FAILED, f"fedveil: error: {cell}{type(error).__name__}: {one_line(error)}", False
+
+
+def _explained(canonical: str) -> str:
+    """The threat card, topic by topic."""
+    from fl.threats import explained  # with it torch
+    from fl.workspace import workspace
+
+    topics = explained(workspace(canonical))
+    return "\n".join(f"{topic}:\n" + "\n".join(f"  {line}" for line in lines) for topic, lines in topics.items())
+
+
+PRINTED: dict[str, Callable[[str], str]] = {HASH: hash_of, CONFIGURATION: str, EXPLAIN: _explained}
 
 
 def _canonical(config: DictConfig) -> str:
@@ -124,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def print_instead(what: str, argv: Sequence[str]) -> int:
-    """`fedveil hash` and `fedveil configuration`: the identity of a configuration, or its canonical text."""
+    """`fedveil hash`, `configuration` and `explain`: the identity of a configuration, its text, its threat card."""
     os.environ[PRINT] = what
     try:
         return main(argv)

@@ -214,7 +214,8 @@ class Server:
     def step(self, number: int, total: Total) -> None:
         """Noise the raw sum, divide, and let the server's optimizer step on the negative mean update."""
         if total.weight <= 0:
-            raise TooFewContributors("the contributions weigh nothing together: no client holds an example")
+            why = "no client holds an example" if self.work.backend.secure_sum.additive else "none of them counted"
+            raise TooFewContributors(f"the contributions weigh nothing together: {why}")
         backend, size = self.work.backend, self.work.cohort_size
         sums = np.split(total.update_D, [self.work.spec.segments[0].length])
         randomness = self.work.randomness("server", number)

@@ -1,43 +1,99 @@
-"""What a run does not protect, computed from its configuration: the beginning of its threat card.
+"""The threat card of a configuration: who holds and sees what, who could read an update, and what no setting mends.
 
-Each line is a whole sentence. What epsilon says stands in the ledger; here is what it leaves out.
+Each line is a whole sentence, computed from the configuration; topics put them in order. What a run really cost in
+epsilon stands in its ledger: here is what the configuration, run as planned, would.
 """
 
 from collections.abc import Iterator
 
 from fl.workspace import HIDDEN_AMONG, Workspace
 from privacy.he import CkksSum
+from privacy.ledger import Ledger
 from privacy.opened_sum import OpenedSum
 from privacy.selective_sum import SelectiveSum
+from privacy.trust import SERVER_ALONE, Trust
 
 FLOATING = ("dp_sgd", "client_dp", "dp_ftrl", "local_dp")  # mechanisms whose noise is no integer
+NOISED_BY_CLIENTS = ("dp_sgd", "local_dp", "distributed_dp")
+NEIGHBOURS = {
+    "add_remove": "differ by one {unit}, there or not",
+    "replace": "differ in one {unit}, replaced by another",
+    "zero_out": "differ in one {unit}, whose contribution becomes zero",
+}
+
+
+def explained(work: Workspace) -> dict[str, list[str]]:
+    """The sentences by topic, in reading order; topics of which there is nothing to say are left out."""
+    trust = work.backend.secure_sum.trust(work.spec)
+    topics = {
+        "trust": [f"{_capital(work.assumption)}.", *_measured(work)],
+        "keys": [*_holders(trust), *_holders_of_keys(work)],
+        "sight": [f"{_capital(party)} sees {what}." for party, what in trust.sees.items()],
+        "coalition": list(_coalitions(work, trust)),
+        "drop-out": [trust.drop_out, *_least(work)],
+        "protocol": [*work.backend.secure_sum.caveats, *_protocol(work)],
+        "noise": list(_noise(work)),
+        "epsilon": list(_epsilon(work)),
+        "in sight": [*_sizes(work), *_data(work), *_reports(work)],
+        "beyond": list(_beyond(work)),
+    }
+    return {topic: lines for topic, lines in topics.items() if lines}
 
 
 def threat_card(work: Workspace) -> list[str]:
-    """The lines for a configuration, the trust assumption first."""
-    assumption = work.assumption
-    return [f"{assumption[0].upper()}{assumption[1:]}.", *_sum(work), *_noise(work), *_sizes(work), *_data(work)]
+    """The same lines without their topics, the trust assumption first."""
+    return [line for lines in explained(work).values() for line in lines]
 
 
-def _sum(work: Workspace) -> Iterator[str]:
+def _capital(sentence: str) -> str:
+    return f"{sentence[0].upper()}{sentence[1:]}"
+
+
+def _holders(trust: Trust) -> Iterator[str]:
+    for party, what in trust.holds.items():
+        yield f"{_capital(party)} holds {what}."
+
+
+def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
     secure_sum = work.backend.secure_sum
+    read = "a part of one" if isinstance(secure_sum, SelectiveSum) and not secure_sum.hides else "one"
+    coalitions = trust.coalitions
+    if work.relayed:
+        coalitions = (("a server that exchanges keys",), *coalitions)
+    if work.config.runtime.measure_sum_error:
+        coalitions = SERVER_ALONE
+    for coalition in coalitions:
+        together = f"{' and '.join(coalition)} together read" if len(coalition) > 1 else f"{coalition[0]} alone reads"
+        yield f"{_capital(together)} {read} client's update{_as_released(work)}."
+
+
+def _as_released(work: Workspace) -> str:
+    """An update that a mechanism noises at its client leaves it so."""
+    local = [m.name for m in work.backend.mechanisms if m.name in NOISED_BY_CLIENTS]
+    return f", as {' and '.join(local)} noised it" if local else ""
+
+
+def _least(work: Workspace) -> Iterator[str]:
+    if not work.hides_something:
+        return
+    if work.min_contributors < HIDDEN_AMONG:
+        yield "A sum over one client alone is opened, which is its update (server.min_contributors=1)."
+    else:
+        yield f"Nothing is opened over fewer than {work.min_contributors} clients (server.min_contributors)."
+
+
+def _measured(work: Workspace) -> Iterator[str]:
     if work.config.runtime.measure_sum_error:
         yield (
             "Clients send their contributions in the clear, to measure the error of the sum "
             "(runtime.measure_sum_error=true): the secure sum protects nothing."
         )
-    yield from secure_sum.caveats
-    if secure_sum.pinned:
-        yield from _holders_of_keys(work)
-    if work.hides_something and work.min_contributors < HIDDEN_AMONG:
-        yield "A sum over one client alone is opened, which is its update (server.min_contributors=1)."
-    if isinstance(secure_sum, OpenedSum):
-        yield from _opened_sum(secure_sum)
-    if secure_sum.hides and work.config.runtime.client_metrics:
-        yield "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
 
 
-def _opened_sum(secure_sum: OpenedSum) -> Iterator[str]:
+def _protocol(work: Workspace) -> Iterator[str]:
+    secure_sum = work.backend.secure_sum
+    if not isinstance(secure_sum, OpenedSum):
+        return
     opener = "the keyholder" if secure_sum.roles else "the client that opens a sum"
     if not secure_sum.masks:
         yield f"Nothing is masked (secure_sum.masks=false): {opener} decrypts whatever the server sends it."
@@ -89,8 +145,46 @@ def _noise(work: Workspace) -> Iterator[str]:
     floating = [name for name in private if name in FLOATING]
     if floating:
         yield f"The noise of {' and '.join(floating)} is floating-point, whose rounding may leak (Mironov 2012)."
+
+
+def _epsilon(work: Workspace) -> Iterator[str]:
+    """Of the run as planned, and of the coalitions against whom a mechanism promises another one."""
+    backend, config = work.backend, work.config
+    ledger = Ledger()
+    for cohort in work.schedule:
+        ledger.add({client: charges for client in cohort if (charges := backend.charges(client))})
+    for unit, epsilon in ledger.worst(config.delta, config.accountant).items():
+        [relation] = {charge.relation for charge in backend.charges(work.schedule[0][0]) if charge.unit == unit}
+        against = " and ".join(backend.holds_against(unit)) or "nobody"
+        yield f"Neighbouring data {NEIGHBOURS[relation].format(unit=unit)}."
+        yield (
+            f"Run as planned, epsilon is {epsilon:.3g} for a {unit} at delta {config.delta:g} "
+            f"({config.accountant}), against {against}."
+        )
+    for mechanism in backend.mechanisms:
+        for who, epsilon in mechanism.epsilons.items():
+            yield f"Of {mechanism.name}, epsilon is {epsilon:.3g} against {who}."
+    if any(m.unit == "client" and "server" not in m.holds_against for m in backend.mechanisms):
+        yield "Noise is added at the server, which sees each exact sum before."
+
+
+def _reports(work: Workspace) -> Iterator[str]:
+    yield "Who takes part in which round, and when each answers, is in sight of the server."
     if work.config.runtime.client_diagnostics:
         yield "Clients report exact norms and clipped fractions (runtime.client_diagnostics=true), beyond any epsilon."
+    if work.backend.secure_sum.hides and work.config.runtime.client_metrics:
+        yield "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
+
+
+def _beyond(work: Workspace) -> Iterator[str]:
+    """What no protocol here mends."""
+    if work.hides_something:
+        yield "A client that lies about a hidden update or weight is not found out by the sum."
+        if not work.backend.secure_sum.pinned or work.relayed:
+            yield "Nothing keeps one party from posing as many clients."
+        else:
+            yield "A roster keeps strangers out, not several of its clients who subtract their updates from a sum."
+    yield "The models themselves tell of the data whatever epsilon, or its absence, allows."
 
 
 def _sizes(work: Workspace) -> Iterator[str]:

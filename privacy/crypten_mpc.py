@@ -51,6 +51,7 @@ from privacy.secure_sum import (
     unknown_stage,
 )
 from privacy.spans import span
+from privacy.trust import LEFT_OUT, Trust
 
 PARTIES = (2, 3, 5)
 DEALER = "dealer"
@@ -106,6 +107,19 @@ class CryptenSum(SecureSum):
     def label(self) -> str:
         """With the aggregate, where it is not the sum."""
         return self.name if self.additive else f"{self.name}_{self._aggregate.name}"
+
+    def trust(self, spec: VectorSpec) -> Trust:  # noqa: ARG002
+        """One share at each party; what the dealer makes opens what the parties show one another."""
+        meeting, coalitions = self.meeting, [self.roles]
+        holds = {"each party": "one additive share of each update"}
+        if meeting.dealer is not None:
+            coalitions.append(("the dealer", "any one party"))
+            holds["the dealer"] = "the correlated randomness that products consume"
+        if meeting.insecure_provider:
+            coalitions = [("party/0",)]
+        sees = {"the server": "sealed boxes, and what is opened", "each party": "what is opened"}
+        drop_out = f"{LEFT_OUT} A party that is gone ends the run."
+        return Trust(tuple(coalitions), drop_out, holds, sees)
 
     def ring(self, spec: VectorSpec) -> Ring:
         """Where the vectors of a spec lie: as narrow as their sum allows, or the 64 bits that everything else takes.

@@ -45,6 +45,7 @@ from privacy.secure_sum import (
     unknown_stage,
 )
 from privacy.spans import span
+from privacy.trust import Trust, of_opener
 
 HOLDERS = ("keyholder", "clients")
 DIGEST_BYTES = 32
@@ -114,6 +115,10 @@ class OpenedSum(SecureSum):
         Raises:
             ConfigError: the parameters cannot carry them.
         """
+
+    def trust(self, spec: VectorSpec) -> Trust:
+        """Of both arrangements."""
+        return of_opener(bool(self.roles), self.masks, encrypted=self._scheme(spec).parameters is not None)
 
     def tolerance(self, spec: VectorSpec) -> float:
         """That of the scheme."""

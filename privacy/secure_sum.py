@@ -30,6 +30,7 @@ from privacy.peers import Meeting, Peers
 from privacy.randomness import Randomness
 from privacy.sealing import Header, Identity, Roster
 from privacy.spans import span
+from privacy.trust import EVERYTHING, Trust
 
 if TYPE_CHECKING:
     from privacy.party_noise import PartyNoise
@@ -276,6 +277,10 @@ class SecureSum(ABC):
     def label(self) -> str:
         """For tables."""
         return self.name
+
+    def trust(self, spec: VectorSpec) -> Trust:  # noqa: ARG002
+        """Who holds and sees what. One that does not say is taken to protect nothing."""
+        return EVERYTHING
 
     def tolerance(self, spec: VectorSpec) -> float:  # noqa: ARG002
         """How far it may be off for each contribution, in absolute terms.

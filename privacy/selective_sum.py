@@ -6,6 +6,7 @@ are to be encrypted. Stages then: sensitivity, rank, positions (Jin et al. 2023,
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from privacy.errors import PrivacyRefusal
 from privacy.he_keys import ignored
@@ -25,6 +26,7 @@ from privacy.secure_sum import (
     require_contributors,
 )
 from privacy.selective import Selection, at_random, check_fraction, clear_spec, most_sensitive, protected_spec
+from privacy.trust import SERVER_ALONE, Trust
 
 POSITIONS = "he.positions"  # of what is encrypted, where the clients' sensitivities decide
 
@@ -41,6 +43,14 @@ class SelectiveSum(OpenedSum):
         self.hides = encrypt_fraction == 1
         if not self.hides:
             self.assumption += f", and {1 - self.fraction:.4g} of each update is in the clear"
+
+    def trust(self, spec: VectorSpec) -> Trust:
+        """What is in the clear, the server reads alone."""
+        whole = super().trust(spec)
+        if self.hides:
+            return whole
+        sees = {**whole.sees, "the server": f"{1 - self.fraction:.4g} of each update, and the sum"}
+        return replace(whole, coalitions=SERVER_ALONE, sees=sees)
 
     def _carried(self, spec: VectorSpec) -> VectorSpec:
         """What is encrypted of a vector."""

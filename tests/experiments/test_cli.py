@@ -159,7 +159,13 @@ def test_usage(here: Here) -> None:
 
 
 def test_an_unknown_command_is_refused(here: Here) -> None:
-    assert refused(here("rum")) == "rum: allowed are run, sweep, table, reproduce, bench, attack, hash, configuration"
+    assert refused(here("rum")) == f"rum: allowed are {', '.join(cli.COMMANDS)}"
+
+
+def test_a_threat_card_is_printed_by_topic(here: Here) -> None:
+    told = here("explain", "secure_sum=pad", "secure_sum.keys=clients").out
+    assert "\ncoalition:\n  The server and any one client together read one client's update.\n" in told
+    assert refused(here("explain", "rounds=0")) == "rounds=0: must be at least 1"
 
 
 def test_a_configuration_is_printed_as_its_hash_is_taken_of_it(here: Here) -> None:

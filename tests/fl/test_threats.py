@@ -12,6 +12,7 @@ PASSIVE = (
     "Public keys came through the server, so this protects against a passive server only: one that exchanges keys "
     "reads every update (runtime.roster=relayed)."
 )
+MEDIAN = ("secure_sum=crypten", "secure_sum/aggregate=median", "training.weighting=uniform")
 MEASURED = "runtime.measure_sum_error=true"
 
 
@@ -34,6 +35,20 @@ def card(*overrides: str) -> str:
         (("secure_sum=pad",), "The server and the keyholder do not collude.", "trusted"),
         (("secure_sum=crypten",), "Not all 3 parties collude (any 2 may, with the server).", "trusted"),
         (("secure_sum=crypten",), "security is passive", "keyholder"),
+        (("secure_sum=crypten",), "Party/0 and party/1 and party/2 together read one client's update.", "dealer"),
+        (MEDIAN, "The dealer and any one party together read one client's update.", "could read"),
+        ((*MEDIAN, "secure_sum.insecure_provider=true"), "Party/0 alone reads one client's update.", "dealer"),
+        ((*MEDIAN, "secure_sum.insecure_provider=true"), "Party/0 is trusted: it deals", "not all"),
+        (("secure_sum=ckks", "secure_sum.keys=clients"), "The server and any one client together read", "keyholder"),
+        (("secure_sum=ckks",), "The server and the keyholder together read one client's update.", "alone reads"),
+        (UNMASKED, "A server that breaks the protocol alone reads one client's update.", "together read"),
+        (("privacy=fedml_he",), "The server alone reads a part of one client's update.", "together read"),
+        ((*RELAYED, "clients=3"), "A server that exchanges keys alone reads one client's update.", "posing less"),
+        (("secure_sum=pad", "server.min_contributors=3"), "Nothing is opened over fewer than 3 clients", "trusted"),
+        (("mechanism=client_dp", "delta=1e-2"), "whose contribution becomes zero", "against outsider and server"),
+        (("mechanism=client_dp", "delta=1e-2"), "Noise is added at the server, which sees each exact sum", "holds the"),
+        (DP_SGD, "differ by one record, there or not", "sees each exact sum"),
+        (("mechanism=local_dp", "delta=1e-2"), "reads one client's update, as local_dp noised it.", "together"),
         (("secure_sum=crypten",), "not encrypted: it stays on the machine.", "tunnel"),
         (
             ("secure_sum=crypten", "secure_sum.rendezvous=tcp://10.0.0.1:5000", "secure_sum.tunnel=wg0"),
@@ -61,7 +76,11 @@ def card(*overrides: str) -> str:
         (UNMASKED, "the keyholder decrypts whatever the server sends it", "flooding_bits=0"),
         (UNMASKED, "Noise hides the key of a round in its opened sum, to 2^-30", "tells the server the secret key"),
         ((*UNMASKED, "secure_sum.flooding_bits=0"), "An opened sum tells the server the secret key", "Noise hides"),
-        (("secure_sum=bfv", "secure_sum.masks=false"), "decrypts whatever the server sends", "secret key"),
+        (
+            ("secure_sum=bfv", "secure_sum.masks=false"),
+            "decrypts whatever the server sends",
+            "tells the server the secret key",
+        ),
         (("privacy=flare",), "Every client opens the sum", "in the clear"),
         (("privacy=fedml_he",), "The server sees 0.9 of the values of each client's update", "at random"),
         (("privacy=fedml_he",), "chosen by the clients' sensitivities (secure_sum.encrypt_fraction=0.1)", "at random"),

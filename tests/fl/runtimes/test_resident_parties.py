@@ -1,4 +1,4 @@
-"""Parties of a deployment as processes of their own: they meet, listen, and part; what will not do is refused in a line."""
+"""Parties of a deployment as processes of their own: they meet, listen and part; what will not do is refused."""
 
 import os
 import signal
