@@ -61,14 +61,6 @@ class Plan:
         """Of shares of a client's secrets: its neighbours, and in a complete graph itself."""
         return self.count if self.complete else self.degree
 
-    @property
-    def breaking(self) -> int:
-        """With so many of a client's neighbours a server that lies gets both of its secrets.
-
-        The others give it one of the two each, which makes t of either with what colluding ones have of both.
-        """
-        return min(self.threshold, max(2 * self.threshold - self.holders, 1))
-
 
 @dataclass(frozen=True)
 class Bounds:
@@ -104,14 +96,19 @@ class Bounds:
         """The fewest neighbours that will do for a cohort of so many, and the threshold."""
         return _plan(self, count)
 
+    def coalition(self, plan: Plan) -> int:
+        """With so many of a client's neighbours the server gets both of its secrets.
+
+        They have t shares of each, or, where it lies to the others, who give it one of the two each, with these t.
+        """
+        return plan.threshold if self.server == CURIOUS else max(2 * plan.threshold - plan.holders, 1)
+
     def assumption(self, plan: Plan) -> str:
         """Who must not collude in a cohort like that."""
         if plan.count == 1:
             return "the server is trusted: a cohort of one client has nobody to hide among"
-        neighbours = f"of a client's {plan.degree} neighbours"
-        if self.server == CURIOUS:
-            return f"the server follows the protocol: it does not collude with {plan.threshold} {neighbours}"
-        return f"the server does not collude with {plan.breaking} {neighbours}"
+        honest = "the server follows the protocol: it" if self.server == CURIOUS else "the server"
+        return f"{honest} does not collude with {self.coalition(plan)} of a client's {plan.degree} neighbours"
 
     def caveats(self, plan: Plan) -> list[str]:
         """Whole sentences about what a cohort like that does not withstand."""
@@ -128,9 +125,15 @@ class Bounds:
         """The least degree below that of a complete graph that will do, with its threshold."""
         for degree in range(2, count - 1, 2):
             threshold = self.threshold(count, degree)
-            if threshold is not None and threshold <= degree:
+            if threshold is not None:
                 return degree, threshold
         return None
+
+    def majority(self, count: int) -> int:
+        """The threshold among all clients: as high as the drop-outs to withstand allow, and safe in any case."""
+        colluding, dropping = self.colluding(count), math.ceil(self.dropout_rate * count - _MARGIN)
+        safe = colluding + 1 if self.server == CURIOUS else (count + colluding) // 2 + 1
+        return max(safe, count - dropping, min(2, count))
 
     def colluding(self, count: int) -> int:
         """How many clients collude, at most."""
@@ -150,7 +153,8 @@ class Bounds:
         least = colluding if self.server == CURIOUS else math.ceil((colluding + degree - 1) / 2)
         fewer = _tail(_hypergeometric(count, count - self.dropping(count), degree)[::-1])[::-1]  # P(under i are left)
         most = int(np.argmax(fewer >= 2.0**-self.correctness_bits / count)) - 1  # shares that there are
-        return max(least + 1, 2) if most > least else None
+        threshold = max(least + 1, 2)
+        return threshold if threshold <= min(most, degree) else None
 
 
 @lru_cache(maxsize=256)
@@ -158,8 +162,7 @@ def _plan(bounds: Bounds, count: int) -> Plan:
     sparse = bounds.fewest(count) if count >= SMALL else None
     if sparse is not None:
         return Plan(count, *sparse, count - bounds.dropping(count))
-    majority = (count + bounds.colluding(count)) // 2 + 1
-    threshold = max(majority, count - math.ceil(bounds.dropout_rate * count - _MARGIN))
+    threshold = bounds.majority(count)
     return Plan(count, count - 1, threshold, threshold)
 
 
