@@ -30,7 +30,7 @@ Table = dict[bytes, np.ndarray]  # words by seed
 
 @dataclass
 class Seen(Lying):
-    """Everything that passes, and what each client used of the table. The server hears `late`, and does not count it."""
+    """Everything that passes, and what each client used of the table. The server hears `late` and counts it out."""
 
     table: Table = field(default_factory=dict)
     late: frozenset[Address] = frozenset()
