@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -55,7 +55,8 @@ class Header:
 
     def encode(self) -> bytes:
         """Injective, whatever the strings hold."""
-        return framed(*(str(part).encode("utf-8", "surrogatepass") for part in astuple(self)))
+        parts = self.purpose, self.run, self.round, self.attempt, self.stage, self.sender, self.receiver
+        return framed(*(str(part).encode("utf-8", "surrogatepass") for part in parts))
 
 
 @dataclass(frozen=True)

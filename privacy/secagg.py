@@ -37,7 +37,10 @@ from privacy.secagg_keys import (
     ClosedList,
     PrivateKeys,
     advertised,
+    open_box,
     parts,
+    private_key,
+    seal,
     signatures_of,
     verified_list,
 )
@@ -61,7 +64,9 @@ from privacy.spans import span
 
 # what a client remembers of an attempt
 _KEYS, _CLIENTS, _PUBLIC, _SEED, _OWN = "secagg.keys", "secagg.clients", "secagg.public", "secagg.seed", "secagg.own"
-_SHARERS, _SHARES, _SURVIVORS = "secagg.sharers", "secagg.shares", "secagg.survivors"
+_OPENERS, _SHARERS, _SHARES = "secagg.openers", "secagg.sharers", "secagg.shares"
+_SURVIVORS = "secagg.survivors"
+_SECRETS = (_KEYS, _SEED, _OWN, _OPENERS, _SHARES)
 
 
 class SecAggSum(SecureSum):
@@ -176,27 +181,30 @@ class SecAggSum(SecureSum):
         require_contributors(list(closed.keys), me.spec)
         ring, seed = self._ring(closed), me.randomness.key()
         shares = _split(seed, keys, ring, me)
-        with span("seal"):
-            boxes = [
-                closed.seal(keys.box, me.address, other, shares[other], me.randomness)
-                for other in ring.neighbours(me.address)
-            ]
+        others = ring.neighbours(me.address)
+        with span("agree"):
+            private = private_key(keys.box)
+            box_keys = [closed.box_keys(private, me.address, other) for other in others]
         me.memory.update({_CLIENTS: closed.clients, _PUBLIC: closed.public, _SEED: seed})
-        me.memory[_OWN] = shares.get(me.address, b"")
+        me.memory.update({_OWN: shares.get(me.address, b""), _OPENERS: b"".join(opener for _, opener in box_keys)})
+        with span("seal"):
+            boxes = [seal(key, shares[other], me.randomness) for other, (key, _) in zip(others, box_keys, strict=True)]
         return {"boxes": b"".join(boxes)}
 
     def _mask(self, inbound: Records, me: Party, contribution: Contribution) -> Records:
         keys, closed, ring = self._recalled(me)
-        sharers = _named(inbound, "sharers", ring.neighbours(me.address))
+        others = ring.neighbours(me.address)
+        sharers = _named(inbound, "sharers", others)
         if len(sharers) + ring.plan.complete < ring.plan.threshold:
             held = f"{len(sharers)} neighbours of {me.address} hold its shares"
             raise PrivacyRefusal(f"{held}, too few to take its mask off again")
         with span("open"):
-            shares = _opened(inbound, sharers, keys, closed, me)
+            shares = _opened(inbound, sharers, others, me)
         _once("masked", me)
         vector_D = me.spec.check(contribution())
         with span("agree"):
-            seeds = {other: closed.mask_seed(keys.mask, me.address, other) for other in sharers}
+            private = private_key(keys.mask)
+            seeds = {other: closed.mask_seed(private, me.address, other) for other in sharers}
         added = [bytes_of(me.memory, _SEED), *(seed for other, seed in seeds.items() if me.address < other)]
         subtracted = [seed for other, seed in seeds.items() if other < me.address]
         me.memory.update({_SHARERS: ",".join(sharers), _SHARES: shares})
@@ -222,7 +230,7 @@ class SecAggSum(SecureSum):
         survivors = _names(me, _SURVIVORS, "confirmed no survivors")
         signers = _named(inbound, "signers", ring.holders(me.address))
         with span("verify"):
-            agreeing = _agreeing(inbound, signers, _statement(survivors, closed), me)
+            agreeing = _agreeing(inbound, signers, _statement(survivors, closed), ring.plan.threshold, me)
         if agreeing < ring.plan.threshold:
             signed = f"{agreeing} neighbours of {me.address} signed the same survivors as it did"
             raise PrivacyRefusal(f"{signed}, {ring.plan.threshold} must")
@@ -232,7 +240,7 @@ class SecAggSum(SecureSum):
         owners = [*([me.address] if own else []), *_names(me, _SHARERS, "masked nothing")]
         halves = zip(owners, parts(own + shares, 2 * SHARE_BYTES), strict=True)
         released = [share[:SHARE_BYTES] if owner in survivors else share[SHARE_BYTES:] for owner, share in halves]
-        for name in (_KEYS, _SEED, _OWN, _SHARES):
+        for name in _SECRETS:
             del me.memory[name]
         return {"shares": b"".join(released)}
 
@@ -270,13 +278,14 @@ def _split(seed: bytes, keys: PrivateKeys, ring: Ring, me: Party) -> dict[Addres
         return dict(zip(holders, map(b"".join, zip(*pairs, strict=True)), strict=True))
 
 
-def _opened(inbound: Records, sharers: Sequence[Address], keys: PrivateKeys, closed: ClosedList, me: Party) -> bytes:
-    """What neighbours sealed to this client, one after the other."""
+def _opened(inbound: Records, sharers: Sequence[Address], others: Sequence[Address], me: Party) -> bytes:
+    """What some of all neighbours sealed to this client, one after the other."""
     boxes = bytes_of(inbound, "boxes")
     if len(boxes) != BOX_BYTES * len(sharers):
         raise MalformedContribution(f"{len(sharers)} boxes take {BOX_BYTES} bytes each")
+    keys = dict(zip(others, parts(bytes_of(me.memory, _OPENERS), KEY_BYTES), strict=True))
     sealed = zip(sharers, parts(boxes, BOX_BYTES), strict=True)
-    return b"".join(closed.open_box(keys.box, sender, me.address, box) for sender, box in sealed)
+    return b"".join(open_box(keys[sender], box, sender) for sender, box in sealed)
 
 
 def _named(inbound: Records, name: str, allowed: Sequence[Address]) -> list[Address]:
@@ -305,15 +314,17 @@ def _statement(survivors: Sequence[Address], closed: ClosedList) -> bytes:
     return framed(closed.digest, ",".join(survivors).encode())
 
 
-def _agreeing(inbound: Records, signers: Sequence[Address], statement: bytes, me: Party) -> int:
-    """How many of the signers signed the statement: who signed something else does not count."""
+def _agreeing(inbound: Records, signers: Sequence[Address], statement: bytes, enough: int, me: Party) -> int:
+    """How many of the signers signed the statement, up to enough: who signed something else does not count."""
     valid = 0
     for signer, signature in signatures_of(inbound, signers).items():
+        if valid == enough:
+            break
         try:
             me.own.roster.verify(me.header("secagg survivors", signer, EVERYBODY), statement, signature)
-            valid += 1
         except BadSignature:
             continue
+        valid += 1
     return valid
 
 

@@ -35,9 +35,14 @@ def parts(data: bytes, size: int) -> Iterator[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
 
 
-def public_of(private: bytes) -> bytes:
+def private_key(private: bytes) -> X25519PrivateKey:
+    """An X25519 key from its bytes: as dear as to agree on something, so it is made once."""
+    return X25519PrivateKey.from_private_bytes(private)
+
+
+def public_of(private: X25519PrivateKey) -> bytes:
     """The public half of an X25519 key."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+    return private.public_key().public_bytes_raw()
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class PrivateKeys:
     @property
     def public(self) -> bytes:
         """What is advertised, `PUBLIC_BYTES` long."""
-        return public_of(self.mask) + public_of(self.box)
+        return public_of(private_key(self.mask)) + public_of(private_key(self.box))
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,8 @@ class ClosedList:
         """SHA-256 of it all."""
         return hashlib.sha256(framed(_LIST, self.clients.encode(), self.public)).digest()
 
-    def mask_seed(self, private: bytes, own: Address, peer: Address) -> bytes:
-        """What the mask of a pair expands from, from either one's private mask key.
+    def mask_seed(self, private: X25519PrivateKey, own: Address, peer: Address) -> bytes:
+        """What the mask of a pair expands from, from either one's mask key.
 
         Raises:
             BadSignature: the peer's key is of low order.
@@ -105,34 +110,40 @@ class ClosedList:
         secret = _agreed(private, self.keys[peer][:KEY_BYTES], peer)
         return derive(secret, framed(_MASK, self.digest, *(client.encode() for client in sorted((own, peer)))))
 
-    def seal(self, private: bytes, sender: Address, receiver: Address, content: bytes, randomness: Randomness) -> bytes:
-        """A box that the receiver alone can open, and that the sender alone can have made."""
-        nonce = randomness.key()[:NONCE_BYTES]
-        key = self._box_key(private, receiver, sender, receiver)
-        return nonce + ChaCha20Poly1305(key).encrypt(nonce, content, None)
-
-    def open_box(self, private: bytes, sender: Address, receiver: Address, box: bytes) -> bytes:
-        """What is in a box.
+    def box_keys(self, private: X25519PrivateKey, own: Address, peer: Address) -> tuple[bytes, bytes]:
+        """The keys of the boxes to a peer, and from it, from one's own box key.
 
         Raises:
-            BadSignature: its sender did not seal it for this receiver and this list, or it was changed on its way.
+            BadSignature: the peer's key is of low order.
         """
-        key = self._box_key(private, sender, sender, receiver)
-        try:
-            return ChaCha20Poly1305(key).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], None)
-        except InvalidTag:
-            raise BadSignature(f"{sender} did not seal this box") from None
-
-    def _box_key(self, private: bytes, peer: Address, sender: Address, receiver: Address) -> bytes:
         secret = _agreed(private, self.keys[peer][KEY_BYTES:], peer)
-        return derive(secret, framed(_BOX, self.digest, sender.encode(), receiver.encode()))
+        to, back = (own.encode(), peer.encode()), (peer.encode(), own.encode())
+        return derive(secret, framed(_BOX, self.digest, *to)), derive(secret, framed(_BOX, self.digest, *back))
 
 
-def _agreed(private: bytes, public: bytes, peer: Address) -> bytes:
+def _agreed(private: X25519PrivateKey, public: bytes, peer: Address) -> bytes:
     try:
-        return agree(X25519PrivateKey.from_private_bytes(private), public)
+        return agree(private, public)
     except BadSignature as error:
         raise BadSignature(f"{peer} advertised {error}") from None
+
+
+def seal(key: bytes, content: bytes, randomness: Randomness) -> bytes:
+    """A box around the content, under a key that only its two ends have."""
+    nonce = randomness.key()[:NONCE_BYTES]
+    return nonce + ChaCha20Poly1305(key).encrypt(nonce, content, None)
+
+
+def open_box(key: bytes, box: bytes, sender: Address) -> bytes:
+    """What is in a box.
+
+    Raises:
+        BadSignature: its sender did not seal it for this receiver and this list, or it was changed on its way.
+    """
+    try:
+        return ChaCha20Poly1305(key).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], None)
+    except InvalidTag:
+        raise BadSignature(f"{sender} did not seal this box") from None
 
 
 def advertised(keys: PrivateKeys, me: Party) -> Records:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from privacy.errors import MalformedContribution, PrivacyRefusal
 from privacy.randomness import KEY_BYTES
 from privacy.secagg_graph import Ring
-from privacy.secagg_keys import PUBLIC_BYTES, SIGNATURE_BYTES, ClosedList, box_bytes, parts, public_of
+from privacy.secagg_keys import PUBLIC_BYTES, SIGNATURE_BYTES, ClosedList, box_bytes, parts, private_key, public_of
 from privacy.secure_sum import Address, Records, bytes_of
 from privacy.shamir import SHARE_BYTES, combine
 from privacy.spans import span
@@ -93,11 +93,12 @@ class Collected:
             if client in there:
                 subtracted.append(secret)
                 continue
-            if public_of(secret) != closed.keys[client][:KEY_BYTES]:
+            private = private_key(secret)
+            if public_of(private) != closed.keys[client][:KEY_BYTES]:
                 raise PrivacyRefusal(f"the shares of {client}'s key do not give it: a client released a wrong one")
             with span("agree"):
                 for other in filter(there.__contains__, ring.neighbours(client)):
-                    seed = closed.mask_seed(secret, client, other)
+                    seed = closed.mask_seed(private, client, other)
                     (subtracted if other < client else added).append(seed)
         return added, subtracted
 

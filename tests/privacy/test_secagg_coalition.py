@@ -203,7 +203,7 @@ def test_another_sum_looks_otherwise():
 @pytest.mark.parametrize("size", [2, 3])
 def test_from_the_threshold_on_the_coalition_reads_an_update(size):
     """The limit is where it is said to be: with three of five it has both secrets of client/0."""
-    from privacy.secagg_keys import ClosedList, parts, public_of
+    from privacy.secagg_keys import ClosedList, parts, private_key, public_of
     from privacy.shamir import combine
 
     inputs = {client: i % MODULUS for i, client in enumerate(addresses(COUNT), 3)}
@@ -218,9 +218,11 @@ def test_from_the_threshold_on_the_coalition_reads_an_update(size):
         ]
         shares[order.index(client) + 1] = pair
     seed, key = (combine({n: pair[half : half + 32] for n, pair in shares.items()}, COUNT) for half in (0, 32))
-    assert (public_of(key) == closed.keys["client/0"][:32]) is (size == 3)
+    assert (public_of(private_key(key)) == closed.keys["client/0"][:32]) is (size == 3)
     if size == 3:
         words = np.frombuffer(round_.passed["mask", "client/0"][1]["masked"], np.uint8)[:1].astype(np.int64) % MODULUS
-        masks = [round_.table[closed.mask_seed(key, "client/0", other)][0] for other in addresses(COUNT)[1:]]
+        masks = [
+            round_.table[closed.mask_seed(private_key(key), "client/0", other)][0] for other in addresses(COUNT)[1:]
+        ]
         opened = int(words[0]) - int(round_.table[seed][0]) - sum(map(int, masks))
         assert opened % MODULUS == inputs["client/0"]
