@@ -147,10 +147,10 @@ def _size(records: Records) -> int:
     return sum(len(name) + len(value) for name, value in records.items() if isinstance(value, bytes | str))
 
 
-def our_round(case: Case, secure_sum: SecAggSum | None = None) -> Costs:
+def our_round(case: Case) -> Costs:
     """One round with what the configuration has."""
     with tempfile.TemporaryDirectory() as folder:
-        return OurRound(case, Costs(), secure_sum or SecAggSum(case.clients), Path(folder)).run()
+        return OurRound(case, Costs(), SecAggSum(case.clients), Path(folder)).run()
 
 
 # ---- the race

@@ -57,10 +57,12 @@ class Costs:
 
     @contextmanager
     def of_server(self) -> Iterator[None]:
-        """The block is the server's."""
+        """The block is the server's; it counts also when it raises, as a generator does that ends."""
         start_s = time.process_time()
-        yield
-        self.server_s += time.process_time() - start_s
+        try:
+            yield
+        finally:
+            self.server_s += time.process_time() - start_s
 
     def passed(self, client: int, down_bytes: int, up_bytes: int) -> None:
         """One round trip."""
