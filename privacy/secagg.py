@@ -95,13 +95,18 @@ class SecAggSum(SecureSum):
         positive(f"{KEY}.bound", bound)
         self.bound, self._value_bits = float(bound), value_bits
         self._bounds = Bounds(dropout_rate, collusion_rate, server, security_bits, correctness_bits)
-        whole = self.plan(max(clients if cohort is None else cohort, 1))
+        size = max(clients if cohort is None else cohort, 1)
+        whole = self.plan(size, size)
         self.assumption = self._bounds.assumption(whole)
         self.caveats = (*self._bounds.caveats(whole), "Any client can end a round, with a share that is wrong.")
 
-    def plan(self, count: int) -> Plan:
-        """Neighbours and threshold among so many clients."""
-        return self._bounds.plan(count)
+    def plan(self, count: int, cohort: int) -> Plan:
+        """Neighbours and threshold among so many clients of a cohort.
+
+        Raises:
+            TooFewContributors: so few that all but one may collude.
+        """
+        return self._bounds.plan(count, cohort)
 
     def masked(self, spec: VectorSpec) -> MaskedVectors:
         """How the vectors of a spec are masked and summed.
@@ -115,8 +120,9 @@ class SecAggSum(SecureSum):
         """Half a step of the fixed point."""
         return self.masked(spec).fixed.tolerance
 
-    def _ring(self, closed: ClosedList) -> Ring:
-        return Ring(list(closed.keys), closed.digest, self.plan(len(closed.keys)))
+    def ring(self, closed: ClosedList, spec: VectorSpec) -> Ring:
+        """The graph of those who take part."""
+        return Ring(list(closed.keys), closed.digest, self.plan(len(closed.keys), spec.cohort_size))
 
     # ---- the server's half
 
@@ -127,7 +133,7 @@ class SecAggSum(SecureSum):
         there = yield Exchange("advertise", {address: {} for address in cohort}, has.take_keys)
         require_contributors(there, spec)
         closed, listed = has.close(there)
-        ring = self._ring(closed)
+        ring = self.ring(closed, spec)
         sharers = yield Exchange("share_keys", dict.fromkeys(there, listed), has.take_boxes(ring))
         require_contributors(sharers, _enough(spec, ring.plan))
         sum_ = masked.zero()
@@ -179,7 +185,7 @@ class SecAggSum(SecureSum):
         if closed.keys[me.address] != keys.public:
             raise ProtocolError(f"the list has other keys of {me.address} than it advertised")
         require_contributors(list(closed.keys), me.spec)
-        ring, seed = self._ring(closed), me.randomness.key()
+        ring, seed = self.ring(closed, me.spec), me.randomness.key()
         shares = _split(seed, keys, ring, me)
         others = ring.neighbours(me.address)
         with span("agree"):
@@ -250,7 +256,7 @@ class SecAggSum(SecureSum):
         if _SEED not in me.memory:
             raise PrivacyRefusal(f"{me.address} has shared no keys in this attempt")
         closed = ClosedList.read(str(me.memory[_CLIENTS]), bytes_of(me.memory, _PUBLIC))
-        return keys, closed, self._ring(closed)
+        return keys, closed, self.ring(closed, me.spec)
 
 
 @lru_cache(maxsize=4)

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from privacy.errors import ConfigError
+from privacy.errors import ConfigError, TooFewContributors
 from privacy.secure_sum import Address
 
 MALICIOUS, CURIOUS = "malicious", "curious"
@@ -92,9 +92,15 @@ class Bounds:
             allowed = f"{counted} must be at most {MOST_BAD} together (secure_sum.server={self.server})"
             raise ConfigError.of(f"{KEY}.dropout_rate", self.dropout_rate, allowed)
 
-    def plan(self, count: int) -> Plan:
-        """The fewest neighbours that will do for a cohort of so many, and the threshold."""
-        return _plan(self, count)
+    def plan(self, count: int, cohort: int) -> Plan:
+        """The fewest neighbours that will do for so many of a cohort, and the threshold.
+
+        Those who collude are a share of the cohort, however many of the others the server says are not there.
+
+        Raises:
+            TooFewContributors: so few that all but one may collude.
+        """
+        return _plan(self, count, self.colluding(max(count, cohort)))
 
     def coalition(self, plan: Plan) -> int:
         """With so many of a client's neighbours the server gets both of its secrets.
@@ -121,17 +127,17 @@ class Bounds:
         lies = self.server == MALICIOUS and plan.count > 1
         return [*([told] if lies else []), left, *([] if plan.complete else [chosen])]
 
-    def fewest(self, count: int) -> tuple[int, int] | None:
+    def fewest(self, count: int, colluding: int) -> tuple[int, int] | None:
         """The least degree below that of a complete graph that will do, with its threshold."""
         for degree in range(2, count - 1, 2):
-            threshold = self.threshold(count, degree)
+            threshold = self.threshold(count, degree, colluding)
             if threshold is not None:
                 return degree, threshold
         return None
 
-    def majority(self, count: int) -> int:
+    def majority(self, count: int, colluding: int) -> int:
         """The threshold among all clients: as high as the drop-outs to withstand allow, and safe in any case."""
-        colluding, dropping = self.colluding(count), math.ceil(self.dropout_rate * count - _MARGIN)
+        dropping = math.ceil(self.dropout_rate * count - _MARGIN)
         safe = colluding + 1 if self.server == CURIOUS else (count + colluding) // 2 + 1
         return max(safe, count - dropping, min(2, count))
 
@@ -143,14 +149,14 @@ class Bounds:
         """How many clients drop out, at most."""
         return math.floor((self.dropout_rate + _MARGIN) * count)
 
-    def threshold(self, count: int, degree: int) -> int | None:
+    def threshold(self, count: int, degree: int, colluding: int) -> int | None:
         """The least t for so many neighbours, where there is one that is both safe and enough."""
         each = 2.0 ** -(self.security_bits + 1) / count  # half of it is for a cut
-        if _cut(count, degree, self.colluding(count) + self.dropping(count)) >= each * count:
+        if _cut(count, degree, colluding + self.dropping(count)) >= each * count:
             return None
-        beyond = _tail(_hypergeometric(count, self.colluding(count), degree))  # P(at least i collude)
-        colluding = int(np.argmax(beyond[1:] <= each))  # so many at most
-        least = colluding if self.server == CURIOUS else math.ceil((colluding + degree - 1) / 2)
+        beyond = _tail(_hypergeometric(count, colluding, degree))  # P(at least i collude)
+        most_bad = int(np.argmax(beyond[1:] <= each))
+        least = most_bad if self.server == CURIOUS else math.ceil((most_bad + degree - 1) / 2)
         fewer = _tail(_hypergeometric(count, count - self.dropping(count), degree)[::-1])[::-1]  # P(under i are left)
         most = int(np.argmax(fewer >= 2.0**-self.correctness_bits / count)) - 1  # shares that there are
         threshold = max(least + 1, 2)
@@ -158,11 +164,13 @@ class Bounds:
 
 
 @lru_cache(maxsize=256)
-def _plan(bounds: Bounds, count: int) -> Plan:
-    sparse = bounds.fewest(count) if count >= SMALL else None
+def _plan(bounds: Bounds, count: int, colluding: int) -> Plan:
+    if 0 < colluding > count - 2:
+        raise TooFewContributors(f"{count} clients take part, and {colluding} of their cohort may collude")
+    sparse = bounds.fewest(count, colluding) if count >= SMALL else None
     if sparse is not None:
         return Plan(count, *sparse, count - bounds.dropping(count))
-    threshold = bounds.majority(count)
+    threshold = bounds.majority(count, colluding)
     return Plan(count, count - 1, threshold, threshold)
 
 
@@ -174,6 +182,7 @@ def _cut(count: int, degree: int, bad: int) -> float:
     """
     if degree > bad:
         return 0.0
+    bad = min(bad, count)
     pairs = math.log(count) + math.log(count - degree - 1) - math.log(2)
     return math.exp(min(0.0, pairs + float(_log_choose(bad, degree) - _log_choose(count, degree))))
 

@@ -164,7 +164,7 @@ def ways_of(clients: int) -> dict[str, Way]:
     """Ours, and Flower's two ways."""
     from experiments.benchmarks.flower_secagg import FlowerSettings, flower_round  # not for curves
 
-    plan, bits = SecAggSum(clients).plan(clients), (clients * 0xFFFF).bit_length()
+    plan, bits = SecAggSum(clients).plan(clients, clients), (clients * 0xFFFF).bit_length()
     same = FlowerSettings(min(plan.degree + 1, clients), plan.threshold, 1.0, 1 << 16, 1 << bits)
     whole = FlowerSettings(1.0, 0.5)
     return {
@@ -226,7 +226,7 @@ def limits(case: Case, measured: Measured) -> list[Figure]:
     costs, least = measured["ours", case][0], masked.bits * case.parameters / 8
     at, barred = f"{case.clients} x {case.parameters:,}, {masked.bits} bits", case.parameters >= BAR_PARAMETERS
     whole = sum(costs.bytes_of(case.gone)) / least
-    plan = SecAggSum(case.clients).plan(case.clients)
+    plan = SecAggSum(case.clients).plan(case.clients, case.clients)
     stream, masks = stream_bytes_per_s(), plan.degree + 1
     mask_s, alone_s = mask_seconds(masked, masks), masks * masked.words * masked.dtype.itemsize / stream
     return [

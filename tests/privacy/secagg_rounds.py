@@ -18,8 +18,8 @@ Lie = Callable[[Address, Records], Records]
 class Sparse(SecAggSum):
     """Four neighbours, three of whom must be there: a sparse graph of few clients, which the bounds never give."""
 
-    def plan(self, count: int) -> Plan:
-        return Plan(count, 4, 3, count - 2) if count > 6 else super().plan(count)
+    def plan(self, count: int, cohort: int) -> Plan:
+        return Plan(count, 4, 3, count - 2) if count > 6 else super().plan(count, cohort)
 
 
 @dataclass

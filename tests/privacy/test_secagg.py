@@ -78,7 +78,7 @@ def test_thirty_of_a_hundred_drop_out_at_each_stage(stage):
     """A graph that the bounds give, and neighbours beyond the ring's seam."""
     gone = {later: {f"client/{3 * i}" for i in range(30)} for later in STAGES[STAGES.index(stage) :]}
     secure_sum = SecAggSum(100, bound=UPDATE_BOUND)
-    assert not secure_sum.plan(100).complete
+    assert not secure_sum.plan(100, 100).complete
     round_ = made(secure_sum, 100, gone=gone)
     total = round_.run()
     assert len(total.survivors) == (70 if STAGES.index(stage) <= 2 else 100)

@@ -157,7 +157,7 @@ PATTERNS = [
 def test_below_the_threshold_a_view_tells_the_sum_and_nothing_else(gone, late, colluding):
     """Five clients, of whom any three have enough shares."""
     secure_sum = SecAggSum(COUNT)
-    assert secure_sum.plan(COUNT).threshold == 3
+    assert secure_sum.plan(COUNT, COUNT).threshold == 3
     check(secure_sum, COUNT, gone, set(late), frozenset(colluding))
 
 
@@ -212,7 +212,7 @@ def test_from_the_threshold_on_the_coalition_reads_an_update(size):
     for client in addresses(COUNT)[-size:]:
         memory = round_.before["unmask", client].memory
         closed = ClosedList.read(memory["secagg.clients"], memory["secagg.public"])
-        order = round_.secure_sum._ring(closed).holders("client/0")
+        order = round_.secure_sum.ring(closed, round_.spec).holders("client/0")
         pair = list(parts(memory["secagg.shares"], 2 * SHARE_BYTES))[
             memory["secagg.sharers"].split(",").index("client/0")
         ]

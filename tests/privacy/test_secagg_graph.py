@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.errors import ConfigError
+from privacy.errors import ConfigError, TooFewContributors
 from privacy.secagg_graph import SMALL, Bounds, Ring
 
 C, M = "curious", "malicious"
@@ -56,14 +56,19 @@ def bounds(dropout: float = 0.3, collusion: float = 0.05, server: str = M, bits:
     return Bounds(dropout, collusion, server, *bits)
 
 
+def fewest(limits: Bounds, count: int) -> tuple[int, int] | None:
+    """Where the whole cohort takes part."""
+    return limits.fewest(count, limits.colluding(count))
+
+
 @pytest.mark.parametrize(("count", "collusion", "dropout", "server", "degree", "threshold"), PRINTED)
 def test_degree_and_threshold_are_the_printed_ones(count, collusion, dropout, server, degree, threshold):
-    assert bounds(dropout, collusion, server).fewest(count) == (degree, threshold)
+    assert fewest(bounds(dropout, collusion, server), count) == (degree, threshold)
 
 
 def test_the_papers_example_of_ten_thousand_clients():
     """Its abstract: with 5 % corrupt and 5 % dropping out of 10^4, "each client needs to communicate only with 3 %"."""
-    plan = bounds(0.05, 0.05).plan(10_000)
+    plan = bounds(0.05, 0.05).plan(10_000, 10_000)
     assert plan.degree <= 0.03 * 10_000
 
 
@@ -88,7 +93,7 @@ def test_what_is_chosen_meets_the_bounds_and_two_neighbours_fewer_do_not(count, 
         there = 1 - at_least(count, count - dropping, degree, threshold) < Fraction(1, 2**20) / count
         return cut and safe and there
 
-    degree, threshold = bounds(dropout, collusion, server).fewest(count)
+    degree, threshold = fewest(bounds(dropout, collusion, server), count)
     assert meets(degree, threshold)
     assert not any(meets(degree, lower) for lower in range(2, threshold))
     assert not any(meets(degree - 2, other) for other in range(2, degree - 1))
@@ -96,18 +101,18 @@ def test_what_is_chosen_meets_the_bounds_and_two_neighbours_fewer_do_not(count, 
 
 def test_a_small_cohort_is_a_complete_graph_that_withstands_the_drop_outs():
     for count in range(2, SMALL):
-        plan = bounds().plan(count)
+        plan = bounds().plan(count, count)
         assert plan.complete
         assert plan.holders == count
         assert plan.least == plan.threshold
         assert 2 * plan.threshold > count + math.floor(0.05 * count)
         assert count - plan.threshold == min(math.ceil(0.3 * count - 1e-9), (count - 1 - math.floor(count * 0.05)) // 2)
-    assert not bounds().plan(SMALL).complete
+    assert not bounds().plan(SMALL, SMALL).complete
 
 
 def test_what_no_sparse_graph_can_do_a_complete_one_does():
-    assert bounds(0.9, 0.0, C, (128, 128)).fewest(33) is None
-    plan = bounds(0.9, 0.0, C, (128, 128)).plan(33)
+    assert bounds(0.9, 0.0, C, (128, 128)).fewest(33, 0) is None
+    plan = bounds(0.9, 0.0, C, (128, 128)).plan(33, 33)
     assert plan.complete
     assert (plan.threshold, plan.least) == (3, 3)
 
@@ -116,17 +121,31 @@ def test_what_no_sparse_graph_can_do_a_complete_one_does():
 def test_all_that_is_stated_is_withstood_whatever_the_rates(rates):
     for count in range(1, 70):
         limits = bounds(*rates)
-        plan = limits.plan(count)
+        if 0 < limits.colluding(count) > count - 2:
+            continue  # nobody is left to hide among
+        plan = limits.plan(count, count)
         if plan.complete and count > 1:
             assert limits.colluding(count) < limits.coalition(plan)
         assert min(2, count) <= plan.threshold <= plan.holders
         assert plan.least <= max(count - limits.dropping(count), plan.threshold)
 
 
+def test_who_colludes_is_a_share_of_the_cohort_however_few_take_part():
+    """A server that says that half are not there makes no cohort of its friends."""
+    limits = bounds(0.3, 0.1)
+    for count in (70, 50, 40):
+        whole, half = limits.plan(count, count), limits.plan(count, 100)
+        assert half.threshold > whole.threshold
+        assert 2 * half.threshold - half.holders > 2 * whole.threshold - whole.holders
+    assert limits.plan(12, 100).threshold == 12
+    with pytest.raises(TooFewContributors, match="11 clients take part, and 10 of their cohort may collude"):
+        limits.plan(11, 100)
+
+
 @settings(deadline=None, max_examples=30)
 @given(count=st.sampled_from([2, 3, 7, 31, 32, 33, 60]), digest=st.binary(min_size=32, max_size=32))
 def test_the_ring_is_a_regular_graph_that_everybody_sees_alike(count, digest):
-    plan = bounds().plan(count)
+    plan = bounds().plan(count, count)
     clients = [f"client/{i}" for i in range(count)]
     ring, same = Ring(clients, digest, plan), Ring(clients[::-1], digest, plan)
     for client in clients:
@@ -139,14 +158,14 @@ def test_the_ring_is_a_regular_graph_that_everybody_sees_alike(count, digest):
 
 
 def test_another_list_has_another_graph():
-    clients, plan = [f"client/{i}" for i in range(60)], bounds().plan(60)
+    clients, plan = [f"client/{i}" for i in range(60)], bounds().plan(60, 60)
     rings = [Ring(clients, bytes([i]) * 32, plan) for i in range(20)]
     assert len({tuple(ring.neighbours("client/0")) for ring in rings}) == 20
 
 
 def test_any_pair_is_as_often_neighbours_as_any_other():
     """Over many digests: a place in the ring is nobody's choice."""
-    clients, plan = [f"client/{i}" for i in range(40)], bounds(0.1).plan(40)
+    clients, plan = [f"client/{i}" for i in range(40)], bounds(0.1).plan(40, 40)
     rounds = 3000
     met = sum("client/1" in Ring(clients, i.to_bytes(32, "big"), plan).neighbours("client/0") for i in range(rounds))
     chance = plan.degree / 39

@@ -176,7 +176,7 @@ def test_clients_that_were_handed_different_lists_do_not_mask(honest):
 def neighbours_in(round_: Lying, party: Party) -> list[Address]:
     """A client's neighbours by the list that it has."""
     closed = ClosedList.read(party.memory["secagg.clients"], party.memory["secagg.public"])
-    return round_.secure_sum._ring(closed).neighbours(party.address)
+    return round_.secure_sum.ring(closed, round_.spec).neighbours(party.address)
 
 
 def ring_neighbours(round_: Lying, client: Address) -> list[Address]:
@@ -360,7 +360,7 @@ def forged(round_: Lying, colluding: Address, survivors: str) -> bytes:
 def test_no_server_gets_both_secrets_below_the_coalition_and_one_does_at_it(count):
     """Every way to tell some clients that the victim survived and the others that it did not."""
     round_ = ran(count=count)
-    bounds, plan = round_.secure_sum._bounds, round_.secure_sum.plan(count)
+    bounds, plan = round_.secure_sum._bounds, round_.secure_sum.plan(count, count)
     everybody = addresses(count)
     there, gone = ",".join(everybody), ",".join(name for name in everybody if name != VICTIM)
     for size in (bounds.coalition(plan) - 1, bounds.coalition(plan)):
@@ -377,7 +377,7 @@ def test_shares_below_the_threshold_give_neither_secret(honest):
     """What two of five hold of the victim's, put together as the server would."""
     holders = [VICTIM, *ring_neighbours(honest, VICTIM)]
     closed = ClosedList.read(honest.memories[VICTIM]["secagg.clients"], honest.memories[VICTIM]["secagg.public"])
-    order = honest.secure_sum._ring(closed).holders(VICTIM)
+    order = honest.secure_sum.ring(closed, honest.spec).holders(VICTIM)
     shares = {}
     for other in holders[1:]:
         party = honest.before["unmask", other]
