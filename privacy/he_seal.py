@@ -21,12 +21,11 @@ from privacy.he_wire import (
     Residues,
     ciphertext_layout,
     load,
-    pack,
     packed_bits,
     plaintext_layout,
     save,
-    unpack,
 )
+from privacy.packing import pack, unpack
 from privacy.sealing import mac, uniform
 from privacy.spans import span
 

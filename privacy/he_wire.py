@@ -184,26 +184,3 @@ def plaintext_layout(parms_id: list[int], degree: int, moduli: tuple[int, ...], 
 def packed_bits(modulus: int) -> int:
     """Bits that a residue takes. Eight residues start at bits that are multiples of it: all must end within 64."""
     return 60 if modulus.bit_length() == 59 else modulus.bit_length()
-
-
-def pack(residues_N: Residues, bits: int) -> bytes:
-    """Integers below 2^bits, one after the other, from the lowest bit on: N * bits / 8 bytes. N is a multiple of 8."""
-    packed = np.zeros(len(residues_N) * bits // 8 + 8, np.uint8)
-    for lane in range(8):
-        words = _lane(packed.data, lane, bits, len(residues_N))
-        words |= residues_N[lane::8] << np.uint64(lane * bits % 8)
-    return packed[:-8].tobytes()
-
-
-def unpack(data: bytes, bits: int) -> Residues:
-    """What `pack` packed, shape (N,)."""
-    residues_N = np.empty(len(data) * 8 // bits, np.uint64)
-    padded, mask = memoryview(data + bytes(8)), np.uint64((1 << bits) - 1)
-    for lane in range(8):
-        residues_N[lane::8] = (_lane(padded, lane, bits, len(residues_N)) >> np.uint64(lane * bits % 8)) & mask
-    return residues_N
-
-
-def _lane(packed: memoryview, lane: int, bits: int, count: int) -> Residues:
-    """Every eighth integer with what precedes it in its first byte: 64-bit words, `bits` bytes apart, not aligned."""
-    return np.ndarray((count // 8,), np.dtype("<u8"), packed, offset=lane * bits // 8, strides=(bits,))

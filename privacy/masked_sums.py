@@ -21,7 +21,7 @@ from privacy.he_bfv import Bfv
 from privacy.he_cipher import CiphertextSum, DecryptionKey, EncryptionKey
 from privacy.he_ckks import Ckks, Flooding
 from privacy.he_parameters import HeParameters
-from privacy.he_wire import pack, unpack
+from privacy.packing import pack_words, unpack_words
 from privacy.randomness import Randomness
 from privacy.sealing import uniform
 from privacy.secure_sum import Sum, Vector, VectorSpec
@@ -243,34 +243,6 @@ class _WordSum:
     def message(self) -> bytes:
         with span("serialise"):
             return pack_words(self._total & np.uint64((1 << self._bits) - 1), self._bits)
-
-
-def word_bits(bits: int) -> int:
-    """The bits that an integer takes where eight of them fill whole bytes, and each ends within a 64-bit word."""
-    return bits if bits <= 58 else 60 if bits <= 60 else 64
-
-
-def pack_words(words_D: Mask, bits: int) -> bytes:
-    """Integers below 2^bits, one after the other; zeros fill the last eight."""
-    padded = np.zeros(-(-len(words_D) // 8) * 8, np.uint64)
-    padded[: len(words_D)] = words_D
-    return pack(padded, word_bits(bits))
-
-
-def unpack_words(message: object, count: int, bits: int) -> Mask:
-    """What `pack_words` packed.
-
-    Raises:
-        MalformedContribution: another length, an integer over its bits, or something behind the last.
-    """
-    expected = -(-count // 8) * word_bits(bits)
-    if not isinstance(message, bytes) or len(message) != expected:
-        got = f"{len(message)} bytes" if isinstance(message, bytes) else type(message).__name__
-        raise MalformedContribution(f"{count} integers of {bits} bits take {expected} bytes, got {got}")
-    words = unpack(message, word_bits(bits))
-    if words[count:].any() or int(words.max(initial=0)) >> bits:
-        raise MalformedContribution(f"an integer of {bits} bits has more, or there are more than {count}")
-    return words[:count]
 
 
 def sum_of_masks(scheme: Scheme, masks: Iterable[Mask]) -> Mask:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError, shown
 from privacy.he_keys import KEYHOLDER, SECRET, STAGES, KeyDelivery, ignored
 from privacy.masked_sums import Scheme, sum_of_masks
+from privacy.opened_sets import note_set
 from privacy.parameters import positive
 from privacy.sealing import check_mac, mac
 from privacy.secure_sum import (
@@ -247,7 +248,7 @@ class OpenedSum(SecureSum):
             raise PrivacyRefusal(f"round {me.round} was opened before, in this attempt")
         contributors = _contributors(inbound, me)
         keys = self._authenticated(contributors, bytes_of(inbound, "tags"), me, own)
-        _note_set(contributors, me, own)
+        note_set(contributors, me, own)
         mask = None
         if self.masks:  # drawn one by one: each is as long as a message
             mask = sum_of_masks(scheme, (scheme.draw_mask(_mask_seed(key)) for key in keys))
@@ -284,19 +285,6 @@ def _contributors(inbound: Records, me: Party) -> list[Address]:
         if not address.startswith("client/"):
             raise ProtocolError(f"{shown(address)} contributes nothing")
     return contributors
-
-
-def _note_set(contributors: Sequence[Address], me: Party, own: Credentials) -> None:
-    """A round that is tried again is opened for the same clients or not at all: a difference of sets is an update."""
-    name, those = f"set-{me.run}-{me.round}", ",".join(sorted(contributors)).encode()
-    before = own.store.get(name)
-    if before is None:
-        own.store.put(name, those)
-    elif before != those:
-        raise PrivacyRefusal(
-            f"round {me.round} was opened for {shown(before.decode())} before, and not for {shown(those.decode())}: "
-            "the difference would tell an update; let the same clients answer, or start the run anew"
-        )
 
 
 def _mask_key(me: Party, own: Credentials, client: Address, opener: Address, salt: bytes) -> bytes:

@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -36,7 +36,7 @@ _PROBE = X25519PrivateKey.from_private_bytes(bytes(KEY_BYTES))  # any scalar tak
 _BLOCK = 1 << 15  # words of a key stream at a time, so that they stay in the cache
 
 
-def _framed(*parts: bytes) -> bytes:
+def framed(*parts: bytes) -> bytes:
     """Injective: each part after its length."""
     return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
@@ -55,7 +55,8 @@ class Header:
 
     def encode(self) -> bytes:
         """Injective, whatever the strings hold."""
-        return _framed(*(str(part).encode("utf-8", "surrogatepass") for part in astuple(self)))
+        parts = self.purpose, self.run, self.round, self.attempt, self.stage, self.sender, self.receiver
+        return framed(*(str(part).encode("utf-8", "surrogatepass") for part in parts))
 
 
 @dataclass(frozen=True)
@@ -108,22 +109,28 @@ class Identity:
             BadSignature: the peer's public key is of low order, and the key would be known to all.
         """
         pair = sorted((self.public.exchange, peer.exchange))
-        return _derive(_agree(self._exchange, peer.exchange), _framed(_SHARED, header.encode(), salt, *pair))
+        return derive(agree(self._exchange, peer.exchange), framed(_SHARED, header.encode(), salt, *pair))
 
 
 def _signed(header: Header, payload: bytes) -> bytes:
     # hashed first, because Ed25519 goes over what it signs twice
-    return _framed(_SIGNATURE, header.encode(), hashlib.sha256(payload).digest())
+    return framed(_SIGNATURE, header.encode(), hashlib.sha256(payload).digest())
 
 
-def _agree(private: X25519PrivateKey, public: bytes) -> bytes:
+def agree(private: X25519PrivateKey, public: bytes) -> bytes:
+    """What the two ends of a key agreement share, not yet a key.
+
+    Raises:
+        BadSignature: a public key of low order, with which it would be known to all.
+    """
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
         raise BadSignature("a public key of low order, or none") from None
 
 
-def _derive(secret: bytes, info: bytes) -> bytes:
+def derive(secret: bytes, info: bytes) -> bytes:
+    """A key of 32 bytes from what was agreed, for what `info` says."""
     return HKDF(SHA256(), KEY_BYTES, None, info).derive(secret)
 
 
@@ -132,7 +139,7 @@ def _usable(u: int) -> bool:
     if u >= _P or pow(u * (u * u + 486662 * u + 1), (_P - 1) // 2, _P) != 1:  # v^2 must be a square
         return False
     try:
-        _agree(_PROBE, u.to_bytes(KEY_BYTES, "little"))
+        agree(_PROBE, u.to_bytes(KEY_BYTES, "little"))
     except BadSignature:
         return False
     return True
@@ -239,7 +246,7 @@ def seal(me: Identity, roster: Roster, header: Header, plaintext: bytes, randomn
     fresh = X25519PrivateKey.from_private_bytes(randomness.key())
     public = fresh.public_key().public_bytes_raw()
     receiver = roster[header.receiver].exchange
-    key = _box_key(_agree(fresh, receiver) + _agree(me._exchange, receiver), roster, header, public)
+    key = _box_key(agree(fresh, receiver) + agree(me._exchange, receiver), roster, header, public)
     return public + ChaCha20Poly1305(key).encrypt(_NONCE, plaintext, header.encode())
 
 
@@ -253,7 +260,7 @@ def open_box(me: Identity, roster: Roster, header: Header, box: object) -> bytes
     if not isinstance(box, bytes) or len(box) < BOX_BYTES:
         raise BadSignature(f"no box from {header.sender}")
     public, sealed = box[:KEY_BYTES], box[KEY_BYTES:]
-    secrets = _agree(me._exchange, public) + _agree(me._exchange, roster[header.sender].exchange)
+    secrets = agree(me._exchange, public) + agree(me._exchange, roster[header.sender].exchange)
     key = _box_key(secrets, roster, header, public)
     try:
         return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, header.encode())
@@ -263,12 +270,12 @@ def open_box(me: Identity, roster: Roster, header: Header, box: object) -> bytes
 
 def _box_key(secrets: bytes, roster: Roster, header: Header, public: bytes) -> bytes:
     pair = roster[header.sender].exchange, roster[header.receiver].exchange
-    return _derive(secrets, _framed(_BOX, header.encode(), public, *pair))
+    return derive(secrets, framed(_BOX, header.encode(), public, *pair))
 
 
 def mac(key: bytes, parts: Iterable[bytes]) -> bytes:
     """HMAC-SHA256 over parts, each with its length."""
-    return hmac.digest(key, _framed(*parts), "sha256")
+    return hmac.digest(key, framed(*parts), "sha256")
 
 
 def check_mac(key: bytes, parts: Iterable[bytes], tag: object, sender: str) -> None:

@@ -16,7 +16,8 @@ FORBIDDEN = {
 }
 NOWHERE = {"torchvision"}  # it has no CPU build, and CrypTen, which asks for it, does without
 MOVES_OR_COUNTS_BYTES = {"count_bytes", "send_and_receive", "push_messages", "pull_messages"}
-MAY_MOVE_AND_COUNT = ("fl/transport.py", "fl/metering.py", "fl/runtimes/", "tests/")
+BASELINE = "experiments/benchmarks/flower_secagg.py"  # a grid of its own, for Flower's workflow to run on
+MAY_MOVE_AND_COUNT = ("fl/transport.py", "fl/metering.py", "fl/runtimes/", "tests/", BASELINE)
 SHIM = "privacy.crypten_compat"
 
 

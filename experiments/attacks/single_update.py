@@ -8,8 +8,8 @@ import numpy as np
 
 from experiments.attacks import Case, Finding
 from experiments.attacks.scene import VICTIM, Scene, Uploads, message_of, scene, taken_for
-from privacy.masked_sums import pack_words, unpack_words
 from privacy.opened_sum import TAG_BYTES
+from privacy.packing import pack_words, unpack_words
 from privacy.secure_sum import Records
 from privacy.selective import at_random, protected_spec
 from privacy.selective_sum import SelectiveSum

@@ -18,6 +18,7 @@ BENCHMARKS = {
     "runtime": "the engines against a bare PyTorch loop: rounds, messages, measurement, memory",
     "dp": "a DP-SGD step against a plain one: models, gradient modes, sources of noise",
     "mpc": "CrypTen's parties: bytes of an upload, and their sum beside NumPy's and CrypTen's own way",
+    "secagg": "secure aggregation: time and bytes beside Flower's SecAgg+ under drop-out",
     "he": "homomorphic and masked sums: bytes and speed of each set and key arrangement beside float32",
 }
 

@@ -55,6 +55,25 @@ def card(*overrides: str) -> str:
             "it goes through the tunnel wg0.",
             "stays on the machine",
         ),
+        (
+            ("secure_sum=secagg", "clients=10"),
+            "The server does not collude with 4 of a client's 9 neighbours.",
+            "trusted",
+        ),
+        (
+            ("secure_sum=secagg", "clients=10"),
+            "It takes 7 neighbours where the server follows the protocol.",
+            "keys until a graph",
+        ),
+        (("secure_sum=secagg", "clients=40", "cohort=4"), "does not collude with 2 of a client's 3", "39 neighbours"),
+        (("secure_sum=secagg", "clients=100"), "with 6 of a client's 66 neighbours", "all neighbours"),
+        (("secure_sum=secagg", "clients=100"), "can try keys until a graph suits it", "keyholder"),
+        (
+            ("secure_sum=secagg", "secure_sum.server=curious"),
+            "The server follows the protocol: it does not",
+            "It takes",
+        ),
+        (("secure_sum=secagg",), "one party plays all roles", "Noise"),
         (("secure_sum=pad",), "one party plays all roles", "Noise"),
         (("secure_sum=pad", "runtime=deployment", "clients=3"), "one user on one machine", "simulation"),
         (

@@ -11,7 +11,8 @@ from tenseal import sealapi
 
 from privacy.errors import MalformedContribution
 from privacy.he_seal import ring
-from privacy.he_wire import Raw, load, pack, packed_bits, save, unpack
+from privacy.he_wire import Raw, load, packed_bits, save
+from privacy.packing import pack, unpack
 from tests.privacy.he_setups import ckks, generator
 
 HEADER_BYTES = 16

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from privacy.errors import MalformedContribution
 from privacy.he import BfvSum, CkksSum, PadSum
 from privacy.he_cipher import generate_keys
-from privacy.masked_sums import pack_words, pad_scheme, sum_of_masks, unpack_words, word_bits
+from privacy.masked_sums import pad_scheme, sum_of_masks
+from privacy.packing import pack_words, unpack_words, word_bits
 from privacy.secure_sum import PlainSum, VectorSpec
 from tests.privacy.harness import Round, residue_spec, spec_of
 from tests.privacy.he_setups import chi_square_ratio, generator, mask_key

@@ -1,11 +1,13 @@
 """Damaged messages of every stage, to the server and to everybody else: refused by name, or as good as before."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from privacy.errors import PrivacyRefusal, ProtocolError
+from privacy.secagg import SecAggSum
 from privacy.secure_sum import Exchange, Records, Value
 from privacy.signing import reply_header, signed, verified
 from tests.privacy.contract import assert_sum, vectors
@@ -28,6 +30,11 @@ OTHERS: list[Value] = [
     np.full(LENGTH + 1, 7, np.int64),
 ]
 CASES, TRIES = 2_000, 40
+MADE = [
+    *(pytest.param(partial(made, keys, BOUND), id=f"{made.name}-{keys}") for made in SUMS for keys in HOLDERS),
+    pytest.param(partial(SecAggSum, COUNT, bound=BOUND), id="secagg"),
+]
+REPLYING = [one for one in MADE if "keyholder" not in one.id]
 
 
 def mutated(records: Records, draw: np.random.Generator) -> Records:
@@ -88,24 +95,24 @@ class Damaged(Recorded):
             self.lines.append(str(error))
 
 
-@pytest.mark.parametrize("keys", HOLDERS)
-@pytest.mark.parametrize("made", SUMS)
-def test_damaged_requests_crash_nobody_and_change_no_sum(made, keys):
-    secure_sum = made(keys, BOUND)
+@pytest.mark.parametrize("made", MADE)
+def test_damaged_requests_crash_nobody_and_change_no_sum(made):
+    secure_sum = made()
     round_ = Damaged(secure_sum, spec_of(LENGTH, COUNT, 2), vectors(COUNT, LENGTH))
-    round_.draw, round_.lines = generator("requests", made.name, keys), []
+    round_.draw, round_.lines = generator("requests", secure_sum.name, *secure_sum.roles), []
     total = round_.run()
     assert_sum(total, round_.vectors, secure_sum)
     assert len(round_.lines) > 100
     assert all(line.isprintable() and len(line) < 400 for line in round_.lines)
 
 
-@pytest.mark.parametrize("made", SUMS)
+@pytest.mark.parametrize("made", REPLYING)
 def test_no_damaged_reply_is_taken_for_its_senders(made):
     """As the server checks it before the protocol sees it: every one is refused, and its sender is named."""
-    round_, draw = recorded(made("clients", BOUND)), generator("replies", made.name)
+    round_ = recorded(made())
+    draw = generator("replies", round_.secure_sum.name)
     replies = [(stage, address, reply) for stage, address, _, reply in round_.passed]
-    for case in range(CASES // len(SUMS)):
+    for case in range(CASES // len(REPLYING)):
         stage, address, reply = replies[case % len(replies)]
         me = round_.party(address)
         header = reply_header(me.run, me.round, me.attempt, stage, address)

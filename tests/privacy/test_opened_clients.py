@@ -14,8 +14,8 @@ from privacy.errors import (
 )
 from privacy.he import BfvSum, CkksSum, PadSum
 from privacy.he_keys import PUBLIC, SECRET
-from privacy.masked_sums import unpack_words
 from privacy.opened_sum import _mask_key
+from privacy.packing import unpack_words
 from privacy.secure_sum import PlainSum
 from tests.privacy.contract import vectors
 from tests.privacy.harness import Round, spec_of

@@ -282,6 +282,32 @@ def test_known_updates_under_every_hidden_sum_in_every_runtime(
     assert opened["where"].to_list() == [holder if holder == "keyholder" else "client/0"] * ROUNDS
 
 
+# of three clients one may drop out; values as large as those of the probe
+SECAGG = ("secure_sum=secagg", f"secure_sum.bound={BOUND:g}", "secure_sum.value_bits=24")
+
+
+@everywhere
+def test_neighbours_sum_known_updates_in_every_runtime(here: Here, tmp_path: Path, runtime: tuple[str, ...]) -> None:
+    """A client drops out between its shares and its masked vector, so that others put its key together."""
+    ended = here("run", *BASE, *PROBE, *runtime, *SECAGG, faults(c0="long"), "mechanism.probe.double=true")
+    assert_exact(ended, tmp_path / "run", [1, 2], 2.0, tolerated(tmp_path / "run", [1, 2], 2.0))
+    rows = read_rows(tmp_path / "run" / "rows.parquet")
+    asked = rows.filter((pl.col("metric") == "down_bytes") & (pl.col("where").str.starts_with("client/")))
+    assert {*asked.filter(stage="mask")["where"].to_list()} == {"client/0", "client/1", "client/2"}
+    assert {*asked.filter(stage="unmask")["where"].to_list()} == {"client/1", "client/2"}
+
+
+@everywhere
+def test_too_few_neighbours_are_refused_in_every_runtime(here: Here, tmp_path: Path, runtime: tuple[str, ...]) -> None:
+    ended = here("run", *BASE, *PROBE, *runtime, *SECAGG, faults(c0="nan", c2="crash"))
+    error = read(tmp_path / "run", "status")["error"]
+    assert "1 contributors are left of 3, 2 are needed; client/" in error
+    if runtime == ("runtime=deployment",):
+        assert ended.status in (1, 2)
+    else:
+        assert_refused(ended, tmp_path / "run", error)
+
+
 TRAINING = (*BASE[1:], "rounds=3", "training.optimizer.momentum=0.9", "server=fedadam", "server.evaluate_every=1")
 
 

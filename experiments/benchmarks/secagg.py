@@ -1,0 +1,277 @@
+"""Secure aggregation: ours beside Flower's SecAgg+, processor time and bytes of the server and of a client.
+
+Both run in this process on one thread (Flower's splitting of secrets starts some, whose time counts), in turns, on the
+same vectors, with the same clients gone: they have shared their secrets and send no vector, which is the dearest time
+to be gone. A first round of each on short vectors stands apart, and every sum is checked. Ours runs as in a run:
+replies are signed and verified, and what must outlive a process is on the disk. The two are compared twice:
+
+    same       at our number of neighbours and threshold, values of 16 bits, a modulus of as many bits as ours
+    defaults   ours with what its configuration has; Flower's with what its class has, which leaves the shares to the
+               caller: every client holds one, as in its SecAggWorkflow, and half of them put a secret together
+
+What our masks cost is set beside what ChaCha20 alone takes for as many words. Curves are of ours.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
+
+from experiments.benchmarks import Figure
+from experiments.benchmarks.secagg_costs import GONE_FROM, Case, Costs, number
+from fl.keys import FileStore
+from fl.server import progress_bar
+from privacy.errors import ConfigError
+from privacy.randomness import OsRandomness
+from privacy.sealing import Identity, Roster
+from privacy.secagg import SecAggSum
+from privacy.secagg_masks import MaskedVectors
+from privacy.secure_sum import Address, Credentials, Exchange, Party, Records, Segment, Total, Value, VectorSpec
+from privacy.signing import reply_header, signed, verified
+from privacy.spans import Recorder, recording
+
+RUN, ATTEMPT, STAGES = "00" * 32, "bench", ("advertise", "share_keys", "mask", "confirm", "unmask")
+BAR_CLIENTS, BAR_PARAMETERS = 100, 100_000  # of the bars
+FASTER_BAR, PAYLOAD_BAR, HANDSHAKE_BAR = ">= 5", "<= 1.05", "<= 1.15"
+CURVE_CLIENTS, CURVE_LENGTHS = (10, 30, 100, 300, 1000), (10_000, 100_000, 1_000_000, 10_000_000)
+CURVE_PARAMETERS, CURVE_COHORT = 10_000, 10  # of the other axis
+_STREAM_BYTES, _BLOCK_BYTES = 1 << 28, 1 << 17
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
+    parser.add_argument("--clients", type=int, default=BAR_CLIENTS, help="of a cohort (default: %(default)s)")
+    parser.add_argument("--parameters", type=int, default=BAR_PARAMETERS, help="of a vector (default: %(default)s)")
+    parser.add_argument("--dropouts", default="0,5,10,30", help="in percent (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="of each round (default: %(default)s)")
+    parser.add_argument("--curves", action="store_true", help="over clients and lengths, instead of the comparison")
+
+
+def measure(arguments: argparse.Namespace) -> list[Figure]:
+    """The figures: the comparison, or the curves.
+
+    Raises:
+        ConfigError: a number that is none.
+    """
+    for name, least in (("clients", 3), ("parameters", 1), ("repeats", 1)):
+        if getattr(arguments, name) < least:
+            raise ConfigError.of(f"--{name}", getattr(arguments, name), f"must be at least {least}")
+    if arguments.curves:
+        return curves(arguments.repeats)
+    cases = [Case(arguments.clients, arguments.parameters, share / 100) for share in percents(arguments.dropouts)]
+    ways = ways_of(arguments.clients)
+    with progress_bar(True) as bar:
+        task = bar.add_task("rounds", total=arguments.repeats * len(cases) * len(ways), note="")
+        measured = race(cases, ways, arguments.repeats, lambda note: bar.update(task, advance=1, note=note))
+    return [*limits(cases[0], measured), *compare(cases, measured)]
+
+
+def percents(text: str) -> list[int]:
+    """Whole numbers from 0 to 30, with commas between them: what the configuration withstands."""
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) <= 30 for part in parts):
+        raise ConfigError.of("--dropouts", text, "must be whole numbers from 0 to 30, with commas between them")
+    return [int(part) for part in parts]
+
+
+# ---- ours
+
+
+@dataclass
+class OurRound:
+    """One round of ours."""
+
+    case: Case
+    costs: Costs
+    secure_sum: SecAggSum
+    folder: Path
+
+    def __post_init__(self) -> None:
+        """Keys of everybody, made once in a run."""
+        self.addresses = [f"client/{client}" for client in range(self.case.clients)]
+        self.identities = {address: Identity.generate(OsRandomness()) for address in self.addresses}
+        self.roster = Roster({address: identity.public for address, identity in self.identities.items()})
+        self.memories: dict[Address, dict[str, Value]] = {address: {} for address in self.addresses}
+        segments = (Segment("update", self.case.parameters, self.secure_sum.bound), Segment("weight", 1, 1.0))
+        self.spec = VectorSpec(segments, self.case.clients, 2)
+
+    def run(self) -> Costs:
+        """All five stages; the sum is checked."""
+        with self.costs.of_server():
+            flow = self.secure_sum.server(self.addresses, self.spec)
+            exchange = next(flow)
+        while True:
+            self._exchange(exchange)
+            try:
+                with self.costs.of_server():
+                    exchange = flow.send(exchange.respondents())
+            except StopIteration as stop:
+                self._check(stop.value)
+                return self.costs
+
+    def _exchange(self, exchange: Exchange) -> None:
+        for address, sent in exchange.outbox.items():
+            client = number(address)
+            if client in self.case.gone and STAGES.index(exchange.stage) >= STAGES.index(GONE_FROM):
+                continue
+            reply = self._respond(exchange.stage, address, sent)
+            self.costs.passed(client, _size(sent), _size(reply))
+            if exchange.collect:
+                self.costs.payload_bytes = len(reply["masked"])  # type: ignore[arg-type]
+            with self.costs.of_server():
+                header = reply_header(RUN, 1, ATTEMPT, exchange.stage, address)
+                exchange.deliver(address, verified(reply, self.roster, header))
+
+    def _respond(self, stage: str, address: Address, sent: Records) -> Records:
+        store = FileStore(self.folder / str(number(address)))
+        own = Credentials(self.identities[address], self.roster, store)
+        me = Party(address, RUN, 1, ATTEMPT, self.spec, self.memories[address], OsRandomness(), own)
+        vector = np.append(self.case.update(number(address)), np.float32(1)) if stage == GONE_FROM else None
+        with self.costs.of_client(number(address)):
+            return signed(self.secure_sum.respond(stage, sent, me, lambda: vector), me, stage)  # type: ignore[arg-type,return-value]
+
+    def _check(self, total: Total) -> None:
+        allowed = len(total.survivors) * self.secure_sum.tolerance(self.spec)
+        assert len(total.survivors) == self.case.clients - len(self.case.gone)
+        assert np.abs(total.update_D - self.case.exact()).max() <= allowed, "ours sums something else"
+
+
+def _size(records: Records) -> int:
+    return sum(len(name) + len(value) for name, value in records.items() if isinstance(value, bytes | str))
+
+
+def our_round(case: Case) -> Costs:
+    """One round with what the configuration has."""
+    with tempfile.TemporaryDirectory() as folder:
+        return OurRound(case, Costs(), SecAggSum(case.clients), Path(folder)).run()
+
+
+# ---- the race
+
+
+Way = Callable[[Case], Costs]
+Measured = Mapping[tuple[str, Case], Sequence[Costs]]
+
+
+def ways_of(clients: int) -> dict[str, Way]:
+    """Ours, and Flower's two ways."""
+    from experiments.benchmarks.flower_secagg import FlowerSettings, flower_round  # not for curves
+
+    plan, bits = SecAggSum(clients).plan(clients, clients), (clients * 0xFFFF).bit_length()
+    same = FlowerSettings(min(plan.degree + 1, clients), plan.threshold, 1.0, 1 << 16, 1 << bits)
+    whole = FlowerSettings(1.0, 0.5)
+    return {
+        "ours": our_round,
+        "Flower's, same": lambda case: flower_round(case, same),
+        "Flower's, defaults": lambda case: flower_round(case, whole),
+    }
+
+
+def race(cases: Sequence[Case], ways: Mapping[str, Way], repeats: int, done: Callable[[str], None]) -> Measured:
+    """All ways in turn on each case, so many times, after a small round of each; `done` is told after each."""
+    measured: dict[tuple[str, Case], list[Costs]] = {}
+    for way in ways.values():
+        way(replace(cases[0], parameters=100, dropout=0.0))
+    for _ in range(repeats):
+        for case in cases:
+            for name, way in ways.items():
+                measured.setdefault((name, case), []).append(way(case))
+                done(f"{name}, {case.dropout:.0%} gone")
+    return measured
+
+
+def compare(cases: Sequence[Case], measured: Measured) -> list[Figure]:
+    """Medians of each way, and how many times as long Flower's takes."""
+    figures = []
+    names = dict.fromkeys(name for name, _ in measured)
+    for case in cases:
+        medians = {name: median(measured[name, case], case) for name in names}
+        for name, (server_s, client_s, up, down) in medians.items():
+            at = f"{case.clients} x {case.parameters:,}, {case.dropout:.0%} gone: {name}"
+            figures += [
+                Figure(f"{at}: server", server_s, "s"),
+                Figure(f"{at}: a client", 1e3 * client_s, "ms"),
+                Figure(f"{at}: up", up / case.parameters, "B/param"),
+                Figure(f"{at}: down", down / case.parameters, "B/param"),
+            ]
+            if name != "ours":
+                ours, bar = medians["ours"], FASTER_BAR if name.endswith("defaults") else None
+                figures.append(Figure(f"{at} / ours: server", server_s / ours[0], "1", bar))
+                figures.append(Figure(f"{at} / ours: a client", client_s / ours[1], "1", bar))
+    return figures
+
+
+def median(rounds: Sequence[Costs], case: Case) -> tuple[float, float, float, float]:
+    """Seconds of the server and of a client, and bytes of a client up and down."""
+    server_s = statistics.median(costs.server_s for costs in rounds)
+    client_s = statistics.median(costs.client_s(case.gone) for costs in rounds)
+    return server_s, client_s, *rounds[0].bytes_of(case.gone)
+
+
+# ---- what limits it
+
+
+def limits(case: Case, measured: Measured) -> list[Figure]:
+    """Bytes over k bits a parameter, and a client's masks beside the stream cipher alone."""
+    masked = SecAggSum(case.clients).masked(
+        VectorSpec((Segment("update", case.parameters, 1.0), Segment("weight", 1, 1.0)), case.clients)
+    )
+    costs, least = measured["ours", case][0], masked.bits * case.parameters / 8
+    at, barred = f"{case.clients} x {case.parameters:,}, {masked.bits} bits", case.parameters >= BAR_PARAMETERS
+    whole = sum(costs.bytes_of(case.gone)) / least
+    plan = SecAggSum(case.clients).plan(case.clients, case.clients)
+    stream, masks = stream_bytes_per_s(), plan.degree + 1
+    mask_s, alone_s = mask_seconds(masked, masks), masks * masked.words * masked.dtype.itemsize / stream
+    return [
+        Figure(f"{at}: neighbours", plan.degree, "1"),
+        Figure(f"{at}: threshold", plan.threshold, "1"),
+        Figure(f"{at}: a masked vector", costs.payload_bytes / least, "1", PAYLOAD_BAR if barred else None),
+        Figure(f"{at}: all of a client, up and down", whole, "1", HANDSHAKE_BAR if barred else None),
+        Figure("ChaCha20 alone", stream / 1e9, "GB/s"),
+        Figure(f"{at}: {masks} masks", 1e3 * mask_s, "ms"),
+        Figure(f"{at}: {masks} masks / ChaCha20 alone", mask_s / alone_s, "1"),
+    ]
+
+
+def stream_bytes_per_s() -> float:
+    """Of ChaCha20 on one core, block by block, the best of three."""
+    stream = Cipher(ChaCha20(bytes(32), bytes(16)), mode=None).encryptor()
+    zeros, out = bytes(_BLOCK_BYTES), bytearray(_BLOCK_BYTES)
+    taken = []
+    for _ in range(3):
+        start_s = time.process_time()
+        for _ in range(_STREAM_BYTES // _BLOCK_BYTES):
+            stream.update_into(zeros, out)
+        taken.append(time.process_time() - start_s)
+    return _STREAM_BYTES / min(taken)
+
+
+def mask_seconds(masked: MaskedVectors, masks: int) -> float:
+    """The step in which a client masks, the best of three."""
+    vector_D, seeds = np.zeros(masked.words - 1, np.float32), [OsRandomness().key() for _ in range(masks)]
+    taken = []
+    for _ in range(3):
+        with recording(Recorder(time.process_time)) as recorder:
+            masked.protect(vector_D, seeds[::2], seeds[1::2])
+        taken.append(recorder.seconds["mask"])
+    return min(taken)
+
+
+def curves(repeats: int) -> list[Figure]:
+    """Of ours, without drop-outs: over clients at one length, and over lengths for one cohort."""
+    cases = [Case(clients, CURVE_PARAMETERS, 0.0) for clients in CURVE_CLIENTS]
+    cases += [Case(CURVE_COHORT, length, 0.0) for length in CURVE_LENGTHS]
+    figures = []
+    with progress_bar(True) as bar:
+        task = bar.add_task("rounds", total=repeats * len(cases), note="")
+        for case in cases:
+            measured = race([case], {"ours": our_round}, repeats, lambda note: bar.update(task, advance=1, note=note))
+            figures += compare([case], measured)
+    return figures

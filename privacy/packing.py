@@ -1,0 +1,62 @@
+"""Integers of so many bits as bytes, one after the other, with nothing between them.
+
+Shapes: N integers, a multiple of eight; D, any number of them.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import MalformedContribution
+
+Words = NDArray[np.uint64]
+
+
+def word_bits(bits: int) -> int:
+    """The bits that an integer takes where eight of them fill whole bytes, and each ends within a 64-bit word."""
+    return bits if bits <= 58 else 60 if bits <= 60 else 64
+
+
+def pack_words(words_D: Words, bits: int) -> bytes:
+    """Integers below 2^bits, one after the other; zeros fill the last eight."""
+    padded = np.zeros(-(-len(words_D) // 8) * 8, np.uint64)
+    padded[: len(words_D)] = words_D
+    return pack(padded, word_bits(bits))
+
+
+def unpack_words(message: object, count: int, bits: int) -> Words:
+    """What `pack_words` packed.
+
+    Raises:
+        MalformedContribution: another length, an integer over its bits, or something behind the last.
+    """
+    expected = -(-count // 8) * word_bits(bits)
+    if not isinstance(message, bytes) or len(message) != expected:
+        got = f"{len(message)} bytes" if isinstance(message, bytes) else type(message).__name__
+        raise MalformedContribution(f"{count} integers of {bits} bits take {expected} bytes, got {got}")
+    words = unpack(message, word_bits(bits))
+    if words[count:].any() or int(words.max(initial=0)) >> bits:
+        raise MalformedContribution(f"an integer of {bits} bits has more, or there are more than {count}")
+    return words[:count]
+
+
+def pack(words_N: Words, bits: int) -> bytes:
+    """Integers below 2^bits, one after the other, from the lowest bit on: N * bits / 8 bytes. N is a multiple of 8."""
+    packed = np.zeros(len(words_N) * bits // 8 + 8, np.uint8)
+    for lane in range(8):
+        words = _lane(packed.data, lane, bits, len(words_N))
+        words |= words_N[lane::8] << np.uint64(lane * bits % 8)
+    return packed[:-8].tobytes()
+
+
+def unpack(data: bytes, bits: int) -> Words:
+    """What `pack` packed, shape (N,)."""
+    words_N = np.empty(len(data) * 8 // bits, np.uint64)
+    padded, mask = memoryview(data + bytes(8)), np.uint64((1 << bits) - 1)
+    for lane in range(8):
+        words_N[lane::8] = (_lane(padded, lane, bits, len(words_N)) >> np.uint64(lane * bits % 8)) & mask
+    return words_N
+
+
+def _lane(packed: memoryview, lane: int, bits: int, count: int) -> Words:
+    """Every eighth integer with what precedes it in its first byte: 64-bit words, `bits` bytes apart, not aligned."""
+    return np.ndarray((count // 8,), np.dtype("<u8"), packed, offset=lane * bits // 8, strides=(bits,))

@@ -1,0 +1,340 @@
+"""Secure aggregation with pairwise masks that cancel. Stages: advertise, share_keys, mask, confirm, unmask.
+
+SecAgg+ (Bell et al. 2020, Algorithms 2 and 3; Bonawitz et al. 2017, Figure 4). A client's vector travels under a mask
+of its own and one with each of its neighbours, which the other one subtracts. So the sum over all is that of the
+vectors and of the own masks. The seed of the own mask, and the key from which the others follow, are shared among the
+neighbours (`shamir`): of who is in the sum they release the first, of who dropped out the second, and of nobody both.
+
+    advertise    clients sign fresh keys (`secagg_keys`); who has answered is on the closed list
+    share_keys   each verifies the whole list, takes the graph from its digest (`secagg_graph`), and seals its shares
+    mask         each opens the shares that its neighbours sealed to it, and sends its masked vector (`secagg_masks`)
+    confirm      each signs the list of those whose vectors came: the survivors
+    unmask       each releases its shares, if at least t of its neighbours signed the same list as itself
+
+A server that lies can hand out different lists. But who releases shares is a survivor by its own list, and t of its
+neighbours say so, which leaves too few to rebuild its key: whoever is summed up is so with those who released its
+share. A client sends each thing once an attempt: keys and shares as its memory of the attempt tells, vector,
+signature and released shares as its store does, which outlives the process. It forgets its secrets as soon as it has
+released.
+
+A neighbour that seals rubbish costs a client its place in the round: it cannot mask with somebody whom the others
+count in and it does not. A client that releases a wrong share costs the round, which ends with an error.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from privacy.errors import BadSignature, MalformedContribution, PrivacyRefusal, ProtocolError
+from privacy.fixed_point import FixedPoint
+from privacy.opened_sets import note_set
+from privacy.parameters import positive
+from privacy.randomness import KEY_BYTES
+from privacy.sealing import framed
+from privacy.secagg_graph import KEY, MALICIOUS, Bounds, Plan, Ring
+from privacy.secagg_keys import (
+    EVERYBODY,
+    ClosedList,
+    PrivateKeys,
+    advertised,
+    open_box,
+    parts,
+    private_key,
+    seal,
+    signatures_of,
+    verified_list,
+)
+from privacy.secagg_masks import MaskedVectors
+from privacy.secagg_server import BOX_BYTES, Collected
+from privacy.secure_sum import (
+    Address,
+    Contribution,
+    Exchange,
+    Flow,
+    Party,
+    Records,
+    SecureSum,
+    VectorSpec,
+    bytes_of,
+    require_contributors,
+    unknown_stage,
+)
+from privacy.shamir import SHARE_BYTES, split
+from privacy.spans import span
+
+# what a client remembers of an attempt
+_KEYS, _CLIENTS, _PUBLIC, _SEED, _OWN = "secagg.keys", "secagg.clients", "secagg.public", "secagg.seed", "secagg.own"
+_OPENERS, _SHARERS, _SHARES = "secagg.openers", "secagg.sharers", "secagg.shares"
+_SURVIVORS = "secagg.survivors"
+_SECRETS = (_KEYS, _SEED, _OWN, _OPENERS, _SHARES)
+
+
+class SecAggSum(SecureSum):
+    """Exact sums of fixed-point values, or of residues. `bound` is the largest value of an update.
+
+    `clients` and `cohort` are those of a run (a cohort of None is all clients), for what it says of itself.
+    """
+
+    name = "secagg"
+    exact = True
+    hides = True
+    pinned = True
+
+    def __init__(
+        self,
+        clients: int,
+        cohort: int | None = None,
+        bound: float = 1.0,
+        value_bits: int = 16,
+        dropout_rate: float = 0.3,
+        collusion_rate: float = 0.05,
+        server: str = MALICIOUS,
+        security_bits: int = 40,
+        correctness_bits: int = 20,
+    ) -> None:
+        positive(f"{KEY}.bound", bound)
+        self.bound, self._value_bits = float(bound), value_bits
+        self._bounds = Bounds(dropout_rate, collusion_rate, server, security_bits, correctness_bits)
+        size = max(clients if cohort is None else cohort, 1)
+        whole = self.plan(size, size)
+        self.assumption = self._bounds.assumption(whole)
+        self.caveats = (*self._bounds.caveats(whole), "Any client can end a round, with a share that is wrong.")
+
+    def plan(self, count: int, cohort: int) -> Plan:
+        """Neighbours and threshold among so many clients of a cohort.
+
+        Raises:
+            TooFewContributors: so few that all but one may collude.
+        """
+        return self._bounds.plan(count, cohort)
+
+    def masked(self, spec: VectorSpec) -> MaskedVectors:
+        """How the vectors of a spec are masked and summed.
+
+        Raises:
+            ConfigError: no 64 bits hold their sums, or nothing bounds them.
+        """
+        return _masked(spec, self._value_bits)
+
+    def tolerance(self, spec: VectorSpec) -> float:
+        """Half a step of the fixed point."""
+        return self.masked(spec).fixed.tolerance
+
+    def ring(self, closed: ClosedList, spec: VectorSpec) -> Ring:
+        """The graph of those who take part."""
+        return Ring(list(closed.keys), closed.digest, self.plan(len(closed.keys), spec.cohort_size))
+
+    # ---- the server's half
+
+    def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
+        """Pass on keys, boxes and signatures, add masked vectors, and take the masks off that are left."""
+        require_contributors(cohort, spec)
+        masked, has = self.masked(spec), Collected()
+        there = yield Exchange("advertise", {address: {} for address in cohort}, has.take_keys)
+        require_contributors(there, spec)
+        closed, listed = has.close(there)
+        ring = self.ring(closed, spec)
+        sharers = yield Exchange("share_keys", dict.fromkeys(there, listed), has.take_boxes(ring))
+        require_contributors(sharers, _enough(spec, ring.plan))
+        sum_ = masked.zero()
+
+        def add(_: Address, records: Records) -> None:
+            masked.add(sum_, bytes_of(records, "masked"))
+
+        boxes = {address: has.delivery(address, ring) for address in sharers}
+        survivors = yield Exchange("mask", boxes, add, collect=True)
+        require_contributors(survivors, _enough(spec, ring.plan))
+        names: Records = {"survivors": ",".join(sorted(survivors))}
+        confirmed = yield Exchange("confirm", dict.fromkeys(survivors, names), has.take_signature)
+        require_contributors(confirmed, spec)
+        signatures = {address: has.signatures(address, ring) for address in confirmed}
+        require_contributors((yield Exchange("unmask", signatures, has.take_shares(ring))), spec)
+        added, subtracted = has.masks_left(closed, ring, survivors)
+        return spec.total(masked.opened(sum_, added, subtracted, len(survivors)), survivors)
+
+    # ---- the clients' half
+
+    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
+        """Advertise, share, mask, confirm or unmask."""
+        if stage == "advertise":
+            return self._advertise(me)
+        if stage == "share_keys":
+            return self._share_keys(inbound, me)
+        if stage == "mask":
+            return self._mask(inbound, me, contribution)
+        if stage == "confirm":
+            return self._confirm(inbound, me)
+        if stage == "unmask":
+            return self._unmask(inbound, me)
+        raise unknown_stage(stage)
+
+    def _advertise(self, me: Party) -> Records:
+        if _KEYS in me.memory:
+            raise PrivacyRefusal(f"{me.address} has advertised its keys before, in this attempt")
+        keys = PrivateKeys.draw(me.randomness)
+        me.memory[_KEYS] = keys.mask + keys.box
+        with span("sign"):
+            return advertised(keys, me)
+
+    def _share_keys(self, inbound: Records, me: Party) -> Records:
+        keys = _own_keys(me)
+        if _SEED in me.memory:
+            raise PrivacyRefusal(f"{me.address} has shared its keys before, in this attempt")
+        with span("verify"):
+            closed = verified_list(inbound, me)
+        if closed.keys[me.address] != keys.public:
+            raise ProtocolError(f"the list has other keys of {me.address} than it advertised")
+        require_contributors(list(closed.keys), me.spec)
+        ring, seed = self.ring(closed, me.spec), me.randomness.key()
+        shares = _split(seed, keys, ring, me)
+        others = ring.neighbours(me.address)
+        with span("agree"):
+            private = private_key(keys.box)
+            box_keys = [closed.box_keys(private, me.address, other) for other in others]
+        me.memory.update({_CLIENTS: closed.clients, _PUBLIC: closed.public, _SEED: seed})
+        me.memory.update({_OWN: shares.get(me.address, b""), _OPENERS: b"".join(opener for _, opener in box_keys)})
+        with span("seal"):
+            boxes = [seal(key, shares[other], me.randomness) for other, (key, _) in zip(others, box_keys, strict=True)]
+        return {"boxes": b"".join(boxes)}
+
+    def _mask(self, inbound: Records, me: Party, contribution: Contribution) -> Records:
+        keys, closed, ring = self._recalled(me)
+        others = ring.neighbours(me.address)
+        sharers = _named(inbound, "sharers", others)
+        if len(sharers) + ring.plan.complete < ring.plan.threshold:
+            held = f"{len(sharers)} neighbours of {me.address} hold its shares"
+            raise PrivacyRefusal(f"{held}, too few to take its mask off again")
+        with span("open"):
+            shares = _opened(inbound, sharers, others, me)
+        _once("masked", me)
+        vector_D = me.spec.check(contribution())
+        with span("agree"):
+            private = private_key(keys.mask)
+            seeds = {other: closed.mask_seed(private, me.address, other) for other in sharers}
+        added = [bytes_of(me.memory, _SEED), *(seed for other, seed in seeds.items() if me.address < other)]
+        subtracted = [seed for other, seed in seeds.items() if other < me.address]
+        me.memory.update({_SHARERS: ",".join(sharers), _SHARES: shares})
+        return {"masked": self.masked(me.spec).protect(vector_D, added, subtracted)}
+
+    def _confirm(self, inbound: Records, me: Party) -> Records:
+        _, closed, ring = self._recalled(me)
+        survivors = _named(inbound, "survivors", list(closed.keys))
+        if me.address not in survivors:
+            raise ProtocolError(f"{me.address} is not among the survivors, and masked its vector")
+        known = {me.address, *_names(me, _SHARERS, "masked nothing")}
+        silent = next((a for a in ring.neighbours(me.address) if a in survivors and a not in known), None)
+        if silent is not None:
+            raise ProtocolError(f"{silent} is among the survivors, and {me.address} has no share of it")
+        require_contributors(survivors, _enough(me.spec, ring.plan))
+        _once("confirmed", me)
+        me.memory[_SURVIVORS] = ",".join(survivors)
+        header = me.header("secagg survivors", me.address, EVERYBODY)
+        return {"signed": me.own.identity.sign(header, _statement(survivors, closed))}
+
+    def _unmask(self, inbound: Records, me: Party) -> Records:
+        _, closed, ring = self._recalled(me)
+        survivors = _names(me, _SURVIVORS, "confirmed no survivors")
+        signers = _named(inbound, "signers", ring.holders(me.address))
+        with span("verify"):
+            agreeing = _agreeing(inbound, signers, _statement(survivors, closed), ring.plan.threshold, me)
+        if agreeing < ring.plan.threshold:
+            signed = f"{agreeing} neighbours of {me.address} signed the same survivors as it did"
+            raise PrivacyRefusal(f"{signed}, {ring.plan.threshold} must")
+        _once("unmasked", me)
+        note_set(survivors, me, me.own)
+        own, shares = bytes_of(me.memory, _OWN), bytes_of(me.memory, _SHARES)
+        owners = [*([me.address] if own else []), *_names(me, _SHARERS, "masked nothing")]
+        halves = zip(owners, parts(own + shares, 2 * SHARE_BYTES), strict=True)
+        released = [share[:SHARE_BYTES] if owner in survivors else share[SHARE_BYTES:] for owner, share in halves]
+        for name in _SECRETS:
+            del me.memory[name]
+        return {"shares": b"".join(released)}
+
+    def _recalled(self, me: Party) -> tuple[PrivateKeys, ClosedList, Ring]:
+        """What a client has of this attempt, once it has shared its keys."""
+        keys = _own_keys(me)
+        if _SEED not in me.memory:
+            raise PrivacyRefusal(f"{me.address} has shared no keys in this attempt")
+        closed = ClosedList.read(str(me.memory[_CLIENTS]), bytes_of(me.memory, _PUBLIC))
+        return keys, closed, self.ring(closed, me.spec)
+
+
+@lru_cache(maxsize=4)
+def _masked(spec: VectorSpec, value_bits: int) -> MaskedVectors:
+    return MaskedVectors(FixedPoint.of(spec, value_bits, KEY))
+
+
+def _enough(spec: VectorSpec, plan: Plan) -> VectorSpec:
+    """The spec with as many contributors as the graph needs, where that is more."""
+    return replace(spec, min_contributors=max(spec.min_contributors, plan.least))
+
+
+def _own_keys(me: Party) -> PrivateKeys:
+    if _KEYS not in me.memory:
+        raise PrivacyRefusal(f"{me.address} has no keys of this attempt, or has used them up")
+    keys = bytes_of(me.memory, _KEYS)
+    return PrivateKeys(keys[:KEY_BYTES], keys[KEY_BYTES:])
+
+
+def _split(seed: bytes, keys: PrivateKeys, ring: Ring, me: Party) -> dict[Address, bytes]:
+    """A share of the own mask's seed and one of the mask key, for each holder."""
+    holders, threshold = ring.holders(me.address), ring.plan.threshold
+    with span("share"):
+        pairs = (split(secret, threshold, len(holders), me.randomness) for secret in (seed, keys.mask))
+        return dict(zip(holders, map(b"".join, zip(*pairs, strict=True)), strict=True))
+
+
+def _opened(inbound: Records, sharers: Sequence[Address], others: Sequence[Address], me: Party) -> bytes:
+    """What some of all neighbours sealed to this client, one after the other."""
+    boxes = bytes_of(inbound, "boxes")
+    if len(boxes) != BOX_BYTES * len(sharers):
+        raise MalformedContribution(f"{len(sharers)} boxes take {BOX_BYTES} bytes each")
+    keys = dict(zip(others, parts(bytes_of(me.memory, _OPENERS), KEY_BYTES), strict=True))
+    sealed = zip(sharers, parts(boxes, BOX_BYTES), strict=True)
+    return b"".join(open_box(keys[sender], box, sender) for sender, box in sealed)
+
+
+def _named(inbound: Records, name: str, allowed: Sequence[Address]) -> list[Address]:
+    """Addresses of a message: some of those that are allowed, in their order.
+
+    Raises:
+        MalformedContribution: others, or in another order.
+    """
+    text = str(inbound.get(name))
+    names = text.split(",") if text else []
+    given = set(names)
+    if [address for address in allowed if address in given] != names:
+        raise MalformedContribution(f"the {name} are not some of those who can be, in their order")
+    return names
+
+
+def _names(me: Party, name: str, otherwise: str) -> list[Address]:
+    """Addresses that a client remembers."""
+    if name not in me.memory:
+        raise PrivacyRefusal(f"{me.address} has {otherwise} in this attempt")
+    return [address for address in str(me.memory[name]).split(",") if address]
+
+
+def _statement(survivors: Sequence[Address], closed: ClosedList) -> bytes:
+    """What clients sign: the survivors, of this very list."""
+    return framed(closed.digest, ",".join(survivors).encode())
+
+
+def _agreeing(inbound: Records, signers: Sequence[Address], statement: bytes, enough: int, me: Party) -> int:
+    """How many of the signers signed the statement, up to enough: who signed something else does not count."""
+    valid = 0
+    for signer, signature in signatures_of(inbound, signers).items():
+        if valid == enough:
+            break
+        try:
+            me.own.roster.verify(me.header("secagg survivors", signer, EVERYBODY), statement, signature)
+        except BadSignature:
+            continue
+        valid += 1
+    return valid
+
+
+def _once(what: str, me: Party) -> None:
+    """Refuse what this client has done before in this attempt, whatever became of its memory."""
+    if not me.own.store.claim(f"{what}-{me.run}-{me.round}-{me.attempt}"):
+        raise PrivacyRefusal(f"{me.address} has {what} before, in this attempt at round {me.round}")

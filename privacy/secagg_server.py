@@ -1,0 +1,122 @@
+"""What the server of secure aggregation has of one attempt, and makes of it: it passes on what clients need, unread.
+
+Shares of one client's secrets are numbered as the graph orders their holders, so that nobody needs to say which is
+whose.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from privacy.errors import MalformedContribution, PrivacyRefusal
+from privacy.randomness import KEY_BYTES
+from privacy.secagg_graph import Ring
+from privacy.secagg_keys import PUBLIC_BYTES, SIGNATURE_BYTES, ClosedList, box_bytes, parts, private_key, public_of
+from privacy.secure_sum import Address, Records, bytes_of
+from privacy.shamir import SHARE_BYTES, combine
+from privacy.spans import span
+
+Receive = Callable[[Address, Records], None]
+BOX_BYTES = box_bytes(2 * SHARE_BYTES)  # around a share of each of a client's secrets
+
+
+@dataclass
+class Collected:
+    """What came so far. `close` ends the list of those who take part."""
+
+    keys: dict[Address, bytes] = field(default_factory=dict)
+    signed: dict[Address, bytes] = field(default_factory=dict)
+    boxes: dict[Address, dict[Address, bytes]] = field(default_factory=dict)  # by sender and receiver
+    confirmed: dict[Address, bytes] = field(default_factory=dict)
+    shares: dict[Address, dict[Address, bytes]] = field(default_factory=dict)  # by owner and holder
+
+    def take_keys(self, address: Address, records: Records) -> None:
+        """What a client advertises."""
+        keys, signature = _exactly(records, "keys", PUBLIC_BYTES), _exactly(records, "signed", SIGNATURE_BYTES)
+        self.keys[address], self.signed[address] = keys, signature
+
+    def close(self, there: Sequence[Address]) -> tuple[ClosedList, Records]:
+        """The list of those who take part, and as it is handed to each of them."""
+        closed = ClosedList.of({address: self.keys[address] for address in there})
+        signatures = b"".join(self.signed[address] for address in closed.keys)
+        return closed, {"clients": closed.clients, "keys": closed.public, "signatures": signatures}
+
+    def take_boxes(self, ring: Ring) -> Receive:
+        """What clients seal to their neighbours, one box after the other."""
+
+        def take(address: Address, records: Records) -> None:
+            others = ring.neighbours(address)
+            boxes = _exactly(records, "boxes", BOX_BYTES * len(others))
+            self.boxes[address] = dict(zip(others, parts(boxes, BOX_BYTES), strict=True))
+
+        return take
+
+    def sharers(self, address: Address, ring: Ring) -> list[Address]:
+        """Neighbours of a client that sealed it a share."""
+        return [other for other in ring.neighbours(address) if other in self.boxes]
+
+    def delivery(self, address: Address, ring: Ring) -> Records:
+        """A client's boxes, and whose they are."""
+        others = self.sharers(address, ring)
+        return {"sharers": ",".join(others), "boxes": b"".join(self.boxes[other][address] for other in others)}
+
+    def take_signature(self, address: Address, records: Records) -> None:
+        """What a client signs the survivors with."""
+        self.confirmed[address] = _exactly(records, "signed", SIGNATURE_BYTES)
+
+    def signatures(self, address: Address, ring: Ring) -> Records:
+        """Those of a client's neighbours."""
+        signers = [other for other in ring.holders(address) if other in self.confirmed]
+        return {"signers": ",".join(signers), "signatures": b"".join(self.confirmed[other] for other in signers)}
+
+    def take_shares(self, ring: Ring) -> Receive:
+        """What clients release, in the order in which they were given it; their own comes first."""
+
+        def take(address: Address, records: Records) -> None:
+            owners = [*([address] if ring.plan.complete else []), *self.sharers(address, ring)]
+            shares = _exactly(records, "shares", SHARE_BYTES * len(owners))
+            for owner, share in zip(owners, parts(shares, SHARE_BYTES), strict=True):
+                self.shares.setdefault(owner, {})[address] = share
+
+        return take
+
+    def masks_left(
+        self, closed: ClosedList, ring: Ring, survivors: Sequence[Address]
+    ) -> tuple[list[bytes], list[bytes]]:
+        """The seeds of the masks to be added to the sum, and of those to be subtracted.
+
+        Raises:
+            PrivacyRefusal: too few shares of a secret, or wrong ones of a key.
+        """
+        there, added, subtracted = set(survivors), list[bytes](), list[bytes]()
+        for client in self.boxes:
+            secret = self._recovered(client, ring)
+            if client in there:
+                subtracted.append(secret)
+                continue
+            private = private_key(secret)
+            if public_of(private) != closed.keys[client][:KEY_BYTES]:
+                raise PrivacyRefusal(f"the shares of {client}'s key do not give it: a client released a wrong one")
+            with span("agree"):
+                for other in filter(there.__contains__, ring.neighbours(client)):
+                    seed = closed.mask_seed(private, client, other)
+                    (subtracted if other < client else added).append(seed)
+        return added, subtracted
+
+    def _recovered(self, client: Address, ring: Ring) -> bytes:
+        """The secret of a client that its neighbours released."""
+        released: Mapping[Address, bytes] = self.shares.get(client, {})
+        if len(released) < ring.plan.threshold:
+            raise PrivacyRefusal(
+                f"{len(released)} neighbours released their share of {client}'s secret, {ring.plan.threshold} must"
+            )
+        with span("recover"):
+            holders = ring.holders(client)
+            shares = {number: released[holder] for number, holder in enumerate(holders, 1) if holder in released}
+            return combine(shares, len(holders))
+
+
+def _exactly(records: Records, name: str, length: int) -> bytes:
+    value = bytes_of(records, name)
+    if len(value) != length:
+        raise MalformedContribution(f"{name} take {length} bytes, got {len(value)}")
+    return value

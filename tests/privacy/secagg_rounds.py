@@ -1,0 +1,91 @@
+"""Rounds of secure aggregation that remember what passed, whose server may lie, and whose refusals are answers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from privacy.errors import FedveilError, PrivacyRefusal, ProtocolError
+from privacy.randomness import SeededRandomness
+from privacy.secagg import SecAggSum
+from privacy.secagg_graph import Plan
+from privacy.secure_sum import Address, Exchange, Party, Records, Value, VectorSpec
+from tests.privacy.contract import vectors
+from tests.privacy.harness import UPDATE_BOUND, MemoryStore, Round, spec_of, transported
+
+STAGES = ("advertise", "share_keys", "mask", "confirm", "unmask")
+Lie = Callable[[Address, Records], Records]
+
+
+class Sparse(SecAggSum):
+    """Four neighbours, three of whom must be there: a sparse graph of few clients, which the bounds never give."""
+
+    def plan(self, count: int, cohort: int) -> Plan:
+        return Plan(count, 4, 3, count - 2) if count > 6 else super().plan(count, cohort)
+
+
+@dataclass
+class Lying(Round):
+    """The server tells what `lies` make of the truth."""
+
+    lies: Mapping[str, Lie] = field(default_factory=dict)
+    passed: dict[tuple[str, Address], tuple[Records, Records]] = field(default_factory=dict)
+    refusals: dict[tuple[str, Address], FedveilError] = field(default_factory=dict)
+    before: dict[tuple[str, Address], Party] = field(default_factory=dict)  # a party as it was before it answered
+
+    def respond(self, exchange: Exchange, address: Address) -> Records:
+        stage, sent = exchange.stage, exchange.outbox[address]
+        sent = transported(self.lies.get(stage, lambda _, records: records)(address, sent))
+        self.before[stage, address] = copied(self.party(address))
+        try:
+            records = super().respond(replace(exchange, outbox={address: sent}), address)
+        except FedveilError as error:
+            self.refusals[stage, address] = error
+            raise error if isinstance(error, ProtocolError) else ProtocolError("a reply that holds an error") from error
+        self.passed[stage, address] = sent, records
+        return records
+
+    def party(self, address: Address) -> Party:
+        """Each attempt has randomness of its own."""
+        randomness = SeededRandomness("secagg", address, self.attempt, len(self.stages))
+        return replace(super().party(address), randomness=randomness)
+
+    def again(self, stage: str, address: Address, sent: Records | None = None, me: Party | None = None) -> Records:
+        """Ask a client once more, by default what it was asked, as it now is."""
+        sent = self.passed[stage, address][0] if sent is None else sent
+        return self.secure_sum.respond(stage, sent, me or self.party(address), lambda: self.vectors[address])
+
+
+def copied(me: Party) -> Party:
+    """The same party, whose memory and store nothing changes any more."""
+    store = MemoryStore()
+    store.values = dict(me.own.store.values)  # type: ignore[attr-defined]
+    memory: dict[str, Value] = dict(me.memory)
+    return replace(me, memory=memory, credentials=replace(me.own, store=store))
+
+
+def made(secure_sum: SecAggSum, count: int, length: int = 3, minimum: int = 2, **options: object) -> Lying:
+    return Lying(secure_sum, spec_of(length, count, minimum), vectors(count, length), **options)  # type: ignore[arg-type]
+
+
+def ran(secure_sum: SecAggSum | None = None, count: int = 5, **options: object) -> Lying:
+    """After an honest round."""
+    round_ = made(secure_sum or SecAggSum(count, bound=UPDATE_BOUND), count, **options)
+    round_.run()
+    assert not round_.refusals
+    return round_
+
+
+def refusal(ask: Callable[[], object]) -> FedveilError:
+    """What a client says that does not answer."""
+    try:
+        ask()
+    except (ProtocolError, PrivacyRefusal) as error:
+        return error
+    raise AssertionError("it answered")
+
+
+def wider(spec: VectorSpec, **changes: int) -> VectorSpec:
+    return replace(spec, **changes)  # type: ignore[arg-type]
+
+
+def addresses(count: int) -> Sequence[Address]:
+    return [f"client/{client}" for client in range(count)]
