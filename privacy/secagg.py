@@ -61,6 +61,7 @@ from privacy.secure_sum import (
 )
 from privacy.shamir import SHARE_BYTES, split
 from privacy.spans import span
+from privacy.trust import EVERYTHING, LEFT_OUT, Trust
 
 # what a client remembers of an attempt
 _KEYS, _CLIENTS, _PUBLIC, _SEED, _OWN = "secagg.keys", "secagg.clients", "secagg.public", "secagg.seed", "secagg.own"
@@ -99,6 +100,17 @@ class SecAggSum(SecureSum):
         whole = self.plan(size, size)
         self.assumption = self._bounds.assumption(whole)
         self.caveats = (*self._bounds.caveats(whole), "Any client can end a round, with a share that is wrong.")
+
+    def trust(self, spec: VectorSpec) -> Trust:
+        """Of a whole cohort: a coalition below the one that is named holds too few shares of anybody's keys."""
+        plan = self.plan(spec.cohort_size, spec.cohort_size)
+        if plan.count == 1:
+            return EVERYTHING
+        coalition = f"{self._bounds.coalition(plan)} of a client's {plan.degree} neighbours"
+        holds = {"each client": "its own masks' keys, and a share of those of each neighbour"}
+        sees = {"the server": "masked vectors, the keys of those who dropped out, and the sum"}
+        drop_out = f"{LEFT_OUT} Its masks are taken off with the shares of {plan.threshold} neighbours."
+        return Trust((("the server", coalition),), drop_out, holds, sees)
 
     def plan(self, count: int, cohort: int) -> Plan:
         """Neighbours and threshold among so many clients of a cohort.
