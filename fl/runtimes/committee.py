@@ -192,7 +192,8 @@ def attended(work: Workspace, grid: Grid) -> Iterator[tuple[Grid, dict[Address, 
     with ExitStack() as stack:
         processes = {address: stack.enter_context(_process(work, address)) for address in work.members}
         pools = {node: (address, processes[address]) for node, address in enumerate(roles, FIRST_ROLE_NODE)}
-        stack.enter_context(_killed_on_failure([_ask(*one, _ready).result() for one in processes.items()]))
+        starting = {address: _ask(address, pool, _ready) for address, pool in processes.items()}  # all at once
+        stack.enter_context(_killed_on_failure(_all(starting)))
         dealing = None if meeting is None else stack.enter_context(_meeting(work, meeting, processes))
         yield CommitteeGrid(grid, pools, dealing), {address: node for node, (address, _) in pools.items()}
 
@@ -227,16 +228,17 @@ def _ask(address: Address, pool: ProcessPoolExecutor, what: Callable[..., T], *a
         return pool.submit(what, *arguments)
 
 
-def _all(futures: "Mapping[Address, Future[None]]") -> None:
-    """Wait for all processes to do something; the first that fails ends it."""
+def _all(futures: "Mapping[Address, Future[T]]") -> list[T]:
+    """What all processes answer; the first that fails ends it."""
     whose = {future: address for address, future in futures.items()}
     for future in as_completed(whose):
         with _alive(whose[future]):
             future.result()
+    return [future.result() for future in futures.values()]
 
 
 @contextmanager
-def _killed_on_failure(ids: Collection[int | None]) -> Iterator[None]:
+def _killed_on_failure(ids: Collection[int]) -> Iterator[None]:
     """A process that hangs would not end when it is asked to."""
     try:
         yield
