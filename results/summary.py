@@ -21,6 +21,8 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
     - `upload_bytes_per_parameter`: all that a client sent in a round, over all stages, as serialised protocol bytes;
       mean over the clients and rounds that sent anything, over the model's parameters. Download likewise.
       `envelope_bytes`, beside them, is what routing and configuration add, a client and round;
+    - `parties_bytes`: what passes between parties, and their dealer, beside the server in a round, each byte counted
+      once; mean over rounds. `parties_rounds`: how often they wait for one another in a round, the most of any;
     - `dropped`, `rejected`: how many contributions went missing or were refused, over all rounds;
     - `sum_error`: the largest absolute error of a sum, over its values and all rounds (`runtime.measure_sum_error`);
     - `peak_rss_bytes`, `peak_cuda_bytes`: the largest of any address and phase.
@@ -36,6 +38,7 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
         **_evaluation(rounds),
         **_times(rounds),
         **_traffic(rounds, parameters),
+        **_between_parties(rounds),
         "dropped": _count(rounds, "dropped"),
         "rejected": _count(rounds, "rejected"),
         "sum_error": _server(rounds, "protocol", "sum_error")["value"].max(),
@@ -72,6 +75,15 @@ def _traffic(rounds: pl.DataFrame, parameters: int) -> dict[str, object]:
         "download_bytes_per_parameter": None if down is None else down / parameters,
         "envelope_bytes": _bytes(rounds, "envelope_bytes"),
     }
+
+
+def _between_parties(rounds: pl.DataFrame) -> dict[str, object]:
+    told = rounds.filter(pl.col("metric") == "comm_bytes").group_by("round").agg(pl.col("value").sum())["value"].mean()
+    assert told is None or isinstance(told, float)
+    waits = rounds.filter(pl.col("stage") == "peers", pl.col("metric") == "comm_rounds")
+    most = waits.group_by("round").agg(pl.col("value").max())["value"].mean()
+    # both ends tell of each byte
+    return {"parties_bytes": None if told is None else told / 2, "parties_rounds": most}
 
 
 def _bytes(rounds: pl.DataFrame, metric: str) -> float | None:

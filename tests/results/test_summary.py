@@ -56,6 +56,23 @@ def test_figures_of_a_run_by_hand() -> None:
     assert {key: figures[key] for key in FINAL} == FINAL
 
 
+def party(round_: int, index: int, stage: str, metric: str, value: float) -> Row:
+    return Row(round_, f"party/{index}", stage, metric, value, "bytes" if metric == "comm_bytes" else "1")
+
+
+def test_what_passes_between_parties_counts_once_though_both_ends_tell_it() -> None:
+    """Two parties send each other 50 bytes in round 1 and 150 in round 2, and the dealer 30 to the first in each."""
+    rows = [
+        *(party(r, p, "peers", "comm_bytes", 2 * b + 30 * (p == 0)) for r, b in ((1, 50), (2, 150)) for p in (0, 1)),
+        *(party(r, 0, "dealer", "comm_bytes", 30) for r in (1, 2)),
+        *(party(r, p, "peers", "comm_rounds", 5 + p) for r in (1, 2) for p in (0, 1)),
+        *(party(r, 0, "dealer", "comm_rounds", 99) for r in (1, 2)),
+    ]
+    figures = summarise(to_frame("r", rows), parameters=1, final={})
+    assert figures["parties_bytes"] == (2 * 50 + 30 + 2 * 150 + 30) / 2
+    assert figures["parties_rounds"] == 6
+
+
 def test_what_was_not_measured_is_none_and_never_zero() -> None:
     figures = summarise(to_frame("r", []), parameters=10, final={})
     assert figures.pop("parameters") == 10
