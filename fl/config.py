@@ -115,6 +115,8 @@ class FaultsConfig:
 
     scaled_clients: int = 0  # clients that send their updates multiplied by `scale`, whatever a mechanism clipped
     scale: float = -100.0
+    dropout_rate: float = 0.0  # of the clients that are asked, each by itself, in each round
+    dropout_stage: str | None = None  # of the secure sum, where they fall silent; null: from the first
 
 
 @dataclass
@@ -216,6 +218,7 @@ CHECKS: tuple[Check, ...] = (
     _positive("runtime.cpus_per_client"),
     _at_least("runtime.supernodes", 1),
     _at_least("faults.scaled_clients", 0),
+    ("faults.dropout_rate", lambda v: 0 <= v <= 1, "must lie between 0 and 1"),
     ("faults.scale", lambda v: math.isfinite(v), "must be a finite number"),
     _one_of("runtime.roster", (PINNED, RELAYED)),
     _at_least("output.keep_checkpoints", 1),
@@ -245,6 +248,8 @@ def check(config: DictConfig) -> None:
     if config.faults.scaled_clients > config.clients:
         most = f"must be at most clients={config.clients}"
         raise ConfigError.of("faults.scaled_clients", config.faults.scaled_clients, most)
+    if config.faults.dropout_stage is not None and config.faults.dropout_rate == 0:
+        raise ConfigError.of("faults.dropout_stage", config.faults.dropout_stage, "belongs to faults.dropout_rate")
     minimum = config.server.min_contributors
     if minimum is not None and minimum > cohort_size(config):
         raise ConfigError.of(

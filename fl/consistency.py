@@ -48,7 +48,11 @@ def _check_measured(config: FedveilConfig, backend: PrivacyBackend) -> None:
 
 
 def _check_faults(config: FedveilConfig, backend: PrivacyBackend) -> None:
-    """Residues have no size that could be multiplied."""
+    """Residues have no size that could be multiplied, and a stage that there is not would drop nobody."""
+    stage, stages = config.faults.dropout_stage, backend.secure_sum.stages
+    if stage is not None and stages and stage not in stages:
+        allowed = f"secure_sum={backend.secure_sum.name} asks clients at {', '.join(stages)}"
+        raise ConfigError.of("faults.dropout_stage", stage, allowed)
     if config.faults.scaled_clients and backend.modulus_bits is not None:
         allowed = f"{backend.name} sums residues, which are not scaled: leave it out"
         raise ConfigError.of("faults.scaled_clients", config.faults.scaled_clients, allowed)

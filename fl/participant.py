@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fl import training
-from fl.faults import scale_of
+from fl.faults import drop_out, scale_of
 from fl.metering import Phases, parts
 from fl.sensitivity import sensitivity
 from fl.workspace import Workspace, seed_generators
@@ -62,6 +62,8 @@ def answer(
     Raises:
         FedveilError: whatever makes an answer impossible; nothing is sent then.
     """
+    if request.address.startswith("client/"):
+        drop_out(client_index(request.address), request.round, request.stage, work.config.faults, work.config.seed)
     phases, recorder = Phases(work.device), Recorder()
     me = Party(
         request.address,

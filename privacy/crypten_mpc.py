@@ -74,6 +74,7 @@ class CryptenSum(SecureSum):
     name = "crypten"
     hides = True
     pinned = True
+    stages = ("share",)
     meeting: Meeting
 
     def __init__(

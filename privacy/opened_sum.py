@@ -99,6 +99,7 @@ class OpenedSum(SecureSum):
             raise ConfigError.of("secure_sum.broadcast", broadcast, allowed)
         self.keys, self.bound, self.masks, self.broadcast = keys, float(bound), masks, broadcast
         self.roles = (KEYHOLDER,) if keys == "keyholder" else ()
+        self.stages = ("collect",) if self.roles else ("elect", "collect", "open")
         self._keys = KeyDelivery(shared=not self.roles, symmetric=self.symmetric, rotated=not masks)
         other = "the keyholder" if self.roles else "any client"
         honest = "" if masks else "the server follows the protocol: "

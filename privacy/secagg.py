@@ -80,6 +80,7 @@ class SecAggSum(SecureSum):
     exact = True
     hides = True
     pinned = True
+    stages = ("advertise", "share_keys", "mask", "confirm", "unmask")
 
     def __init__(
         self,

@@ -253,10 +253,10 @@ class SecureSum(ABC):
 
     `exact` says that it can sum residues modulo a power of two; `hides`, that the server learns nothing but the sum;
     `pinned`, that it needs a roster; `surveys`, that clients contribute the sensitivities of their data at set-up;
-    `roles` are the parties beside clients and server, `meeting` how they reach one another, where they must; `noise`
-    what they add to the sum, where they do; `additive`, that what is opened is the sum, `uniform`, that it needs equal
-    weights; `bound` the largest value of an update, where its range is limited;
-    `caveats` are whole sentences about what it does not protect.
+    `stages` are those of a round at which clients are asked, where it says so; `roles` are the parties beside clients
+    and server, `meeting` how they reach one another, where they must; `noise` what they add to the sum, where they do;
+    `additive`, that what is opened is the sum, `uniform`, that it needs equal weights; `bound` the largest value of an
+    update, where its range is limited; `caveats` are whole sentences about what it does not protect.
     """
 
     name: str
@@ -265,6 +265,7 @@ class SecureSum(ABC):
     hides: bool = False
     pinned: bool = False
     surveys: bool = False
+    stages: tuple[str, ...] = ()
     roles: tuple[Address, ...] = ()
     meeting: Meeting | None = None
     bound: float = math.inf
@@ -374,6 +375,7 @@ class PlainSum(SecureSum):
     name = "plain"
     assumption = "the server is trusted: it sees every client's update"
     exact = True  # float64 additions of float32 values
+    stages = ("collect",)
 
     def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
         """One stage, `collect`: each reply is one vector, added in cohort order."""

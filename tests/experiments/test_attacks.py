@@ -213,7 +213,7 @@ def test_the_list_and_the_help(here: Here) -> None:
     assert listed.status == 0
     assert [line.split()[0] for line in listed.out.splitlines()] == list(ATTACKS)
     assert all(line.strip() in here("attack", "--help").out for line in listed.out.splitlines())
-    assert "attack NAME" in here("--help").out
+    assert "attack        NAME" in here("--help").out
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("runtime.supernodes", [0], [1]),
     ("runtime.roster", ["", "none"], ["pinned"]),
     ("faults.scaled_clients", [-1, 11], [0, 10]),
+    ("faults.dropout_rate", [-0.1, 1.1], [0.0, 1.0]),
     ("faults.scale", [float("inf"), float("nan")], [-100.0, 0.0]),
     ("output.keep_checkpoints", [0], [1]),
 ]
