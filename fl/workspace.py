@@ -249,6 +249,11 @@ class Workspace:
         return (*map(address_of, range(self.config.clients)), *self.members)
 
     @property
+    def asked(self) -> tuple[Address, ...]:
+        """Those of them whom the server asks."""
+        return (*map(address_of, range(self.config.clients)), *self.backend.secure_sum.roles)
+
+    @property
     def members(self) -> tuple[Address, ...]:
         """Those of them that are no clients: each has a process of its own."""
         secure_sum = self.backend.secure_sum

@@ -150,7 +150,7 @@ def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
     Raises:
         RuntimeFailure: somebody is not there in time, or two nodes go by one name.
     """
-    wanted = {*map(address_of, range(work.config.clients)), *work.backend.secure_sum.roles}
+    wanted = set(work.asked)
     ends = time.monotonic() + NODES_TIMEOUT_S
     while missing := wanted - (nodes := _online(grid)).keys():
         if time.monotonic() > ends:

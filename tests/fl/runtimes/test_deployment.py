@@ -264,7 +264,7 @@ class Nodes:
 
 def locate(nodes: Nodes, clients: int, *roles: str) -> dict[str, int]:
     everybody = (*(f"client/{client}" for client in range(clients)), *roles)
-    work = SimpleNamespace(everybody=everybody)
+    work = SimpleNamespace(asked=everybody)
     return dict(deployment.locate(cast(Grid, nodes), cast(Workspace, work)))
 
 
