@@ -8,6 +8,7 @@ BENCH = runtime
 BIN = .venv/bin
 STAMP = .venv/.installed
 SLOW = slow or ray or deployment
+FIRST_COLUMNS = accuracy,accuracy_points,epsilon,round_s,round_ratio,train_ratio,upload_bytes_per_parameter,upload_ratio,assumption
 
 # What a caller's shell may hold that would change the outcome.
 unexport PYTHONPATH PYTHONHOME PYTHONWARNINGS PYTHONOPTIMIZE MYPYPATH PYTEST_ADDOPTS
@@ -29,7 +30,7 @@ install: $(STAMP) ## Make .venv with exactly the versions of requirements.lock
 
 run: $(STAMP) ## The main job: a first table, on data that is embedded
 	$(BIN)/fedveil sweep experiment=first_table
-	$(BIN)/fedveil table results/runs/first_table
+	$(BIN)/fedveil table results/runs/first_table --columns $(FIRST_COLUMNS)
 
 test: lint types pytest ## Everything that must pass before a commit
 
