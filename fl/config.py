@@ -139,6 +139,7 @@ class FedveilConfig:
     noise: str = "os"  # "seeded" is reproducible, and protects nothing
     delta: float = 1e-5
     accountant: str = "prv"
+    witness: bool = True  # clients look once more at what they are about to send, and stop a run that protects nothing
     epsilon_budget: float | None = None  # the run ends before the round that would pass it
     out: str | None = None
     force: bool = False

@@ -27,6 +27,7 @@ from privacy.spans import Recorder, recording
 from results.rows import Row
 
 PART = "part"
+WITNESS = "witness"  # the phase of a participant's last look, which is no overhead of what it looks at
 _METRICS = {
     "s": ("wall", "cpu", "comm_wall", PART),
     "bytes": ("peak_rss", "peak_cuda", "ciphertext_bytes", "comm_bytes"),
@@ -179,6 +180,14 @@ class Meter:
         for stage, values in told.items():
             for percent in (25, 50, 75):
                 self.add("server", stage, f"{metric}_q{percent}", float(np.percentile(values, percent)), "1")
+
+    def witnessing_s(self, lanes: int) -> float:
+        """How long a round waited for its clients' witnesses, where so many clients ran at once.
+
+        Exact where they ran in turn; elsewhere the least that it can have been.
+        """
+        each = [value for (_, stage, name, _), value in self._values.items() if (stage, name) == (WITNESS, "wall")]
+        return max(max(each, default=0.0), sum(each) / lanes)
 
     def take(self) -> list[Row]:
         """The rows of the round, which the meter forgets."""

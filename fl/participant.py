@@ -12,7 +12,7 @@ import torch
 
 from fl import training
 from fl.faults import drop_out, scale_of
-from fl.metering import Phases, parts
+from fl.metering import WITNESS, Phases, parts
 from fl.sensitivity import sensitivity
 from fl.workspace import Workspace, seed_generators
 from privacy.errors import MalformedContribution, ProtocolError
@@ -21,6 +21,7 @@ from privacy.randomness import OsRandomness
 from privacy.secure_sum import Address, Credentials, Party, Records, Value, Vector
 from privacy.signing import signed
 from privacy.spans import Recorder, recording, span
+from privacy.witness import Upload, allowance, examine
 
 SETUP_ROUND = 0
 PROTECT = "protect"  # the phase of the protocol: what is spent outside the contribution
@@ -64,7 +65,8 @@ def answer(
     """
     if request.address.startswith("client/"):
         drop_out(client_index(request.address), request.round, request.stage, work.config.faults, work.config.seed)
-    phases, recorder = Phases(work.device), Recorder()
+    phases, recorder, before = Phases(work.device), Recorder(), dict(memory)
+    contributed: list[Vector] = []
     me = Party(
         request.address,
         work.hash,
@@ -85,6 +87,9 @@ def answer(
             if tell is not None:
                 tell(vector)
                 phases.end("tell")
+            if work.config.witness and work.backend.secure_sum.pinned:
+                contributed.append(vector.copy())
+                phases.end(WITNESS)
         return vector
 
     with recording(recorder):
@@ -93,9 +98,22 @@ def answer(
             with span("sign"):
                 records = signed(records, me, request.stage)
     phases.end(PROTECT)
+    for vector in contributed:
+        allowed = allowance(work.config.rounds, work.cohort_size)
+        upload = Upload(request.stage, request.inbound, records, me, vector, before, allowed)
+        examine(work.backend.secure_sum, upload, rehearse=_rehearses(work, request))
+        phases.end(WITNESS)
     recorder.seconds.pop(CONTRIBUTION, None)
     peers = credentials.peers if credentials else None
     return records, phases.metrics() | parts(PROTECT, recorder) | (dict(peers.costs()) if peers else {})
+
+
+def _rehearses(work: Workspace, request: Request) -> bool:
+    """Whether it is this client's turn to do so: one of a cohort is, in each round."""
+    if request.round == SETUP_ROUND:
+        return False
+    cohort = work.cohort(request.round)
+    return cohort[request.round % len(cohort)] == client_index(request.address)
 
 
 def contribution(work: Workspace, request: Request, memory: MutableMapping[str, Value], phases: Phases) -> Vector:

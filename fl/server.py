@@ -21,7 +21,7 @@ from fl import vectors
 from fl.checkpoint import Checkpoints, State
 from fl.evaluation import Scores, evaluate
 from fl.ledger import LedgerFile
-from fl.metering import Meter
+from fl.metering import WITNESS, Meter
 from fl.participant import SETUP_ROUND
 from fl.rounds import drive
 from fl.sum_error import ClearContributions, require_within
@@ -150,6 +150,8 @@ class Server:
             total = self.aggregate(number, self.work.cohort(number))
             with self.meter.span("server", "step"):
                 self.step(number, total)
+        if self.work.config.witness:
+            self.meter.add("server", "round", WITNESS, self.meter.witnessing_s(self.work.lanes), "s")
         self.round = number
 
     def aggregate(self, number: int, cohort: Sequence[int]) -> Total:

@@ -12,6 +12,7 @@ from privacy.ledger import Ledger
 from privacy.opened_sum import OpenedSum
 from privacy.selective_sum import SelectiveSum
 from privacy.trust import SERVER_ALONE, Trust
+from privacy.witness import FALSE_ALARM
 
 FLOATING = ("dp_sgd", "client_dp", "dp_ftrl", "local_dp")  # mechanisms whose noise is no integer
 NOISED_BY_CLIENTS = ("dp_sgd", "local_dp", "distributed_dp")
@@ -32,6 +33,7 @@ def explained(work: Workspace) -> dict[str, list[str]]:
         "coalition": list(_coalitions(work, trust)),
         "drop-out": [trust.drop_out, *_least(work)],
         "protocol": [*work.backend.secure_sum.caveats, *_protocol(work)],
+        "witness": list(_witness(work)),
         "noise": list(_noise(work)),
         "epsilon": list(_epsilon(work)),
         "in sight": [*_sizes(work), *_data(work), *_reports(work)],
@@ -106,6 +108,18 @@ def _protocol(work: Workspace) -> Iterator[str]:
         )
     if secure_sum.surveys:
         yield f"Of the sum of the clients' sensitivities {opener} learns all, and the server which are the largest."
+
+
+def _witness(work: Workspace) -> Iterator[str]:
+    if not work.hides_something:
+        return
+    if not work.config.witness:
+        yield "Nobody looks at what clients send (witness=false): protection that is not switched on goes unnoticed."
+        return
+    yield (
+        "Each client looks at its upload before it leaves: absence and reuse of protection stop the run, weak seeds go "
+        f"unnoticed; a false alarm has a probability of at most {FALSE_ALARM:g}."
+    )
 
 
 def _openings(secure_sum: OpenedSum) -> Iterator[str]:

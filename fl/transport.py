@@ -272,6 +272,8 @@ class Transport:
         if kind == errors.ConfigError.__name__:
             # a configuration that cannot work at one client is the user's to mend, not a drop-out
             raise errors.ConfigError(message)
+        if kind == errors.WitnessAlarm.__name__:
+            raise errors.WitnessAlarm(message)  # what one client's code does not do, no other's does
         if kind == errors.RuntimeFailure.__name__ and not address.startswith("client/"):
             raise errors.RuntimeFailure(message)  # its process died, and nobody takes its place
         self.drop(address, stage, "dropped", message)

@@ -1,6 +1,7 @@
 """What one process needs to serve a configuration, built once from its canonical text and cached by its hash."""
 
 import math
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -258,6 +259,16 @@ class Workspace:
         """Those of them that are no clients: each has a process of its own."""
         secure_sum = self.backend.secure_sum
         return secure_sum.roles if secure_sum.meeting is None else secure_sum.meeting.members
+
+    @property
+    def lanes(self) -> int:
+        """How many clients of a cohort run at once."""
+        runtime = self.config.runtime
+        if runtime.name == "deployment":
+            return self.cohort_size
+        cores = os.cpu_count() or 1
+        at_once = int(cores / runtime.cpus_per_client) if runtime.name == "ray" else runtime.workers
+        return min(self.cohort_size, max(1, at_once))
 
     @cached_property
     def max_weight(self) -> int:

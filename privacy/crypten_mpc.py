@@ -11,7 +11,7 @@ alike, where a fixed one would take in every vector and the others expand every 
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from privacy import mpc_aggregates
+from privacy.declared import Boxed, Declarations, Encoding, Fixed, Rehearsal
 from privacy.errors import (
     ConfigError,
     FedveilError,
@@ -34,7 +35,8 @@ from privacy.mpc_agreement import Manifest, Taken, agree, check_box, manifest_by
 from privacy.mpc_shares import WIDTHS, Elements, Ring
 from privacy.parameters import positive
 from privacy.peers import Meeting
-from privacy.sealing import seal
+from privacy.randomness import KEY_BYTES
+from privacy.sealing import BOX_BYTES, seal
 from privacy.secure_sum import (
     Address,
     Contribution,
@@ -45,6 +47,7 @@ from privacy.secure_sum import (
     SecureSum,
     Sum,
     Total,
+    Vector,
     VectorSpec,
     bytes_of,
     require_contributors,
@@ -52,6 +55,7 @@ from privacy.secure_sum import (
 )
 from privacy.spans import span
 from privacy.trust import LEFT_OUT, Trust
+from privacy.uniformity import Numbers
 
 PARTIES = (2, 3, 5)
 DEALER = "dealer"
@@ -148,10 +152,12 @@ class CryptenSum(SecureSum):
             if len(manifest) != manifest_bytes(len(self.roles)):
                 raise MalformedContribution(f"a manifest has {manifest_bytes(len(self.roles))} bytes")
             for index, box in enumerate(received):  # who cannot hash must not end the round for all at the parties
+                self._check_size(address, index, box, spec)
                 check_box(manifest, index, box)
             manifests[address], boxes[address] = manifest, received
 
-        there = yield Exchange("share", {address: {} for address in cohort}, collect, collect=True)
+        outbox: dict[Address, Records] = {address: {} for address in cohort}
+        there = yield Exchange("share", outbox, collect, collect=True, names=(*self.roles, "manifest"))
         require_contributors(there, spec)
         reports: dict[Address, Records] = {}
 
@@ -163,12 +169,18 @@ class CryptenSum(SecureSum):
                 spec.check_sum(records.get("sum"))
             reports[address] = records
 
-        outbox = {
+        handed = {
             role: self._handed(index, {address: boxes[address] for address in there}, manifests)
             for index, role in enumerate(self.roles)
         }
-        yield Exchange("reveal", outbox, receive, timeout_s=self.meeting.timeout_s)
+        yield Exchange("reveal", handed, receive, timeout_s=self.meeting.timeout_s)
         return self._compared(reports, there, spec)
+
+    def _check_size(self, client: Address, index: int, box: bytes, spec: VectorSpec) -> None:
+        whole = index == self._whole(client)
+        length = BOX_BYTES + (self.ring(spec).dtype.itemsize * spec.length if whole else KEY_BYTES)
+        if len(box) != length:
+            raise MalformedContribution(f"the box for {self.roles[index]} must have {length} bytes, got {len(box)}")
 
     def _handed(
         self, index: int, boxes: Mapping[Address, Sequence[bytes]], manifests: Mapping[Address, bytes]
@@ -214,8 +226,36 @@ class CryptenSum(SecureSum):
             payloads = ring.split(values_D, len(self.roles), whole, me.randomness)
         with span("seal"):
             boxes = {role: _sealed(me, role, share) for role, share in zip(self.roles, payloads, strict=True)}
+        me.inside.update(zip(self.roles, payloads, strict=True))
         manifest = Manifest.of(me.randomness.key(), list(boxes.values()))
         return {**boxes, "manifest": manifest.signed(me)}
+
+    # ---- for the witness
+
+    def declare(self, stage: str, records: Records, me: Party) -> Declarations:  # noqa: ARG002
+        """Boxes, and in each of them a share, which is uniform."""
+        boxes = {role: self._declared(role, me) for role in self.roles}
+        return {**boxes, "manifest": Fixed(manifest_bytes(len(self.roles)))}
+
+    def _declared(self, role: Address, me: Party) -> Boxed:
+        ring, share = self.ring(me.spec), me.inside[role]
+        if self.roles[self._whole(me.address)] != role:
+            return Boxed(share, BOX_BYTES, (Numbers.of_bytes(f"the key for {role}", share),))
+        words = np.frombuffer(share, ring.dtype)
+        return Boxed(share, BOX_BYTES, (Numbers.of(f"the share of {role}", words, 1 << ring.bits),))
+
+    def encodings(self, stage: str, vector_D: Vector, me: Party) -> Iterable[Encoding]:  # noqa: ARG002
+        """Fixed point."""
+        ring = self.ring(me.spec)
+        return (Encoding("fixed point", ring.encode(vector_D), ring.bits),)
+
+    def rehearse(self, stage: str, inbound: Records, me: Party, vector_D: Vector) -> Rehearsal:
+        """The shares add up to the vector again."""
+        records, ring = self.respond(stage, inbound, me, lambda: vector_D), self.ring(me.spec)
+        total_D = np.zeros(me.spec.length, ring.dtype)
+        for index, role in enumerate(self.roles):
+            ring.add_share(total_D, me.inside[role], whole=index == self._whole(me.address))
+        return Rehearsal(self.declare(stage, records, me), vector_D, ring.decode(total_D), ring.tolerance)
 
     def _whole(self, client: Address) -> int:
         """The party that gets a client's vector; the others get keys."""

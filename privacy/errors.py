@@ -3,7 +3,8 @@
 FedveilError
 ├── ConfigError (ValueError)          a value that a user gave: names the key, the value and what is allowed
 ├── PrivacyRefusal (ValueError)       the run cannot keep its promise, so it does not go on
-│   └── TooFewContributors
+│   ├── TooFewContributors
+│   └── WitnessAlarm                  what a client was about to send is not protected as declared
 ├── ProtocolError (ValueError)        a peer sent what the protocol does not allow; its sender is left out
 │   ├── UnknownSender
 │   ├── DuplicateSender
@@ -43,6 +44,10 @@ class PrivacyRefusal(FedveilError, ValueError):
 
 class TooFewContributors(PrivacyRefusal):
     """Fewer contributions than `min_contributors`: the sum would expose them."""
+
+
+class WitnessAlarm(PrivacyRefusal):
+    """What a client was about to send is not as its protocol declares it: nothing was sent."""
 
 
 class ProtocolError(FedveilError, ValueError):

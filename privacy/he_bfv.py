@@ -15,14 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tenseal import sealapi
 
+from privacy.declared import Uniform
 from privacy.errors import ConfigError, MalformedContribution
 from privacy.he_cipher import DecryptionKey, EncryptionKey
+from privacy.he_declared import declared
 from privacy.he_noise import check_bfv
 from privacy.he_parameters import MAX_PRIME_BITS, HeParameters
 from privacy.he_seal import Ring, add_mod, plain_modulus, ring, subtract_mod
 from privacy.he_wire import Residues
 from privacy.sealing import uniform
 from privacy.spans import each, span
+from privacy.uniformity import Numbers
 
 Unsigned = NDArray[np.uint64]
 
@@ -110,6 +113,18 @@ class Bfv:
         """Uniform residues modulo t from a 32-byte key, for a vector of so many values, shape (C, N)."""
         count, degree = self.ciphertexts(length), self.parameters.poly_modulus_degree
         return uniform(key, count * degree, self._ring.plain_modulus).reshape(count, degree)
+
+    def declared(self, message: bytes, length: int) -> Uniform:
+        """A message of a vector of so many values, as residues that are uniform.
+
+        Raises:
+            MalformedContribution: it is none.
+        """
+        return declared(self.parameters, message, self.ciphertexts(length))
+
+    def mask_numbers(self, mask_CN: Residues) -> list[Numbers]:
+        """A mask modulo t."""
+        return [Numbers("mask", mask_CN, self._ring.plain_modulus)]
 
     def add_masks(self, left_CN: Residues, right_CN: Residues) -> Residues:
         """Their sum modulo t."""

@@ -17,13 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tenseal import sealapi
 
+from privacy.declared import Encoding
 from privacy.errors import ConfigError, MalformedContribution
 from privacy.he_cipher import DecryptionKey, EncryptionKey
+from privacy.he_declared import plaintext_encodings
 from privacy.he_noise import noise_variance
 from privacy.he_parameters import HeParameters
 from privacy.he_seal import Ring, ring
 from privacy.he_wire import Residues
 from privacy.parameters import positive
+from privacy.randomness import Randomness
 from privacy.spans import each, span
 
 Floats = NDArray[np.float64]
@@ -133,6 +136,13 @@ class Ckks:
         padding = np.zeros(rows_CV[:, :-1].size - len(values_D))
         rows_CV[:, :-1] = np.concatenate([values_D, padding]).reshape(len(rows_CV), -1)
         return (self._encode(row_V.view(np.complex128) if self.parameters.dense else row_V) for row_V in rows_CV)
+
+    def written(self, values_D: Floats, randomness: Randomness) -> list[Encoding]:
+        """What one ciphertext's worth of a vector, at random, is encoded to."""
+        held = self.values_per_ciphertext
+        first = held * int(randomness.generator().integers(self.ciphertexts(len(values_D))))
+        [plaintext] = self.plaintexts(values_D[first : first + held], self.bound)
+        return plaintext_encodings(self.parameters, plaintext)
 
     def _encode(self, slots: NDArray[Any]) -> Any:
         plaintext = sealapi.Plaintext()

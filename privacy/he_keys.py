@@ -75,6 +75,12 @@ class KeyDelivery:
         if not self.shared and maker != KEYHOLDER:
             raise ProtocolError(f"{shown(maker)} makes no keys")
 
+    def replace(self, parameters: HeParameters, me: Party, own: Credentials) -> bytes:
+        """Take another pair, made here; its secret key."""
+        keys = generate_keys(parameters)
+        self._keep(keys, me, own)
+        return keys.secret
+
     def encryption_key(self, me: Party, own: Credentials) -> bytes:
         """What this role encrypts with.
 

@@ -66,6 +66,12 @@ class Ring:
         return ciphertext_layout(self.context.first_parms_id(), ckks, self.degree, self.moduli, scale)
 
     @cached_property
+    def plaintext(self) -> Layout:
+        """How SEAL writes an encoded plaintext of CKKS."""
+        scale = 2.0 ** (self.parameters.scale_bits or 0)
+        return plaintext_layout(self.context.first_parms_id(), self.degree, self.moduli, scale)
+
+    @cached_property
     def secret_key(self) -> Layout:
         """How SEAL writes a secret key."""
         return plaintext_layout(self.context.key_parms_id(), self.degree, self.all_moduli, 1.0)

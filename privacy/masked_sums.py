@@ -7,7 +7,7 @@ Shapes: D is the length of the vector that the spec declares; masks have whateve
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, reduce
 from typing import Protocol
@@ -15,17 +15,20 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.declared import Encoding, Uniform
 from privacy.errors import MalformedContribution
 from privacy.fixed_point import FixedPoint
 from privacy.he_bfv import Bfv
 from privacy.he_cipher import CiphertextSum, DecryptionKey, EncryptionKey
 from privacy.he_ckks import Ckks, Flooding
+from privacy.he_declared import declared, mask_numbers
 from privacy.he_parameters import HeParameters
 from privacy.packing import pack_words, unpack_words
 from privacy.randomness import Randomness
 from privacy.sealing import uniform
 from privacy.secure_sum import Sum, Vector, VectorSpec
 from privacy.spans import span
+from privacy.uniformity import Numbers
 
 Mask = NDArray[np.uint64]
 
@@ -71,6 +74,22 @@ class Scheme(ABC):
         Raises:
             MalformedContribution: no such message, or a check value that does not count the contributors.
         """
+
+    @abstractmethod
+    def declared(self, message: bytes) -> Uniform:
+        """A message as numbers that are uniform.
+
+        Raises:
+            MalformedContribution: no such message.
+        """
+
+    @abstractmethod
+    def numbers_of_mask(self, mask: Mask) -> Sequence[Numbers]:
+        """A mask likewise."""
+
+    @abstractmethod
+    def encodings(self, vector_D: Vector, randomness: Randomness) -> Iterable[Encoding]:
+        """A vector as it is written before it is protected, or a part of it at random."""
 
 
 @lru_cache(maxsize=4)  # SEAL takes milliseconds to load a key, as long as it encrypts a small model
@@ -125,6 +144,15 @@ class _CkksScheme(Scheme):
             flooding = Flooding(self.flooding, randomness.generator())
         return self.ckks.open(message, key, contributors, self.spec.length, mask, flooding) * self.spec.bounds_D
 
+    def declared(self, message: bytes) -> Uniform:
+        return declared(self.ckks.parameters, message, self.ckks.ciphertexts(self.spec.length))
+
+    def numbers_of_mask(self, mask: Mask) -> Sequence[Numbers]:
+        return mask_numbers(self.ckks.parameters, mask)
+
+    def encodings(self, vector_D: Vector, randomness: Randomness) -> Iterable[Encoding]:
+        return self.ckks.written(vector_D / self.spec.bounds_D, randomness)
+
 
 @dataclass(frozen=True)
 class _BfvScheme(Scheme):
@@ -165,6 +193,15 @@ class _BfvScheme(Scheme):
     ) -> Sum:
         key = _decryption_key(self.bfv, secret)
         return self.fixed.decode(self.bfv.open(message, key, contributors, self.fixed.spec.length, mask), contributors)
+
+    def declared(self, message: bytes) -> Uniform:
+        return self.bfv.declared(message, self.fixed.spec.length)
+
+    def numbers_of_mask(self, mask: Mask) -> Sequence[Numbers]:
+        return self.bfv.mask_numbers(mask)
+
+    def encodings(self, vector_D: Vector, randomness: Randomness) -> Iterable[Encoding]:  # noqa: ARG002
+        return (Encoding("fixed point", self.fixed.encode(vector_D), self.fixed.value_bits),)
 
 
 @dataclass(frozen=True)
@@ -228,6 +265,15 @@ class _PadScheme(Scheme):
                 f"the sum counts {total[-1]} contributions, not {contributors}: it was damaged, or is another sum"
             )
         return self.fixed.decode(total[:-1], contributors)
+
+    def declared(self, message: bytes) -> Uniform:
+        return Uniform((Numbers.of("masked values", unpack_words(message, self._count, self.bits), 1 << self.bits),))
+
+    def numbers_of_mask(self, mask: Mask) -> Sequence[Numbers]:
+        return (Numbers.of("mask", mask, 1 << self.bits),)
+
+    def encodings(self, vector_D: Vector, randomness: Randomness) -> Iterable[Encoding]:  # noqa: ARG002
+        return (Encoding("fixed point", self.fixed.encode(vector_D), self.bits),)
 
 
 class _WordSum:

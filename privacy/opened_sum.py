@@ -18,9 +18,10 @@ round. `broadcast` has every client open a copy of the sum, as with NVIDIA FLARE
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from privacy.declared import Declarations, Encoding, Fixed, Rehearsal
 from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError, shown
 from privacy.he_keys import KEYHOLDER, SECRET, STAGES, KeyDelivery, ignored
 from privacy.masked_sums import Scheme, sum_of_masks
@@ -179,7 +180,9 @@ class OpenedSum(SecureSum):
         return Gathering(self.scheme(spec), cohort)
 
     def _collection(self, stage: str, opener: Address, cohort: Sequence[Address], gathering: Gathering) -> Exchange:
-        return Exchange(stage, {address: {"opener": opener} for address in cohort}, gathering.receive, collect=True)
+        outbox = {address: {"opener": opener} for address in cohort}
+        names = ("message", "tag", "salt", *(() if gathering.clear is None else ("clear",)))
+        return Exchange(stage, outbox, gathering.receive, collect=True, names=names)
 
     def _whole(self, records: Records, spec: VectorSpec, gathering: Gathering) -> Sum:  # noqa: ARG002
         """The sum of whole vectors, from what the opener answered and what the server has."""
@@ -272,6 +275,42 @@ class OpenedSum(SecureSum):
             keys.append(_mask_key(me, own, address, me.address, salt))
             check_mac(keys[-1], [digest], tag, address)
         return keys
+
+    # ---- for the witness
+
+    def declare(self, stage: str, records: Records, me: Party) -> Declarations:
+        """A message whose residues are uniform, the hash that authenticates it, and the salt of its mask."""
+        return {
+            "message": self._witnessed(stage, me.spec).declared(bytes_of(records, "message")),
+            "tag": Fixed(DIGEST_BYTES),
+            "salt": Fixed(DIGEST_BYTES),
+        }
+
+    def encodings(self, stage: str, vector_D: Vector, me: Party) -> Iterable[Encoding]:
+        """As the scheme has it."""
+        return self._witnessed(stage, me.spec).encodings(self._encrypted(stage, vector_D, me), me.randomness)
+
+    def rehearse(self, stage: str, inbound: Records, me: Party, vector_D: Vector) -> Rehearsal | None:
+        """Under a key pair that the double makes, so that it can open what it made."""
+        own, scheme, secret = me.own, self._witnessed(stage, me.spec), b""
+        if scheme.parameters is not None:
+            secret = self._keys.replace(scheme.parameters, me, own)
+        records = self.respond(stage, inbound, me, lambda: vector_D)
+        mask, opener = None, str(inbound.get("opener"))
+        if self.masks:
+            mask = scheme.draw_mask(_mask_seed(_mask_key(me, own, me.address, opener, bytes_of(records, "salt"))))
+        opened_D = scheme.open(bytes_of(records, "message"), secret, 1, mask, me.randomness)
+        masks = () if mask is None else scheme.numbers_of_mask(mask)
+        encrypted_D = self._encrypted(stage, vector_D, me)
+        return Rehearsal(self.declare(stage, records, me), encrypted_D, opened_D, scheme.tolerance, masks)
+
+    def _witnessed(self, stage: str, spec: VectorSpec) -> Scheme:  # noqa: ARG002
+        """What carries what is encrypted at a stage."""
+        return self._scheme(spec)
+
+    def _encrypted(self, stage: str, vector_D: Vector, me: Party) -> Vector:  # noqa: ARG002
+        """What is encrypted of a vector at a stage."""
+        return vector_D
 
 
 def _contributors(inbound: Records, me: Party) -> list[Address]:

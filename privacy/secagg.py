@@ -21,13 +21,15 @@ A neighbour that seals rubbish costs a client its place in the round: it cannot 
 count in and it does not. A client that releases a wrong share costs the round, which ends with an error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+from privacy.declared import Declarations, Encoding, Rehearsal, Uniform
 from privacy.errors import BadSignature, MalformedContribution, PrivacyRefusal, ProtocolError
 from privacy.fixed_point import FixedPoint
 from privacy.opened_sets import note_set
+from privacy.packing import unpack_words
 from privacy.parameters import positive
 from privacy.randomness import KEY_BYTES
 from privacy.sealing import framed
@@ -54,6 +56,7 @@ from privacy.secure_sum import (
     Party,
     Records,
     SecureSum,
+    Vector,
     VectorSpec,
     bytes_of,
     require_contributors,
@@ -62,6 +65,7 @@ from privacy.secure_sum import (
 from privacy.shamir import SHARE_BYTES, split
 from privacy.spans import span
 from privacy.trust import EVERYTHING, LEFT_OUT, Trust
+from privacy.uniformity import Numbers
 
 # what a client remembers of an attempt
 _KEYS, _CLIENTS, _PUBLIC, _SEED, _OWN = "secagg.keys", "secagg.clients", "secagg.public", "secagg.seed", "secagg.own"
@@ -143,11 +147,13 @@ class SecAggSum(SecureSum):
         """Pass on keys, boxes and signatures, add masked vectors, and take the masks off that are left."""
         require_contributors(cohort, spec)
         masked, has = self.masked(spec), Collected()
-        there = yield Exchange("advertise", {address: {} for address in cohort}, has.take_keys)
+        there = yield Exchange(
+            "advertise", {address: {} for address in cohort}, has.take_keys, names=("keys", "signed")
+        )
         require_contributors(there, spec)
         closed, listed = has.close(there)
         ring = self.ring(closed, spec)
-        sharers = yield Exchange("share_keys", dict.fromkeys(there, listed), has.take_boxes(ring))
+        sharers = yield Exchange("share_keys", dict.fromkeys(there, listed), has.take_boxes(ring), names=("boxes",))
         require_contributors(sharers, _enough(spec, ring.plan))
         sum_ = masked.zero()
 
@@ -155,13 +161,14 @@ class SecAggSum(SecureSum):
             masked.add(sum_, bytes_of(records, "masked"))
 
         boxes = {address: has.delivery(address, ring) for address in sharers}
-        survivors = yield Exchange("mask", boxes, add, collect=True)
+        survivors = yield Exchange("mask", boxes, add, collect=True, names=("masked",))
         require_contributors(survivors, _enough(spec, ring.plan))
         names: Records = {"survivors": ",".join(sorted(survivors))}
-        confirmed = yield Exchange("confirm", dict.fromkeys(survivors, names), has.take_signature)
+        confirmed = yield Exchange("confirm", dict.fromkeys(survivors, names), has.take_signature, names=("signed",))
         require_contributors(confirmed, spec)
         signatures = {address: has.signatures(address, ring) for address in confirmed}
-        require_contributors((yield Exchange("unmask", signatures, has.take_shares(ring))), spec)
+        released = yield Exchange("unmask", signatures, has.take_shares(ring), names=("shares",))
+        require_contributors(released, spec)
         added, subtracted = has.masks_left(closed, ring, survivors)
         return spec.total(masked.opened(sum_, added, subtracted, len(survivors)), survivors)
 
@@ -221,11 +228,7 @@ class SecAggSum(SecureSum):
             shares = _opened(inbound, sharers, others, me)
         _once("masked", me)
         vector_D = me.spec.check(contribution())
-        with span("agree"):
-            private = private_key(keys.mask)
-            seeds = {other: closed.mask_seed(private, me.address, other) for other in sharers}
-        added = [bytes_of(me.memory, _SEED), *(seed for other, seed in seeds.items() if me.address < other)]
-        subtracted = [seed for other, seed in seeds.items() if other < me.address]
+        added, subtracted = _seeds(keys, closed, sharers, me)
         me.memory.update({_SHARERS: ",".join(sharers), _SHARES: shares})
         return {"masked": self.masked(me.spec).protect(vector_D, added, subtracted)}
 
@@ -263,6 +266,30 @@ class SecAggSum(SecureSum):
             del me.memory[name]
         return {"shares": b"".join(released)}
 
+    # ---- for the witness
+
+    def declare(self, stage: str, records: Records, me: Party) -> Declarations:  # noqa: ARG002
+        """Words that are uniform modulo 2^k."""
+        masked = self.masked(me.spec)
+        words = unpack_words(records.get("masked"), masked.words, masked.bits)
+        return {"masked": Uniform((Numbers.of("masked values", words, 1 << masked.bits),))}
+
+    def encodings(self, stage: str, vector_D: Vector, me: Party) -> Iterable[Encoding]:  # noqa: ARG002
+        """Fixed point."""
+        masked = self.masked(me.spec)
+        return (Encoding("fixed point", masked.fixed.encode(vector_D), masked.bits),)
+
+    def rehearse(self, stage: str, inbound: Records, me: Party, vector_D: Vector) -> Rehearsal:
+        """Under another mask of its own: those with its neighbours are what the attempt's keys make them."""
+        me.memory[_SEED] = me.randomness.key()
+        records, masked = self.respond(stage, inbound, me, lambda: vector_D), self.masked(me.spec)
+        keys, closed, _ = self._recalled(me)
+        added, subtracted = _seeds(keys, closed, _names(me, _SHARERS, "masked nothing"), me)
+        sum_ = masked.zero()
+        masked.add(sum_, bytes_of(records, "masked"))
+        opened_D = masked.opened(sum_, subtracted, added, 1)
+        return Rehearsal(self.declare(stage, records, me), vector_D, opened_D, masked.fixed.tolerance)
+
     def _recalled(self, me: Party) -> tuple[PrivateKeys, ClosedList, Ring]:
         """What a client has of this attempt, once it has shared its keys."""
         keys = _own_keys(me)
@@ -287,6 +314,17 @@ def _own_keys(me: Party) -> PrivateKeys:
         raise PrivacyRefusal(f"{me.address} has no keys of this attempt, or has used them up")
     keys = bytes_of(me.memory, _KEYS)
     return PrivateKeys(keys[:KEY_BYTES], keys[KEY_BYTES:])
+
+
+def _seeds(
+    keys: PrivateKeys, closed: ClosedList, sharers: Sequence[Address], me: Party
+) -> tuple[list[bytes], list[bytes]]:
+    """Of the masks that a client adds, its own first, and of those that it subtracts."""
+    with span("agree"):
+        private = private_key(keys.mask)
+        seeds = {other: closed.mask_seed(private, me.address, other) for other in sharers}
+    added = [bytes_of(me.memory, _SEED), *(seed for other, seed in seeds.items() if me.address < other)]
+    return added, [seed for other, seed in seeds.items() if other < me.address]
 
 
 def _split(seed: bytes, keys: PrivateKeys, ring: Ring, me: Party) -> dict[Address, bytes]:

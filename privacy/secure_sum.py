@@ -7,7 +7,7 @@ respondents; `respond` is everybody else's half. Shapes: D is the length of the 
 import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.declared import Declarations, Encoding, Open, Rehearsal
 from privacy.errors import (
     ConfigError,
     DuplicateSender,
@@ -167,6 +168,7 @@ class Exchange:
     receive: Callable[[Address, Records], None]
     collect: bool = False
     timeout_s: float | None = None
+    names: Collection[str] | None = None  # of the records that an answer may hold, where the protocol says so
     _answered: set[Address] = field(default_factory=set, init=False, repr=False)
 
     def deliver(self, address: Address, records: Records) -> None:
@@ -179,6 +181,9 @@ class Exchange:
             raise UnknownSender(f"{address} was not asked at stage {self.stage}")
         if address in self._answered:
             raise DuplicateSender(f"{address} has already answered stage {self.stage}")
+        more = () if self.names is None else sorted(records.keys() - set(self.names))
+        if more:
+            raise MalformedContribution(f"stage {self.stage} has no record {shown(more[0])}")
         self.receive(address, records)
         self._answered.add(address)
 
@@ -231,6 +236,7 @@ class Party:
     credentials: Credentials | None = None  # where the protocol's `pinned` says so
     noise: Randomness | None = None  # of what this role adds to a sum; None: `randomness`
     device: str = "cpu"  # to compute on
+    inside: dict[str, bytes] = field(default_factory=dict, repr=False)  # what it sealed, by record, for the witness
 
     @property
     def own(self) -> Credentials:
@@ -311,6 +317,27 @@ class SecureSum(ABC):
             ProtocolError: an unknown stage, or records that the protocol does not allow.
         """
 
+    # ---- for the witness, at a client that has just answered with its contribution
+
+    def declare(self, stage: str, records: Records, me: Party) -> Declarations:  # noqa: ARG002
+        """How each record is distributed where protection is on.
+
+        Raises:
+            ProtocolError: a record is not what this protocol sends.
+            PrivacyRefusal: the protocol hides something and does not say how.
+        """
+        if self.hides:
+            raise PrivacyRefusal(f"secure_sum={self.name} declares nothing of what it sends: the witness cannot check")
+        return dict.fromkeys(records, Open())
+
+    def encodings(self, stage: str, vector_D: Vector, me: Party) -> Iterable[Encoding]:  # noqa: ARG002
+        """The vector as it is written before it is protected."""
+        return ()
+
+    def rehearse(self, stage: str, inbound: Records, me: Party, vector_D: Vector) -> Rehearsal | None:  # noqa: ARG002
+        """Protect a vector once more and open it again; `me` is a double, whose memory and store nobody sees."""
+        return None
+
 
 def require_contributors(contributors: Sequence[Address], spec: VectorSpec) -> None:
     """Refuse a sum over fewer than `min_contributors` (and over nobody)."""
@@ -386,7 +413,8 @@ class PlainSum(SecureSum):
             with span("add"):
                 ordered.add(address, spec.check(_from_wire(records.get("vector"), spec)))
 
-        respondents = yield Exchange("collect", {address: {} for address in cohort}, receive, collect=True)
+        outbox = {address: dict[str, Value]() for address in cohort}
+        respondents = yield Exchange("collect", outbox, receive, collect=True, names=("vector",))
         require_contributors(respondents, spec)
         return spec.total(ordered.close(), respondents)
 

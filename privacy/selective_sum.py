@@ -8,6 +8,7 @@ are to be encrypted. Stages then: sensitivity, rank, positions (Jin et al. 2023,
 from collections.abc import Sequence
 from dataclasses import replace
 
+from privacy.declared import Declarations, Open
 from privacy.errors import PrivacyRefusal
 from privacy.he_keys import ignored
 from privacy.masked_sums import Scheme
@@ -21,6 +22,7 @@ from privacy.secure_sum import (
     Records,
     SetupFlow,
     Sum,
+    Vector,
     VectorSpec,
     bytes_of,
     require_contributors,
@@ -159,3 +161,17 @@ class SelectiveSum(OpenedSum):
         Selection.from_bytes(bits, me.spec, self.fraction)
         own.store.put(POSITIONS, bits)
         return {}
+
+    # ---- for the witness
+
+    def declare(self, stage: str, records: Records, me: Party) -> Declarations:
+        """What stays out may be read."""
+        declared = super().declare(stage, records, me)
+        return declared if self.hides or stage == "sensitivity" else {**declared, "clear": Open()}
+
+    def _witnessed(self, stage: str, spec: VectorSpec) -> Scheme:
+        return self.scheme(spec) if stage == "sensitivity" else self._scheme(spec)
+
+    def _encrypted(self, stage: str, vector_D: Vector, me: Party) -> Vector:
+        selection = None if stage == "sensitivity" else self._selection(me, me.own)
+        return vector_D if selection is None else selection.split(vector_D)[0]

@@ -34,6 +34,7 @@ COLUMNS = (
     Column("first_round_s", "first round (s)"),
     Column("round_s", "round (s)"),
     Column("round_ratio", "round / plain", "ratio", source="round_s"),
+    Column("witness_s", "witness (s/round)"),
     Column("train_s", "train (s/round)"),
     Column("train_ratio", "train / plain", "ratio", source="train_s"),
     Column("upload_bytes_per_parameter", "upload (B/param)"),

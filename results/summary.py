@@ -16,7 +16,8 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
     Set-up (round 0) counts nowhere but in peak memory. Units are in the keys (`_s`, `_bytes`), others have none.
 
     - `accuracy`, `loss`, `macro_f1`: of the last evaluation, which is that of round `evaluated_round`;
-    - `round_s`: median over rounds; `first_round_s`: round 1;
+    - `round_s`: median over rounds; `first_round_s`: round 1; both less `witness_s`, which is what a round waited for its
+      clients' witnesses (exact where clients run in turn, the least that it can have been elsewhere), mean over rounds;
     - `train_s`: training time of a round's clients, summed; mean over rounds;
     - `upload_bytes_per_parameter`: all that a client sent in a round, over all stages, as serialised protocol bytes;
       mean over the clients and rounds that sent anything, over the model's parameters. Download likewise.
@@ -58,12 +59,15 @@ def _evaluation(rounds: pl.DataFrame) -> dict[str, object]:
 
 
 def _times(rounds: pl.DataFrame) -> dict[str, object]:
-    walls = _server(rounds, "round", "wall")
+    witness = _server(rounds, "round", "witness").select("round", spent="value")
+    walls = _server(rounds, "round", "wall").join(witness, on="round", how="left", maintain_order="left")
+    walls = walls.with_columns(pl.col("value") - pl.col("spent").fill_null(0.0))
     first = walls.filter(pl.col("round") == 1)["value"]
     train = rounds.filter(IS_CLIENT, pl.col("stage") == "train", pl.col("metric") == "wall")
     return {
         "round_s": walls["value"].median(),
         "first_round_s": first[0] if len(first) else None,
+        "witness_s": walls["spent"].mean(),
         "train_s": train.group_by("round", maintain_order=True).agg(pl.col("value").sum())["value"].mean(),
     }
 

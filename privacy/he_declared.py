@@ -1,0 +1,79 @@
+"""Ciphertexts as the witness sees them: residues that are uniform modulo each prime, and what a plaintext would be.
+
+A compressed ciphertext's bytes are not uniform, so it is taken apart first. In BFV, a ciphertext that encrypts nothing
+is q/t times its plaintext, whose residues look uniform; what is left of them below q/t does not.
+
+Shapes: C ciphertexts of a message, P polynomials of one (2, or 1 beside a seed), K primes, N coefficients; R = K * N.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from privacy.declared import Encoding, Uniform
+from privacy.he_parameters import HeParameters
+from privacy.he_seal import ring
+from privacy.he_wire import Raw, Residues, packed_bits, save
+from privacy.packing import pack
+from privacy.uniformity import Numbers
+
+_REMAINDERS = 1 << 12  # coefficients that are put together from their residues, where there are several primes
+
+
+def declared(parameters: HeParameters, message: bytes, ciphertexts: int) -> Uniform:
+    """A message's residues by polynomial and prime, and its seeds, where it has them.
+
+    Raises:
+        MalformedContribution: it is no message of so many ciphertexts under these parameters.
+    """
+    raws = list(ring(parameters).parse(message, ciphertexts))
+    numbers = list(_residues(parameters, raws))
+    unzipped = () if parameters.dense else [pack(n.values_RN.reshape(-1), packed_bits(n.modulus)) for n in numbers]
+    seeds = [raw.seed for raw in raws if raw.seed is not None]
+    if seeds:
+        numbers.append(Numbers.of("seeds", np.stack([np.frombuffer(seed, np.uint8) for seed in seeds]), 256))
+    if parameters.scheme == "bfv":
+        numbers.append(_below_plain(parameters, raws))
+    return Uniform(numbers, unzipped)
+
+
+def _residues(parameters: HeParameters, raws: Sequence[Raw]) -> Iterator[Numbers]:
+    residues_CPKN = np.stack([raw.residues_PKN for raw in raws])
+    for index, modulus in enumerate(ring(parameters).moduli):
+        for polynomial in range(residues_CPKN.shape[1]):
+            name = f"residues of polynomial {polynomial} modulo prime {index}"
+            yield Numbers(name, residues_CPKN[:, polynomial, index], modulus)
+
+
+def _below_plain(parameters: HeParameters, raws: Sequence[Raw]) -> Numbers:
+    """c0 modulo floor(q/t), which holds nothing but noise where c1 takes no part."""
+    here = ring(parameters)
+    step = here.modulus // here.plain_modulus
+    if len(here.moduli) == 1:
+        return Numbers("remainders below q/t", np.stack([r.residues_PKN[0, 0] for r in raws]) % np.uint64(step), step)
+    residues_KN = raws[0].residues_PKN[0, :, :_REMAINDERS].astype(object)
+    whole_N = sum(residues_KN[index] * weight for index, weight in enumerate(_weights(here.moduli))) % here.modulus
+    high = max(0, step.bit_length() - 62)  # of what passes a word, the highest bits
+    remainders = ((whole_N % step) >> high).astype(np.uint64)
+    return Numbers.of("remainders below q/t", remainders, (step >> high) + 1)
+
+
+def _weights(moduli: Sequence[int]) -> Iterator[int]:
+    """Of residues in the number that has them (Chinese remainders)."""
+    whole = int(np.prod(np.array(moduli, object)))
+    return ((whole // q) * pow(whole // q, -1, q) for q in moduli)
+
+
+def mask_numbers(parameters: HeParameters, mask_CR: Residues) -> list[Numbers]:
+    """A mask modulo q, by prime."""
+    here = ring(parameters)
+    mask_CKN = mask_CR.reshape(len(mask_CR), len(here.moduli), here.degree)
+    return [Numbers(f"mask modulo prime {index}", mask_CKN[:, index], q) for index, q in enumerate(here.moduli)]
+
+
+def plaintext_encodings(parameters: HeParameters, plaintext: Any) -> list[Encoding]:
+    """A SEAL plaintext of CKKS by prime: what an encryption that does nothing would send."""
+    here = ring(parameters)
+    residues_KN = here.plaintext.parse(save(plaintext)).residues_PKN[0]
+    return [Encoding(f"prime {i}", residues_KN[i], packed_bits(q)) for i, q in enumerate(here.moduli)]

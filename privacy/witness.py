@@ -1,0 +1,207 @@
+"""The wire witness: the last look at what a client is about to send, where the plaintext is known. It fails closed.
+
+A secure sum declares how each record of an upload is distributed where protection is on (`declared`). The witness
+checks that nothing is sent which is not declared, that no piece of the plaintext shows, in whatever way it may be
+written (`windows`), and that what is to be uniform is (`uniformity`): the numbers of the upload, inside any box; their
+successive differences; those between its ciphertexts; and those to the same client's last upload, of which the store
+keeps a sample, so that a mask or a ciphertext's randomness that comes twice is found. One client a round also
+rehearses: it protects its vector once more, under keys that it can open with, and checks that the two uploads are
+independent, that the second one opens to the vector, and that the masks inside an encryption are uniform.
+
+It detects absence and reuse. It does not detect weak seeds: a generator that is well distributed and can be guessed
+looks like a good one. And it looks at the stage that carries the contribution alone: at the others the plaintext is not
+there.
+
+The probability that it stops a run in which all is well is at most `FALSE_ALARM`, by the sum over all its tests.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from privacy.declared import Boxed, Declarations, Fixed, Open, Rehearsal
+from privacy.errors import FedveilError, MalformedContribution, WitnessAlarm
+from privacy.secure_sum import Party, Records, SecureSum, Store, Value, Vector
+from privacy.signing import SIGNATURE
+from privacy.uniformity import SERIES, Integers, Numbers, too_regular
+from privacy.windows import WINDOW_BYTES, holds_any, most_windows, windows_of
+
+FALSE_ALARM = 1e-9  # of a run
+SAMPLE = 1024  # numbers of a series that the store keeps
+LAST = "witness"  # their name in the store
+SIGNATURE_BYTES = 64
+_SPARE = 4  # times the uploads of a run: rehearsals, and rounds that are tried again
+
+
+def allowance(rounds: int, cohort: int) -> float:
+    """The chance of a false alarm that is left for one upload of a run."""
+    return FALSE_ALARM / (_SPARE * rounds * cohort)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An answer that is about to leave, what it was made of, and the memory that the client had before.
+
+    `allowed` is the chance of a false alarm.
+    """
+
+    stage: str
+    inbound: Records
+    records: Records
+    me: Party
+    vector_D: Vector
+    before: Mapping[str, Value]
+    allowed: float
+
+
+def examine(secure_sum: SecureSum, upload: Upload, rehearse: bool) -> None:
+    """Check an upload, and in a rehearsal what its like opens to.
+
+    Raises:
+        WitnessAlarm: it is not as declared.
+    """
+    try:
+        declared = secure_sum.declare(upload.stage, upload.records, upload.me)
+        if all(isinstance(kind, Open) for kind in declared.values()):
+            return
+        rehearsal = _rehearsed(secure_sum, upload) if rehearse else None
+        _check_records(upload.records, declared)
+        _check_windows(secure_sum, declared, upload)
+        _check_numbers(declared, rehearsal, upload)
+    except FedveilError as error:
+        raise _alarm(upload, f"it cannot tell what would leave: {error}") from error
+    except _Seen as seen:
+        raise _alarm(upload, str(seen)) from None
+
+
+class _Seen(Exception):
+    """What the witness saw, in words."""
+
+
+def _alarm(upload: Upload, what: str) -> WitnessAlarm:
+    return WitnessAlarm(f"the witness of {upload.me.address} stops stage {upload.stage}: {what}; nothing was sent")
+
+
+def _check_records(records: Records, declared: Declarations) -> None:
+    """Everything is declared, and of the size that it declares."""
+    signed = {SIGNATURE: Fixed(SIGNATURE_BYTES)} if SIGNATURE in records else {}
+    kinds = {**declared, **signed}
+    if unknown := sorted(records.keys() ^ kinds.keys()):
+        raise _Seen(f"{unknown[0]} is sent or declared, and not both")
+    for name, kind in kinds.items():
+        value = records[name]
+        wanted = kind.length_bytes if isinstance(kind, Fixed) else None
+        if isinstance(kind, Boxed):
+            wanted = len(kind.inside) + kind.overhead_bytes
+        if wanted is not None and not (isinstance(value, bytes) and len(value) == wanted):
+            raise _Seen(f"{name} is not {wanted} bytes")
+
+
+def _check_windows(secure_sum: SecureSum, declared: Declarations, upload: Upload) -> None:
+    """No piece of the plaintext is in a protected record or in what it holds, and none of what a box holds outside."""
+    me = upload.me
+    protected = {name: kind for name, kind in declared.items() if not isinstance(kind, Open)}
+    searched = {name: [_as_bytes(name, upload.records[name]), *kind.searched] for name, kind in protected.items()}
+    windows_W = windows_of(upload.vector_D, secure_sum.encodings(upload.stage, upload.vector_D, me), me.randomness)
+    searched_bytes = sum(len(data) for texts in searched.values() for data in texts)
+    most = most_windows(searched_bytes, upload.allowed / 2)
+    for name, texts in searched.items():
+        if any(holds_any(data, windows_W[:most]) for data in texts):
+            raise _Seen(f"{name} holds a piece of the update")
+    for name, kind in protected.items():
+        if isinstance(kind, Boxed) and kind.inside[:WINDOW_BYTES] in searched[name][0]:
+            raise _Seen(f"{name} is a box that shows what is in it")
+
+
+def _as_bytes(name: str, value: Value) -> bytes:
+    if not isinstance(value, bytes):
+        raise MalformedContribution(f"{name} must be bytes, got {type(value).__name__}")
+    return value
+
+
+def _check_numbers(declared: Declarations, rehearsal: Rehearsal | None, upload: Upload) -> None:
+    """Everything is uniform that is to be, and independent of what it is to be independent of."""
+    own = _numbers(declared)
+    again = {} if rehearsal is None else {n.name: n for n in _numbers(rehearsal.declared)}
+    masks = [] if rehearsal is None else list(rehearsal.masks)
+    last = _last(upload.me)
+    one = upload.allowed / 2 / (SERIES * max(1, len(own) + len(again) + len(masks)))
+    for numbers in (*own, *again.values(), *masks):
+        for what, series in numbers.series():
+            if too_regular(series, numbers.modulus, one):
+                raise _Seen(f"{what} are not uniform")
+    for numbers in own:
+        for whom, others in (
+            ("its last upload", last.get(_key(numbers))),
+            ("a second one", _sample_of(again, numbers)),
+        ):
+            if others is not None and too_regular(numbers.difference(_sample(numbers), others), numbers.modulus, one):
+                raise _Seen(f"the differences of {numbers.name} to {whom} are not uniform: something is used twice")
+    _keep(own, upload.me)
+
+
+def _numbers(declared: Declarations) -> list[Numbers]:
+    return [numbers for kind in declared.values() for numbers in kind.numbers]
+
+
+def _sample(numbers: Numbers) -> Integers:
+    """So many of them, from the first to the last, the same places each time."""
+    flat = numbers.values_RN.reshape(-1)
+    return flat[np.linspace(0, len(flat) - 1, min(SAMPLE, len(flat))).astype(np.intp)]
+
+
+def _sample_of(again: Mapping[str, Numbers], numbers: Numbers) -> Integers | None:
+    return _sample(again[numbers.name]) if numbers.name in again else None
+
+
+def _key(numbers: Numbers) -> str:
+    return f"{numbers.name} {numbers.values_RN.shape} {numbers.modulus}"
+
+
+def _last(me: Party) -> Mapping[str, Integers]:
+    kept = None if me.credentials is None else me.credentials.store.get(LAST)
+    if kept is None:
+        return {}
+    with np.load(io.BytesIO(kept), allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays}
+
+
+def _keep(own: Sequence[Numbers], me: Party) -> None:
+    if me.credentials is not None:
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, **{_key(numbers): _sample(numbers) for numbers in own})
+        me.credentials.store.put(LAST, file.getvalue())
+
+
+class _Shadow(Store):
+    """A store that is read through and never written to."""
+
+    def __init__(self, below: Store) -> None:
+        self._below, self._own = below, dict[str, bytes]()
+
+    def get(self, name: str) -> bytes | None:
+        return self._own.get(name, self._below.get(name))
+
+    def put(self, name: str, value: bytes) -> None:
+        self._own[name] = value
+
+    def claim(self, name: str) -> bool:
+        """Always the first time: what the client claimed for its upload stands in the store below."""
+        first = name not in self._own
+        self._own.setdefault(name, b"")
+        return first
+
+
+def _rehearsed(secure_sum: SecureSum, upload: Upload) -> Rehearsal | None:
+    """A second protection by a double of the client, which forgets everything."""
+    own = upload.me.credentials
+    credentials = None if own is None else replace(own, store=_Shadow(own.store))
+    double = replace(upload.me, memory=dict(upload.before), credentials=credentials, inside={})
+    rehearsal = secure_sum.rehearse(upload.stage, upload.inbound, double, upload.vector_D)
+    if rehearsal is not None:
+        off = float(np.abs(rehearsal.opened_D - rehearsal.vector_D).max(initial=0))
+        if not off <= rehearsal.tolerance:
+            raise _Seen(f"a second one opens to values that are off by {off:g}")
+    return rehearsal
