@@ -249,7 +249,14 @@ class CryptenSum(SecureSum):
         ring = self.ring(me.spec)
         return (Encoding("fixed point", ring.encode(vector_D), ring.bits),)
 
-    def rehearse(self, stage: str, inbound: Records, me: Party, vector_D: Vector) -> Rehearsal:
+    def rehearse(
+        self,
+        stage: str,
+        inbound: Records,
+        me: Party,
+        vector_D: Vector,
+        sent: Records,  # noqa: ARG002
+    ) -> Rehearsal:
         """The shares add up to the vector again."""
         records, ring = self.respond(stage, inbound, me, lambda: vector_D), self.ring(me.spec)
         total_D = np.zeros(me.spec.length, ring.dtype)

@@ -18,13 +18,13 @@ round. `broadcast` has every client open a copy of the sum, as with NVIDIA FLARE
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from privacy.declared import Declarations, Encoding, Fixed, Rehearsal
 from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError, shown
 from privacy.he_keys import KEYHOLDER, SECRET, STAGES, KeyDelivery, ignored
-from privacy.masked_sums import Scheme, sum_of_masks
+from privacy.masked_sums import Mask, Scheme, sum_of_masks
 from privacy.opened_sets import note_set
 from privacy.parameters import positive
 from privacy.sealing import check_mac, mac
@@ -48,6 +48,7 @@ from privacy.secure_sum import (
 )
 from privacy.spans import span
 from privacy.trust import Trust, of_opener
+from privacy.uniformity import Numbers
 
 HOLDERS = ("keyholder", "clients")
 DIGEST_BYTES = 32
@@ -290,19 +291,24 @@ class OpenedSum(SecureSum):
         """As the scheme has it."""
         return self._witnessed(stage, me.spec).encodings(self._encrypted(stage, vector_D, me), me.randomness)
 
-    def rehearse(self, stage: str, inbound: Records, me: Party, vector_D: Vector) -> Rehearsal | None:
+    def rehearse(self, stage: str, inbound: Records, me: Party, vector_D: Vector, sent: Records) -> Rehearsal | None:
         """Under a key pair that the double makes, so that it can open what it made."""
         own, scheme, secret = me.own, self._witnessed(stage, me.spec), b""
         if scheme.parameters is not None:
             secret = self._keys.replace(scheme.parameters, me, own)
         records = self.respond(stage, inbound, me, lambda: vector_D)
-        mask, opener = None, str(inbound.get("opener"))
+        mask, masks = None, list[Numbers]()
         if self.masks:
-            mask = scheme.draw_mask(_mask_seed(_mask_key(me, own, me.address, opener, bytes_of(records, "salt"))))
+            mask, other = (self._mask_of(scheme, inbound, one, me, own) for one in (records, sent))
+            masks = [*scheme.numbers_of_mask(mask), *_between(scheme, mask, other)]
         opened_D = scheme.open(bytes_of(records, "message"), secret, 1, mask, me.randomness)
-        masks = () if mask is None else scheme.numbers_of_mask(mask)
         encrypted_D = self._encrypted(stage, vector_D, me)
         return Rehearsal(self.declare(stage, records, me), encrypted_D, opened_D, scheme.tolerance, masks)
+
+    def _mask_of(self, scheme: Scheme, inbound: Records, records: Records, me: Party, own: Credentials) -> Mask:
+        """The one under which a client's records hide its vector."""
+        key = _mask_key(me, own, me.address, str(inbound.get("opener")), bytes_of(records, "salt"))
+        return scheme.draw_mask(_mask_seed(key))
 
     def _witnessed(self, stage: str, spec: VectorSpec) -> Scheme:  # noqa: ARG002
         """What carries what is encrypted at a stage."""
@@ -311,6 +317,13 @@ class OpenedSum(SecureSum):
     def _encrypted(self, stage: str, vector_D: Vector, me: Party) -> Vector:  # noqa: ARG002
         """What is encrypted of a vector at a stage."""
         return vector_D
+
+
+def _between(scheme: Scheme, one: Mask, other: Mask) -> Iterator[Numbers]:
+    """The differences of two masks."""
+    for left, right in zip(scheme.numbers_of_mask(one), scheme.numbers_of_mask(other), strict=True):
+        name = f"the differences of the {left.name} to another one"
+        yield Numbers(name, left.difference(left.values_RN, right.values_RN), left.modulus)
 
 
 def _contributors(inbound: Records, me: Party) -> list[Address]:

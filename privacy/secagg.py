@@ -279,7 +279,14 @@ class SecAggSum(SecureSum):
         masked = self.masked(me.spec)
         return (Encoding("fixed point", masked.fixed.encode(vector_D), masked.bits),)
 
-    def rehearse(self, stage: str, inbound: Records, me: Party, vector_D: Vector) -> Rehearsal:
+    def rehearse(
+        self,
+        stage: str,
+        inbound: Records,
+        me: Party,
+        vector_D: Vector,
+        sent: Records,  # noqa: ARG002
+    ) -> Rehearsal:
         """Under another mask of its own: those with its neighbours are what the attempt's keys make them."""
         me.memory[_SEED] = me.randomness.key()
         records, masked = self.respond(stage, inbound, me, lambda: vector_D), self.masked(me.spec)

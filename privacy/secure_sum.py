@@ -334,8 +334,18 @@ class SecureSum(ABC):
         """The vector as it is written before it is protected."""
         return ()
 
-    def rehearse(self, stage: str, inbound: Records, me: Party, vector_D: Vector) -> Rehearsal | None:  # noqa: ARG002
-        """Protect a vector once more and open it again; `me` is a double, whose memory and store nobody sees."""
+    def rehearse(
+        self,
+        stage: str,  # noqa: ARG002
+        inbound: Records,  # noqa: ARG002
+        me: Party,  # noqa: ARG002
+        vector_D: Vector,  # noqa: ARG002
+        sent: Records,  # noqa: ARG002
+    ) -> Rehearsal | None:
+        """Protect a vector once more, as in what is `sent`, and open it again.
+
+        `me` is a double, whose memory and store nobody sees.
+        """
         return None
 
 

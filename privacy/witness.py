@@ -6,7 +6,7 @@ written (`windows`), and that what is to be uniform is (`uniformity`): the numbe
 successive differences; those between its ciphertexts; and those to the same client's last upload, of which the store
 keeps a sample, so that a mask or a ciphertext's randomness that comes twice is found. One client a round also
 rehearses: it protects its vector once more, under keys that it can open with, and checks that the two uploads are
-independent, that the second one opens to the vector, and that the masks inside an encryption are uniform.
+independent, that the second one opens to the vector, and that masks inside an encryption are uniform and not the same.
 
 It detects absence and reuse. It does not detect weak seeds: a generator that is well distributed and can be guessed
 looks like a good one. And it looks at the stage that carries the contribution alone: at the others the plaintext is not
@@ -199,7 +199,7 @@ def _rehearsed(secure_sum: SecureSum, upload: Upload) -> Rehearsal | None:
     own = upload.me.credentials
     credentials = None if own is None else replace(own, store=_Shadow(own.store))
     double = replace(upload.me, memory=dict(upload.before), credentials=credentials, inside={})
-    rehearsal = secure_sum.rehearse(upload.stage, upload.inbound, double, upload.vector_D)
+    rehearsal = secure_sum.rehearse(upload.stage, upload.inbound, double, upload.vector_D, upload.records)
     if rehearsal is not None:
         off = float(np.abs(rehearsal.opened_D - rehearsal.vector_D).max(initial=0))
         if not off <= rehearsal.tolerance:

@@ -16,8 +16,8 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
     Set-up (round 0) counts nowhere but in peak memory. Units are in the keys (`_s`, `_bytes`), others have none.
 
     - `accuracy`, `loss`, `macro_f1`: of the last evaluation, which is that of round `evaluated_round`;
-    - `round_s`: median over rounds; `first_round_s`: round 1; both less `witness_s`, which is what a round waited for its
-      clients' witnesses (exact where clients run in turn, the least that it can have been elsewhere), mean over rounds;
+    - `round_s`: median over rounds; `first_round_s`: round 1; both less what a round waited for its clients' witnesses;
+    - `witness_s`: that (exact where clients run in turn, elsewhere the least that it can have been), mean over rounds;
     - `train_s`: training time of a round's clients, summed; mean over rounds;
     - `upload_bytes_per_parameter`: all that a client sent in a round, over all stages, as serialised protocol bytes;
       mean over the clients and rounds that sent anything, over the model's parameters. Download likewise.

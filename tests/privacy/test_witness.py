@@ -1,0 +1,368 @@
+"""The wire witness: silent where protection is on, and an alarm for each way to switch it off."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from privacy import crypten_mpc, he_bfv, masked_sums, secagg, secagg_masks
+from privacy.crypten_mpc import CryptenSum
+from privacy.errors import WitnessAlarm
+from privacy.he import BfvSum, CkksSum, PadSum
+from privacy.he_bfv import Bfv
+from privacy.he_ckks import Ckks
+from privacy.he_seal import Ring
+from privacy.mpc_shares import Ring as ShareRing
+from privacy.randomness import OsRandomness
+from privacy.sealing import BOX_BYTES, uniform
+from privacy.secagg import SecAggSum
+from privacy.secure_sum import Party, PlainSum, SecureSum
+from privacy.witness import FALSE_ALARM, Upload, allowance, examine
+from tests.outside.masked_sum import MaskedSum
+from tests.privacy.harness import Round, residue_spec, spec_of
+
+BOUND = 4.0
+LENGTH, COUNT = 30_000, 3
+ALLOWED = allowance(rounds=100, cohort=10)
+KEY = b"\x07" * 32
+
+
+class Witnessed(Round):
+    """A round in which every client's upload is looked at before it leaves, and all of them rehearse if any does."""
+
+    rehearse = True
+
+    def respond(self, exchange, address):
+        me, before = self.party(address), dict(self.memories.get(address, {}))
+        inbound = exchange.outbox[address]
+        records = self.secure_sum.respond(exchange.stage, inbound, me, lambda: self.vectors[address])
+        if exchange.collect and address.startswith("client/"):
+            upload = Upload(exchange.stage, inbound, records, me, self.vectors[address], before, ALLOWED)
+            examine(self.secure_sum, upload, self.rehearse)
+        return records
+
+    def party(self, address) -> Party:
+        return replace(super().party(address), randomness=OsRandomness())
+
+    def upload(self) -> None:
+        """As far as the uploads; no parties are needed for that."""
+        flow = self.secure_sum.server(list(self.vectors), self.spec)
+        exchange = next(flow)
+        while not exchange.collect:
+            self.serve(exchange)
+            exchange = flow.send(exchange.respondents())
+        self.serve(exchange)
+
+
+def updates(seed: int) -> dict[str, np.ndarray]:
+    """As training makes them: far smaller than what bounds them."""
+    generator = np.random.default_rng(seed)
+    made = {f"client/{i}": generator.normal(0, 0.01, LENGTH + 1).astype(np.float32) for i in range(COUNT)}
+    for vector in made.values():
+        vector[-1] = 1.0
+    return made
+
+
+def uploaded(secure_sum: SecureSum, rounds: int = 1, rehearse: bool = True) -> None:
+    """So many rounds, as far as the uploads, every one of them looked at."""
+    round_ = Witnessed(secure_sum, spec_of(LENGTH, COUNT), updates(0))
+    round_.rehearse = rehearse
+    round_.set_up()
+    for number in range(1, rounds + 1):
+        round_.number, round_.attempt, round_.vectors = number, f"attempt {number}", updates(number)
+        round_.memories.clear()
+        round_.upload()
+
+
+SUMS: dict[str, Callable[[], SecureSum]] = {
+    "ckks": lambda: CkksSum("keyholder", BOUND),
+    "ckks-clients": lambda: CkksSum("clients", BOUND),
+    "ckks-flooded": lambda: CkksSum("clients", BOUND, parameters="tutorial", masks=False, flooding_bits=10),
+    "ckks-nvflare": lambda: CkksSum("clients", BOUND, parameters="nvflare", masks=False, flooding_bits=0),
+    "ckks-a-part": lambda: CkksSum("keyholder", BOUND, encrypt_fraction=0.7),
+    "ckks-sensitive": lambda: CkksSum("clients", BOUND, encrypt_fraction=0.7, encrypt_by="sensitivity"),
+    "bfv": lambda: BfvSum("keyholder", BOUND),
+    "bfv-clients": lambda: BfvSum("clients", BOUND),
+    "bfv-two-primes": lambda: BfvSum(
+        "keyholder", BOUND, parameters={"poly_modulus_degree": 8192, "coeff_modulus_bits": [54, 54, 55]}
+    ),
+    "bfv-unmasked": lambda: BfvSum("clients", BOUND, masks=False),
+    "pad": lambda: PadSum("keyholder", BOUND),
+    "secagg": lambda: SecAggSum(COUNT, bound=BOUND),
+    "crypten": lambda: CryptenSum(3, BOUND),
+    "crypten-median": lambda: CryptenSum(2, BOUND, aggregate={"name": "median"}),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_an_honest_upload_raises_no_alarm(name):
+    uploaded(SUMS[name](), rounds=3)
+
+
+@pytest.mark.parametrize("name", ["bfv", "pad", "secagg", "crypten"])
+@pytest.mark.parametrize("bits", [4, 16])
+def test_nor_do_residues(name, bits):
+    generator = np.random.default_rng(bits)
+    vectors = {f"client/{i}": np.append(generator.integers(0, 2**bits, 500), 1) for i in range(COUNT)}
+    round_ = Witnessed(SUMS[name](), residue_spec(500, COUNT, bits), vectors)
+    round_.set_up()
+    round_.upload()
+
+
+@pytest.mark.parametrize("name", ["ckks", "bfv", "pad", "secagg", "crypten"])
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_nor_do_the_shortest_vectors(name, length):
+    vectors = {f"client/{i}": np.full(length + 1, 0.5, np.float32) for i in range(COUNT)}
+    round_ = Witnessed(SUMS[name](), spec_of(length, COUNT), vectors)
+    round_.set_up()
+    for attempt in ("first", "second"):
+        round_.attempt = attempt
+        round_.memories.clear()
+        round_.upload()
+
+
+def test_a_whole_run_is_allowed_one_false_alarm_in_a_billion():
+    assert 2 * 50 * 7 * allowance(50, 7) <= FALSE_ALARM <= 1e-9
+
+
+# ---- sabotage
+
+
+def forged(monkeypatch, change: Callable[[np.ndarray, np.ndarray], None]) -> None:
+    """Let every ciphertext leave with other polynomials: `change` is given both of all of them, shape (C, K, N)."""
+    honest = Ring.message
+
+    def message(self, raws):
+        raws = list(raws)
+        whole = [raw for raw in raws if raw.seed is None]
+        if whole and self.parameters.dense:
+            polynomials = np.stack([raw.residues_PKN for raw in raws])
+            change(polynomials[:, 0], polynomials[:, 1])
+            raws = [raw._replace(residues_PKN=residues) for raw, residues in zip(raws, polynomials, strict=True)]
+        return honest(self, raws)
+
+    monkeypatch.setattr(Ring, "message", message)
+
+
+def unencrypted(monkeypatch) -> None:
+    """SEAL's encryption of zero is taken away, and c1 is noise: what leaves is the encoded plaintext."""
+    from privacy import he_cipher
+
+    def encrypt(self, plaintext):
+        zeros = type(self)._honest(self, plaintext)
+        raw, here = self._ring.raw(zeros), self._ring
+        if here.parameters.scheme == "ckks":
+            from privacy.he_wire import save
+
+            residues = here.plaintext.parse(save(plaintext)).residues_PKN[0]
+        else:
+            step = np.uint64(here.modulus // here.plain_modulus)
+            values = [int(text, 16) for text in _coefficients(plaintext, here.degree)]
+            residues = (np.array(values, np.uint64) * step)[None]
+        noise = np.random.default_rng().integers(0, min(here.moduli), (len(here.moduli), here.degree), np.uint64)
+        second = [] if raw.seed is not None else [noise]
+        return here.cipher(raw._replace(residues_PKN=np.stack([residues, *second])))
+
+    monkeypatch.setattr(he_cipher.EncryptionKey, "_honest", he_cipher.EncryptionKey._encrypt, raising=False)
+    monkeypatch.setattr(he_cipher.EncryptionKey, "_encrypt", encrypt)
+
+
+def _coefficients(plaintext, degree):
+    """Those of a BFV plaintext, from the lowest on, in hexadecimal."""
+    terms = dict.fromkeys(range(degree), "0")
+    for term in plaintext.to_string().split(" + "):
+        value, _, power = term.partition("x^")
+        terms[int(power or 0)] = value
+    return terms.values()
+
+
+def fixed_mask(monkeypatch) -> None:
+    monkeypatch.setattr(
+        Ckks, "draw_mask", lambda self, key, length: self._ring.draw_mask(KEY, self.ciphertexts(length))
+    )
+    monkeypatch.setattr(Bfv, "draw_mask", _with_key(Bfv.draw_mask))
+    pad = masked_sums._PadScheme
+    monkeypatch.setattr(pad, "draw_mask", lambda self, key: uniform(KEY, self._count, 1 << self.bits))
+
+
+def _with_key(honest):
+    return lambda self, key, length: honest(self, KEY, length)
+
+
+def masks_of_nothing(monkeypatch) -> None:
+    for kind in (Ckks, Bfv):
+        honest = kind.draw_mask
+        monkeypatch.setattr(kind, "draw_mask", _zeros(honest))
+    honest = masked_sums._PadScheme.draw_mask
+    monkeypatch.setattr(masked_sums._PadScheme, "draw_mask", lambda self, key: np.zeros_like(honest(self, key)))
+
+
+def _zeros(honest):
+    return lambda self, key, length: np.zeros_like(honest(self, key, length))
+
+
+def masks_left_out(monkeypatch) -> None:
+    """Drawn, and never added."""
+    monkeypatch.setattr(
+        Ring, "masked", lambda self, raw, mask, sign=1: raw if sign > 0 else _masked(self, raw, mask, sign)
+    )
+    monkeypatch.setattr(he_bfv, "add_mod", lambda left, right, modulus: left)
+    monkeypatch.setattr(masked_sums._PadScheme, "encrypt", _unmasked)
+
+
+_masked = Ring.masked
+
+
+def _unmasked(self, vector_D, key, mask):
+    return masked_sums.pack_words(np.append(self.fixed.encode(vector_D), np.uint64(1)), self.bits)
+
+
+def zero_second(first, second):
+    second[:] = 0
+
+
+def same_second(first, second):
+    second[:] = second[0]
+
+
+def plaintext_shares(monkeypatch) -> None:
+    """Keys are drawn, and not taken off the vector."""
+    honest = ShareRing.split
+
+    def split(self, values_D, parties, whole, randomness):
+        payloads = honest(self, values_D, parties, whole, randomness)
+        payloads[whole] = values_D.tobytes()
+        return payloads
+
+    monkeypatch.setattr(ShareRing, "split", split)
+
+
+def fixed_keys(monkeypatch) -> None:
+    class Fixed(OsRandomness):
+        def key(self):
+            return KEY
+
+    honest = ShareRing.split
+    monkeypatch.setattr(ShareRing, "split", lambda self, v, parties, whole, _: honest(self, v, parties, whole, Fixed()))
+
+
+def open_boxes(monkeypatch) -> None:
+    monkeypatch.setattr(crypten_mpc, "_sealed", lambda me, role, share: bytes(BOX_BYTES) + share)
+
+
+def no_masks(monkeypatch) -> None:
+    monkeypatch.setattr(secagg_masks, "shift", lambda words, added, subtracted: None)
+
+
+def one_mask(monkeypatch) -> None:
+    honest = secagg_masks.shift
+    monkeypatch.setattr(secagg_masks, "shift", lambda words, added, subtracted: honest(words, [KEY], []))
+
+
+def no_mask_of_its_own(monkeypatch) -> None:
+    honest = secagg._seeds
+
+    def seeds(*arguments):
+        added, subtracted = honest(*arguments)
+        return added[1:], subtracted
+
+    monkeypatch.setattr(secagg, "_seeds", seeds)
+
+
+def noised_a_little(monkeypatch) -> None:
+    """Masks that are far too short."""
+    honest = secagg_masks.shift
+
+    def shift(words, added, subtracted):
+        before = words.copy()
+        honest(words, added, subtracted)
+        words[:] = before + (words - before) % words.dtype.type(1000)
+
+    monkeypatch.setattr(secagg_masks, "shift", shift)
+
+
+SABOTAGE = {
+    "a mask of nothing": (masks_of_nothing, ["ckks", "ckks-clients", "bfv", "bfv-clients", "pad"]),
+    "one mask for all": (fixed_mask, ["ckks", "ckks-clients", "bfv", "bfv-clients", "pad"]),
+    "masks that are not added": (masks_left_out, ["ckks", "ckks-clients", "bfv", "bfv-clients", "pad"]),
+    "no encryption": (unencrypted, ["ckks", "ckks-clients", "ckks-nvflare", "ckks-flooded", "bfv", "bfv-unmasked"]),
+    "a public coefficient of zero": (lambda m: forged(m, zero_second), ["ckks", "bfv", "bfv-two-primes"]),
+    "one generator for all ciphertexts": (lambda m: forged(m, same_second), ["ckks", "bfv-two-primes"]),
+    "shares of the plaintext": (plaintext_shares, ["crypten", "crypten-median"]),
+    "the same keys again": (fixed_keys, ["crypten"]),
+    "boxes that are not sealed": (open_boxes, ["crypten"]),
+    "no masks": (no_masks, ["secagg"]),
+    "one mask for everybody": (one_mask, ["secagg"]),
+    "no mask of one's own": (no_mask_of_its_own, ["secagg"]),
+    "masks that are too short": (noised_a_little, ["secagg"]),
+}
+
+
+@pytest.mark.parametrize(("how", "name"), [(how, name) for how, (_, names) in SABOTAGE.items() for name in names])
+def test_sabotage_is_seen(how, name, monkeypatch):
+    SABOTAGE[how][0](monkeypatch)
+    with pytest.raises(WitnessAlarm, match=r"^the witness of client/0 stops stage .*; nothing was sent$"):
+        uploaded(SUMS[name]())
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [
+        ("a mask of nothing", "pad"),
+        ("one mask for all", "pad"),
+        ("one generator for all ciphertexts", "ckks"),
+        ("one generator for all ciphertexts", "bfv"),
+        ("no encryption", "ckks-nvflare"),
+        ("no encryption", "bfv"),
+        ("the same keys again", "crypten"),
+        ("one mask for everybody", "secagg"),
+    ],
+)
+def test_without_a_rehearsal_it_is_seen_in_the_second_round_at_the_latest(how, name, monkeypatch):
+    """By every client, whoever's turn it is to rehearse."""
+    SABOTAGE[how][0](monkeypatch)
+    if how == "one generator for all ciphertexts":
+        kept = []
+        forged(
+            monkeypatch,
+            lambda first, second: second.__setitem__(..., kept[0] if kept else kept.append(second[0]) or second[0]),
+        )
+    with pytest.raises(WitnessAlarm):
+        uploaded(SUMS[name](), rounds=2, rehearse=False)
+
+
+def test_what_is_not_declared_does_not_leave(monkeypatch):
+    honest = PadSum.respond
+
+    def respond(self, stage, inbound, me, contribution):
+        records = honest(self, stage, inbound, me, contribution)
+        return {**records, "note": "to the server"} if stage == "collect" else records
+
+    monkeypatch.setattr(PadSum, "respond", respond)
+    with pytest.raises(WitnessAlarm, match="note is sent or declared, and not both"):
+        uploaded(SUMS["pad"]())
+
+
+def test_a_sum_that_hides_and_declares_nothing_cannot_run():
+    class Silent(MaskedSum):
+        hides = True
+
+    with pytest.raises(WitnessAlarm, match="declares nothing"):
+        uploaded(Silent())
+
+
+def test_what_hides_nothing_is_let_through():
+    uploaded(PlainSum(), rounds=2)
+
+
+def test_a_look_leaves_nothing_behind_but_a_sample_of_the_upload():
+    """The double of a rehearsal, whose attempt was claimed before, forgets everything."""
+    stores = {}
+    for look in (False, True):
+        round_ = (Witnessed if look else Round)(SUMS["secagg"](), spec_of(LENGTH, COUNT), updates(0))
+        Witnessed.upload(round_)
+        stores[look] = set(round_.stores["client/0"].values)
+        memory = round_.memories["client/0"]
+        assert {"secagg.seed", "secagg.shares"} <= set(memory)
+    assert stores[True] - stores[False] == {"witness"}
