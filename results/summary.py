@@ -26,7 +26,7 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
       once; mean over rounds. `parties_rounds`: how often they wait for one another in a round, the most of any;
     - `dropped`, `rejected`: how many contributions went missing or were refused, over all rounds;
     - `sum_error`: the largest absolute error of a sum, over its values and all rounds (`runtime.measure_sum_error`);
-    - `peak_rss_bytes`, `peak_cuda_bytes`: the largest of any address and phase.
+    - `peak_rss_bytes`, `peak_cuda_bytes`: the largest of any address and phase but the witness.
 
     Args:
         frame: rows of `results.rows.SCHEMA`, of one run.
@@ -111,5 +111,5 @@ def _count(rounds: pl.DataFrame, metric: str) -> int | None:
 
 
 def _largest(frame: pl.DataFrame, metric: str) -> int | None:
-    values = frame.filter(pl.col("metric") == metric)["value"]
+    values = frame.filter(pl.col("metric") == metric, pl.col("stage") != "witness")["value"]
     return int(values.max()) if len(values) else None  # type: ignore[arg-type]

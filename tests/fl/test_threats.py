@@ -76,7 +76,7 @@ def card(*overrides: str) -> str:
         (("secure_sum=secagg",), "one party plays all roles", "Noise"),
         (("secure_sum=secagg",), "a false alarm has a probability of at most 1e-09.", "witness=false"),
         (("secure_sum=pad", "witness=false"), "protection that is not switched on goes unnoticed.", "false alarm"),
-        ((), "the server is trusted", "witness"),
+        ((), "The server is trusted", "witness"),
         (("secure_sum=pad",), "one party plays all roles", "Noise"),
         (("secure_sum=pad", "runtime=deployment", "clients=3"), "one user on one machine", "simulation"),
         (

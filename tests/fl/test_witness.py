@@ -64,6 +64,8 @@ def test_its_time_stands_apart(tmp_path):
     summary = summarise(rows_of(tmp_path), parameters=650, final={})
     assert summary["first_round_s"] == pytest.approx(walls[0] - waited["value"][0])
     assert summary["witness_s"] == pytest.approx(waited["value"].mean())
+    peaks = rows_of(tmp_path).filter(pl.col("metric") == "peak_rss", pl.col("stage") != "witness")
+    assert summary["peak_rss_bytes"] == peaks["value"].max()
 
 
 def test_where_clients_run_at_once_a_round_waits_for_less():
