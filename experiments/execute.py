@@ -14,7 +14,7 @@ from fl.ledger import LedgerFile
 from fl.server import Errand
 from fl.threats import threat_card
 from fl.workspace import Workspace, workspace
-from privacy.errors import FedveilError
+from privacy.errors import FedveilError, RunRefused
 from privacy.ledger import Ledger
 from privacy.parameters import UNITS
 from privacy.sealing import Roster
@@ -22,7 +22,12 @@ from results.environment import describe
 from results.store import RunDirectory, default_directory, open_run
 from results.summary import summarise
 
+INTERRUPTED = "interrupted"
 AGAINST = "epsilon against "  # whom: of the whole run as planned
+
+
+class FailedEarlier(RunRefused):
+    """What a cell of a sweep ended with before; its record stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ def execute(config: DictConfig, sweep: bool = False) -> Outcome:
     with open_run(directory, canonical, OmegaConf.to_yaml(config, resolve=True), config.force) as run:
         if run.finished:
             return Outcome(directory, run.summary() or {}, fresh=False)
+        if sweep and not config.output.retry:
+            _refuse_failed(run)
         run.write_status("running")
         run.write_environment(describe())
         return Outcome(directory, _run(run, canonical, config), fresh=True)
@@ -65,6 +72,13 @@ def _refuse_early(config: DictConfig, canonical: str, directory: Path) -> None:
     if config.force or not RunDirectory(directory).finished:
         workspace(canonical)
         _roster(config)
+
+
+def _refuse_failed(run: RunDirectory) -> None:
+    """A cell that failed would fail again; one that was interrupted goes on."""
+    status = run.status() or {}
+    if status.get("status") == "failed" and status.get("error") != INTERRUPTED:
+        raise FailedEarlier(f"{status.get('error')} (failed earlier; output.retry=true tries again)")
 
 
 def _roster(config: DictConfig) -> Roster | None:
@@ -132,5 +146,5 @@ def _fail(run: RunDirectory, errand: Errand, error: BaseException) -> None:
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
+        return INTERRUPTED
     return str(error) if isinstance(error, FedveilError) else f"{type(error).__name__}: {error}"

@@ -3,12 +3,14 @@
 `python -m experiments.run` is the same.
 """
 
+import io
 import json
 import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments import twins
 from experiments.messages import CONFIGS, one_line
 from fl.config import check, hash_of, register_schema, to_json
 from privacy.errors import FedveilError, RuntimeFailure
@@ -28,6 +31,7 @@ OK, FAILED, REFUSED = 0, 1, 2
 OUTCOMES = "FEDVEIL_OUTCOMES"
 PRINT = "FEDVEIL_PRINT"  # HASH or CONFIGURATION, in place of a run
 HASH, CONFIGURATION, EXPLAIN = "hash", "configuration", "explain"
+PLAN = "plan"  # in place of a run, nothing is printed and the outcome is the configuration
 
 register_schema()
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -49,15 +53,25 @@ def task(config: DictConfig) -> None:
     """One cell: runs it and notes its outcome; an error is its own affair, so that other cells go on."""
     # as typed: `cohort=${clients}` is no interpolation in the list of overrides
     overrides = cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
-    status, line, private = _attempt(config, overrides)
+    if os.environ.get(PRINT) == PLAN:
+        _note({"line": twins.as_line(config)})
+        return
+    status, line, private = _attempt(config, overrides, HydraConfig.get().mode == RunMode.MULTIRUN)
+    _tell(status, line, private)
+
+
+def _tell(status: int, line: str, private: bool) -> None:
     print(line, file=sys.stderr if status else sys.stdout, flush=True)
+    _note({"status": status, "line": line, "private": private})
+
+
+def _note(outcome: dict[str, Any]) -> None:
     with Path(os.environ[OUTCOMES]).open("a") as file:
-        file.write(json.dumps({"status": status, "line": line, "private": private}) + "\n")
+        file.write(json.dumps(outcome) + "\n")
 
 
-def _attempt(config: DictConfig, overrides: Sequence[str]) -> tuple[int, str, bool]:
+def _attempt(config: DictConfig, overrides: Sequence[str], sweep: bool) -> tuple[int, str, bool]:
     """Exit status, the line to print, and whether an epsilon is claimed."""
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     cell = f"[{' '.join(overrides)}] " if sweep else ""
     try:
         if wanted := os.environ.get(PRINT):
@@ -124,6 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcomes.touch()
         os.environ[OUTCOMES] = str(outcomes)
         try:
+            if _is_grid(arguments):
+                _run_twins(arguments, outcomes)
             task()
         except (FedveilError, HydraException, OmegaConfBaseException, ValueError) as error:  # the last is Hydra's, too
             print(f"fedveil: error: {one_line(error, arguments)}", file=sys.stderr)
@@ -132,6 +148,45 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("fedveil: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
             return 130
         return _conclude([json.loads(line) for line in outcomes.read_text().splitlines()])
+
+
+def _is_grid(arguments: Sequence[str]) -> bool:
+    """Whether all cells are known beforehand, and are to run."""
+    sweep = "-m" in arguments or "--multirun" in arguments
+    asks = any(argument.startswith(("-h", "--help", "--cfg", "-c", "--info", "-i")) for argument in arguments)
+    return sweep and not asks and PRINT not in os.environ and not any("hydra/sweeper=" in a for a in arguments)
+
+
+def _run_twins(arguments: Sequence[str], outcomes: Path) -> None:
+    """Compose every cell, and run the plain twins that are none of them."""
+    launched = [a for a in arguments if not a.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher"))]
+    os.environ[PRINT], sys.argv[1:] = PLAN, [*launched, "hydra/launcher=basic"]
+    try:
+        with redirect_stderr(io.StringIO()):  # Hydra tells of its jobs, which are none
+            task()
+    finally:
+        del os.environ[PRINT]
+        sys.argv[1:] = arguments
+    cells = list(twins.planned(json.loads(line)["line"] for line in outcomes.read_text().splitlines()))
+    outcomes.write_text("")
+    if not all(cell["output"]["twins"] for cell in cells):
+        return
+    for twin in twins.missing(cells):
+        name = [f"plain twin, seed={twin.seed}"]
+        if refusal := _refusal(twin):  # a stage of a secure sum, say, which plain has not
+            print(f"[{name[0]}] not run, so nothing is compared with it: {refusal}", file=sys.stderr, flush=True)
+        else:
+            _tell(*_attempt(twin, name, sweep=True))
+
+
+def _refusal(config: DictConfig) -> str | None:
+    from fl.workspace import workspace
+
+    try:
+        workspace(_canonical(config))
+    except FedveilError as error:
+        return str(error)
+    return None
 
 
 def print_instead(what: str, argv: Sequence[str]) -> int:

@@ -125,6 +125,8 @@ class OutputConfig:
 
     progress: bool = True
     keep_checkpoints: int = 2
+    twins: bool = True  # a sweep runs the plain twins that its cells lack, too
+    retry: bool = False  # a sweep tries failed cells again
 
 
 @dataclass

@@ -12,7 +12,7 @@ from privacy.errors import ConfigError, RunRefused
 from results.columns import SUMMARISED, TEXTS
 from results.store import CONFIG, ENDED, LOCK, RunDirectory, is_locked
 
-PROTECTION = ("secure_sum", "mechanism", "noise", "delta", "accountant", "epsilon_budget")
+PROTECTION = ("secure_sum", "mechanism", "noise", "delta", "accountant", "epsilon_budget", "witness")
 PLAIN_SUM = "privacy.secure_sum.PlainSum"
 
 RUNS = pl.Schema(

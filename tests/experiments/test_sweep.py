@@ -7,6 +7,7 @@ import pytest
 
 from tests.experiments.command import QUICK, Ended, Here, fedveil, read, refused
 
+LR_ERROR = "training.lr=-1.0: must be a finite number above 0"
 SWEEP = ("sweep", *QUICK, "seed=1,2", "training.lr=0.1,-1")
 
 
@@ -27,7 +28,7 @@ def assert_swept(ended: Ended, root: Path) -> dict[str, str]:
     assert "Traceback" not in ended.err
     complaints = [line for line in ended.err.splitlines() if line.startswith("fedveil: error: ")]
     assert len(complaints) == 2
-    assert all(line.endswith("training.lr=-1.0: must be a finite number above 0") for line in complaints)
+    assert all(LR_ERROR in line for line in complaints)
     assert "seed=1" in complaints[0]
     assert "seed=2" in complaints[1]
     found = cells(root)
@@ -51,6 +52,8 @@ def test_failing_cells_are_recorded_and_finished_ones_skipped(here: Here, tmp_pa
     second = here(*SWEEP, "out=cells")
     assert assert_swept(second, tmp_path / "cells") == weights
     assert second.out.count("(finished earlier; force=true runs it again)") == 2
+    assert second.err.count(f"{LR_ERROR} (failed earlier; output.retry=true tries again)") == 2
+    assert "failed earlier" not in here(*SWEEP, "out=cells", "output.retry=true").err
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")} == kept
     # a sweep that goes further computes the new cell alone
     more = here("sweep", *QUICK, "seed=2,3", "training.lr=0.1", "out=cells")
@@ -107,9 +110,9 @@ PROBES = "tests.outside.probe"
 def test_a_cell_with_a_defect_lets_the_others_go_on(here: Here, tmp_path: Path) -> None:
     ended = here("sweep", *QUICK, f"+mechanism.x._target_={PROBES}.Defect,{PROBES}.Probe", "out=cells")
     assert ended.status == 1
-    assert "1 of 2 cells finished" in ended.out
+    assert "2 of 3 cells finished" in ended.out
     statuses = sorted(read(path, "status")["status"] for path in (tmp_path / "cells").iterdir() if path.is_dir())
-    assert statuses == ["failed", "finished"]
+    assert statuses == ["failed", "finished", "finished"]  # the plain twin is the third
 
 
 @pytest.mark.slow
