@@ -5,6 +5,7 @@ it. It maps images (N, C, H, W) to logits (N, classes), float32, and raises Conf
 Weights start as torch's defaults, from the global generator.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -67,12 +68,19 @@ class Logistic(nn.Sequential):
 
 
 class Mlp(nn.Sequential):
-    """Two hidden layers of 200: the 2NN of McMahan et al. 2017 (arXiv:1602.05629), section 3; 199,210 on MNIST."""
+    """Two hidden layers of `units`; with 200, the 2NN of McMahan et al. 2017 (arXiv:1602.05629), section 3.
 
-    def __init__(self, shape: Shape, classes: int) -> None:
-        channels, height, width = shape
-        hidden = nn.Linear(channels * height * width, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU()
-        super().__init__(nn.Flatten(), *hidden, nn.Linear(200, classes))
+    Of 200 it has 199,210 parameters on MNIST.
+
+    Raises:
+        ConfigError: no units.
+    """
+
+    def __init__(self, shape: Shape, classes: int, units: int = 200) -> None:
+        if units < 1:
+            raise ConfigError.of("model.units", units, "must be at least 1")
+        hidden = nn.Linear(math.prod(shape), units), nn.ReLU(), nn.Linear(units, units), nn.ReLU()
+        super().__init__(nn.Flatten(), *hidden, nn.Linear(units, classes))
 
 
 CNN_WINDOWS = (
