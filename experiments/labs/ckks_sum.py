@@ -1,0 +1,180 @@
+# %% [markdown]
+# # What a CKKS sum is
+#
+# A server is to add up the vectors of ten clients without seeing any of them. With CKKS each client encrypts its
+# vector, the server adds ciphertexts, and whoever has the secret key opens the sum. This lab looks inside: how many
+# values a ciphertext holds, what the scale is for, where the error comes from, and why an opened sum can give the key
+# away.
+#
+# It takes half a minute. Everything below is the code that experiments run on (`privacy/he_ckks.py`).
+
+# %%
+from functools import reduce
+
+import numpy as np
+import polars as pl
+
+from experiments.labs import check, near
+from privacy.he_attack import recover_key, secret_coefficients
+from privacy.he_cipher import CiphertextSum, DecryptionKey, EncryptionKey, generate_keys
+from privacy.he_ckks import Ckks, Flooding
+from privacy.he_parameters import named
+from privacy.randomness import OsRandomness
+
+COHORT, BOUND = 10, 1.0  # so many clients, whose values are at most this large
+
+
+def scheme_of(parameters: str, cohort: int) -> Ckks:
+    """CKKS with a named set of parameters, encrypted to a public key."""
+    return Ckks.of(named(parameters, "ckks", symmetric=False), symmetric=False, cohort=cohort, bound=BOUND)
+
+
+scheme = scheme_of("lean", COHORT)
+print(scheme.parameters)
+
+# %% [markdown]
+# ## Slots
+#
+# A ciphertext of degree N holds N/2 complex numbers, and a complex number two reals. One real is reserved: everybody
+# puts the bound there, and whoever opens the sum counts the contributors by it.
+
+# %%
+values_in_one = scheme.values_per_ciphertext
+print(f"degree {scheme.parameters.poly_modulus_degree}: {values_in_one} values in a ciphertext")
+
+# %% [markdown]
+# **Question 1.** How many ciphertexts does a model of 26,010 parameters take?
+
+# %%
+answer_1 = ...
+check(1, answer_1, lambda n: n == scheme.ciphertexts(26_010), "Divide, and mind the rest.")
+
+# %% [markdown]
+# ## Scale
+#
+# CKKS computes with integers modulo q. A real is multiplied by the scale and rounded. A larger scale rounds less, but
+# a sum that passes q/2 wraps and decodes to something wrong, silently. So the scale follows from the range of a sum.
+
+# %%
+scales = pl.DataFrame(
+    {"cohort": size, "scale": scheme_of("lean", size).scale, "error": scheme_of("lean", size).tolerance(1)}
+    for size in (10, 20, 40, 80)
+)
+print(scales)
+
+# %% [markdown]
+# **Question 2.** By what factor does the scale change when the cohort doubles?
+
+# %%
+answer_2 = ...
+check(2, answer_2, near(0.5, 1e-9), "Look down the column of scales.")
+
+# %% [markdown]
+# ## Noise
+#
+# An encryption adds noise of its own, on purpose: without it, anybody could solve for the key. So an opened sum is a
+# little off, and by more where more is added. Here is what ten clients' sums are off, measured against float64.
+
+# %%
+keys = generate_keys(scheme.parameters)
+generator = np.random.default_rng(1)
+vectors_CD = generator.uniform(-BOUND, BOUND, (64, values_in_one))
+
+
+def summed(scheme: Ckks, count: int, masks: list[np.ndarray] | None = None) -> bytes:
+    """What so many clients send, added up by a server that has no key."""
+    to_public = EncryptionKey(scheme.parameters, keys.public, symmetric=False)
+    total = CiphertextSum(scheme.parameters, 1)
+    for client in range(count):
+        total.add(scheme.encrypt(vectors_CD[client], to_public, masks[client] if masks else None))
+    return total.message()
+
+
+def opened(
+    scheme: Ckks, message: bytes, count: int, mask: np.ndarray | None = None, flooding: Flooding | None = None
+) -> np.ndarray:
+    """What the holder of the secret key makes of a sum of so many."""
+    key = DecryptionKey(scheme.parameters, keys.secret)
+    return scheme.open(message, key, count, values_in_one, mask, flooding)
+
+
+wide = scheme_of("lean", 64)
+errors = []
+for count in (1, 4, 16, 64):
+    opened_D = opened(wide, summed(wide, count), count)
+    errors.append(
+        {"contributors": count, "deviation of the error": float(np.std(opened_D - vectors_CD[:count].sum(0)))}
+    )
+print(pl.DataFrame(errors))
+
+# %% [markdown]
+# **Question 3.** Four times as many contributors: by what factor does the error grow, about? (It is noise: what is
+# independent adds up in squares.)
+
+# %%
+answer_3 = ...
+check(3, answer_3, near(2.0, 0.3), "Divide each row by the one above it, and round.")
+
+# %% [markdown]
+# ## Why an opened sum can leak the key
+#
+# The server has the ciphertext of the sum, (c0, c1). If it is told the opened sum with its noise, to the last bit, it
+# can encode that again to the exact plaintext m. Then c0 + c1 s = m has one unknown, the secret key s, and one division
+# gives it (Li and Micciancio 2021). `recover_key` does just that, and is told neither the key nor the vectors.
+
+# %%
+message = summed(scheme, COHORT)
+opened_D = opened(scheme, message, COHORT)
+true_key = secret_coefficients(scheme.parameters, keys.secret)
+
+
+def recovered(message: bytes, opened_D: np.ndarray) -> int:
+    """How many of the key's coefficients the attack finds."""
+    key = recover_key(scheme, message, opened_D, COHORT)
+    return 0 if key is None else int((key == true_key).sum())
+
+
+print(f"{recovered(message, opened_D)} of {len(true_key)} coefficients of the secret key")
+
+# %% [markdown]
+# Three ways to let nothing out:
+#
+# - open to float32, which drops the last bits (that is luck, and no defence: other values would do it again);
+# - flood the opening with noise that is far larger than the encryption's own;
+# - mask: each client adds a one-time mask that the opener takes off, so that the server never knows the plaintext of a
+#   ciphertext that it holds. That is what `secure_sum=ckks` does.
+
+# %%
+opening = Flooding(scheme.flooding_deviation(1, tolerance=1e-3, security_bits=30), OsRandomness().generator())
+flooded_D = opened(scheme, message, COHORT, flooding=opening)
+masks = [scheme.draw_mask(OsRandomness().key(), values_in_one) for _ in range(COHORT)]
+masked = summed(scheme, COHORT, masks)
+masked_D = opened(scheme, masked, COHORT, mask=reduce(scheme.add_masks, masks))
+
+exact_D = vectors_CD[:COHORT].sum(0)
+table = pl.DataFrame(
+    {
+        "opening": name,
+        "largest error": float(np.abs(got_D - exact_D).max()),
+        "coefficients found": recovered(sent, got_D),
+    }
+    for name, sent, got_D in (
+        ("as it is", message, opened_D),
+        ("flooded", message, flooded_D),
+        ("masked", masked, masked_D),
+    )
+)
+
+# %% [markdown]
+# **Question 4.** Which of the three openings costs precision and gives no key away: `"as it is"`, `"flooded"` or
+# `"masked"`?
+
+# %%
+answer_4 = ...
+check(4, answer_4, lambda name: name == "flooded", "Compare the errors in the table below.")
+
+# %% [markdown]
+# ## Your table
+
+# %%
+print(table)
