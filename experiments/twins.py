@@ -21,10 +21,11 @@ def missing(cells: Iterable[Configuration]) -> list[DictConfig]:
     wanted, there = dict[str, DictConfig](), set[str]()
     for cell in cells:
         twin = twin_of(cell)
+        identity = to_json(twin)  # a plain cell is its own twin, whatever it says of noise that it does not draw
         if _is_plain(cell):
-            there.add(to_json(_typed(cell)))
+            there.add(identity)
         else:
-            wanted.setdefault(to_json(twin), twin)
+            wanted.setdefault(identity, twin)
     return [twin for identity, twin in wanted.items() if identity not in there]
 
 
