@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fl import training
-from fl.faults import drop_out, scale_of
+from fl.faults import claimed_weight, drop_out, scale_of, spoilt
 from fl.metering import Phases, parts
 from fl.sensitivity import sensitivity
 from fl.workspace import Workspace, seed_generators
@@ -122,7 +122,8 @@ def contribution(work: Workspace, request: Request, memory: MutableMapping[str, 
         vector: Vector = np.append(released(work, job, global_D).numpy(), np.int64(1))
         phases.end("flatten")
     else:
-        vector = _floats(work, job, global_D, work.weight(client), phases)
+        struck = client, request.round, work.config.faults, work.config.seed
+        vector = spoilt(_floats(work, job, global_D, claimed_weight(work.weight(client), *struck), phases), *struck)
     if work.config.runtime.client_diagnostics:
         phases.diagnostics = job.diagnostics
     return vector

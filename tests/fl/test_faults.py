@@ -3,7 +3,7 @@ import pytest
 
 from fl import runtimes
 from fl.checkpoint import Checkpoints
-from fl.config import FaultsConfig
+from fl.fault_options import FaultsConfig
 from fl.faults import drop_out, scale_of, scaled_clients
 from fl.server import Errand
 from fl.workspace import Workspace
