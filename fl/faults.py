@@ -80,8 +80,8 @@ def claimed_weight(v: float, client: int, number: int, faults: FaultsConfig, see
 def spoilt(vector: Vector, client: int, number: int, faults: FaultsConfig, seed: int) -> Vector:
     """What a client contributes, shape (D + 1,), or what a fault makes of it."""
     kind = kind_of(client, number, faults, seed)
-    if kind in ("nan", "inf"):
-        vector[len(vector) // 2] = float(kind)
+    if kind == "not_finite":
+        vector[0], vector[len(vector) // 2] = np.inf, np.nan
     if kind == "zero":
         vector[:-1] = 0
     if kind == "misshapen":

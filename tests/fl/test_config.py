@@ -254,7 +254,10 @@ RELAYED = ("runtime=deployment", "runtime.federation=lab", "runtime.roster=relay
         (["roster=keys.json"], r"^roster=keys.json: belongs to runtime.federation; elsewhere a run makes its own$"),
         (["runtime=deployment"], r"^runtime.supernodes=3: must be at least clients=10"),
         (["faults.rate=0.1"], r"^faults.rate=0.1: belongs to faults.kind: late, duplicated, flipped"),
-        (["faults.kind=nan", "faults.stage=collect"], r"^faults.stage=collect: belongs to a faults.kind of messages"),
+        (
+            ["faults.kind=not_finite", "faults.stage=collect"],
+            r"^faults.stage=collect: belongs to a faults.kind of messages",
+        ),
         (["faults.kind=late", "faults.rate=0.1"], r"^faults.kind=late: nobody is late without a server.deadline_s"),
         (["faults.kind=lying", "training.weighting=uniform"], r"^faults.kind=lying: nobody tells a weight under"),
         (["runtime.roster=relayed"], r"^runtime.roster=relayed: .*=deployment: a simulation has its keys from set-up$"),
