@@ -34,6 +34,7 @@ from fl.transport import (
     STATE,
     as_array,
     failure,
+    note_of,
     pack,
     read_array,
     record_of,
@@ -107,7 +108,7 @@ def _participate(content: RecordDict, context: Context) -> RecordDict:
         records, metrics = answer(work, request, memory, own, tell if measured else None)
     remember(context.state, request, memory)
     answered = pack(records)
-    answered[ENVELOPE] = ConfigRecord({"attempt": request.attempt})
+    answered[ENVELOPE] = note_of(request.attempt, answered, signed=own is not None)
     tamper(answered, request.address, request.round, request.stage, work.config, context.state)
     answered.update(told)
     if work.config.runtime.client_metrics:

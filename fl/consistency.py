@@ -1,7 +1,7 @@
 """What a configuration may not ask of its privacy backend: options that would do nothing, or pass for a promise."""
 
 from fl.config import RELAYED, FedveilConfig
-from fl.fault_options import MESSAGES, VECTORS, WEIGHTS
+from fl.fault_options import MESSAGES, VECTORS, WEIGHTS, ZERO
 from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError
 
@@ -61,5 +61,5 @@ def _check_faults(config: FedveilConfig, backend: PrivacyBackend) -> None:
         allowed = f"{backend.name} sums residues, which are not scaled: leave it out"
         raise ConfigError.of("faults.scaled_clients", faults.scaled_clients, allowed)
     if faults.kind in VECTORS + WEIGHTS:
-        allowed = f"{backend.name} sums residues, which hold no such thing: choose among {', '.join(MESSAGES)}"
+        allowed = f"{backend.name} sums residues, which hold no such thing: choose among {', '.join((*MESSAGES, ZERO))}"
         raise ConfigError.of("faults.kind", faults.kind, allowed)

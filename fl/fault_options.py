@@ -13,10 +13,11 @@ LATE, DUPLICATED = "late", "duplicated"
 REPLAYED = "replayed"
 WIRE = (LATE, DUPLICATED)  # on a message's way
 TAMPERED = ("flipped", "truncated", "oversized", REPLAYED)  # as a message leaves its client
-VECTORS = ("not_finite", "misshapen", "retyped", "zero")  # to what a client contributes
+ZERO = "zero"  # to its training, which changes nothing
+VECTORS = ("not_finite", "misshapen", "retyped")  # to what a client contributes
 WEIGHTS = ("weightless", "lying")  # to what it says of its number of examples
 MESSAGES = WIRE + TAMPERED
-KINDS = MESSAGES + VECTORS + WEIGHTS
+KINDS = (*MESSAGES, ZERO, *VECTORS, *WEIGHTS)
 
 
 @dataclass

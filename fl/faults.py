@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import Array, Message, RecordDict
 
 from fl.config import FedveilConfig
-from fl.fault_options import DUPLICATED, LATE, MESSAGES, REPLAYED, TAMPERED, VECTORS, WEIGHTS, WIRE, FaultsConfig
+from fl.fault_options import DUPLICATED, LATE, MESSAGES, REPLAYED, TAMPERED, WIRE, FaultsConfig
 from privacy.errors import RuntimeFailure
 from privacy.randomness import seed_from
 from privacy.secure_sum import Address, Exchange, Vector
@@ -82,8 +82,6 @@ def spoilt(vector: Vector, client: int, number: int, faults: FaultsConfig, seed:
     kind = kind_of(client, number, faults, seed)
     if kind == "not_finite":
         vector[0], vector[len(vector) // 2] = np.inf, np.nan
-    if kind == "zero":
-        vector[:-1] = 0
     if kind == "misshapen":
         return np.append(vector, vector[-1:])
     return vector.astype(np.float64) if kind == "retyped" else vector
@@ -183,9 +181,8 @@ class Noting:
         return "scaled" if scaled else None
 
     def _happens(self, kind: str, address: Address, exchange: Exchange, number: int) -> bool:
-        if kind in VECTORS + WEIGHTS:
+        if kind not in MESSAGES:
             return exchange.collect
-        assert kind in MESSAGES
         first = self._asked.get((address, exchange.stage), 0)
         return self._config.faults.stage in (None, exchange.stage) and first < number
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from fl.metering import Meter
-from fl.transport import Attempt, Transport, require_current, unpack
+from fl.transport import Attempt, Transport, require_intact, unpack
 from privacy.errors import PrivacyRefusal, ProtocolError
 from privacy.sealing import Roster
 from privacy.secure_sum import Address, Exchange, Records, Vector
@@ -57,7 +57,7 @@ def _run_exchange(
         try:
             with meter.compute(exchange.stage):
                 records = _authentic(unpack(content), address, exchange.stage, attempt, roster)
-                require_current(content, attempt)
+                require_intact(content, attempt)
                 exchange.deliver(address, records)
         except ProtocolError as error:
             if abort_on_invalid:
