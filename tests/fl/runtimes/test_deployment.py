@@ -182,7 +182,7 @@ def test_an_expired_certificate_is_named(tmp_path: Path, monkeypatch: pytest.Mon
             processes.call("supernode", command, environment(tmp_path / "home"), 60)
         with pytest.raises(RuntimeFailure, match="certificate"):
             deployment._flwr(processes, link, "ls", link.name)
-    assert "certificate has expired" in (tmp_path / "flwr.log").read_text()
+    assert "certificate has expired" in (tmp_path / "flwr-ls.log").read_text()
 
 
 @pytest.mark.deployment
