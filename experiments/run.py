@@ -81,6 +81,9 @@ def _attempt(config: DictConfig, overrides: Sequence[str], sweep: bool) -> tuple
     except (FedveilError, OmegaConfBaseException) as error:
         status = FAILED if isinstance(error, RuntimeFailure) else REFUSED
         return status, f"fedveil: error: {cell}{one_line(error, overrides)}", False
+    except ModuleNotFoundError as error:
+        remedy = "install it, or leave out what takes it"
+        return FAILED, f"fedveil: error: {cell}{one_line(error)}: {remedy}", False
     except Exception as error:  # a defect: show where
         traceback.print_exc()
         return FAILED, f"fedveil: error: {cell}{type(error).__name__}: {one_line(error)}", False

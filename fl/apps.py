@@ -18,6 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl import keys, relaying
 from fl.config import hash_of
+from fl.faults import tamper
 from fl.participant import SETUP_ROUND, Request, answer
 from fl.runtimes.committee import FIRST_ROLE_NODE, attended
 from fl.server import Errand, serve
@@ -33,6 +34,7 @@ from fl.transport import (
     STATE,
     as_array,
     failure,
+    note_of,
     pack,
     read_array,
     record_of,
@@ -106,6 +108,8 @@ def _participate(content: RecordDict, context: Context) -> RecordDict:
         records, metrics = answer(work, request, memory, own, tell if measured else None)
     remember(context.state, request, memory)
     answered = pack(records)
+    answered[ENVELOPE] = note_of(request.attempt, answered, signed=own is not None)
+    tamper(answered, request.address, request.round, request.stage, work.config, context.state)
     answered.update(told)
     if work.config.runtime.client_metrics:
         answered[METRICS] = report(metrics)

@@ -15,6 +15,8 @@ from typing import Any, cast
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from fl import fault_options
+from fl.fault_options import FaultsConfig
 from privacy.errors import ConfigError
 from privacy.parameters import ACCOUNTANTS
 
@@ -107,16 +109,6 @@ class RuntimeConfig:
     supernodes: int = 3  # deployment: for how many clients the demonstration starts one
     federation: str | None = None  # deployment: a SuperLink connection of $FLWR_HOME; null starts one on loopback
     roster: str = PINNED  # deployment: public keys were exchanged outside the server; "relayed": they come through it
-
-
-@dataclass
-class FaultsConfig:
-    """What goes wrong on purpose. Who it strikes comes from the seed."""
-
-    scaled_clients: int = 0  # clients that send their updates multiplied by `scale`, whatever a mechanism clipped
-    scale: float = -100.0
-    dropout_rate: float = 0.0  # of the clients that are asked, each by itself, in each round
-    dropout_stage: str | None = None  # of the secure sum, where they fall silent; null: from the first
 
 
 @dataclass
@@ -220,9 +212,7 @@ CHECKS: tuple[Check, ...] = (
     _positive("runtime.gpus_per_client"),
     _positive("runtime.cpus_per_client"),
     _at_least("runtime.supernodes", 1),
-    _at_least("faults.scaled_clients", 0),
-    ("faults.dropout_rate", lambda v: 0 <= v <= 1, "must lie between 0 and 1"),
-    ("faults.scale", lambda v: math.isfinite(v), "must be a finite number"),
+    *fault_options.CHECKS,
     _one_of("runtime.roster", (PINNED, RELAYED)),
     _at_least("output.keep_checkpoints", 1),
 )
@@ -248,11 +238,7 @@ def check(config: DictConfig) -> None:
             raise ConfigError.of(key, value, message)
     if config.cohort is not None and config.cohort > config.clients:
         raise ConfigError.of("cohort", config.cohort, f"must be at most clients={config.clients}")
-    if config.faults.scaled_clients > config.clients:
-        most = f"must be at most clients={config.clients}"
-        raise ConfigError.of("faults.scaled_clients", config.faults.scaled_clients, most)
-    if config.faults.dropout_stage is not None and config.faults.dropout_rate == 0:
-        raise ConfigError.of("faults.dropout_stage", config.faults.dropout_stage, "belongs to faults.dropout_rate")
+    fault_options.check(config)
     minimum = config.server.min_contributors
     if minimum is not None and minimum > cohort_size(config):
         raise ConfigError.of(

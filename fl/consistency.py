@@ -1,6 +1,7 @@
 """What a configuration may not ask of its privacy backend: options that would do nothing, or pass for a promise."""
 
 from fl.config import RELAYED, FedveilConfig
+from fl.fault_options import MESSAGES, VECTORS, WEIGHTS, ZERO
 from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError
 
@@ -48,11 +49,17 @@ def _check_measured(config: FedveilConfig, backend: PrivacyBackend) -> None:
 
 
 def _check_faults(config: FedveilConfig, backend: PrivacyBackend) -> None:
-    """Residues have no size that could be multiplied, and a stage that there is not would drop nobody."""
-    stage, stages = config.faults.dropout_stage, backend.secure_sum.stages
-    if stage is not None and stages and stage not in stages:
-        allowed = f"secure_sum={backend.secure_sum.name} asks clients at {', '.join(stages)}"
-        raise ConfigError.of("faults.dropout_stage", stage, allowed)
-    if config.faults.scaled_clients and backend.modulus_bits is not None:
+    """A stage that there is not would strike nobody, and residues are neither scaled nor spoilt."""
+    faults, stages = config.faults, backend.secure_sum.stages
+    for key, stage in (("dropout_stage", faults.dropout_stage), ("stage", faults.stage)):
+        if stage is not None and stages and stage not in stages:
+            allowed = f"secure_sum={backend.secure_sum.name} asks clients at {', '.join(stages)}"
+            raise ConfigError.of(f"faults.{key}", stage, allowed)
+    if backend.modulus_bits is None:
+        return
+    if faults.scaled_clients:
         allowed = f"{backend.name} sums residues, which are not scaled: leave it out"
-        raise ConfigError.of("faults.scaled_clients", config.faults.scaled_clients, allowed)
+        raise ConfigError.of("faults.scaled_clients", faults.scaled_clients, allowed)
+    if faults.kind in VECTORS + WEIGHTS:
+        allowed = f"{backend.name} sums residues, which hold no such thing: choose among {', '.join((*MESSAGES, ZERO))}"
+        raise ConfigError.of("faults.kind", faults.kind, allowed)

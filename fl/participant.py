@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from fl import training
-from fl.faults import drop_out, scale_of
+from fl.fault_options import ZERO
+from fl.faults import claimed_weight, drop_out, kind_of, scale_of, spoilt
 from fl.metering import WITNESS, Phases, parts
 from fl.sensitivity import sensitivity
 from fl.workspace import Workspace, seed_generators
@@ -134,13 +135,15 @@ def contribution(work: Workspace, request: Request, memory: MutableMapping[str, 
         return _sensitivities(work, job, work.weight(client), phases)
     work.backend.prepare(job)
     phases.end("prepare")
-    training.train(job, work.config.training.proximal_mu)
+    struck = client, request.round, work.config.faults, work.config.seed
+    if kind_of(*struck) != ZERO:
+        training.train(job, work.config.training.proximal_mu)
     phases.end("train")
     if work.spec.modulus_bits is not None:
         vector: Vector = np.append(released(work, job, global_D).numpy(), np.int64(1))
         phases.end("flatten")
     else:
-        vector = _floats(work, job, global_D, work.weight(client), phases)
+        vector = spoilt(_floats(work, job, global_D, claimed_weight(work.weight(client), *struck), phases), *struck)
     if work.config.runtime.client_diagnostics:
         phases.diagnostics = job.diagnostics
     return vector

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from fl.metering import Meter
-from fl.transport import Attempt, Transport, unpack
+from fl.transport import Attempt, Transport, require_intact, unpack
 from privacy.errors import PrivacyRefusal, ProtocolError
 from privacy.sealing import Roster
 from privacy.secure_sum import Address, Exchange, Records, Vector
@@ -56,7 +56,9 @@ def _run_exchange(
     for address, content in transport.replies(exchange, attempt, model_D):
         try:
             with meter.compute(exchange.stage):
-                exchange.deliver(address, _authentic(unpack(content), address, exchange.stage, attempt, roster))
+                records = _authentic(unpack(content), address, exchange.stage, attempt, roster)
+                require_intact(content, attempt)
+                exchange.deliver(address, records)
         except ProtocolError as error:
             if abort_on_invalid:
                 raise type(error)(f"{address}: {error}") from error

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fl import vectors
 from fl.checkpoint import Checkpoints, State
 from fl.evaluation import Scores, evaluate
+from fl.faults import Noting
 from fl.ledger import LedgerFile
 from fl.metering import WITNESS, Meter
 from fl.participant import SETUP_ROUND
@@ -27,7 +28,7 @@ from fl.rounds import drive
 from fl.sum_error import ClearContributions, require_within
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace, address_of, preserved_generators
-from privacy.errors import FedveilError, PrivacyRefusal, TooFewContributors
+from privacy.errors import PrivacyRefusal, RuntimeFailure, TooFewContributors
 from privacy.mechanism import ServerJob
 from privacy.parameters import UNITS
 from privacy.relayed_roster import RelayedRoster
@@ -63,7 +64,8 @@ class Server:
     def __init__(self, work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
         self.work, self._errand = work, errand
         self.meter = Meter()
-        self.transport = Transport(grid, nodes, self.meter, work.config.server.deadline_s, errand.poll_s)
+        deadline_s, faults = work.config.server.deadline_s, Noting(work.config)
+        self.transport = Transport(grid, nodes, self.meter, deadline_s, errand.poll_s, faults)
         self._roster = _roster(work, errand)
         self._checkpoints = Checkpoints(errand.folder, errand.keep_checkpoints)
         self.ledger = LedgerFile(errand.folder)
@@ -137,7 +139,7 @@ class Server:
         try:
             self.advance(number)
             scores = self._evaluate(number)
-        except FedveilError:
+        except Exception:
             self._checkpoints.save_rows(self.work.hash, number, self.meter.take())
             raise
         self._save()
@@ -215,7 +217,7 @@ class Server:
 
     def step(self, number: int, total: Total) -> None:
         """Noise the raw sum, divide, and let the server's optimizer step on the negative mean update."""
-        if total.weight <= 0:
+        if total.weight <= len(total.survivors) * self.work.tolerance:  # where a sum is approximate, so is nothing
             why = "no client holds an example" if self.work.backend.secure_sum.additive else "none of them counted"
             raise TooFewContributors(f"the contributions weigh nothing together: {why}")
         backend, size = self.work.backend, self.work.cohort_size
@@ -298,7 +300,14 @@ def _roster(work: Workspace, errand: Errand) -> Roster | None:
 
 
 def serve(work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
-    """A whole run, or what is left of it: what every ServerApp does."""
+    """A whole run, or what is left of it: what every ServerApp does.
+
+    Raises:
+        FedveilError: the run cannot go on.
+    """
     work.activate()
     with preserved_generators(work.device):
-        Server(work, grid, nodes, errand).run()
+        try:
+            Server(work, grid, nodes, errand).run()
+        except torch.OutOfMemoryError as error:
+            raise RuntimeFailure(f"the server: {error}; lower server.evaluate_batch, or the model's size") from error

@@ -4,15 +4,20 @@ Each line is a whole sentence, computed from the configuration; topics put them 
 epsilon stands in its ledger: here is what the configuration, run as planned, would.
 """
 
+import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeGuard
 
 from fl.workspace import HIDDEN_AMONG, Workspace
-from privacy.he import CkksSum
 from privacy.ledger import Ledger
-from privacy.opened_sum import OpenedSum
-from privacy.selective_sum import SelectiveSum
+from privacy.secure_sum import SecureSum
 from privacy.trust import SERVER_ALONE, Trust
 from privacy.witness import FALSE_ALARM
+
+if TYPE_CHECKING:  # they take TenSEAL, which other sums can do without
+    from privacy.he import CkksSum
+    from privacy.opened_sum import OpenedSum
+    from privacy.selective_sum import SelectiveSum
 
 FLOATING = ("dp_sgd", "client_dp", "dp_ftrl", "local_dp")  # mechanisms whose noise is no integer
 NOISED_BY_CLIENTS = ("dp_sgd", "local_dp", "distributed_dp")
@@ -56,9 +61,26 @@ def _holders(trust: Trust) -> Iterator[str]:
         yield f"{_capital(party)} holds {what}."
 
 
+def _is_opened(secure_sum: SecureSum) -> "TypeGuard[OpenedSum]":
+    return _is(secure_sum, "privacy.opened_sum", "OpenedSum")
+
+
+def _is_selective(secure_sum: SecureSum) -> "TypeGuard[SelectiveSum]":
+    return _is(secure_sum, "privacy.selective_sum", "SelectiveSum")
+
+
+def _is_ckks(secure_sum: SecureSum) -> "TypeGuard[CkksSum]":
+    return _is(secure_sum, "privacy.he", "CkksSum")
+
+
+def _is(secure_sum: SecureSum, module: str, name: str) -> bool:
+    """Whether a sum is of a kind whose module nobody may have imported: then none is."""
+    return module in sys.modules and isinstance(secure_sum, getattr(sys.modules[module], name))
+
+
 def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
     secure_sum = work.backend.secure_sum
-    read = "a part of one" if isinstance(secure_sum, SelectiveSum) and not secure_sum.hides else "one"
+    read = "a part of one" if _is_selective(secure_sum) and not secure_sum.hides else "one"
     coalitions = trust.coalitions
     if work.relayed:
         coalitions = (("a server that exchanges keys",), *coalitions)
@@ -94,13 +116,13 @@ def _measured(work: Workspace) -> Iterator[str]:
 
 def _protocol(work: Workspace) -> Iterator[str]:
     secure_sum = work.backend.secure_sum
-    if not isinstance(secure_sum, OpenedSum):
+    if not _is_opened(secure_sum):
         return
     opener = "the keyholder" if secure_sum.roles else "the client that opens a sum"
     if not secure_sum.masks:
         yield f"Nothing is masked (secure_sum.masks=false): {opener} decrypts whatever the server sends it."
         yield from _openings(secure_sum)
-    if isinstance(secure_sum, SelectiveSum) and not secure_sum.hides:
+    if _is_selective(secure_sum) and not secure_sum.hides:
         chosen = "by the clients' sensitivities" if secure_sum.surveys else "at random, the same ones in every round"
         yield (
             f"The server sees {1 - secure_sum.fraction:.4g} of the values of each client's update, and which they are; "
@@ -122,9 +144,9 @@ def _witness(work: Workspace) -> Iterator[str]:
     )
 
 
-def _openings(secure_sum: OpenedSum) -> Iterator[str]:
+def _openings(secure_sum: "OpenedSum") -> Iterator[str]:
     """What a decryption tells of the key (Li and Micciancio 2021)."""
-    if isinstance(secure_sum, CkksSum):
+    if _is_ckks(secure_sum):
         rule = secure_sum.flooding
         if rule is None:
             yield "An opened sum tells the server the secret key of its round (secure_sum.flooding_bits=0)."

@@ -1,8 +1,8 @@
 """Moves records between the server and the participants as Flower messages, and counts their bytes.
 
 A message holds the protocol's records, the global model at the stage that collects, what mechanisms tell clients, the
-address, and an envelope: run, round, attempt, stage and configuration. A reply holds records, or an error by name, and
-measurements; in test mode also the contribution as it was.
+address, and an envelope: run, round, attempt, stage and configuration. A reply holds records, or an error by name, a
+note of the attempt, and measurements; in test mode also the contribution as it was.
 """
 
 import io
@@ -10,9 +10,10 @@ import logging
 import math
 import struct
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from flwr.common.constant import SType
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from fl.faults import FAULT, Noting, Wire
 from fl.metering import Meter, serialised_bytes
 from privacy import errors
 from privacy.secure_sum import Address, Exchange, Records, Value, Vector
@@ -104,6 +106,8 @@ def read_array(name: str, array: Array) -> NDArray[np.generic]:
         if array.stype != SType.NUMPY:
             raise TypeError(f"it is of type {array.stype}")
         shape, dtype, start = _npy_header(array.data[:NPY_HEADER_BYTES])
+        if len(array.data) != start + math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{len(array.data)} bytes are not those of {shape} values of {dtype}")
         return np.frombuffer(array.data, dtype, count=math.prod(shape), offset=start).reshape(shape)
     except Exception as error:  # a peer's bytes make NumPy raise whatever its parsers may
         raise errors.MalformedContribution(f"the array {name} cannot be read: {error}") from None
@@ -153,6 +157,31 @@ class Attempt:
     state: Mapping[str, float] = field(default_factory=dict)  # what the mechanisms' server halves tell clients
 
 
+def note_of(attempt: str, content: RecordDict, signed: bool) -> ConfigRecord:
+    """What a reply says of itself: the attempt that it belongs to, and a checksum of arrays that nobody signed."""
+    return ConfigRecord({"attempt": attempt} if signed else {"attempt": attempt, "checksum": _checksum(content)})
+
+
+def require_intact(content: RecordDict, attempt: Attempt) -> None:
+    """Refuse what went astray or was damaged on its way. Who lies in it is found out by signatures alone.
+
+    Raises:
+        ProtocolError: it says that it belongs to another attempt.
+        MalformedContribution: it says that it was otherwise.
+    """
+    note = record_of(content, ENVELOPE, ConfigRecord) or ConfigRecord()
+    if note.get("attempt", attempt.attempt) != attempt.attempt:
+        raise errors.ProtocolError("this is the reply to an earlier message")
+    if "checksum" in note and note["checksum"] != _checksum(content):
+        raise errors.MalformedContribution("the reply is damaged: it has another checksum")
+
+
+def _checksum(content: RecordDict) -> int:
+    """CRC-32: no accident of up to 32 bits in a row escapes it, and it takes a twentieth of what packing does."""
+    arrays = record_of(content, ARRAYS, ArrayRecord) or ArrayRecord()
+    return reduce(lambda sum_, array: zlib.crc32(array.data, sum_), arrays.values(), 0)
+
+
 def _shared(exchange: Exchange, attempt: Attempt, model_D: Vector | None) -> RecordDict:
     """The records that are the same for the whole cohort, made once."""
     envelope = ConfigRecord({"run": attempt.run, "round": attempt.round, "attempt": attempt.attempt})
@@ -168,14 +197,21 @@ def _shared(exchange: Exchange, attempt: Attempt, model_D: Vector | None) -> Rec
 class Transport:
     """Carries exchanges over a Flower grid.
 
-    `nodes` maps addresses to Flower's node ids. A participant that fails, answers late or not at all has dropped out.
+    `nodes` maps addresses to Flower's node ids, `faults` tells what goes wrong on purpose, where anything does. A
+    participant that fails, answers late or not at all has dropped out.
     """
 
     def __init__(
-        self, grid: Grid, nodes: Mapping[Address, int], meter: Meter, deadline_s: float | None, poll_s: float
+        self,
+        grid: Grid,
+        nodes: Mapping[Address, int],
+        meter: Meter,
+        deadline_s: float | None,
+        poll_s: float,
+        faults: Noting | None = None,
     ) -> None:
         self._grid, self._nodes, self._meter = grid, nodes, meter
-        self._deadline_s, self._poll_s = deadline_s, poll_s
+        self._deadline_s, self._poll_s, self._faults = deadline_s, poll_s, faults
         self._told = False
         self.dropped: dict[Address, str] = {}  # why, in the attempt under way
         self.overhear: Callable[[Address, object], None] | None = None  # in test mode: takes what is told in the clear
@@ -188,7 +224,7 @@ class Transport:
         limit_s, limit = self._limit(exchange)
         with self._meter.span("transport", stage):
             waiting = self._send(exchange, attempt, model_D)
-            for reply in self._arrivals(waiting, limit_s):
+            for reply in self._arrivals(waiting, limit_s, self._wire(exchange, attempt.round, waiting)):
                 address = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if address is None:  # answered before
                     continue
@@ -240,14 +276,25 @@ class Transport:
         limits = [(self._deadline_s, "server.deadline_s"), (exchange.timeout_s, "secure_sum.timeout_s")]
         return min((limit_s, key) for limit_s, key in [*limits, (math.inf, "")] if limit_s is not None)
 
-    def _arrivals(self, waiting: Mapping[str, Address], limit_s: float) -> Iterator[Message]:
+    def _wire(self, exchange: Exchange, number: int, waiting: Mapping[str, Address]) -> Wire:
+        """The way that the replies take; the faults that happen in this exchange are written down."""
+        if self._faults is None:
+            return Wire({}, 0.0)
+        struck = self._faults.of(exchange, number)
+        for address, kind in struck.items():
+            log.info("round %d: a fault on purpose: %s of %s at stage %s", number, kind, address, exchange.stage)
+            self._meter.add(address, exchange.stage, f"{FAULT}{kind}", 1.0, "1")
+        return self._faults.wire({message: struck[one] for message, one in waiting.items() if one in struck})
+
+    def _arrivals(self, waiting: Mapping[str, Address], limit_s: float, wire: Wire) -> Iterator[Message]:
         """Replies as they come, while the caller still waits for any and the time has not passed."""
         ends = time.monotonic() + limit_s
         while waiting and time.monotonic() < ends:
-            arrived = list(self._grid.pull_messages(list(waiting)))
-            yield from arrived
+            awaited = wire.awaited(waiting)
+            arrived = list(self._grid.pull_messages(awaited)) if awaited else []
+            yield from wire.brought(arrived)
             if not arrived:
-                time.sleep(self._poll_s)
+                time.sleep(max(self._poll_s, wire.pause_s))
 
     def _open(self, address: Address, stage: str, reply: Message) -> RecordDict | None:
         """The content of a reply, counted; None when the participant could not answer."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 Integers = NDArray[np.uint64]
 
@@ -98,7 +98,7 @@ def _most(count: int, probability: float, allowed: float) -> int:
     low, high = int(count * probability), count
     while low < high:
         middle = (low + high) // 2
-        if binom.sf(middle, count, probability) <= allowed:
+        if bdtrc(middle, count, probability) <= allowed:
             high = middle
         else:
             low = middle + 1

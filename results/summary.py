@@ -25,6 +25,7 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
     - `parties_bytes`: what passes between parties, and their dealer, beside the server in a round, each byte counted
       once; mean over rounds. `parties_rounds`: how often they wait for one another in a round, the most of any;
     - `dropped`, `rejected`: how many contributions went missing or were refused, over all rounds;
+    - `faults`: how often something went wrong on purpose, over all rounds (`faults` in the configuration);
     - `sum_error`: the largest absolute error of a sum, over its values and all rounds (`runtime.measure_sum_error`);
     - `peak_rss_bytes`, `peak_cuda_bytes`: the largest of any address and phase but the witness.
 
@@ -40,8 +41,9 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
         **_times(rounds),
         **_traffic(rounds, parameters),
         **_between_parties(rounds),
-        "dropped": _count(rounds, "dropped"),
-        "rejected": _count(rounds, "rejected"),
+        "dropped": _count(rounds, "^dropped$"),
+        "rejected": _count(rounds, "^rejected$"),
+        "faults": _count(rounds, "^fault_"),
         "sum_error": _server(rounds, "protocol", "sum_error")["value"].max(),
         "peak_rss_bytes": _largest(frame, "peak_rss"),
         "peak_cuda_bytes": _largest(frame, "peak_cuda"),
@@ -107,7 +109,7 @@ def _count(rounds: pl.DataFrame, metric: str) -> int | None:
     """How many; losses are rows of their own, so that a run which heard of clients and lost none has zero."""
     if rounds.filter(IS_CLIENT).is_empty():
         return None
-    return int(rounds.filter(IS_CLIENT, pl.col("metric") == metric)["value"].sum())
+    return int(rounds.filter(IS_CLIENT, pl.col("metric").str.contains(metric))["value"].sum())
 
 
 def _largest(frame: pl.DataFrame, metric: str) -> int | None:

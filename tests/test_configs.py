@@ -24,7 +24,8 @@ BESIDE = {
 }
 # named pairs that are one of the others in a certain arrangement
 ARRANGED = {"bfv_clients": "bfv", "ckks_clients": "ckks", "fedml_he": "ckks", "flare": "ckks"} | {
-    "party_dp": "party_dp_crypten_noised_sum"
+    "party_dp": "party_dp_crypten_noised_sum",
+    "secagg_curious": "secagg",
 }
 # shape and classes of an image set that the model was made for
 SHAPES = {

@@ -17,6 +17,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl.apps import APPROVED, client_app, server_app_of
+from fl.faults import outlasting
 from fl.runtimes.lifetime import end_with_parent
 from fl.server import Errand
 from fl.workspace import Workspace, address_of, workspace
@@ -67,7 +68,8 @@ class InProcessGrid(Grid):
             self._queue.append(message)
         if self._queue and self._queue[0].metadata.group_id != self._round:  # what nodes remember lasts one round
             self._round = self._queue[0].metadata.group_id
-            self._states.clear()
+            kept = {node: outlasting(state) for node, state in self._states.items()}
+            self._states = {node: state for node, state in kept.items() if state}
         return [message.metadata.message_id for message in self._queue]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:  # noqa: ARG002

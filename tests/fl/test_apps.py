@@ -8,7 +8,7 @@ from fl import keys
 from fl.apps import APPROVED, APPROVED_VARIABLE, KEYS, PARTITION, client_app
 from fl.config import hash_of
 from fl.runtimes.inprocess import InProcessGrid
-from fl.transport import ADDRESS, ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, SCALARS, read_report, unpack
+from fl.transport import ADDRESS, ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, read_report, unpack
 from privacy.secure_sum import PlainSum
 from privacy.signing import reply_header, verified
 from tests.composed import MASKED, PROBE, canonical
@@ -175,7 +175,7 @@ def test_memory_lasts_one_attempt_at_one_round(later):
 def test_memory_is_no_part_of_the_reply():
     context = node(TWO_STAGES)
     content = ask(TWO_STAGES, context, "mask")
-    assert set(content) == {ARRAYS, METRICS}
+    assert set(content) == {ARRAYS, ENVELOPE, METRICS}
     assert set(unpack(content)) == {"masked"}
     assert unpack(context.state)["seed"] not in unpack(content)["masked"].tobytes()
 
@@ -187,7 +187,7 @@ def test_a_client_reports_times_and_memory():
 
 def test_a_client_reports_nothing_where_that_is_asked():
     quiet = canonical(*PROBE, "runtime.client_metrics=false")
-    assert set(ask(quiet, node(quiet))) <= {ARRAYS, SCALARS}
+    assert set(ask(quiet, node(quiet))) == {ARRAYS, ENVELOPE}
 
 
 def test_a_refusal_is_no_defect_and_a_defect_shows_where(caplog):

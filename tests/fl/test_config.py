@@ -181,6 +181,10 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("faults.scaled_clients", [-1, 11], [0, 10]),
     ("faults.dropout_rate", [-0.1, 1.1], [0.0, 1.0]),
     ("faults.scale", [float("inf"), float("nan")], [-100.0, 0.0]),
+    ("faults.kind", ["", "lost", "dropout"], ["flipped", "zero", None]),
+    ("faults.rate", [-0.1, 1.1, math.nan], [0.0]),
+    ("faults.delay_s", [0.0, -1.0, math.inf, math.nan], [1e-3]),
+    ("faults.claimed_weight", [-0.1, 1.1, math.nan], [0.0, 1.0]),
     ("output.keep_checkpoints", [0], [1]),
 ]
 
@@ -249,6 +253,13 @@ RELAYED = ("runtime=deployment", "runtime.federation=lab", "runtime.roster=relay
         (["runtime=ray", "runtime.federation=x"], r"^runtime.federation=x: belongs to runtime=deployment$"),
         (["roster=keys.json"], r"^roster=keys.json: belongs to runtime.federation; elsewhere a run makes its own$"),
         (["runtime=deployment"], r"^runtime.supernodes=3: must be at least clients=10"),
+        (["faults.rate=0.1"], r"^faults.rate=0.1: belongs to faults.kind: late, duplicated, flipped"),
+        (
+            ["faults.kind=not_finite", "faults.stage=collect"],
+            r"^faults.stage=collect: belongs to a faults.kind of messages",
+        ),
+        (["faults.kind=late", "faults.rate=0.1"], r"^faults.kind=late: nobody is late without a server.deadline_s"),
+        (["faults.kind=lying", "training.weighting=uniform"], r"^faults.kind=lying: nobody tells a weight under"),
         (["runtime.roster=relayed"], r"^runtime.roster=relayed: .*=deployment: a simulation has its keys from set-up$"),
         (["runtime=ray", "runtime.roster=relayed"], r"^runtime.roster=relayed: belongs to runtime=deployment"),
         ([*RELAYED, "roster=keys.json"], r"^roster=keys.json: belongs to runtime.roster=pinned; a relayed one"),

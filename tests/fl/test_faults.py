@@ -1,14 +1,21 @@
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from flwr.app import Message, RecordDict
 
 from fl import runtimes
 from fl.checkpoint import Checkpoints
-from fl.config import FaultsConfig
-from fl.faults import drop_out, scale_of, scaled_clients
+from fl.fault_options import FaultsConfig
+from fl.faults import Wire, drop_out, kind_of, scale_of, scaled_clients
+from fl.metering import Meter
+from fl.runtimes.inprocess import InProcessGrid
 from fl.server import Errand
+from fl.transport import Transport
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, RuntimeFailure
-from tests.composed import canonical
+from tests.composed import MASKED, canonical, server_of
 
 
 @pytest.mark.parametrize("count", [0, 2, 10])
@@ -67,9 +74,78 @@ def test_who_falls_silent_at_a_stage_is_told_and_the_round_goes_on(tmp_path, sta
             ("faults.dropout_stage=mask", "faults.dropout_rate=0.1"),
             "faults.dropout_stage=mask: secure_sum=plain asks clients at collect",
         ),
+        (
+            ("faults.kind=flipped", "faults.stage=open", "secure_sum=secagg"),
+            "faults.stage=open: secure_sum=secagg asks clients at advertise, share_keys, mask, confirm, unmask",
+        ),
+        (
+            ("faults.kind=not_finite", "mechanism=distributed_dp", "delta=1e-2"),
+            "faults.kind=not_finite: distributed_dp+plain sums residues, which hold no such thing: choose among late, "
+            "duplicated, flipped, truncated, oversized, replayed, zero",
+        ),
     ],
 )
 def test_a_stage_that_drops_nobody_is_refused(overrides, message):
     with pytest.raises(ConfigError) as refusal:
         Workspace(canonical(*overrides))
     assert str(refusal.value) == message
+
+
+def test_whom_a_fault_strikes_depends_on_neither_its_kind_nor_a_lower_rate():
+    def struck(kind, rate, seed=1):
+        faults = FaultsConfig(kind=kind, rate=rate)
+        asked = [(client, number) for client in range(50) for number in range(41)]
+        drawn = {one for one in asked if kind_of(*one, faults, seed)}
+        assert not any(number == 0 for _, number in drawn), "at set-up"
+        return drawn
+
+    few, more = struck("flipped", 0.1), struck("flipped", 0.3)
+    assert few == struck("late", 0.1) < more
+    assert few != struck("flipped", 0.1, seed=2)
+    assert abs(len(few) / 2000 - 0.1) < 0.03
+    assert abs(len(more) / 2000 - 0.3) < 0.05
+    assert not struck("flipped", 0.0)
+
+
+class Replies:
+    """An engine that brings what it is given, one reply a look."""
+
+    def __init__(self, *numbers):
+        self.left = [SimpleNamespace(metadata=SimpleNamespace(reply_to_message_id=number)) for number in numbers]
+
+    def pull_messages(self, awaited):
+        return [self.left.pop(0)] if awaited and self.left else []
+
+
+def arrivals(wire, *numbers, limit_s=5.0):
+    """The numbers of what arrives, in order, and how long that took."""
+    engine = Replies(*numbers)
+    transport = Transport(engine, {}, Meter(), None, 0.0)
+    waiting, came, start = dict.fromkeys(numbers, "client/0"), [], time.monotonic()
+    for reply in transport._arrivals(waiting, limit_s, wire):
+        came.append(reply.metadata.reply_to_message_id)
+        waiting.pop(came[-1], None)
+    return came, time.monotonic() - start
+
+
+def test_what_is_late_holds_up_nobody_else_and_comes_when_it_does():
+    came, took_s = arrivals(Wire({"1": "late", "2": "late"}, 0.3), "1", "2", "3", "4")
+    assert came == ["3", "4", "1", "2"]
+    assert took_s >= 0.3
+    came, took_s = arrivals(Wire({"2": "late"}, 60.0), "1", "2", "3", limit_s=0.3)
+    assert came == ["1", "3"]
+    assert took_s >= 0.3, "it is waited for until the end"
+
+
+def test_what_comes_twice_does_and_other_kinds_are_not_the_wires():
+    assert arrivals(Wire({"2": "duplicated", "3": "flipped"}, 60.0), "1", "2", "3")[0] == ["1", "2", "2", "3"]
+
+
+def test_a_nodes_memory_outlasts_a_round_in_what_it_keeps_to_replay_alone(tmp_path):
+    for kind, kept in (("flipped", 0), ("replayed", 4)):
+        work = Workspace(canonical(f"faults.kind={kind}", "faults.rate=0.5", *MASKED))
+        grid = InProcessGrid(work.hash, 4)
+        server_of(work, tmp_path / kind, grid).run()
+        grid.push_messages([Message(RecordDict(), 2, "train", group_id="another round")])
+        assert len(grid._states) == kept
+        assert all(name.startswith("kept/") for state in grid._states.values() for name in state)

@@ -119,6 +119,13 @@ def _spring() -> None:
     Trap.sprung = True
 
 
+@pytest.mark.parametrize("more", [b"\0", npy(np.arange(3.0)), b"x" * 10**6], ids=len)
+def test_what_stands_behind_an_array_is_refused(more):
+    """Two arrays one after the other, or one that was padded, are not the first one."""
+    with pytest.raises(MalformedContribution, match=r"cannot be read: .* bytes are not those of \(3,\) values"):
+        unpack(received_as(npy(np.arange(3.0)) + more))
+
+
 @pytest.mark.parametrize("data", [npy(np.array([Trap()], object), allow_pickle=True), pickle.dumps(Trap())])
 def test_objects_are_never_unpickled(data):
     with pytest.raises(MalformedContribution):

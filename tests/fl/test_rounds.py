@@ -6,7 +6,7 @@ from flwr.app import Array, ArrayRecord, Message
 
 from fl.rounds import drive
 from fl.runtimes.inprocess import InProcessGrid
-from fl.transport import ARRAYS
+from fl.transport import ARRAYS, ENVELOPE
 from privacy.errors import (
     DuplicateSender,
     MalformedContribution,
@@ -77,12 +77,18 @@ def test_a_client_refuses_to_send_what_it_should_not(fault, reason):
     assert ("client/1", "collect", "up_bytes") not in rows, "something left"
 
 
+def said_instead(reply: Message, vector: np.ndarray) -> list[Message]:
+    """A client that means it, so with no checksum of anything else."""
+    del reply.content[ENVELOPE]
+    reply.content[ARRAYS] = ArrayRecord({"vector": Array(vector)})
+    return [reply]
+
+
 def poisoned(value: float):
     def change(reply: Message) -> list[Message]:
         vector = reply.content[ARRAYS]["vector"].numpy()
         vector[3] = value
-        reply.content[ARRAYS] = ArrayRecord({"vector": Array(vector)})
-        return [reply]
+        return said_instead(reply, vector)
 
     return change
 
@@ -94,6 +100,23 @@ def damaged(reply: Message) -> list[Message]:
 
 
 BAD = [(poisoned(math.nan), NonFiniteContribution), (damaged, MalformedContribution)]
+
+
+def test_a_flipped_bit_anywhere_in_an_unsigned_reply_is_noticed():
+    """Were it not, most would be taken for another float32."""
+    work, draw = workspace_of(*PROBE), np.random.default_rng(1)
+
+    def flipped(reply: Message) -> list[Message]:
+        array = reply.content[ARRAYS]["vector"]
+        data = bytearray(array.data)
+        data[draw.integers(len(data))] ^= 1 << draw.integers(8)
+        reply.content[ARRAYS] = ArrayRecord({"vector": Array(array.dtype, array.shape, array.stype, bytes(data))})
+        return [reply]
+
+    for _ in range(50):
+        total, rows, _ = aggregate(work, Tampered(work, only("client/1", flipped)))
+        assert total.survivors == ("client/0", "client/2", "client/3")
+        assert rows["client/1", "collect", "rejected"] == 1
 
 
 @pytest.mark.parametrize(("change", "error"), BAD)
@@ -206,8 +229,7 @@ def test_the_order_of_arrival_changes_no_bit():
     def spread(address: str, reply: Message) -> list[Message]:
         vector = np.zeros(LENGTH + 1, np.float32)
         vector[0], vector[-1] = {"client/0": 2.0**60, "client/2": -(2.0**60)}.get(address, 1.0), 1.0
-        reply.content[ARRAYS] = ArrayRecord({"vector": Array(vector)})
-        return [reply]
+        return said_instead(reply, vector)
 
     for grid in (Tampered, Backwards):
         sums.append(aggregate(work, grid(work, spread))[0].update_D[0])

@@ -17,7 +17,7 @@ from fl.checkpoint import Checkpoints
 from fl.config import hash_of
 from fl.server import Errand, Server
 from fl.sum_error import ClearContributions
-from fl.transport import ARRAYS, CLEAR, METRICS
+from fl.transport import ARRAYS, CLEAR, ENVELOPE, METRICS
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, NonFiniteContribution, PrivacyRefusal
 from privacy.secure_sum import PlainSum, Segment, Total, VectorSpec
@@ -216,7 +216,7 @@ def test_a_client_tells_it_only_where_that_is_asked(overrides, tmp_path):
 
     work = workspace_of(*PROBE, *overrides)
     server_of(work, tmp_path, Tampered(work, listen)).aggregate(1, range(CLIENTS))
-    assert told == [{ARRAYS, METRICS} | ({CLEAR} if overrides else set())] * CLIENTS
+    assert told == [{ARRAYS, ENVELOPE, METRICS} | ({CLEAR} if overrides else set())] * CLIENTS
 
 
 def test_what_is_no_contribution_is_no_measure_of_one(tmp_path):

@@ -32,6 +32,7 @@ def two_stage_rows() -> list[Row]:
         client(3, 0, "train", "cpu", 77.0, "s"),
         client(2, 1, "train", "peak_rss", 4000),
         client(3, 1, "collect", "dropped", 1.0, "1"),
+        *(client(r, 1, "collect", f"fault_{kind}", 1.0, "1") for r, kind in ((0, "late"), (1, "late"), (3, "dropout"))),
         *(server(r, "protocol", "sum_error", e, "1") for r, e in ((0, 5.0), (1, 0.5), (2, 2.0), (3, 1.0))),
         Row(1, "keyholder", "open", "up_bytes", 123456, "bytes"),
         Row(1, "transport", "collect", "wall", 50.0, "s"),
@@ -51,7 +52,7 @@ def test_figures_of_a_run_by_hand() -> None:
     assert figures["evaluated_round"] == 3
     assert figures["loss"] == 1.5
     assert figures["peak_rss_bytes"] == 5000
-    assert (figures["dropped"], figures["rejected"]) == (1, 0)
+    assert (figures["dropped"], figures["rejected"], figures["faults"]) == (1, 0, 2)
     assert figures["sum_error"] == 2.0
     assert {key: figures[key] for key in FINAL} == FINAL
 

@@ -320,3 +320,23 @@ def test_weights_are_the_same_bit_for_bit_in_every_runtime(
     summaries = [read(tmp_path / name, "summary") for name in ("here", "there")]
     for figure in ("weights_sha256", "accuracy", "loss", "upload_bytes_per_parameter", "dropped"):
         assert summaries[0][figure] == summaries[1][figure]
+
+
+@pytest.mark.parametrize("runtime", [WORKERS, RAY, DEPLOYMENT])
+@pytest.mark.parametrize("kind", ["oversized", "replayed"])
+def test_messages_that_go_wrong_are_left_out_in_every_runtime(
+    here: Here, tmp_path: Path, runtime: tuple[str, ...], kind: str
+) -> None:
+    """Not only in this process, where nothing is serialised and a client's node remembers what it sent."""
+    options = (*BASE[1:], "rounds=3", "seed=4", f"faults={kind}", "faults.rate=0.4")
+    ended = here("run", *options, "out=here"), here("run", *options, *runtime, "out=there")
+    assert [one.status for one in ended] == [0, 0], ended
+    assert len({read(tmp_path / name, "summary")["weights_sha256"] for name in ("here", "there")}) == 1
+    found = []
+    for name in ("here", "there"):
+        rows = read_rows(tmp_path / name / "rows.parquet")
+        struck, refused = rows.filter(metric=f"fault_{kind}"), rows.filter(metric="rejected")
+        assert len(struck) >= 2
+        assert sorted(struck.select("round", "where").rows()) == sorted(refused.select("round", "where").rows())
+        found.append(sorted(struck.select("round", "where").rows()))
+    assert found[0] == found[1]

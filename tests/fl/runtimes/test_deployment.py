@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,10 +22,10 @@ import pytest
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
-from fl.runtimes import deployment
+from fl.runtimes import certificates, deployment, loopback
 from fl.runtimes.certificates import Certificates, make_node_key
 from fl.runtimes.deployment import client_node, known, submit, write_app
-from fl.runtimes.loopback import HOST, Link, environment, free_ports, superlink, supernode_command
+from fl.runtimes.loopback import HOST, Link, environment, free_ports, superlink, superlink_command, supernode_command
 from fl.runtimes.processes import Processes, last_error
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, RuntimeFailure
@@ -151,6 +152,36 @@ def test_a_supernode_is_refused(case: str, reason: str, deployed: Deployment, tm
         with Processes(tmp_path) as processes, pytest.raises(RuntimeFailure, match="ended with status 1"):
             processes.call("supernode", command, environment(tmp_path / "home"), 60)
     assert reason in last_error(tmp_path / "supernode.log")
+
+
+@pytest.mark.slow
+@pytest.mark.deployment
+def test_an_expired_certificate_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the SuperNode that would join; whoever would submit a run is told that there is no connection."""
+
+    class Past(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Past":
+            return super().now(tz) - timedelta(days=40)
+
+    monkeypatch.setattr(certificates, "datetime", Past)
+    expired = certificates.make_certificates(tmp_path, days=30)
+    make_node_key(tmp_path / "node.key")
+    (tmp_path / "link").mkdir()
+    with free_ports(2) as (port, own_port), Processes(tmp_path) as processes:
+        link = Link("fedveil", environment(tmp_path / "link"))
+        loopback._write_connection(tmp_path / "link", link.name, port, expired)
+        processes.start("superlink", superlink_command(port, expired), link.env)
+        ends = time.monotonic() + 60
+        while time.monotonic() < ends:
+            with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+                break
+            time.sleep(0.1)
+        command = supernode_command(port, own_port, expired, tmp_path / "node.key", client_node(0, APPROVED))
+        with pytest.raises(RuntimeFailure, match=r"supernode .*: certificate has expired"):
+            processes.call("supernode", command, environment(tmp_path / "home"), 60)
+        with pytest.raises(RuntimeFailure, match="flwr ls failed: Connection to the SuperLink is unavailable"):
+            deployment._flwr(processes, link, "ls", link.name)
 
 
 @pytest.mark.deployment

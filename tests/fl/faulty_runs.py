@@ -1,0 +1,110 @@
+"""Runs in which something goes wrong on purpose, whose right end is known: every update is (`tests.outside.probe`)."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from fl import runtimes
+from fl.checkpoint import Checkpoints
+from fl.server import Errand
+from fl.workspace import Workspace
+from tests.composed import PROBE, canonical
+from tests.outside.probe import BOUND, known_update
+
+CLIENTS, LENGTH, ROUNDS = 10, 650, 3
+BASE = (*PROBE, f"clients={CLIENTS}", f"rounds={ROUNDS}", "data.partition=dirichlet", "noise=seeded")
+PLAIN = ("secure_sum=plain",)
+SUMS = {
+    "plain": PLAIN,
+    **{
+        name: (f"secure_sum={name}", "secure_sum.keys=clients", f"secure_sum.bound={BOUND}")
+        for name in ("pad", "bfv", "ckks")
+    },
+    "secagg": (
+        "secure_sum=secagg",
+        f"secure_sum.bound={BOUND}",
+        "secure_sum.dropout_rate=0.5",
+        "secure_sum.server=curious",
+    ),
+}
+WITH_PARTIES = {
+    "ckks keyholder": ("secure_sum=ckks", f"secure_sum.bound={BOUND}"),
+    "crypten": ("secure_sum=crypten", "secure_sum.parties=2", f"secure_sum.bound={BOUND}"),
+}
+
+Weigh = Callable[[float], float]
+Contributions = Mapping[str, tuple[float, NDArray[np.float64]]]  # by client: v, and its update
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended, and what was measured of it."""
+
+    work: Workspace
+    weights_D: NDArray[np.float64]
+    rows: pl.DataFrame
+    round: int
+
+    def where(self, metric: str, number: int) -> set[str]:
+        """Addresses with a row of this metric in a round."""
+        return set(self.rows.filter(round=number, metric=metric)["where"])
+
+    def struck(self, kind: str, number: int) -> set[str]:
+        """Whom the rows say that a fault has struck."""
+        return self.where(f"fault_{kind}", number)
+
+
+def ended(work: Workspace, folder: Path) -> Ended:
+    """How a run stands, whether it went to its end or not."""
+    checkpoints = Checkpoints(folder / "checkpoints", 2)
+    rows, state = checkpoints.rows(), checkpoints.latest()  # in this order: the rows of a round that failed go
+    assert state is not None
+    return Ended(work, state.weights_D.numpy().astype(np.float64), rows, state.round)
+
+
+def run(folder: Path, *overrides: str) -> Ended:
+    """A whole run, set-up included, as the command line would do it."""
+    work = Workspace(canonical(*BASE, *overrides))
+    runtimes.run(work, folder, Errand(folder / "checkpoints"))
+    return ended(work, folder)
+
+
+def contributions(work: Workspace, number: int, clip: float = np.inf) -> dict[str, tuple[float, NDArray[np.float64]]]:
+    """What honest clients contribute to a round: `v` and the update, float64, of which `v * update` is clipped."""
+    found = {}
+    for client in range(CLIENTS):
+        v = work.weight(client)
+        weighted_D = np.clip(v * known_update(client, number, LENGTH).astype(np.float64), -clip, clip)
+        found[f"client/{client}"] = v, weighted_D / v
+    return found
+
+
+def expected(work: Workspace, rounds: Mapping[int, Contributions]) -> NDArray[np.float64]:
+    """The weights after some rounds, in plain float64: each adds the weighted mean of those who are left."""
+    weights_D = work.initial_D.numpy().astype(np.float64)
+    for left in rounds.values():
+        total = sum(v for v, _ in left.values())
+        weights_D = weights_D + sum(v * update_D for v, update_D in left.values()) / total
+    return weights_D
+
+
+def assert_right(found: Ended, rounds: Mapping[int, Contributions]) -> None:
+    """The weights are those of the oracle, within what the sum may be off and float32 rounds."""
+    least = min(sum(v for v, _ in left.values()) for left in rounds.values())
+    allowed = len(rounds) * (CLIENTS * found.work.tolerance * 2 * BOUND / least + 1e-5)
+    assert np.abs(found.weights_D - expected(found.work, rounds)).max() < allowed < 0.05
+
+
+def left_of(found: Ended, kind: str) -> dict[int, Contributions]:
+    """Who is left in each round when all whom a fault struck are out; somebody is, and others are not."""
+    rounds = {}
+    for number in range(1, ROUNDS + 1):
+        struck = found.struck(kind, number)
+        rounds[number] = {who: one for who, one in contributions(found.work, number).items() if who not in struck}
+        assert len(rounds[number]) == CLIENTS - len(struck) >= 2
+    assert any(len(left) < CLIENTS for left in rounds.values()), "nothing went wrong: try another seed"
+    return rounds
