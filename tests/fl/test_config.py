@@ -15,7 +15,7 @@ from privacy.errors import ConfigError
 from tests.composed import compose
 
 BASE = compose()
-NOT_IDENTITY = {"out", "force", "output.progress", "output.keep_checkpoints", "roster"}
+NOT_IDENTITY = {"out", "force", "output.progress", "output.keep_checkpoints", "output.retry", "output.twins", "roster"}
 
 
 def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
