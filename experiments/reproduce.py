@@ -19,9 +19,9 @@ from experiments.tenseal_figures import tenseal_ciphertext, tenseal_context, ten
 from fl.config import check, hash_of, to_json
 from privacy.errors import ConfigError, FedveilError
 from results import registry, verdicts
+from results.output import FORMATS, Parser
 from results.registry import Kind, Row, Table
 from results.store import default_directory
-from results.table import FORMATS, Parser
 from results.verdicts import Result
 
 

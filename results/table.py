@@ -3,38 +3,21 @@
 import argparse
 import json
 import re
-import shutil
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import polars as pl
 
 from privacy.errors import ConfigError
-from results import render
+from results import breakdown
 from results.columns import ASSUMPTION, BY_KEY, CONFIGURATION, DEFAULT, Column
 from results.comparison import compare, latest
 from results.labels import LAST, Parts, label_parts, text_of
+from results.output import Parser, add_output, add_runs, deliver
 from results.plot import plot
-from results.render import Sheet
+from results.render import NOISE, Sheet
 from results.runs import collect, find_runs
-
-FORMATS: dict[str, Callable[[Sheet], str]] = {
-    "terminal": lambda sheet: render.terminal(sheet, shutil.get_terminal_size((120, 24)).columns),
-    "markdown": render.markdown,
-    "csv": render.csv,
-    "latex": render.latex,
-}
-SUFFIXES = {".csv": "csv", ".tex": "latex"}
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises what is wrong with a command line, instead of leaving the process."""
-
-    def error(self, message: str) -> NoReturn:
-        """In one line, as a ConfigError."""
-        raise ConfigError(f"{self.prog}: {message}")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -46,14 +29,10 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     columns = None if options.columns is None else [key.strip() for key in options.columns.split(",") if key.strip()]
     runs = collect(find_runs(options.runs))
-    sheet = table(runs, columns)
+    sheet = phases(runs, columns) if options.breakdown else table(runs, columns)
     if options.plot is not None:
         plot(runs, options.plot)
-    text = FORMATS[options.format or _usual_format(options.out)](sheet)
-    if options.out is None:
-        print(text, end="")
-    else:
-        _write(options.out, text)
+    deliver(sheet, options.format, options.out)
     return 0
 
 
@@ -68,53 +47,45 @@ def table(runs: pl.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
     Raises:
         ConfigError: a column that does not exist.
     """
-    chosen = None if columns is None else _columns(columns)
+    chosen = None if columns is None else _columns(columns, BY_KEY)
     compared = compare(runs)
     rows = _labelled(compared.to_dicts())
     shown = (CONFIGURATION, *(_measured(compared) if chosen is None else chosen), ASSUMPTION)
     unfinished = _unfinished(runs)
-    return Sheet(shown, rows, unfinished, (*_notes(shown, rows), *_repetitions(runs)))
+    return Sheet(shown, rows, unfinished, (*_meanings(shown, rows), *_notes(shown, rows), *_repetitions(runs)))
+
+
+def phases(runs: pl.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
+    """The same for `results.breakdown.breakdown`: a row for each configuration, party and phase.
+
+    Raises:
+        ConfigError: a column that does not exist.
+    """
+    allowed = {column.key: column for column in (CONFIGURATION, *breakdown.COLUMNS)}
+    chosen = None if columns is None else _columns(columns, allowed)
+    found = breakdown.breakdown(runs)
+    rows = _labelled(found.to_dicts())
+    others = found.filter(~pl.col("plain"))
+    measured = [c for c in breakdown.COLUMNS if c.kind == "text" or (others if c.source else found)[c.key].count()]
+    shown = (CONFIGURATION, *(measured if chosen is None else chosen))
+    return Sheet(shown, rows, _unfinished(runs), (*breakdown.NOTES, *_meanings(shown, rows)))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="fedveil table", description=f"{__doc__}", allow_abbrev=False)
-    parser.add_argument(
-        "runs",
-        metavar="RUN",
-        nargs="*",
-        type=Path,
-        default=[Path("results", "runs")],
-        help="a run, or a folder of runs",
-    )
-    parser.add_argument("--format", choices=FORMATS, help="the usual one: terminal on a terminal, markdown elsewhere")
-    parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(_allowed())}")
+    add_runs(parser)
+    add_output(parser)
+    parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(BY_KEY)}")
+    parser.add_argument("--breakdown", action="store_true", help="seconds and bytes by party and phase, a line each")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy and phases too: .png, .pdf or .svg")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="write there; .csv and .tex choose their format")
     return parser
 
 
-def _usual_format(out: Path | None) -> str:
-    if out is not None:
-        return SUFFIXES.get(out.suffix, "markdown")
-    return "terminal" if sys.stdout.isatty() else "markdown"
-
-
-def _write(out: Path, text: str) -> None:
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError.of("--out", out, f"cannot be written ({error.strerror})") from error
-
-
-def _allowed() -> list[str]:
-    return list(BY_KEY)
-
-
-def _columns(keys: Sequence[str]) -> list[Column]:
+def _columns(keys: Sequence[str], allowed: Mapping[str, Column]) -> list[Column]:
     for key in keys:
-        if key not in BY_KEY:
-            raise ConfigError.of("--columns", key, f"no such column; allowed are {', '.join(_allowed())}")
-    return [BY_KEY[key] for key in keys if BY_KEY[key] not in (CONFIGURATION, ASSUMPTION)]
+        if key not in allowed:
+            raise ConfigError.of("--columns", key, f"no such column; allowed are {', '.join(allowed)}")
+    return [allowed[key] for key in keys if allowed[key] not in (CONFIGURATION, ASSUMPTION)]
 
 
 def _measured(compared: pl.DataFrame) -> list[Column]:
@@ -125,9 +96,15 @@ def _measured(compared: pl.DataFrame) -> list[Column]:
 
 def _labelled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with their labels, each plain one before those that are compared with it."""
-    parts = label_parts([json.loads(row["configuration"]) for row in rows])
-    ordered = sorted(zip(rows, parts, strict=True), key=lambda pair: _order(pair[0], pair[1]))
-    return [{**row, "configuration": text_of(part)} for row, part in ordered]
+    parts = _parts(row["configuration"] for row in rows)
+    ordered = sorted(rows, key=lambda row: _order(row, parts[row["configuration"]]))
+    return [{**row, "configuration": text_of(parts[row["configuration"]])} for row in ordered]
+
+
+def _parts(configurations: Iterable[str]) -> dict[str, Parts]:
+    """What tells each configuration from the others."""
+    known = list(dict.fromkeys(configurations))
+    return dict(zip(known, label_parts([json.loads(text) for text in known]), strict=True))
 
 
 def _order(row: Mapping[str, Any], parts: Parts) -> tuple[object, ...]:
@@ -143,13 +120,18 @@ def _natural(text: str) -> list[tuple[bool, float, str]]:
 
 def _unfinished(runs: pl.DataFrame) -> list[dict[str, Any]]:
     others = runs.filter(~pl.col("summarised")).to_dicts()
-    known = runs["configuration"].drop_nulls().unique(maintain_order=True).to_list()
-    labels = dict(zip(known, map(text_of, label_parts([json.loads(text) for text in known])), strict=True))
-    return [{**run, "configuration": labels.get(run["configuration"], "")} for run in others]
+    parts = _parts(runs["configuration"].drop_nulls()) if others else {}
+    return [{**run, "configuration": text_of(parts.get(run["configuration"], {}))} for run in others]
 
 
 def _notes(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the signs mean, and which figures rest on fewer seeds than their row."""
+    """Which figures rest on fewer seeds than their row, and which runs stopped before their last round."""
+    partial = [note for row in rows for column in columns if (note := _partial(row, column))]
+    return partial + [f"{row['configuration']}: {row['status']}." for row in rows if row["status"] != "finished"]
+
+
+def _meanings(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the signs mean."""
     several = any(row["seeds"] > 1 for row in rows)
     kinds, paired = {column.kind for column in columns}, {"ratio", "difference"}
     largest = [column.heading for column in columns if column.kind == "largest"]
@@ -157,11 +139,22 @@ def _notes(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list
         "± is half the width of the 95 % t interval over seeds.": several and kinds & {"mean", "difference"},
         "Compared with plain: the plain run of the same seed and otherwise the same configuration.": kinds & paired,
         "Ratios are geometric means over seeds [95 % interval].": several and "ratio" in kinds,
+        f"{NOISE}: the interval holds no difference from plain, so the seeds do not tell it from noise.": _any_noise(
+            columns, rows
+        ),
+        "A comparison over one seed has no interval: nothing tells it from noise.": _any_single(columns, rows),
         f"{' and '.join(largest)} {'is' if len(largest) == 1 else 'are'} the largest of any seed.": several and largest,
     }
-    partial = [note for row in rows for column in columns if (note := _partial(row, column))]
-    stopped = [f"{row['configuration']}: {row['status']}." for row in rows if row["status"] != "finished"]
-    return [note for note, wanted in meaning.items() if wanted] + partial + stopped
+    return [note for note, wanted in meaning.items() if wanted]
+
+
+def _any_noise(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(row.get(f"{column.key}_ns") for row in rows for column in columns)
+
+
+def _any_single(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> bool:
+    others = [row for row in rows if not row["plain"]]
+    return any(row[f"{column.key}_n"] == 1 for row in others for column in columns if column.source)
 
 
 def _partial(row: Mapping[str, Any], column: Column) -> str | None:
