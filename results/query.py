@@ -1,7 +1,7 @@
 """`fedveil query "SQL"`: the runs and their measurements as two tables, asked in Polars' SQL."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +9,17 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from privacy.errors import ConfigError, shown
+from results import store
 from results.columns import Column
+from results.index import collect_under
 from results.output import Parser, add_output, add_runs, deliver
 from results.render import Sheet
 from results.rows import MEASURED
-from results.runs import RUNS, collect, find_runs
+from results.runs import RUNS
 
 RUNS_TABLE, ROWS_TABLE = "runs", "rows"
 ROWS = pl.Schema({"path": pl.String(), **MEASURED})
 MOST = 300  # characters of what Polars says
-ROWS_FILE = "rows.parquet"
 TABLES = f"""tables:
   {RUNS_TABLE}  one row a run: {", ".join(RUNS)}
   {ROWS_TABLE}  one row a measurement: {", ".join(ROWS)}
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: SQL that Polars does not understand, or that names what there is not; and as `fedveil table`.
     """
     options = _parser().parse_args(argv)
-    answer = query(options.sql, find_runs(options.runs))
+    answer = query(options.sql, collect_under(options.runs))
     deliver(sheet(answer), options.format, options.out, exact=answer)
     return 0
 
@@ -59,13 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def query(sql: str, paths: Sequence[Path]) -> pl.DataFrame:
-    """The answer over the runs in these folders.
+def query(sql: str, runs: pl.DataFrame) -> pl.DataFrame:
+    """The answer over a frame of `results.runs.RUNS`, and the rows of these runs.
 
     Raises:
         ConfigError: the query has none.
     """
-    context = pl.SQLContext({RUNS_TABLE: collect(paths).lazy(), ROWS_TABLE: _rows(paths)})
+    context = pl.SQLContext({RUNS_TABLE: runs.lazy(), ROWS_TABLE: _rows(runs["path"])})
     try:
         answer = context.execute(sql, eager=True)
     except (PolarsError, OSError) as error:
@@ -79,13 +80,13 @@ def _refused(reason: str) -> ConfigError:
     return ConfigError(f"SQL: {shown(reason, MOST)}; tables are {RUNS_TABLE} and {ROWS_TABLE}: fedveil query --help")
 
 
-def _rows(paths: Sequence[Path]) -> pl.LazyFrame:
+def _rows(paths: Iterable[str]) -> pl.LazyFrame:
     """All measurements; files are read when a query asks for them, and then no more of them than it asks for."""
-    files = [path / ROWS_FILE for path in paths if (path / ROWS_FILE).exists()]
+    files = [file for path in paths if (file := Path(path, store.ROWS)).exists()]
     if not files:
         return ROWS.to_frame().lazy()
     frame = pl.scan_parquet(files, include_file_paths="path", glob=False)
-    return frame.select(pl.col("path").str.strip_suffix(f"/{ROWS_FILE}"), *MEASURED)
+    return frame.select(pl.col("path").str.strip_suffix(f"/{store.ROWS}"), *MEASURED)
 
 
 def sheet(answer: pl.DataFrame) -> Sheet:

@@ -13,11 +13,11 @@ from privacy.errors import ConfigError
 from results import breakdown
 from results.columns import ASSUMPTION, BY_KEY, CONFIGURATION, DEFAULT, Column
 from results.comparison import compare, latest
+from results.index import collect_under
 from results.labels import LAST, Parts, label_parts, text_of
 from results.output import Parser, add_output, add_runs, deliver
 from results.plot import plot
 from results.render import NOISE, Sheet
-from results.runs import collect, find_runs
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_args(argv)
     columns = None if options.columns is None else [key.strip() for key in options.columns.split(",") if key.strip()]
-    runs = collect(find_runs(options.runs))
+    runs = collect_under(options.runs)
     sheet = phases(runs, columns) if options.breakdown else table(runs, columns)
     if options.plot is not None:
         plot(runs, options.plot)
