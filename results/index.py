@@ -20,7 +20,8 @@ NAME = ".fedveil-index.parquet"
 LEAST = 1000  # runs: fewer are read about as fast
 CHUNK = 10_000  # runs that are read at a time, for the sake of memory
 MADE_BY = "fedveil.made_by"
-INDEX = pl.Schema({**RUNS, "stamp": pl.Int64()})  # its paths begin below the folder
+FOUND = pl.Schema({"path": pl.String(), "stamp": pl.Int64(), "leaf": pl.Boolean()})
+INDEX = pl.Schema({**RUNS, **FOUND})  # its paths begin below the folder
 
 
 def collect_under(roots: Iterable[Path], least: int = LEAST) -> pl.DataFrame:
@@ -31,32 +32,44 @@ def collect_under(roots: Iterable[Path], least: int = LEAST) -> pl.DataFrame:
     Raises:
         ConfigError: a root under which there is no run.
     """
-    found = find_stamped(roots)
-    return pl.concat([RUNS.to_frame(), *(_collect(root, listed, least) for root, listed in found.items())])
+    listed = list(dict.fromkeys(roots))
+    indexes = {root: _read(root / NAME) for root in listed}
+    found = find_stamped(listed, lambda root: _leaves(root, indexes[root]))
+    parts = (_collect(root, runs, indexes[root], least) for root, runs in found.items())
+    return pl.concat([RUNS.to_frame(), *parts])
 
 
-def _collect(root: Path, found: Sequence[Found], least: int) -> pl.DataFrame:
+def _leaves(root: Path, index: pl.DataFrame) -> dict[str, int]:
+    return dict(index.filter("leaf").select(_above(root), "stamp").iter_rows())
+
+
+def _above(root: Path) -> pl.Expr:
+    """From the paths of an index, which begin below its folder, to those that `results.runs.find_stamped` finds."""
+    return (pl.lit(f"{root}/") + pl.col("path")).str.strip_suffix("/").alias("path")
+
+
+def _below(root: Path) -> pl.Expr:
+    """The other way round."""
+    inner = pl.col("path").str.strip_prefix(f"{root}/")
+    return pl.when(pl.col("path") == str(root)).then(pl.lit("")).otherwise(inner).alias("path")
+
+
+def _collect(root: Path, found: Sequence[Found], index: pl.DataFrame, least: int) -> pl.DataFrame:
     if len(found) < least:
         return collect([Path(run.path) for run in found])
-    prefix = "" if root == Path() else f"{root}/"
-    listed = pl.DataFrame(
-        {"path": [str(Path(run.path))[len(prefix) :] for run in found], "stamp": [run.stamp for run in found]},
-        schema={"path": pl.String(), "stamp": pl.Int64()},
-    )
-    index = _read(root / NAME)
-    known = listed.join(index, on=["path", "stamp"], how="inner", maintain_order="left").select(INDEX.names())
-    unknown = listed.join(known, on=["path", "stamp"], how="anti", maintain_order="left")
+    listed = pl.DataFrame(found, schema=FOUND, orient="row").with_columns(_below(root))
+    known = listed.join(index, on=FOUND.names(), how="inner", maintain_order="left").select(INDEX.names())
+    unknown = listed.join(known, on=FOUND.names(), how="anti", maintain_order="left")
     fresh = pl.concat([INDEX.to_frame(), *(_fresh(root, part) for part in unknown.iter_slices(CHUNK))])
     whole = pl.concat([known, fresh]).sort("path") if len(fresh) else known
     _keep(root / NAME, index, whole.filter("summarised"), changed=fresh["summarised"].any())
-    paths = (pl.lit(prefix) + pl.col("path")).str.strip_suffix("/")
-    return whole.select(paths.alias("path"), *RUNS.names()[1:])
+    return whole.select(RUNS.names()).with_columns(_above(root).str.strip_prefix("./"))
 
 
 def _fresh(root: Path, listed: pl.DataFrame) -> pl.DataFrame:
     """Read from the runs' own files."""
     read = collect([root / path for path in listed["path"]])
-    return read.with_columns(listed["path"], listed["stamp"])
+    return read.with_columns(*listed)
 
 
 def _read(path: Path) -> pl.DataFrame:

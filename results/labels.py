@@ -39,11 +39,11 @@ def label_parts(configurations: Sequence[Mapping[str, Any]]) -> list[Parts]:
     What follows from a group's name is left out: between `data=digits` and `data=mnist` the columns of the sets
     differ too, and nobody asked. A single configuration gets its main keys.
     """
-    flats = [flatten(configuration) for configuration in configurations]
-    if len(flats) == 1:
-        return [{key: flats[0][key] for key in MAIN if key in flats[0]}]
+    if len(configurations) == 1:
+        flat = flatten(configurations[0])
+        return [{key: flat[key] for key in MAIN if key in flat}]
+    flats = [flatten(configuration) for configuration in _differing(configurations)]
     keys = sorted({key for flat in flats for key in flat}, key=_reading_order)
-    # most keys are the same for all, and tell nothing
     varied = [key for key in keys if len({flat.get(key) for flat in flats}) > 1]
     groups = {key: _groups(key, keys) for key in varied}
     values: dict[tuple[str, ...], set[str | None]] = defaultdict(set)
@@ -55,6 +55,15 @@ def label_parts(configurations: Sequence[Mapping[str, Any]]) -> list[Parts]:
         return key in flat and len(values[_cell(key, groups[key], flat)]) > 1
 
     return [{key: flat[key] for key in varied if tells(key, flat)} for flat in flats]
+
+
+def _differing(configurations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Without the groups that are the same for all: most are, tell nothing, and take long to flatten."""
+    if not configurations:
+        return []
+    first = {key: repr(value) for key, value in configurations[0].items()}  # 1 and 1.0 are equal, and read differently
+    same = [key for key in first if all(key in c and repr(c[key]) == first[key] for c in configurations)]
+    return [{key: value for key, value in c.items() if key not in same} for c in configurations]
 
 
 def text_of(parts: Parts) -> str:
