@@ -7,25 +7,25 @@ import numpy as np
 import polars as pl
 from scipy.special import stdtrit
 
-from results.columns import COLUMNS, OVERHEADS, TEXTS, Column
+from results.columns import COLUMNS, TEXTS, Column
 
 CONFIDENCE = 0.95
 EXACT = 1e-9  # an interval as narrow is rounding
 
 
-def compare(runs: pl.DataFrame) -> pl.DataFrame:
-    """One row a configuration, from a frame of `results.runs.RUNS`.
+def compare(runs: pl.DataFrame, columns: Sequence[Column] = COLUMNS) -> pl.DataFrame:
+    """One row a configuration, from a frame of `results.runs.RUNS`, which may have further columns.
 
-    Each figure KEY of `results.columns.COLUMNS` is four columns: KEY, the bounds KEY_low and KEY_high of its 95 %
+    Each figure KEY of `columns` is four columns: KEY, the bounds KEY_low and KEY_high of its 95 %
     interval (null for fewer than two seeds), and KEY_n, the seeds that it rests on. The interval is Student's; that of
     a ratio is taken between logarithms, so it is not symmetric. Ratios and differences have a fifth, KEY_ns, see
     `averaged`. Beside them: `configuration`, `plain`, `seeds`, `path`, `status` and `results.columns.TEXTS`.
     """
-    runs = with_overheads(latest(runs.filter("summarised")), ["pair"], OVERHEADS)
+    runs = with_overheads(latest(runs.filter("summarised")), ["pair"], [column for column in columns if column.source])
     table = averaged(
         runs,
         ["configuration"],
-        COLUMNS,
+        columns,
         pl.col("plain").first(),
         pl.len().alias("seeds"),
         pl.col("path", "status", *TEXTS).drop_nulls().unique(maintain_order=True).str.join("; "),

@@ -10,11 +10,12 @@ from typing import Any
 import polars as pl
 
 from privacy.errors import ConfigError
-from results import breakdown
-from results.columns import ASSUMPTION, BY_KEY, CONFIGURATION, DEFAULT, Column
+from results import breakdown, replay
+from results.columns import ASSUMPTION, BY_KEY, COLUMNS, CONFIGURATION, DEFAULT, Column
 from results.comparison import compare, latest
 from results.index import collect_under
 from results.labels import LAST, Parts, label_parts, text_of
+from results.network import Network, load, names
 from results.output import Parser, add_output, add_runs, deliver
 from results.plot import plot
 from results.render import NOISE, Sheet
@@ -27,32 +28,44 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: an unknown option or column, a folder without runs, a file that cannot be written.
     """
     options = _parser().parse_args(argv)
-    columns = None if options.columns is None else [key.strip() for key in options.columns.split(",") if key.strip()]
+    columns = None if options.columns is None else _split(options.columns)
+    networks = [load(name) for name in _split(options.network)]
+    if networks and options.breakdown:
+        raise ConfigError.of("--network", options.network, "models whole rounds; leave --breakdown out")
     runs = collect_under(options.runs)
-    sheet = phases(runs, columns) if options.breakdown else table(runs, columns)
+    sheet = phases(runs, columns) if options.breakdown else table(runs, columns, networks)
     if options.plot is not None:
         plot(runs, options.plot)
     deliver(sheet, options.format, options.out)
     return 0
 
 
-def table(runs: pl.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def table(runs: pl.DataFrame, columns: Sequence[str] | None = None, networks: Sequence[Network] = ()) -> Sheet:
     """What to print of some runs, a frame of `results.runs.RUNS`.
 
     Args:
         runs: finished ones make the rows; the others are listed below them.
-        columns: keys of `results.columns.COLUMNS`; None for the usual ones that were measured. The configuration
-            comes first and the trust assumption last in any case.
+        columns: keys of `results.columns.COLUMNS`, and of `results.replay.columns` of a network; None for the usual
+            ones that were measured, and those of the networks. The configuration comes first and the trust assumption
+            last in any case.
+        networks: over which rounds are modelled.
 
     Raises:
         ConfigError: a column that does not exist.
     """
-    chosen = None if columns is None else _columns(columns, BY_KEY)
-    compared = compare(runs)
+    modelled = [column for network in networks for column in replay.columns(network)]
+    allowed = BY_KEY | {column.key: column for column in modelled}
+    chosen = None if columns is None else _columns(columns, allowed)
+    compared = compare(replay.with_modelled(runs, networks), (*COLUMNS, *modelled))
     rows = _labelled(compared.to_dicts())
-    shown = (CONFIGURATION, *(_measured(compared) if chosen is None else chosen), ASSUMPTION)
-    unfinished = _unfinished(runs)
-    return Sheet(shown, rows, unfinished, (*_meanings(shown, rows), *_notes(shown, rows), *_repetitions(runs)))
+    usual = [BY_KEY[key] for key in DEFAULT] + modelled
+    shown = (CONFIGURATION, *(_measured(compared, usual) if chosen is None else chosen), ASSUMPTION)
+    meanings = _meanings(shown, rows) + ([replay.NOTE, *map(replay.note, networks)] if networks else [])
+    return Sheet(shown, rows, _unfinished(runs), (*meanings, *_notes(shown, rows), *_repetitions(runs)))
 
 
 def phases(runs: pl.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
@@ -65,9 +78,7 @@ def phases(runs: pl.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
     chosen = None if columns is None else _columns(columns, allowed)
     found = breakdown.breakdown(runs)
     rows = _labelled(found.to_dicts())
-    others = found.filter(~pl.col("plain"))
-    measured = [c for c in breakdown.COLUMNS if c.kind == "text" or (others if c.source else found)[c.key].count()]
-    shown = (CONFIGURATION, *(measured if chosen is None else chosen))
+    shown = (CONFIGURATION, *(_measured(found, breakdown.COLUMNS) if chosen is None else chosen))
     return Sheet(shown, rows, _unfinished(runs), (*breakdown.NOTES, *_meanings(shown, rows)))
 
 
@@ -77,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     add_output(parser)
     parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(BY_KEY)}")
     parser.add_argument("--breakdown", action="store_true", help="seconds and bytes by party and phase, a line each")
+    parser.add_argument(
+        "--network",
+        metavar="A,B,...",
+        help=f"model rounds over other links: {', '.join(names())}, or a YAML file like results/networks/wan_1g.yaml",
+    )
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy and phases too: .png, .pdf or .svg")
     return parser
 
@@ -88,10 +104,10 @@ def _columns(keys: Sequence[str], allowed: Mapping[str, Column]) -> list[Column]
     return [allowed[key] for key in keys if allowed[key] not in (CONFIGURATION, ASSUMPTION)]
 
 
-def _measured(compared: pl.DataFrame) -> list[Column]:
-    """The usual columns that hold anything; overheads only where there is something to compare with plain."""
+def _measured(compared: pl.DataFrame, columns: Sequence[Column]) -> list[Column]:
+    """Those columns that hold anything; overheads only where there is something to compare with plain."""
     others = compared.filter(~pl.col("plain"))
-    return [BY_KEY[key] for key in DEFAULT if (others if BY_KEY[key].source else compared)[key].count() > 0]
+    return [column for column in columns if (others if column.source else compared)[column.key].count() > 0]
 
 
 def _labelled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
