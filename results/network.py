@@ -11,6 +11,7 @@ from typing import cast
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from privacy.errors import ConfigError
 
@@ -148,7 +149,7 @@ def load(name: str) -> Network:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Profile), OmegaConf.load(file))
         profile = cast(Profile, OmegaConf.to_object(merged))
-    except (OmegaConfBaseException, OSError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise ConfigError.of("--network", name, f"{file.name}: {' '.join(str(error).split())}") from error
     return Network(file.stem, _checked(name, profile))
 

@@ -49,7 +49,7 @@ def columns(network: Network) -> tuple[Column, ...]:
 def with_modelled(runs: pl.DataFrame, networks: Sequence[Network]) -> pl.DataFrame:
     """A frame of `results.runs.RUNS` with the first two of `columns` of each network, for those that have figures."""
     found: dict[str, list[float | None]] = defaultdict(list)
-    for path, summarised in runs.select("path", "summarised").iter_rows():
+    for path, summarised in runs.select("path", "summarised").iter_rows() if networks else ():
         rows = RunDirectory(Path(path)).rows() if summarised else None
         for network in networks:
             replayed = Replay(None, None) if rows is None else replay(rows, network)
