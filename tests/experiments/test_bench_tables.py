@@ -45,6 +45,6 @@ def test_the_real_command_is_measured(runs: Path, tmp_path: Path) -> None:
     figures = {figure["name"]: figure["value"] for figure in json.loads(out.read_text())["figures"]}
     assert set(figures) == {
         f"12 runs of 4 configurations{what}"
-        for what in (", the first time", ", the first time, peak memory", "", ", peak memory")
+        for what in (", the first time", ", the first time, peak memory", "", ", processor", ", peak memory")
     }
     assert all(value > 0 for value in figures.values())

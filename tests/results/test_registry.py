@@ -76,7 +76,5 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, monkeypatch, text, messag
 
 
 def test_an_unknown_table_is_refused_with_those_that_there_are():
-    with pytest.raises(
-        ConfigError, match=r"^NAME=none: allowed are all, link_arithmetic, \w.*tramer_boneh$"
-    ):
+    with pytest.raises(ConfigError, match=r"^NAME=none: allowed are all, link_arithmetic, \w.*tramer_boneh$"):
         registry.load("none")
