@@ -1,6 +1,5 @@
 """`fedveil table --breakdown`: seconds and bytes of a round by party and by phase, beside the plain twin's."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -8,7 +7,6 @@ import polars as pl
 from results.columns import Column
 from results.comparison import averaged, latest, with_overheads
 from results.rows import SCHEMA
-from results.runs import RUNS
 from results.store import RunDirectory
 
 ALL = "all"  # the line of a party that adds its phases up
@@ -29,7 +27,8 @@ NOTES = (
     "Times are medians over rounds, since the first one is slow, so that phases add up about; bytes are means.",
     "The server's time is what it computes; evaluation, and envelopes of messages, are not counted.",
 )
-IDENTITY = ("configuration", "pair", "plain")
+TEXTS = pl.col("configuration", "pair")
+BATCH = 200  # runs whose rows are in memory at a time
 PARTIES = {"server": "server", "client": "clients", "keyholder": "keyholder", "party": "parties"}
 # as a client goes through them; stages of the protocol follow, in the order in which they came
 PHASES = ("prepare", "train", "flatten", "transfer", "protect")
@@ -43,22 +42,25 @@ def breakdown(runs: pl.DataFrame) -> pl.DataFrame:
     the line `ALL` of each party has one wherever the party is there.
     """
     finished = latest(runs.filter("summarised"))
-    runs_found = finished.select("path", *IDENTITY).to_dicts()
-    empty = by_phase(SCHEMA.to_frame()).with_columns(pl.lit(None, RUNS[key]).alias(key) for key in IDENTITY)
-    frame = pl.concat([empty, *map(_of_run, runs_found)])
+    # as categories, for each run has some twenty phases, and these texts are long
+    identity = finished.select(pl.col("path").alias("run"), TEXTS.cast(pl.Categorical()), "plain")
+    phases = pl.concat([by_phase(SCHEMA.to_frame()), *map(_of_runs, finished["path"].to_frame().iter_slices(BATCH))])
+    frame = phases.join(identity, on="run", maintain_order="left")
     compared = with_overheads(frame, ["pair", "party", "phase"], [column for column in COLUMNS if column.source])
     keys = ["configuration", "party", "phase"]
-    return averaged(compared, keys, COLUMNS, pl.col("plain").first(), pl.len().alias("seeds"))
+    found = averaged(compared, keys, COLUMNS, pl.col("plain").first(), pl.len().alias("seeds"))
+    return found.with_columns(pl.col("configuration").cast(pl.String()))
 
 
 def by_phase(rows: pl.DataFrame) -> pl.DataFrame:
-    """Party, phase and the three figures of one run, in reading order; from rows of `results.rows.SCHEMA`.
+    """Run, party, phase and the three figures, phases in reading order; from rows of `results.rows.SCHEMA`.
 
     What a client sends, the server receives: the bytes stand at the client. Parties tell what they send and receive
     among themselves (`peers`, `dealer`) in one number, which is halved. Their waiting is within their `protect`.
     """
     rounds = rows.filter(pl.col("round") >= 1)
     told = rounds.select(
+        "run",
         "round",
         pl.col("where").str.extract(r"^(\w+)").replace_strict(PARTIES, default=None).alias("party"),
         pl.col("stage").alias("phase"),
@@ -68,12 +70,11 @@ def by_phase(rows: pl.DataFrame) -> pl.DataFrame:
     received = told.filter(pl.col("figure") == EXCHANGED).with_columns(pl.lit("received_bytes").alias("figure"))
     told = pl.concat([told.with_columns(pl.col("figure").replace(EXCHANGED, "sent_bytes")), received])
     told = pl.concat([told, told.with_columns(pl.lit(ALL).alias("phase"))])
-    sums = told.group_by("party", "phase", "figure", "round", maintain_order=True).agg(pl.col("value").sum())
-    count = rounds["round"].n_unique()
-    phases = sums.group_by("party", "phase", maintain_order=True).agg(
-        _of("phase_s").median().alias("phase_s"), *(_mean(figure, count) for figure in ("sent_bytes", "received_bytes"))
-    )
-    return _ordered(phases)
+    keys = ["run", "party", "phase"]
+    sums = told.group_by(*keys, "figure", "round", maintain_order=True).agg(pl.col("value").sum())
+    counts = rounds.group_by("run").agg(pl.col("round").n_unique().alias("rounds"))
+    phases = sums.join(counts, on="run", maintain_order="left").group_by(keys, maintain_order=True)
+    return _ordered(phases.agg(_of("phase_s").median().alias("phase_s"), _mean("sent_bytes"), _mean("received_bytes")))
 
 
 def _figure() -> pl.Expr:
@@ -97,9 +98,9 @@ def _of(figure: str) -> pl.Expr:
     return pl.col("value").filter(pl.col("figure") == figure)
 
 
-def _mean(figure: str, rounds: int) -> pl.Expr:
+def _mean(figure: str) -> pl.Expr:
     """Over all rounds, also those without it; null where no round had it."""
-    return pl.when(_of(figure).len() > 0).then(_of(figure).sum() / rounds).alias(figure)
+    return pl.when(_of(figure).len() > 0).then(_of(figure).sum() / pl.col("rounds").first()).alias(figure)
 
 
 def _ordered(sums: pl.DataFrame) -> pl.DataFrame:
@@ -117,7 +118,7 @@ def _ordered(sums: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _of_run(run: Mapping[str, object]) -> pl.DataFrame:
-    """The phases of a run, with what says which run it is."""
-    phases = by_phase(RunDirectory(Path(str(run["path"]))).rows())
-    return phases.with_columns(pl.lit(run[key], RUNS[key]).alias(key) for key in IDENTITY)
+def _of_runs(listed: pl.DataFrame) -> pl.DataFrame:
+    """The phases of some runs, which are named by their paths: the same run may lie in two folders."""
+    rows = [RunDirectory(Path(path)).rows().with_columns(pl.lit(path).alias("run")) for path in listed["path"]]
+    return by_phase(pl.concat(rows))

@@ -75,6 +75,7 @@ def test_what_parties_tell_one_another_is_told_at_both_ends_and_waiting_is_withi
     rows += [Row(1, f"party/{i}", "protect", "wall", 9.0, "s") for i in range(3)]
     found = by_phase(to_frame("x", rows))
     assert figures(found, "parties", "peers") == {
+        "run": "x",
         "party": "parties",
         "phase": "peers",
         "phase_s": None,
