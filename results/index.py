@@ -6,6 +6,7 @@ Only runs that have ended are in it; whether one that has not is alive is not wr
 """
 
 import hashlib
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -60,6 +61,8 @@ def _collect(root: Path, found: Sequence[Found], index: pl.DataFrame, least: int
     listed = pl.DataFrame(found, schema=FOUND, orient="row").with_columns(_below(root))
     known = listed.join(index, on=FOUND.names(), how="inner", maintain_order="left").select(INDEX.names())
     unknown = listed.join(known, on=FOUND.names(), how="anti", maintain_order="left")
+    if len(unknown) >= CHUNK:  # some ten seconds
+        print(f"fedveil: reading {len(unknown)} runs, once: {root / NAME} will hold them", file=sys.stderr, flush=True)
     fresh = pl.concat([INDEX.to_frame(), *(_fresh(root, part) for part in unknown.iter_slices(CHUNK))])
     whole = pl.concat([known, fresh]).sort("path") if len(fresh) else known
     _keep(root / NAME, index, whole.filter("summarised"), changed=fresh["summarised"].any())

@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="fedveil table", description=f"{__doc__}", allow_abbrev=False)
     add_runs(parser)
     add_output(parser)
-    parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(BY_KEY)}")
+    parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(BY_KEY)}, and those of a --network")
     parser.add_argument("--breakdown", action="store_true", help="seconds and bytes by party and phase, a line each")
     parser.add_argument(
         "--network",

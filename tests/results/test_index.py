@@ -141,6 +141,16 @@ def test_an_index_that_cannot_be_written_is_done_without(root: Path, monkeypatch
     assert len(told(root)) == 5
 
 
+def test_a_long_wait_is_announced(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(index, "CHUNK", 2)
+    told(root)
+    assert capsys.readouterr().err == f"fedveil: reading 5 runs, once: {root / NAME} will hold them\n"
+    told(root)
+    assert capsys.readouterr().err == ""
+
+
 def test_few_runs_leave_nothing_behind(root: Path) -> None:
     assert len(collect_under([root])) == 5
     assert not list(root.rglob(NAME))
