@@ -19,9 +19,9 @@ from experiments.tenseal_figures import tenseal_ciphertext, tenseal_context, ten
 from fl.config import check, hash_of, to_json
 from privacy.errors import ConfigError, FedveilError
 from results import registry, verdicts
+from results.output import FORMATS, Parser
 from results.registry import Kind, Row, Table
 from results.store import default_directory
-from results.table import FORMATS, Parser
 from results.verdicts import Result
 
 
@@ -35,8 +35,18 @@ def dp_sgd_epsilon(noise_multiplier: float, sample_rate: float, steps: int, delt
     return {"epsilon_pre_2020": epsilon_pre_2020(event, delta), **found}
 
 
+def link_arithmetic(parameters: float, bytes_per_parameter: float, nodes: int, network: str) -> dict[str, float]:
+    """One model sent over one link of a network profile, and all that so many nodes send in a step."""
+    from results.network import load
+
+    size_bytes = parameters * bytes_per_parameter
+    exchange_s = load(network).transfer_s(size_bytes, "client/0", "server")
+    return {"exchange (s)": exchange_s, "moved in a step (TB)": nodes * size_bytes / 1e12}
+
+
 COMPUTED: dict[str, Callable[..., dict[str, float]]] = {
     "dp_sgd_epsilon": dp_sgd_epsilon,
+    "link_arithmetic": link_arithmetic,
     "tenseal_ciphertext": tenseal_ciphertext,
     "tenseal_context": tenseal_context,
     "tenseal_precision": tenseal_precision,

@@ -69,5 +69,4 @@ DEFAULT = (
 )
 TEXTS = ("backend", "assumption", "holds_against")  # of a summary
 SUMMARISED = tuple(column.key for column in COLUMNS if column.kind in ("mean", "largest"))
-OVERHEADS = tuple(column for column in COLUMNS if column.source)
 BY_KEY = {column.key: column for column in (*COLUMNS, CONFIGURATION, ASSUMPTION)}

@@ -1,36 +1,53 @@
 """Runs to configurations: means over seeds, and overheads against the paired plain run."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 from scipy.special import stdtrit
 
-from results.columns import COLUMNS, OVERHEADS, TEXTS
+from results.columns import COLUMNS, TEXTS, Column
 
 CONFIDENCE = 0.95
+EXACT = 1e-9  # an interval as narrow is rounding
 
 
-def compare(runs: pl.DataFrame) -> pl.DataFrame:
-    """One row a configuration, from a frame of `results.runs.RUNS`.
+def compare(runs: pl.DataFrame, columns: Sequence[Column] = COLUMNS) -> pl.DataFrame:
+    """One row a configuration, from a frame of `results.runs.RUNS`, which may have further columns.
 
-    Each figure KEY of `results.columns.COLUMNS` is four columns: KEY, the bounds KEY_low and KEY_high of its 95 %
+    Each figure KEY of `columns` is four columns: KEY, the bounds KEY_low and KEY_high of its 95 %
     interval (null for fewer than two seeds), and KEY_n, the seeds that it rests on. The interval is Student's; that of
-    a ratio is taken between logarithms, so it is not symmetric. Beside them: `configuration`, `plain`, `seeds`,
-    `path`, `status` and `results.columns.TEXTS`.
+    a ratio is taken between logarithms, so it is not symmetric. Ratios and differences have a fifth, KEY_ns, see
+    `averaged`. Beside them: `configuration`, `plain`, `seeds`, `path`, `status` and `results.columns.TEXTS`.
     """
-    runs = with_overheads(latest(runs.filter("summarised")))
-    figures = [column for column in COLUMNS if column.kind in ("mean", "ratio", "difference")]
-    table = runs.group_by("configuration", maintain_order=True).agg(
+    runs = with_overheads(latest(runs.filter("summarised")), ["pair"], [column for column in columns if column.source])
+    table = averaged(
+        runs,
+        ["configuration"],
+        columns,
         pl.col("plain").first(),
         pl.len().alias("seeds"),
         pl.col("path", "status", *TEXTS).drop_nulls().unique(maintain_order=True).str.join("; "),
+    )
+    return table.with_columns(pl.col(*TEXTS).replace("", None))
+
+
+def averaged(frame: pl.DataFrame, keys: Sequence[str], columns: Sequence[Column], *others: pl.Expr) -> pl.DataFrame:
+    """A row for each value of `keys`: `others`, and of each figure the mean or the maximum, with its interval.
+
+    KEY_ns of a ratio or difference says whether its interval holds the value of no difference, so that the seeds do
+    not tell it from noise; null without an interval. What is the same for all seeds is exact, and never noise.
+    """
+    figures = [column for column in columns if column.kind in ("mean", "ratio", "difference")]
+    table = frame.group_by(keys, maintain_order=True).agg(
+        *others,
         *(part for column in figures for part in _moments(column.key)),
-        *(part for column in COLUMNS if column.kind == "largest" for part in _largest(column.key)),
+        *(part for column in columns if column.kind == "largest" for part in _largest(column.key)),
     )
     for column in figures:
         table = _with_interval(table, column.key, logarithmic=column.kind == "ratio")
-    return table.with_columns(pl.col(*TEXTS).replace("", None))
+    return table.with_columns(_not_significant(column) for column in figures if column.source)
 
 
 def latest(runs: pl.DataFrame) -> pl.DataFrame:
@@ -40,19 +57,20 @@ def latest(runs: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def with_overheads(runs: pl.DataFrame) -> pl.DataFrame:
-    """Adds each run's differences to its plain twin (in points), and the logarithms of its ratios to it.
+def with_overheads(runs: pl.DataFrame, keys: Sequence[str], overheads: Sequence[Column]) -> pl.DataFrame:
+    """Adds each row's differences to its plain twin (in points), and the logarithms of its ratios to it.
 
-    The twin is the plain run whose configuration is the same but for mechanism and secure sum, the seed included.
+    The twin is the plain row of the same `keys`; `pair` among them says that it is of the run whose configuration is
+    the same but for mechanism and secure sum, the seed included.
     """
-    sources = [column.source for column in OVERHEADS]
-    twins = runs.filter("plain").unique("pair", keep="last", maintain_order=True).select("pair", *sources)
-    paired = runs.join(twins, on="pair", how="left", suffix="_plain", maintain_order="left")
+    sources = dict.fromkeys(column.source for column in overheads)
+    twins = runs.filter("plain").unique(keys, keep="last", maintain_order=True).select(*keys, *sources)
+    paired = runs.join(twins, on=keys, how="left", suffix="_plain", maintain_order="left")
     return paired.with_columns(
         _log_ratio(column.source).alias(column.key)
         if column.kind == "ratio"
         else (100 * (pl.col(column.source) - pl.col(f"{column.source}_plain"))).alias(column.key)
-        for column in OVERHEADS
+        for column in overheads
     )
 
 
@@ -81,6 +99,13 @@ def _with_interval(table: pl.DataFrame, key: str, logarithmic: bool) -> pl.DataF
         bounds = {name: np.exp(values) for name, values in bounds.items()}
     series = [pl.Series(name, values).fill_nan(None) for name, values in bounds.items()]
     return table.drop(f"{key}_std").with_columns(series)
+
+
+def _not_significant(column: Column) -> pl.Expr:
+    ratio = column.kind == "ratio"
+    low, high = pl.col(f"{column.key}_low"), pl.col(f"{column.key}_high")
+    exact = high <= low * (1 + EXACT) if ratio else high <= low + EXACT
+    return (pl.lit(1.0 if ratio else 0.0).is_between(low, high) & ~exact).alias(f"{column.key}_ns")
 
 
 def _half_width(std: np.ndarray, n: np.ndarray) -> np.ndarray:

@@ -3,11 +3,13 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 # What stands for a whole configuration when there is nothing to tell it from.
 MAIN = ("data", "model", "clients", "rounds", "mechanism", "secure_sum")
 FIRST = ("data", "model")
+SCALARS = (str, int, float, type(None))
 LAST = ("mechanism", "secure_sum")
 
 Parts = dict[str, str]
@@ -21,7 +23,7 @@ def flatten(configuration: Mapping[str, Any]) -> Parts:
     """
     flat: Parts = {}
     for key, value in configuration.items():
-        if not isinstance(value, Mapping):
+        if isinstance(value, SCALARS) or not isinstance(value, Mapping):
             flat[key] = _text(value)
             continue
         name = "+".join(value) if key == "mechanism" else _chosen(value)
@@ -37,20 +39,31 @@ def label_parts(configurations: Sequence[Mapping[str, Any]]) -> list[Parts]:
     What follows from a group's name is left out: between `data=digits` and `data=mnist` the columns of the sets
     differ too, and nobody asked. A single configuration gets its main keys.
     """
-    flats = [flatten(configuration) for configuration in configurations]
-    if len(flats) == 1:
-        return [{key: flats[0][key] for key in MAIN if key in flats[0]}]
+    if len(configurations) == 1:
+        flat = flatten(configurations[0])
+        return [{key: flat[key] for key in MAIN if key in flat}]
+    flats = [flatten(configuration) for configuration in _differing(configurations)]
     keys = sorted({key for flat in flats for key in flat}, key=_reading_order)
-    groups = {key: _groups(key, keys) for key in keys}
+    varied = [key for key in keys if len({flat.get(key) for flat in flats}) > 1]
+    groups = {key: _groups(key, keys) for key in varied}
     values: dict[tuple[str, ...], set[str | None]] = defaultdict(set)
     for flat in flats:
-        for key in keys:
+        for key in varied:
             values[_cell(key, groups[key], flat)].add(flat.get(key))
 
     def tells(key: str, flat: Parts) -> bool:
         return key in flat and len(values[_cell(key, groups[key], flat)]) > 1
 
-    return [{key: flat[key] for key in keys if tells(key, flat)} for flat in flats]
+    return [{key: flat[key] for key in varied if tells(key, flat)} for flat in flats]
+
+
+def _differing(configurations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Without the groups that are the same for all: most are, tell nothing, and take long to flatten."""
+    if not configurations:
+        return []
+    first = {key: repr(value) for key, value in configurations[0].items()}  # 1 and 1.0 are equal, and read differently
+    same = [key for key in first if all(key in c and repr(c[key]) == first[key] for c in configurations)]
+    return [{key: value for key, value in c.items() if key not in same} for c in configurations]
 
 
 def text_of(parts: Parts) -> str:
@@ -84,4 +97,10 @@ def _chosen(group: Mapping[str, Any]) -> str | None:
 
 
 def _text(value: Any) -> str:
+    # thousands of configurations hold the same few values; True, 1 and 1.0 are one key but for their types
+    return _scalar(type(value).__name__, value) if isinstance(value, SCALARS) else json.dumps(value)
+
+
+@lru_cache(maxsize=4096)
+def _scalar(_: str, value: str | float | bool | None) -> str:
     return value if isinstance(value, str) and value and not set(value) & set(' "=') else json.dumps(value)

@@ -19,6 +19,8 @@ from results.columns import Column
 
 DASH = "–"  # noqa: RUF001  (what was never measured)
 
+NOISE = "ns"  # behind a difference that the seeds do not tell from none
+
 SENTENCE = 28  # characters of text in a line on a terminal
 
 LATEX = str.maketrans(
@@ -74,7 +76,10 @@ def latex(sheet: Sheet) -> str:
 
 
 def csv(sheet: Sheet) -> str:
-    """Raw figures in full precision: KEY, KEY_low, KEY_high (95 % interval), KEY_n; unfinished runs are rows too."""
+    """Raw figures in full precision: KEY, KEY_low, KEY_high (95 % interval), KEY_n; unfinished runs are rows too.
+
+    Of ratios and differences also KEY_ns: whether the interval holds no difference.
+    """
     known = ("configuration", "status", "error", "path")
     schema = dict.fromkeys(known, pl.String()) | {
         k: kind for column in sheet.columns for k, kind in _raw(column).items()
@@ -101,6 +106,7 @@ def cell(row: Mapping[str, Any], column: Column) -> str:
     """A figure under its heading: `94.12 ± 0.35`, `3.16 [3.01, 3.32]`, or a dash for what was not measured.
 
     An uncertainty has two significant digits, and its figure as many decimals; a ratio has three digits, others four.
+    `NOISE` stands behind a difference or ratio whose interval holds no difference: `1.02 [0.95, 1.10] ns`.
     """
     value = row[column.key]
     if value is None:
@@ -110,7 +116,8 @@ def cell(row: Mapping[str, Any], column: Column) -> str:
     low, high = (row[f"{column.key}{bound}"] for bound in ("_low", "_high"))
     if low is None:
         return _figure(column, value * column.scale, None)
-    return _figure(column, value * column.scale, (low * column.scale, high * column.scale))
+    figure = _figure(column, value * column.scale, (low * column.scale, high * column.scale))
+    return f"{figure} {NOISE}" if row.get(f"{column.key}_ns") else figure
 
 
 def _figure(column: Column, value: float, bounds: tuple[float, float] | None) -> str:
@@ -157,7 +164,8 @@ def _raw(column: Column) -> dict[str, pl.DataType]:
     if column.kind == "count":
         return {column.key: pl.Int64()}
     figures = {f"{column.key}{part}": pl.Float64() for part in ("", "_low", "_high")}
-    return {**figures, f"{column.key}_n": pl.Int64()}
+    compared = {f"{column.key}_ns": pl.Boolean()} if column.source else {}
+    return {**figures, f"{column.key}_n": pl.Int64(), **compared}
 
 
 def _latex(text: str, number: bool = False) -> str:

@@ -30,13 +30,13 @@ from privacy.errors import RunRefused
 from results import files, rows
 
 LOCK = ".fedveil.lock"
-CONFIG = "config.json"
+CONFIG, STATUS, SUMMARY, ROWS = "config.json", "status.json", "summary.json", "rows.parquet"
 # In the order in which starting afresh removes them: what says that a run is finished first, its identity last,
 # so that a process killed on the way leaves a folder that is still known for what it is.
 WRITTEN = (
-    "status.json",
-    "summary.json",
-    "rows.parquet",
+    STATUS,
+    SUMMARY,
+    ROWS,
     "environment.json",
     "checkpoints",
     "keys",
@@ -79,30 +79,30 @@ class RunDirectory:
 
     def status(self) -> dict[str, Any] | None:
         """`status`, `started`, `ended`, `pid`, `error` and what else the run said of its state."""
-        return files.read_json(self.path / "status.json")
+        return files.read_json(self.path / STATUS)
 
     def summary(self) -> dict[str, Any] | None:
         """What `results.summary.summarise` gave, or None before the end."""
-        return files.read_json(self.path / "summary.json")
+        return files.read_json(self.path / SUMMARY)
 
     def rows(self) -> pl.DataFrame:
         """All measurements, a frame of `results.rows.SCHEMA`."""
-        return rows.read_rows(self.path / "rows.parquet")
+        return rows.read_rows(self.path / ROWS)
 
     def write_status(self, status: str, **fields: object) -> None:
         """Record the state (one of STATUSES); `error` and others come by keyword. Times are ISO 8601 in UTC."""
         assert status in STATUSES, status
         ended = None if status == "running" else _now()
         known = {"status": status, "started": self._started, "ended": ended, "pid": os.getpid(), "error": None}
-        files.write_json(self.path / "status.json", known | fields)
+        files.write_json(self.path / STATUS, known | fields)
 
     def write_summary(self, summary: Mapping[str, object]) -> None:
         """Write `summary.json`; numbers that are not finite become null."""
-        files.write_json(self.path / "summary.json", summary)
+        files.write_json(self.path / SUMMARY, summary)
 
     def write_rows(self, frame: pl.DataFrame) -> None:
         """Write `rows.parquet` whole; the frame has `results.rows.SCHEMA`."""
-        rows.write_rows(self.path / "rows.parquet", frame)
+        rows.write_rows(self.path / ROWS, frame)
 
     def write_environment(self, environment: Mapping[str, object]) -> None:
         """Write `environment.json`, see `results.environment.describe`."""

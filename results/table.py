@@ -1,40 +1,26 @@
 """`fedveil table`: one row a configuration, with its overheads against the paired plain run."""
 
 import argparse
+import gc
 import json
 import re
-import shutil
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import polars as pl
 
 from privacy.errors import ConfigError
-from results import render
-from results.columns import ASSUMPTION, BY_KEY, CONFIGURATION, DEFAULT, Column
+from results import breakdown, replay
+from results.columns import ASSUMPTION, BY_KEY, COLUMNS, CONFIGURATION, DEFAULT, Column
 from results.comparison import compare, latest
+from results.index import collect_under
 from results.labels import LAST, Parts, label_parts, text_of
+from results.network import Network, load, names
+from results.output import Parser, add_output, add_runs, deliver
 from results.plot import plot
-from results.render import Sheet
-from results.runs import collect, find_runs
-
-FORMATS: dict[str, Callable[[Sheet], str]] = {
-    "terminal": lambda sheet: render.terminal(sheet, shutil.get_terminal_size((120, 24)).columns),
-    "markdown": render.markdown,
-    "csv": render.csv,
-    "latex": render.latex,
-}
-SUFFIXES = {".csv": "csv", ".tex": "latex"}
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises what is wrong with a command line, instead of leaving the process."""
-
-    def error(self, message: str) -> NoReturn:
-        """In one line, as a ConfigError."""
-        raise ConfigError(f"{self.prog}: {message}")
+from results.render import NOISE, Sheet
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,90 +30,112 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: an unknown option or column, a folder without runs, a file that cannot be written.
     """
     options = _parser().parse_args(argv)
-    columns = None if options.columns is None else [key.strip() for key in options.columns.split(",") if key.strip()]
-    runs = collect(find_runs(options.runs))
-    sheet = table(runs, columns)
+    columns = None if options.columns is None else _split(options.columns)
+    networks = [load(name) for name in _split(options.network)]
+    if networks and options.breakdown:
+        raise ConfigError.of("--network", options.network, "models whole rounds; leave --breakdown out")
+    with _uncollected():
+        runs = collect_under(options.runs)
+        sheet = phases(runs, columns) if options.breakdown else table(runs, columns, networks)
     if options.plot is not None:
         plot(runs, options.plot)
-    text = FORMATS[options.format or _usual_format(options.out)](sheet)
-    if options.out is None:
-        print(text, end="")
-    else:
-        _write(options.out, text)
+    deliver(sheet, options.format, options.out)
     return 0
 
 
-def table(runs: pl.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Millions of objects and no cycle among them: the garbage collector would go over them for a tenth of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def table(runs: pl.DataFrame, columns: Sequence[str] | None = None, networks: Sequence[Network] = ()) -> Sheet:
     """What to print of some runs, a frame of `results.runs.RUNS`.
 
     Args:
         runs: finished ones make the rows; the others are listed below them.
-        columns: keys of `results.columns.COLUMNS`; None for the usual ones that were measured. The configuration
-            comes first and the trust assumption last in any case.
+        columns: keys of `results.columns.COLUMNS`, and of `results.replay.columns` of a network; None for the usual
+            ones that were measured, and those of the networks. The configuration comes first and the trust assumption
+            last in any case.
+        networks: over which rounds are modelled.
 
     Raises:
         ConfigError: a column that does not exist.
     """
-    chosen = None if columns is None else _columns(columns)
-    compared = compare(runs)
+    modelled = [column for network in networks for column in replay.columns(network)]
+    allowed = BY_KEY | {column.key: column for column in modelled}
+    chosen = None if columns is None else _columns(columns, allowed)
+    compared = compare(replay.with_modelled(runs, networks), (*COLUMNS, *modelled))
     rows = _labelled(compared.to_dicts())
-    shown = (CONFIGURATION, *(_measured(compared) if chosen is None else chosen), ASSUMPTION)
-    unfinished = _unfinished(runs)
-    return Sheet(shown, rows, unfinished, (*_notes(shown, rows), *_repetitions(runs)))
+    usual = [BY_KEY[key] for key in DEFAULT] + modelled
+    shown = (CONFIGURATION, *(_measured(compared, usual) if chosen is None else chosen), ASSUMPTION)
+    meanings = _meanings(shown, rows) + ([replay.NOTE, *map(replay.note, networks)] if networks else [])
+    return Sheet(shown, rows, _unfinished(runs), (*meanings, *_notes(shown, rows), *_repetitions(runs)))
+
+
+def phases(runs: pl.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
+    """The same for `results.breakdown.breakdown`: a row for each configuration, party and phase.
+
+    Raises:
+        ConfigError: a column that does not exist.
+    """
+    allowed = {column.key: column for column in (CONFIGURATION, *breakdown.COLUMNS)}
+    chosen = None if columns is None else _columns(columns, allowed)
+    found = breakdown.breakdown(runs)
+    rows = _labelled(found.to_dicts())
+    shown = (CONFIGURATION, *(_measured(found, breakdown.COLUMNS) if chosen is None else chosen))
+    return Sheet(shown, rows, _unfinished(runs), (*breakdown.NOTES, *_meanings(shown, rows)))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="fedveil table", description=f"{__doc__}", allow_abbrev=False)
+    add_runs(parser)
+    add_output(parser)
+    parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(BY_KEY)}, and those of a --network")
+    parser.add_argument("--breakdown", action="store_true", help="seconds and bytes by party and phase, a line each")
     parser.add_argument(
-        "runs",
-        metavar="RUN",
-        nargs="*",
-        type=Path,
-        default=[Path("results", "runs")],
-        help="a run, or a folder of runs",
+        "--network",
+        metavar="A,B,...",
+        help=f"model rounds over other links: {', '.join(names())}, or a YAML file like results/networks/wan_1g.yaml",
     )
-    parser.add_argument("--format", choices=FORMATS, help="the usual one: terminal on a terminal, markdown elsewhere")
-    parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(_allowed())}")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy and phases too: .png, .pdf or .svg")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="write there; .csv and .tex choose their format")
     return parser
 
 
-def _usual_format(out: Path | None) -> str:
-    if out is not None:
-        return SUFFIXES.get(out.suffix, "markdown")
-    return "terminal" if sys.stdout.isatty() else "markdown"
-
-
-def _write(out: Path, text: str) -> None:
-    try:
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError.of("--out", out, f"cannot be written ({error.strerror})") from error
-
-
-def _allowed() -> list[str]:
-    return list(BY_KEY)
-
-
-def _columns(keys: Sequence[str]) -> list[Column]:
+def _columns(keys: Sequence[str], allowed: Mapping[str, Column]) -> list[Column]:
     for key in keys:
-        if key not in BY_KEY:
-            raise ConfigError.of("--columns", key, f"no such column; allowed are {', '.join(_allowed())}")
-    return [BY_KEY[key] for key in keys if BY_KEY[key] not in (CONFIGURATION, ASSUMPTION)]
+        if key not in allowed:
+            raise ConfigError.of("--columns", key, f"no such column; allowed are {', '.join(allowed)}")
+    return [allowed[key] for key in keys if allowed[key] not in (CONFIGURATION, ASSUMPTION)]
 
 
-def _measured(compared: pl.DataFrame) -> list[Column]:
-    """The usual columns that hold anything; overheads only where there is something to compare with plain."""
+def _measured(compared: pl.DataFrame, columns: Sequence[Column]) -> list[Column]:
+    """Those columns that hold anything; overheads only where there is something to compare with plain."""
     others = compared.filter(~pl.col("plain"))
-    return [BY_KEY[key] for key in DEFAULT if (others if BY_KEY[key].source else compared)[key].count() > 0]
+    return [column for column in columns if (others if column.source else compared)[column.key].count() > 0]
 
 
 def _labelled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows with their labels, each plain one before those that are compared with it."""
-    parts = label_parts([json.loads(row["configuration"]) for row in rows])
-    ordered = sorted(zip(rows, parts, strict=True), key=lambda pair: _order(pair[0], pair[1]))
-    return [{**row, "configuration": text_of(part)} for row, part in ordered]
+    parts = _parts(row["configuration"] for row in rows)
+    ordered = sorted(rows, key=lambda row: _order(row, parts[row["configuration"]]))
+    return [{**row, "configuration": text_of(parts[row["configuration"]])} for row in ordered]
+
+
+def _parts(configurations: Iterable[str]) -> dict[str, Parts]:
+    """What tells each configuration from the others."""
+    known = list(dict.fromkeys(configurations))
+    return dict(zip(known, label_parts([json.loads(text) for text in known]), strict=True))
 
 
 def _order(row: Mapping[str, Any], parts: Parts) -> tuple[object, ...]:
@@ -143,13 +151,18 @@ def _natural(text: str) -> list[tuple[bool, float, str]]:
 
 def _unfinished(runs: pl.DataFrame) -> list[dict[str, Any]]:
     others = runs.filter(~pl.col("summarised")).to_dicts()
-    known = runs["configuration"].drop_nulls().unique(maintain_order=True).to_list()
-    labels = dict(zip(known, map(text_of, label_parts([json.loads(text) for text in known])), strict=True))
-    return [{**run, "configuration": labels.get(run["configuration"], "")} for run in others]
+    parts = _parts(runs["configuration"].drop_nulls()) if others else {}
+    return [{**run, "configuration": text_of(parts.get(run["configuration"], {}))} for run in others]
 
 
 def _notes(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the signs mean, and which figures rest on fewer seeds than their row."""
+    """Which figures rest on fewer seeds than their row, and which runs stopped before their last round."""
+    partial = [note for row in rows for column in columns if (note := _partial(row, column))]
+    return partial + [f"{row['configuration']}: {row['status']}." for row in rows if row["status"] != "finished"]
+
+
+def _meanings(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the signs mean."""
     several = any(row["seeds"] > 1 for row in rows)
     kinds, paired = {column.kind for column in columns}, {"ratio", "difference"}
     largest = [column.heading for column in columns if column.kind == "largest"]
@@ -157,11 +170,22 @@ def _notes(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list
         "± is half the width of the 95 % t interval over seeds.": several and kinds & {"mean", "difference"},
         "Compared with plain: the plain run of the same seed and otherwise the same configuration.": kinds & paired,
         "Ratios are geometric means over seeds [95 % interval].": several and "ratio" in kinds,
+        f"{NOISE}: the interval holds no difference from plain, so the seeds do not tell it from noise.": _any_noise(
+            columns, rows
+        ),
+        "A comparison over one seed has no interval: nothing tells it from noise.": _any_single(columns, rows),
         f"{' and '.join(largest)} {'is' if len(largest) == 1 else 'are'} the largest of any seed.": several and largest,
     }
-    partial = [note for row in rows for column in columns if (note := _partial(row, column))]
-    stopped = [f"{row['configuration']}: {row['status']}." for row in rows if row["status"] != "finished"]
-    return [note for note, wanted in meaning.items() if wanted] + partial + stopped
+    return [note for note, wanted in meaning.items() if wanted]
+
+
+def _any_noise(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(row.get(f"{column.key}_ns") for row in rows for column in columns)
+
+
+def _any_single(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> bool:
+    others = [row for row in rows if not row["plain"]]
+    return any(row[f"{column.key}_n"] == 1 for row in others for column in columns if column.source)
 
 
 def _partial(row: Mapping[str, Any], column: Column) -> str | None:

@@ -22,8 +22,8 @@ from privacy.errors import ConfigError
 from results.columns import Column
 from results.environment import describe
 from results.files import plain
+from results.output import Parser
 from results.render import Sheet, markdown
-from results.table import Parser
 
 ATTACKS = {
     "key_recovery": "the secret key of CKKS, from an opened sum and its ciphertext (Li and Micciancio 2021)",

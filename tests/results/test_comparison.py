@@ -149,3 +149,44 @@ def test_a_twin_of_no_duration_gives_no_ratio(tmp_path: Path) -> None:
 
 def test_nothing_finished_is_an_empty_table(tmp_path: Path) -> None:
     assert compare(collect([store(tmp_path, configuration(), "failed", error="x")])).is_empty()
+
+
+def noisy(root: Path, accuracies: list[float], rounds_s: list[float], uploads: list[float]) -> list[Path]:
+    """A plain run and another for each seed; the figures are those of the other, plain has 0.9, 1 s and 4 bytes."""
+    paths = []
+    for seed, figures in enumerate(zip(accuracies, rounds_s, uploads, strict=True)):
+        plain = summary(accuracy=0.9, round_s=1.0, upload_bytes_per_parameter=4.0)
+        other = dict(zip(("accuracy", "round_s", "upload_bytes_per_parameter"), figures, strict=True))
+        paths.append(store(root, configuration(seed=seed), "finished", plain))
+        paths.append(store(root, configuration(seed=seed, secure_sum=CKKS), "finished", plain | other))
+    return paths
+
+
+def test_what_the_seeds_do_not_tell_from_noise_is_marked(tmp_path: Path) -> None:
+    plain, ckks = rows_of(noisy(tmp_path, [0.91, 0.88, 0.92], [1.3, 0.8, 1.1], [4.0, 4.1, 4.3]))
+    for key, figures, none in (("accuracy_points", [1.0, -2.0, 2.0], 0), ("round_ratio", [0.262, -0.223, 0.095], 0)):
+        assert stats.ttest_1samp(figures, none).pvalue > 0.05
+        assert ckks[f"{key}_ns"] is True
+    assert plain["accuracy_points_ns"] is False
+    assert plain["round_ratio_ns"] is False
+
+
+def test_what_they_tell_is_not(tmp_path: Path) -> None:
+    _, ckks = rows_of(noisy(tmp_path, [0.80, 0.81, 0.805], [3.0, 3.1, 2.9], [8.0, 8.0, 8.0]))
+    assert [ckks[f"{key}_ns"] for key in ("accuracy_points", "round_ratio", "upload_ratio")] == [False] * 3
+
+
+def test_the_same_for_all_seeds_is_no_noise_and_one_seed_is_not_judged(tmp_path: Path) -> None:
+    paths = noisy(tmp_path, [0.9, 0.9, 0.9], [1.0, 1.0, 1.0], [4.0, 4.0, 4.0])
+    _, ckks = rows_of(paths)
+    assert [ckks[f"{key}_ns"] for key in ("accuracy_points", "round_ratio", "upload_ratio")] == [False] * 3
+    _, single = rows_of(paths[:2])
+    assert single["accuracy_points_ns"] is None
+
+
+@pytest.mark.parametrize(
+    "accuracy", [[0.91, 0.88, 0.92], [0.80, 0.81, 0.805], [0.905, 0.903, 0.901], [0.93, 0.91, 0.91]]
+)
+def test_the_mark_is_the_paired_t_test_at_five_percent(tmp_path: Path, accuracy: list[float]) -> None:
+    _, ckks = rows_of(noisy(tmp_path, accuracy, [1.0] * 3, [4.0] * 3))
+    assert ckks["accuracy_points_ns"] == (stats.ttest_rel(accuracy, [0.9] * 3).pvalue > 0.05)

@@ -86,3 +86,8 @@ def test_configurations_that_differ_have_labels_that_differ(configurations: list
     for flat, label in zip(flats, shown, strict=True):
         for other, other_label in zip(flats, shown, strict=True):
             assert (flat == other) == (label == other_label)
+
+
+def test_numbers_that_are_equal_and_read_differently_are_told_apart():
+    labels = [text_of(parts) for parts in label_parts([{"a": 1, "b": 2}, {"a": 1.0, "b": 2}, {"a": True, "b": 2}])]
+    assert labels == ["a=1", "a=1.0", "a=true"]

@@ -1,0 +1,123 @@
+"""`fedveil table` over many runs: time and memory of the real command, the first time and when their index is there.
+
+Each of the runs has a folder of its own in the layout of `results/store.py`, with its rows, configuration, status,
+summary and environment. Two are real ones, plain and with masks; the others are copies of these with another seed and
+learning rate, figures that scatter, and the folder's name to match. How they are written differs from how a run writes
+in one thing: nothing is synced to disk. Half the configurations are plain, and every other one has its twin.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.benchmarks import Figure
+from results.store import CONFIG, LOCK
+
+REAL = ("rounds=2", "clients=4", "model=logistic", "device=cpu", "output.progress=false")
+KINDS = ("plain", "pad")
+SCATTERED = ("accuracy", "loss", "macro_f1", "round_s", "first_round_s", "train_s")
+SCATTER = 0.05
+ENVIRONMENT = "environment.json"
+MIB = 2**20
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
+    parser.add_argument("--runs", type=int, default=100_000, help="how many runs (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=10, help="of each configuration (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="keep the runs there, or take those that are there already")
+
+
+def measure(arguments: argparse.Namespace) -> list[Figure]:
+    """All figures of this benchmark."""
+    if arguments.folder is not None:
+        return _figures(arguments.folder, arguments.runs, arguments.seeds)
+    with tempfile.TemporaryDirectory() as folder:
+        return _figures(Path(folder) / "runs", arguments.runs, arguments.seeds)
+
+
+def _figures(folder: Path, runs: int, seeds: int) -> list[Figure]:
+    if not folder.exists():
+        fill(folder, runs, seeds)
+    name = f"{runs} runs of {runs // seeds} configurations"
+    cold, warm, again = Timed.of(folder), Timed.of(folder), Timed.of(folder)
+    best = min(warm, again, key=lambda timed: timed.wall_s)
+    return [
+        Figure(f"{name}, the first time", cold.wall_s, "s"),
+        Figure(f"{name}, the first time, peak memory", cold.peak_bytes / MIB, "MiB"),
+        Figure(name, best.wall_s, "s", "<= 5"),
+        Figure(f"{name}, processor", best.processor_s, "s"),
+        Figure(f"{name}, peak memory", max(warm.peak_bytes, again.peak_bytes) / MIB, "MiB", "<= 954"),  # 1 GB
+    ]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What a process took, from its start to its end."""
+
+    wall_s: float
+    processor_s: float
+    peak_bytes: int
+
+    @staticmethod
+    def of(folder: Path) -> "Timed":
+        """`fedveil table FOLDER` as a user calls it, into a file."""
+        with tempfile.NamedTemporaryFile(suffix=".md") as out:
+            command = [sys.executable, "-m", "experiments.cli", "table", str(folder), "--out", out.name]
+            start_s = time.perf_counter()
+            process = subprocess.Popen(command)
+            _, status, usage = os.wait4(process.pid, 0)
+            wall_s = time.perf_counter() - start_s
+            process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        return Timed(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def fill(folder: Path, runs: int, seeds: int) -> None:
+    """Make a folder of so many runs."""
+    with tempfile.TemporaryDirectory() as place:
+        samples = {kind: _sample(Path(place) / kind, kind) for kind in KINDS}
+        scatter = np.random.default_rng(1)
+        grid = product(range(runs // seeds // len(KINDS)), KINDS, range(seeds))
+        for variant, kind, seed in grid:
+            _copy(samples[kind], folder, 0.1 * (1 + variant / runs), seed, scatter)
+
+
+def _sample(path: Path, kind: str) -> Path:
+    """A real run."""
+    command = [sys.executable, "-m", "experiments.cli", "run", *REAL, f"privacy={kind}", f"out={path}"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def _copy(sample: Path, folder: Path, lr: float, seed: int, scatter: np.random.Generator) -> None:
+    configuration = json.loads((sample / CONFIG).read_bytes())
+    configuration["seed"], configuration["training"]["lr"] = seed, lr
+    text = json.dumps(configuration, sort_keys=True, separators=(",", ":"))
+    path = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+    (path / "checkpoints").mkdir(parents=True)
+    summary = dict(_scattered(json.loads((sample / "summary.json").read_bytes()), scatter))
+    (path / LOCK).touch()
+    (path / CONFIG).write_text(text)
+    (path / "summary.json").write_text(json.dumps(summary, indent=2))
+    for name in ("config.yaml", ENVIRONMENT, "rows.parquet", "status.json"):
+        shutil.copyfile(sample / name, path / name)
+
+
+def _scattered(summary: Mapping[str, Any], scatter: np.random.Generator) -> Iterator[tuple[str, Any]]:
+    for key, value in summary.items():
+        yield key, value * scatter.normal(1, SCATTER) if key in SCATTERED else value

@@ -1,0 +1,99 @@
+"""An index beside many runs, so that a table of them need not open three files of each.
+
+It is one parquet file in the folder that holds them, and no more than a copy: a run is taken from it only where the
+stamp of its files is still the one that was noted, and is read from its own files otherwise. Deleting it loses nothing.
+Only runs that have ended are in it; whether one that has not is alive is not written in any file.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import polars as pl
+from polars.exceptions import PolarsError
+
+from results import columns, files, runs
+from results.runs import RUNS, Found, collect, find_stamped
+
+NAME = ".fedveil-index.parquet"
+LEAST = 1000  # runs: fewer are read about as fast
+CHUNK = 10_000  # runs that are read at a time, for the sake of memory
+MADE_BY = "fedveil.made_by"
+FOUND = pl.Schema({"path": pl.String(), "stamp": pl.Int64(), "leaf": pl.Boolean()})
+INDEX = pl.Schema({**RUNS, **FOUND})  # its paths begin below the folder
+
+
+def collect_under(roots: Iterable[Path], least: int = LEAST) -> pl.DataFrame:
+    """What `results.runs.collect` gives of every run at or under each root, each once, in the order of their paths.
+
+    A root with `least` runs or more gets an index, or has its own brought up to date, where it may be written to.
+
+    Raises:
+        ConfigError: a root under which there is no run.
+    """
+    listed = list(dict.fromkeys(roots))
+    indexes = {root: _read(root / NAME) for root in listed}
+    found = find_stamped(listed, lambda root: _leaves(root, indexes[root]))
+    parts = (_collect(root, runs, indexes[root], least) for root, runs in found.items())
+    return pl.concat([RUNS.to_frame(), *parts])
+
+
+def _leaves(root: Path, index: pl.DataFrame) -> dict[str, int]:
+    return dict(index.filter("leaf").select(_above(root), "stamp").iter_rows())
+
+
+def _above(root: Path) -> pl.Expr:
+    """From the paths of an index, which begin below its folder, to those that `results.runs.find_stamped` finds."""
+    return (pl.lit(f"{root}/") + pl.col("path")).str.strip_suffix("/").alias("path")
+
+
+def _below(root: Path) -> pl.Expr:
+    """The other way round."""
+    inner = pl.col("path").str.strip_prefix(f"{root}/")
+    return pl.when(pl.col("path") == str(root)).then(pl.lit("")).otherwise(inner).alias("path")
+
+
+def _collect(root: Path, found: Sequence[Found], index: pl.DataFrame, least: int) -> pl.DataFrame:
+    if len(found) < least:
+        return collect([Path(run.path) for run in found])
+    listed = pl.DataFrame(found, schema=FOUND, orient="row").with_columns(_below(root))
+    known = listed.join(index, on=FOUND.names(), how="inner", maintain_order="left").select(INDEX.names())
+    unknown = listed.join(known, on=FOUND.names(), how="anti", maintain_order="left")
+    if len(unknown) >= CHUNK:  # some ten seconds
+        print(f"fedveil: reading {len(unknown)} runs, once: {root / NAME} will hold them", file=sys.stderr, flush=True)
+    fresh = pl.concat([INDEX.to_frame(), *(_fresh(root, part) for part in unknown.iter_slices(CHUNK))])
+    whole = pl.concat([known, fresh]).sort("path") if len(fresh) else known
+    _keep(root / NAME, index, whole.filter("summarised"), changed=fresh["summarised"].any())
+    return whole.select(RUNS.names()).with_columns(_above(root).str.strip_prefix("./"))
+
+
+def _fresh(root: Path, listed: pl.DataFrame) -> pl.DataFrame:
+    """Read from the runs' own files."""
+    read = collect([root / path for path in listed["path"]])
+    return read.with_columns(*listed)
+
+
+def _read(path: Path) -> pl.DataFrame:
+    """The index, or one without runs where there is none that this code made and can read."""
+    try:
+        if pl.read_parquet_metadata(path).get(MADE_BY) == _made_by():
+            with path.open("rb") as file:
+                return pl.read_parquet(file)
+    except (OSError, PolarsError):
+        pass
+    return INDEX.to_frame()
+
+
+def _keep(path: Path, index: pl.DataFrame, whole: pl.DataFrame, changed: bool) -> None:
+    """Write the index where it would say something else; where that is not allowed there is none."""
+    if changed or len(whole) != len(index):
+        with suppress(OSError), files.replacing(path) as temporary:
+            whole.write_parquet(temporary, compression="zstd", metadata={MADE_BY: _made_by()})
+
+
+def _made_by() -> str:
+    """The code that says what an index holds: another version of it reads the runs again."""
+    sources = [Path(str(module.__file__)).read_bytes() for module in (columns, runs)]
+    return hashlib.sha256(b"".join(sources)).hexdigest()

@@ -1,0 +1,171 @@
+"""Links between the parties of a round, as profiles and as a model of how long a transfer over them takes.
+
+`results/networks/NAME.yaml` holds one profile. Every figure that comes from here is modelled, none is measured.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from privacy.errors import ConfigError
+
+FOLDER = Path(__file__).with_name("networks")
+SERVER = "server"
+PLACES = {SERVER: 0, "keyholder": 1, "dealer": 2}  # where they are, among a profile's places
+BYTES_PER_S = 1e6 / 8  # of a Mbps
+
+
+@dataclass
+class Link:
+    """A machine's own link, in Mbit/s of payload: all that it sends at a time shares the one, all it gets the other."""
+
+    up_mbps: float = MISSING
+    down_mbps: float = MISSING
+
+
+@dataclass
+class Pair:
+    """The path between two machines, whichever way; None bounds nothing."""
+
+    rtt_ms: float = MISSING
+    mbps: float | None = None
+
+
+@dataclass
+class Profile:
+    """One network. Roles are the keyholder, the parties and their dealer.
+
+    Either all are `rtt_ms` apart, or they are spread over `places`, which are `between` or `within` each other.
+    """
+
+    title: str = MISSING
+    source: str = MISSING
+    server: Link = field(default_factory=Link)
+    client: Link = field(default_factory=Link)
+    role: Link = field(default_factory=Link)
+    rtt_ms: float = 0.0
+    places: list[str] = field(default_factory=list)
+    within: Pair = field(default_factory=lambda: Pair(0.0))
+    between: dict[str, Pair] = field(default_factory=dict)
+    # what TCP sends before the first acknowledgement: ten segments of 1,448 bytes (RFC 6928); null for no slow start
+    initial_window_bytes: float | None = 14_480.0
+
+
+@dataclass(frozen=True)
+class Network:
+    """A profile, by the addresses of those who talk."""
+
+    name: str
+    profile: Profile
+
+    def link(self, address: str) -> Link:
+        """Somebody's own link."""
+        kind = address.partition("/")[0]
+        return {SERVER: self.profile.server, "client": self.profile.client}.get(kind, self.profile.role)
+
+    def rtt_s(self, a: str, b: str) -> float:
+        """The round trip between two."""
+        return self._pair(a, b).rtt_ms / 1e3
+
+    def bytes_per_s(self, sender: str, receiver: str, share: float = 1.0) -> float:
+        """How fast one sends to the other where it has such a share of the server's link, whichever end that is."""
+        up, down = self.link(sender).up_mbps, self.link(receiver).down_mbps
+        up, down = up * share if sender == SERVER else up, down * share if receiver == SERVER else down
+        between = self._pair(sender, receiver).mbps
+        return BYTES_PER_S * min(up, down, *(() if between is None else (between,)))
+
+    def transfer_s(self, size: float, sender: str, receiver: str, share: float = 1.0) -> float:
+        """From the first byte's departure to the last one's arrival; see `transfer_s`."""
+        rate, rtt_s = self.bytes_per_s(sender, receiver, share), self.rtt_s(sender, receiver)
+        return transfer_s(size, rate, rtt_s, self.profile.initial_window_bytes)
+
+    def exchange_s(self, down: Mapping[str, float], up: Mapping[str, float]) -> float:
+        """A round trip of the server with some others, at once: until the last reply has come.
+
+        Those who share the server's link have shares like their sizes, so that they end together; that is no slower
+        than fair shares, and as fast as the link and the slowest path allow.
+
+        Args:
+            down: bytes from the server, by address.
+            up: bytes of the replies; who sends none has dropped out, and how long the server waits is not modelled.
+        """
+        down_bytes, up_bytes = sum(down.values()), sum(up.values())
+        times = [
+            self.transfer_s(size, SERVER, address, size / down_bytes if size else 1.0)
+            + (self.transfer_s(up[address], address, SERVER, up[address] / up_bytes if up[address] else 1.0))
+            for address, size in down.items()
+            if address in up
+        ]
+        return max(times, default=0.0)
+
+    def _pair(self, a: str, b: str) -> Pair:
+        if not self.profile.places:
+            return Pair(self.profile.rtt_ms)
+        one, other = self._place(a), self._place(b)
+        return self.profile.within if one == other else self._pairs[frozenset((one, other))]
+
+    def _place(self, address: str) -> str:
+        kind, _, number = address.partition("/")
+        places = self.profile.places
+        return places[(PLACES[kind] if kind in PLACES else int(number)) % len(places)]
+
+    @cached_property
+    def _pairs(self) -> dict[frozenset[str], Pair]:
+        return {frozenset(key.split("-")): pair for key, pair in self.profile.between.items()}
+
+
+def transfer_s(size: float, bytes_per_s: float, rtt_s: float, window: float | None) -> float:
+    """Seconds from the first byte's departure to the last one's arrival, over a TCP connection that was idle.
+
+    The sender waits for acknowledgements, a round trip each time, until its window, which starts at `window` bytes and
+    doubles (slow start: RFC 5681, section 3.1), covers the path or what is left. None means no slow start.
+    """
+    waited_s = 0.0
+    while window is not None and window < min(size, bytes_per_s * rtt_s):
+        waited_s, size, window = waited_s + rtt_s, size - window, 2 * window
+    return rtt_s / 2 + waited_s + size / bytes_per_s
+
+
+def names() -> list[str]:
+    """The profiles that there are."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str) -> Network:
+    """One of them, or a file of one's own, by its path.
+
+    Raises:
+        ConfigError: there is none, or its file says what no profile has.
+    """
+    file = FOLDER / f"{name}.yaml" if name in names() else Path(name)
+    if file.suffix != ".yaml" or not file.is_file():
+        raise ConfigError.of("--network", name, f"allowed are {', '.join(names())}, or a file like theirs")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Profile), OmegaConf.load(file))
+        profile = cast(Profile, OmegaConf.to_object(merged))
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        raise ConfigError.of("--network", name, f"{file.name}: {' '.join(str(error).split())}") from error
+    return Network(file.stem, _checked(name, profile))
+
+
+def _checked(name: str, profile: Profile) -> Profile:
+    """Raises ConfigError for what would divide by nothing, or for a pair of places that is not there."""
+    links = (profile.server, profile.client, profile.role)
+    rates = [rate for link in links for rate in (link.up_mbps, link.down_mbps)]
+    pairs = [profile.within, *profile.between.values()]
+    rates += [pair.mbps for pair in pairs if pair.mbps is not None]
+    if min(rates) <= 0 or min(pair.rtt_ms for pair in pairs) < 0 or profile.rtt_ms < 0:
+        raise ConfigError.of("--network", name, "rates must be above 0, and round trips at least 0")
+    if (window := profile.initial_window_bytes) is not None and window <= 0:
+        raise ConfigError.of("--network", name, "initial_window_bytes must be above 0, or null")
+    there = {frozenset(key.split("-")) for key in profile.between}
+    missing = [f"{a}-{b}" for a in profile.places for b in profile.places if a < b and frozenset((a, b)) not in there]
+    if missing:
+        raise ConfigError.of("--network", name, f"between lacks {', '.join(missing)}")
+    return profile

@@ -1,0 +1,89 @@
+"""What the commands that print tables share: how they are asked, in which formats they answer, and where to."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import polars as pl
+from polars.exceptions import PolarsError
+
+from privacy.errors import ConfigError
+from results import render
+from results.render import Sheet
+
+FORMATS: dict[str, Callable[[Sheet], str]] = {
+    "terminal": lambda sheet: render.terminal(sheet, shutil.get_terminal_size((120, 24)).columns),
+    "markdown": render.markdown,
+    "csv": render.csv,
+    "latex": render.latex,
+}
+SUFFIXES = {".csv": "csv", ".tex": "latex"}
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises what is wrong with a command line, instead of leaving the process."""
+
+    def error(self, message: str) -> NoReturn:
+        """In one line, as a ConfigError."""
+        raise ConfigError(f"{self.prog}: {message}")
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """The argument that names runs."""
+    parser.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="*",
+        type=Path,
+        default=[Path("results", "runs")],
+        help="a run, or a folder of runs",
+    )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """The options for format and file."""
+    parser.add_argument("--format", choices=FORMATS, help="the usual one: terminal on a terminal, markdown elsewhere")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="write there; .csv and .tex choose their format")
+
+
+def deliver(sheet: Sheet, form: str | None, out: Path | None, exact: pl.DataFrame | None = None) -> None:
+    """Print a table, or write it to a file; where no format is given it follows from the file, or the terminal.
+
+    Args:
+        sheet: the table.
+        form: a key of `FORMATS`, or None.
+        out: the file, or None to print.
+        exact: what CSV holds instead, where the sheet has not the raw figures.
+
+    Raises:
+        ConfigError: the file cannot be written, or CSV cannot hold it.
+    """
+    chosen = form or _usual_format(out)
+    text = FORMATS[chosen](sheet) if exact is None or chosen != "csv" else _csv(exact)
+    if out is None:
+        print(text, end="")
+    else:
+        _write(out, text)
+
+
+def _usual_format(out: Path | None) -> str:
+    if out is not None:
+        return SUFFIXES.get(out.suffix, "markdown")
+    return "terminal" if sys.stdout.isatty() else "markdown"
+
+
+def _csv(frame: pl.DataFrame) -> str:
+    try:
+        return frame.write_csv()
+    except PolarsError as error:
+        raise ConfigError.of("--format", "csv", " ".join(str(error).split())) from error
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError.of("--out", out, f"cannot be written ({error.strerror})") from error

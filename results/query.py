@@ -1,0 +1,101 @@
+"""`fedveil query "SQL"`: the runs and their measurements as two tables, asked in Polars' SQL."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from polars.exceptions import PolarsError
+
+from privacy.errors import ConfigError, shown
+from results import store
+from results.columns import Column
+from results.index import collect_under
+from results.output import Parser, add_output, add_runs, deliver
+from results.render import Sheet
+from results.rows import MEASURED
+from results.runs import RUNS
+
+RUNS_TABLE, ROWS_TABLE = "runs", "rows"
+ROWS = pl.Schema({"path": pl.String(), **MEASURED})
+MOST = 300  # characters of what Polars says
+TABLES = f"""tables:
+  {RUNS_TABLE}  one row a run: {", ".join(RUNS)}
+  {ROWS_TABLE}  one row a measurement: {", ".join(ROWS)}
+
+path, the run's folder, joins them. A run has figures where summarised; their names and units are those of
+`fedveil table --columns`, where seconds end in _s and others are raw: accuracy is a share. Configuration is the
+canonical JSON without the seed, pair what a run shares with its plain twin. Round 0 is set-up. WHERE is a word of SQL,
+so put the column in quotes.
+
+  fedveil query 'SELECT "where", stage, SUM(value) AS s FROM rows WHERE metric = '"'wall'"' GROUP BY "where", stage'
+  fedveil query 'SELECT backend, AVG(accuracy) AS accuracy, COUNT(*) AS runs FROM runs GROUP BY backend' mysweep
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the answer, or write it to a file; returns the exit status.
+
+    Raises:
+        ConfigError: SQL that Polars does not understand, or that names what there is not; and as `fedveil table`.
+    """
+    options = _parser().parse_args(argv)
+    answer = query(options.sql, collect_under(options.runs))
+    deliver(sheet(answer), options.format, options.out, exact=answer)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="fedveil query",
+        description=f"{__doc__}",
+        epilog=TABLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("sql", metavar="SQL", help="one SELECT, over the tables below")
+    add_runs(parser)
+    add_output(parser)
+    return parser
+
+
+def query(sql: str, runs: pl.DataFrame) -> pl.DataFrame:
+    """The answer over a frame of `results.runs.RUNS`, and the rows of these runs.
+
+    Raises:
+        ConfigError: the query has none.
+    """
+    context = pl.SQLContext({RUNS_TABLE: runs.lazy(), ROWS_TABLE: _rows(runs["path"])})
+    try:
+        answer = context.execute(sql, eager=True)
+    except (PolarsError, OSError) as error:
+        raise _refused((str(error).splitlines() or [type(error).__name__])[0]) from error
+    if not answer.width:
+        raise _refused("that asks for nothing")
+    return answer
+
+
+def _refused(reason: str) -> ConfigError:
+    return ConfigError(f"SQL: {shown(reason, MOST)}; tables are {RUNS_TABLE} and {ROWS_TABLE}: fedveil query --help")
+
+
+def _rows(paths: Iterable[str]) -> pl.LazyFrame:
+    """All measurements; files are read when a query asks for them, and then no more of them than it asks for."""
+    files = [file for path in paths if (file := Path(path, store.ROWS)).exists()]
+    if not files:
+        return ROWS.to_frame().lazy()
+    frame = pl.scan_parquet(files, include_file_paths="path", glob=False)
+    return frame.select(pl.col("path").str.strip_suffix(f"/{store.ROWS}"), *MEASURED)
+
+
+def sheet(answer: pl.DataFrame) -> Sheet:
+    """An answer as a table to print: numbers with six digits; as CSV it stays as exact as it is."""
+    columns = tuple(
+        Column(name, name, "count" if kind.is_numeric() else "text") for name, kind in answer.schema.items()
+    )
+    return Sheet(columns, [{key: _shown(value) for key, value in row.items()} for row in answer.to_dicts()])
+
+
+def _shown(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
