@@ -24,10 +24,9 @@ import torch
 from flwr.app import Array, RecordDict
 
 from privacy.spans import Recorder, recording
-from results.rows import Row
+from results.rows import WITNESS, Row
 
 PART = "part"
-WITNESS = "witness"  # the phase of a participant's last look, which is no overhead of what it looks at
 _METRICS = {
     "s": ("wall", "cpu", "comm_wall", PART),
     "bytes": ("peak_rss", "peak_cuda", "ciphertext_bytes", "comm_bytes"),

@@ -13,7 +13,7 @@ import torch
 from fl import training
 from fl.fault_options import ZERO
 from fl.faults import claimed_weight, drop_out, kind_of, scale_of, spoilt
-from fl.metering import WITNESS, Phases, parts
+from fl.metering import Phases, parts
 from fl.sensitivity import sensitivity
 from fl.workspace import Workspace, seed_generators
 from privacy.errors import MalformedContribution, ProtocolError
@@ -23,6 +23,7 @@ from privacy.secure_sum import Address, Credentials, Party, Records, Value, Vect
 from privacy.signing import signed
 from privacy.spans import Recorder, recording, span
 from privacy.witness import Upload, allowance, examine
+from results.rows import WITNESS
 
 SETUP_ROUND = 0
 PROTECT = "protect"  # the phase of the protocol: what is spent outside the contribution

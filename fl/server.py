@@ -22,7 +22,7 @@ from fl.checkpoint import Checkpoints, State
 from fl.evaluation import Scores, evaluate
 from fl.faults import Noting
 from fl.ledger import LedgerFile
-from fl.metering import WITNESS, Meter
+from fl.metering import Meter
 from fl.participant import SETUP_ROUND
 from fl.rounds import drive
 from fl.sum_error import ClearContributions, require_within
@@ -35,6 +35,7 @@ from privacy.relayed_roster import RelayedRoster
 from privacy.sealing import Roster
 from privacy.secure_sum import Address, Exchange, Total, Vector
 from privacy.signing import require_everybody
+from results.rows import WITNESS
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
     from privacy.accounting import Charge

@@ -6,7 +6,7 @@ import polars as pl
 
 from results.columns import Column
 from results.comparison import averaged, latest, with_overheads
-from results.rows import SCHEMA
+from results.rows import SCHEMA, WITNESS
 from results.store import RunDirectory
 
 ALL = "all"  # the line of a party that adds its phases up
@@ -25,7 +25,7 @@ EXCHANGED = "comm_bytes"
 NOTES = (
     "Time and bytes are those of all clients, or all parties, of a round together.",
     "Times are medians over rounds, since the first one is slow, so that phases add up about; bytes are means.",
-    "The server's time is what it computes; evaluation, and envelopes of messages, are not counted.",
+    "The server's time is what it computes; evaluation, witnesses, and envelopes of messages are not counted.",
 )
 TEXTS = pl.col("configuration", "pair")
 BATCH = 200  # runs whose rows are in memory at a time
@@ -58,7 +58,7 @@ def by_phase(rows: pl.DataFrame) -> pl.DataFrame:
     What a client sends, the server receives: the bytes stand at the client. Parties tell what they send and receive
     among themselves (`peers`, `dealer`) in one number, which is halved. Their waiting is within their `protect`.
     """
-    rounds = rows.filter(pl.col("round") >= 1)
+    rounds = rows.filter(pl.col("round") >= 1, pl.col("stage") != WITNESS)
     told = rounds.select(
         "run",
         "round",

@@ -22,6 +22,7 @@ import polars as pl
 
 from results.columns import Column
 from results.network import Network
+from results.rows import WITNESS
 from results.store import RunDirectory
 
 PEERS = ("peers", "dealer")  # the stages in which parties tell what passed among them
@@ -97,7 +98,7 @@ def computing_s(told: Told) -> float | None:
         if where == "server":
             computes = metric == "compute" or (metric == "wall" and stage in ("step", "ledger"))
             spent[where] += value if computes else 0.0
-        elif where != "transport":
+        elif where != "transport" and stage != WITNESS:
             spent[where] += value if metric == "wall" else -value if metric == "comm_wall" else 0.0
     clients = [seconds for where, seconds in spent.items() if where.startswith("client/")]
     parties = [seconds for where, seconds in spent.items() if where.startswith("party/")]

@@ -18,6 +18,8 @@ from polars.exceptions import PolarsError
 
 from results.files import damaged, replacing
 
+WITNESS = "witness"  # the phase of a client's last look at its upload, which is no overhead of what it looks at
+
 
 class Row(NamedTuple):
     """One measurement."""

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from results.rows import WITNESS
+
 # What no row holds; null where the run does not say.
 FINAL = ("rounds", "epsilon", "weights_sha256", "backend", "assumption")
 
@@ -61,7 +63,7 @@ def _evaluation(rounds: pl.DataFrame) -> dict[str, object]:
 
 
 def _times(rounds: pl.DataFrame) -> dict[str, object]:
-    witness = _server(rounds, "round", "witness").select("round", spent="value")
+    witness = _server(rounds, "round", WITNESS).select("round", spent="value")
     walls = _server(rounds, "round", "wall").join(witness, on="round", how="left", maintain_order="left")
     walls = walls.with_columns(pl.col("value") - pl.col("spent").fill_null(0.0))
     first = walls.filter(pl.col("round") == 1)["value"]
@@ -113,5 +115,5 @@ def _count(rounds: pl.DataFrame, metric: str) -> int | None:
 
 
 def _largest(frame: pl.DataFrame, metric: str) -> int | None:
-    values = frame.filter(pl.col("metric") == metric, pl.col("stage") != "witness")["value"]
+    values = frame.filter(pl.col("metric") == metric, pl.col("stage") != WITNESS)["value"]
     return int(values.max()) if len(values) else None  # type: ignore[arg-type]
