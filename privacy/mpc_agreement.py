@@ -23,6 +23,7 @@ from privacy.errors import (
     ProtocolError,
     shown,
 )
+from privacy.opened_sets import note_set, require_no_other_set
 from privacy.peers import Peers
 from privacy.randomness import KEY_BYTES
 from privacy.sealing import open_box
@@ -160,7 +161,8 @@ def agree(
     `held` are the manifests of the contributions that this party has verified; a `complaint` is heard by all.
 
     Raises:
-        PrivacyRefusal: a party complains, two hold different manifests of a client, or they do not agree.
+        PrivacyRefusal: a party complains, two hold different manifests of a client, they do not agree, or the round was
+            opened for other clients in an earlier attempt.
         TooFewContributors: too few are on every list.
         PeerLost: a party does not answer.
     """
@@ -175,12 +177,26 @@ def agree(
     if len(contributors) > me.spec.cohort_size:  # their sum could wrap
         raise PrivacyRefusal(f"{len(contributors)} contributors are more than a cohort of {me.spec.cohort_size}")
     agreed = json.dumps({client: hashes[client] for client in contributors}).encode()
-    signatures = _exchange("set", hashlib.sha256(agreed).digest(), me, parties)
+    refusal = _other_set(contributors, me)
+    own = hashlib.sha256(agreed).digest() if refusal is None else b""  # the others wait to hear of it
+    signatures = _exchange("set", own, me, parties)
+    if refusal is not None:
+        raise refusal
     for party, digest in signatures.items():
         if digest != hashlib.sha256(agreed).digest():
             raise PrivacyRefusal(f"{party} agreed to another set of contributions")
     me.own.store.put(f"set-{me.run}-{me.round}-{me.attempt}", agreed)
+    note_set(contributors, me, me.own)
     return contributors
+
+
+def _other_set(contributors: Sequence[Address], me: Party) -> PrivacyRefusal | None:
+    """Why this party does not open the round for these clients, in whatever attempt."""
+    try:
+        require_no_other_set(contributors, me, me.own)
+    except PrivacyRefusal as refusal:
+        return refusal
+    return None
 
 
 def _exchange(what: str, body: bytes, me: Party, parties: Sequence[Address]) -> dict[Address, bytes]:

@@ -12,12 +12,30 @@ def note_set(contributors: Sequence[Address], me: Party, own: Credentials) -> No
     Raises:
         PrivacyRefusal: it was opened for others.
     """
-    name, those = f"set-{me.run}-{me.round}", ",".join(sorted(contributors)).encode()
-    before = own.store.get(name)
-    if before is None:
-        own.store.put(name, those)
-    elif before != those:
-        raise PrivacyRefusal(
-            f"round {me.round} was opened for {shown(before.decode())} before, and not for {shown(those.decode())}: "
-            "the difference would tell an update; let the same clients answer, or start the run anew"
-        )
+    if not require_no_other_set(contributors, me, own):
+        own.store.put(_name(me), _text(contributors))
+
+
+def require_no_other_set(contributors: Sequence[Address], me: Party, own: Credentials) -> bool:
+    """Whether the round was opened before, which can have been for these clients alone.
+
+    Raises:
+        PrivacyRefusal: it was opened for others.
+    """
+    before = own.store.get(_name(me))
+    if before in (None, _text(contributors)):
+        return before is not None
+    assert before is not None
+    raise PrivacyRefusal(
+        f"round {me.round} was opened for {shown(before.decode())} before, and not for "
+        f"{shown(_text(contributors).decode())}: "
+        "the difference would tell an update; let the same clients answer, or start the run anew"
+    )
+
+
+def _name(me: Party) -> str:
+    return f"set-{me.run}-{me.round}"
+
+
+def _text(contributors: Sequence[Address]) -> bytes:
+    return ",".join(sorted(contributors)).encode()

@@ -187,8 +187,10 @@ def test_the_set_is_kept_before_anything_is_revealed(round_, monkeypatch):
     expected = {f"client/{i}": hashlib.sha256(manifests[sizes * i : sizes * (i + 1)]).hexdigest() for i in range(COUNT)}
     for role in ROLES:
         name = f"{round_.party(role).run}-1-{round_.party(role).attempt}"
-        assert set(stores[role].values) == {f"revealed-{name}", f"set-{name}"}
-        assert json.loads(stores[role].values[f"set-{name}"]) == expected
+        attempt, whole = f"set-{name}", f"set-{round_.party(role).run}-1"
+        assert set(stores[role].values) == {f"revealed-{name}", attempt, whole}
+        assert json.loads(stores[role].values[attempt]) == expected
+        assert stores[role].values[whole] == ",".join(sorted(expected)).encode()
 
 
 def test_an_attempt_is_revealed_once(round_):
@@ -431,6 +433,23 @@ def test_another_set_is_refused(round_):
     ]
     assert isinstance(outcome, PrivacyRefusal)
     assert str(outcome) == "party/2 agreed to another set of contributions"
+
+
+@pytest.mark.usefixtures("nothing_revealed")
+@pytest.mark.parametrize("party", ROLES)
+def test_a_round_that_one_party_opened_for_others_in_an_earlier_attempt_is_refused_by_all(round_, party):
+    """The difference of the two sums would be an update. The others may have died before they noted it."""
+
+    def opened_before(me: Party) -> Party:
+        if me.address == party:
+            me.credentials.store.put(f"set-{me.run}-{me.round}", b"client/0,client/1,client/2")
+        return me
+
+    outcomes = reveal(round_, round_.handed, opened_before, patience_s=5.0)
+    told = "round 1 was opened for client/0,client/1,client/2 before, and not for client/0,client/1,client/2,client/3: "
+    assert all(isinstance(outcome, PrivacyRefusal) for outcome in outcomes.values())
+    assert str(outcomes.pop(party)).startswith(told)
+    assert {str(outcome) for outcome in outcomes.values()} == {f"{party} agreed to another set of contributions"}
 
 
 def test_a_party_that_does_not_answer_is_named(round_):
