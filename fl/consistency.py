@@ -4,6 +4,7 @@ from fl.config import RELAYED, FedveilConfig
 from fl.fault_options import MESSAGES, VECTORS, WEIGHTS, ZERO
 from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError
+from privacy.signing import SERVER
 
 
 def check(config: FedveilConfig, backend: PrivacyBackend, some_client: int) -> None:
@@ -55,6 +56,10 @@ def _check_faults(config: FedveilConfig, backend: PrivacyBackend) -> None:
         if stage is not None and stages and stage not in stages:
             allowed = f"secure_sum={backend.secure_sum.name} asks clients at {', '.join(stages)}"
             raise ConfigError.of(f"faults.{key}", stage, allowed)
+    there = (SERVER, *backend.secure_sum.roles)
+    if faults.killed is not None and faults.killed not in there:
+        allowed = f"allowed under secure_sum={backend.secure_sum.name} are {', '.join(there)}"
+        raise ConfigError.of("faults.killed", faults.killed, allowed)
     if backend.modulus_bits is None:
         return
     if faults.scaled_clients:

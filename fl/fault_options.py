@@ -33,6 +33,8 @@ class FaultsConfig:
     stage: str | None = None  # of the secure sum, whose messages a fault of messages befalls; null: all
     delay_s: float = 5.0  # by which a late message is held up; within server.deadline_s it still counts
     claimed_weight: float = 1.0  # of a lying client, as a part of the largest allowed
+    killed: str | None = None  # the server, keyholder or a party, whose process ends by SIGKILL, once
+    killed_round: int | None = None  # in this round, when it is asked
 
 
 # as those of `fl.config`: key, what is allowed, and the words for it
@@ -59,6 +61,11 @@ def check(config: DictConfig) -> None:
         raise ConfigError.of("faults.scaled_clients", faults.scaled_clients, most)
     if faults.dropout_stage is not None and faults.dropout_rate == 0:
         raise ConfigError.of("faults.dropout_stage", faults.dropout_stage, "belongs to faults.dropout_rate")
+    if (faults.killed is None) != (faults.killed_round is None):
+        raise ConfigError.of("faults.killed_round", faults.killed_round, "belongs to faults.killed, and that to it")
+    if faults.killed_round is not None and not 1 <= faults.killed_round <= config.rounds:
+        allowed = f"must be from 1 to rounds={config.rounds}"
+        raise ConfigError.of("faults.killed_round", faults.killed_round, allowed)
     if faults.rate and faults.kind is None:
         raise ConfigError.of("faults.rate", faults.rate, f"belongs to faults.kind: {', '.join(KINDS)}")
     if faults.stage is not None and faults.kind not in MESSAGES:

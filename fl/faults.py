@@ -5,9 +5,13 @@ clients do what goes wrong, and the server writes down that it did (`Noting`).
 """
 
 import logging
+import os
+import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from flwr.app import Array, Message, RecordDict
@@ -66,6 +70,31 @@ def kind_of(client: int, number: int, faults: FaultsConfig, seed: int) -> str | 
 
 def _drawn(what: str, client: int, number: int, seed: int) -> float:
     return float(np.random.default_rng(seed_from(seed, "faults", what, number, client)).random())
+
+
+def killed(address: Address, number: int, faults: FaultsConfig, claim: Callable[[str], bool]) -> None:
+    """End this process as `kill -9` would, if its turn has come; once, as `claim` tells durably, so that it can go on.
+
+    Args:
+        address: whose process this is.
+        number: the round.
+        faults: what is to go wrong.
+        claim: whether a name is claimed for the first time ever.
+    """
+    if address == faults.killed and number == faults.killed_round and claim(f"killed-{number}"):
+        log.warning("%s dies on purpose in round %d (faults.killed=%s)", address, number, address)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def claims_in(folder: Path) -> Callable[[str], bool]:
+    """Claims that a file each stands for."""
+
+    def claim(name: str) -> bool:
+        with suppress(FileExistsError), (folder / name).open("x"):
+            return True
+        return False
+
+    return claim
 
 
 # ---- What a client does

@@ -12,7 +12,7 @@ import torch
 
 from fl import training
 from fl.fault_options import ZERO
-from fl.faults import claimed_weight, drop_out, kind_of, scale_of, spoilt
+from fl.faults import claimed_weight, drop_out, killed, kind_of, scale_of, spoilt
 from fl.metering import Phases, parts
 from fl.sensitivity import sensitivity
 from fl.workspace import Workspace, seed_generators
@@ -67,6 +67,8 @@ def answer(
     """
     if request.address.startswith("client/"):
         drop_out(client_index(request.address), request.round, request.stage, work.config.faults, work.config.seed)
+    elif credentials is not None:
+        killed(request.address, request.round, work.config.faults, credentials.store.claim)
     phases, recorder, before = Phases(work.device), Recorder(), dict(memory)
     contributed: list[Vector] = []
     me = Party(

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fl import vectors
 from fl.checkpoint import Checkpoints, State
 from fl.evaluation import Scores, evaluate
-from fl.faults import Noting
+from fl.faults import Noting, claims_in, killed
 from fl.ledger import LedgerFile
 from fl.metering import Meter
 from fl.participant import SETUP_ROUND
@@ -34,7 +34,7 @@ from privacy.parameters import UNITS
 from privacy.relayed_roster import RelayedRoster
 from privacy.sealing import Roster
 from privacy.secure_sum import Address, Exchange, Total, Vector
-from privacy.signing import require_everybody
+from privacy.signing import SERVER, require_everybody
 from results.rows import WITNESS
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
@@ -149,6 +149,7 @@ class Server:
     def advance(self, number: int) -> None:
         """The round itself: cohort, secure sum, step. `round_s` measures it; evaluation and checkpoint stand apart."""
         self.meter.round = number
+        killed(SERVER, number, self.work.config.faults, claims_in(self._errand.folder))
         with self.meter.span("server", "round"):
             total = self.aggregate(number, self.work.cohort(number))
             with self.meter.span("server", "step"):
