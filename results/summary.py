@@ -20,7 +20,7 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
     - `accuracy`, `loss`, `macro_f1`: of the last evaluation, which is that of round `evaluated_round`;
     - `round_s`: median over rounds; `first_round_s`: round 1; both less what a round waited for its clients' witnesses;
     - `witness_s`: that (exact where clients run in turn, elsewhere the least that it can have been), mean over rounds;
-    - `train_s`: training time of a round's clients, summed; mean over rounds;
+    - `train_s`: training time of a round's clients, summed; median over rounds, since a process's first one is slow;
     - `upload_bytes_per_parameter`: all that a client sent in a round, over all stages, as serialised protocol bytes;
       mean over the clients and rounds that sent anything, over the model's parameters. Download likewise.
       `envelope_bytes`, beside them, is what routing and configuration add, a client and round;
@@ -72,7 +72,7 @@ def _times(rounds: pl.DataFrame) -> dict[str, object]:
         "round_s": walls["value"].median(),
         "first_round_s": first[0] if len(first) else None,
         "witness_s": walls["spent"].mean(),
-        "train_s": train.group_by("round", maintain_order=True).agg(pl.col("value").sum())["value"].mean(),
+        "train_s": train.group_by("round", maintain_order=True).agg(pl.col("value").sum())["value"].median(),
     }
 
 
