@@ -8,7 +8,7 @@ BENCH = runtime
 BIN = .venv/bin
 STAMP = .venv/.installed
 SLOW = slow or ray or deployment
-FIRST_COLUMNS = accuracy,accuracy_points,epsilon,round_s,round_ratio,train_ratio,upload_bytes_per_parameter,upload_ratio,assumption
+FIRST_COLUMNS = accuracy,accuracy_points,epsilon,round_s,round_ratio,client_ratio,upload_bytes_per_parameter,upload_ratio,assumption
 
 # What a caller's shell may hold that would change the outcome.
 unexport PYTHONPATH PYTHONHOME PYTHONWARNINGS PYTHONOPTIMIZE MYPYPATH PYTEST_ADDOPTS

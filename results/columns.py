@@ -37,6 +37,8 @@ COLUMNS = (
     Column("witness_s", "witness (s/round)"),
     Column("train_s", "train (s/round)"),
     Column("train_ratio", "train / plain", "ratio", source="train_s"),
+    Column("client_s", "clients (s/round)"),
+    Column("client_ratio", "clients / plain", "ratio", source="client_s"),
     Column("upload_bytes_per_parameter", "upload (B/param)"),
     Column("upload_ratio", "upload / plain", "ratio", source="upload_bytes_per_parameter"),
     Column("download_bytes_per_parameter", "download (B/param)"),

@@ -10,6 +10,7 @@ import polars as pl
 
 from privacy.errors import ConfigError
 from results.labels import label_parts, text_of
+from results.rows import WITNESS
 from results.store import RunDirectory
 
 if TYPE_CHECKING:
@@ -93,7 +94,11 @@ def _phases(frame: pl.DataFrame) -> dict[str, float]:
     walls = frame.filter(pl.col("metric") == "wall")
     clients = walls.filter(pl.col("where").str.starts_with("client/"))
     spent = {name: _median_of_sums(clients.filter(pl.col("stage") == name)) for name in CLIENT_PHASES}
-    whole = _median_of_sums(walls.filter((pl.col("where") == "server") & (pl.col("stage") == "round")))
+    rounds = frame.filter((pl.col("where") == "server") & (pl.col("stage") == "round"))
+    less = (
+        pl.when(pl.col("metric") == WITNESS).then(-pl.col("value")).otherwise("value")
+    )  # what it waited for witnesses
+    whole = _median_of_sums(rounds.filter(pl.col("metric").is_in(["wall", WITNESS])).with_columns(less.alias("value")))
     return {**spent, "messages and server": max(0.0, whole - sum(spent.values()))}
 
 

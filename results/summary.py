@@ -21,6 +21,7 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
     - `round_s`: median over rounds; `first_round_s`: round 1; both less what a round waited for its clients' witnesses;
     - `witness_s`: that (exact where clients run in turn, elsewhere the least that it can have been), mean over rounds;
     - `train_s`: training time of a round's clients, summed; median over rounds, since a process's first one is slow;
+    - `client_s`: what the clients of a round did altogether, training and protecting; likewise;
     - `upload_bytes_per_parameter`: all that a client sent in a round, over all stages, as serialised protocol bytes;
       mean over the clients and rounds that sent anything, over the model's parameters. Download likewise.
       `envelope_bytes`, beside them, is what routing and configuration add, a client and round;
@@ -67,13 +68,19 @@ def _times(rounds: pl.DataFrame) -> dict[str, object]:
     walls = _server(rounds, "round", "wall").join(witness, on="round", how="left", maintain_order="left")
     walls = walls.with_columns(pl.col("value") - pl.col("spent").fill_null(0.0))
     first = walls.filter(pl.col("round") == 1)["value"]
-    train = rounds.filter(IS_CLIENT, pl.col("stage") == "train", pl.col("metric") == "wall")
+    worked = rounds.filter(IS_CLIENT, pl.col("stage") != WITNESS, pl.col("metric") == "wall")
     return {
         "round_s": walls["value"].median(),
         "first_round_s": first[0] if len(first) else None,
         "witness_s": walls["spent"].mean(),
-        "train_s": train.group_by("round", maintain_order=True).agg(pl.col("value").sum())["value"].median(),
+        "train_s": _usual(worked.filter(pl.col("stage") == "train")),
+        "client_s": _usual(worked),
     }
+
+
+def _usual(times: pl.DataFrame) -> object:
+    """The median over rounds of what was spent in each."""
+    return times.group_by("round", maintain_order=True).agg(pl.col("value").sum())["value"].median()
 
 
 def _traffic(rounds: pl.DataFrame, parameters: int) -> dict[str, object]:

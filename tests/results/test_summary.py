@@ -29,6 +29,9 @@ def two_stage_rows() -> list[Row]:
         *(client(r, k, "collect", "down_bytes", 20) for r in (1, 2, 3) for k in (0, 1)),
         *(client(r, 0, "collect", "envelope_bytes", 7) for r in (1, 2, 3)),
         *(client(r, k, "train", "wall", s, "s") for r, k, s in ((1, 0, 1.0), (1, 1, 2.0), (2, 0, 3.0), (3, 0, 5.0))),
+        *(client(r, 0, "protect", "wall", s, "s") for r, s in ((1, 1.0), (2, 4.0), (3, 1.0))),
+        *(client(r, 0, "witness", "wall", 2.0, "s") for r in (1, 2, 3)),
+        server(1, "round", "witness", 2.0, "s"),
         client(3, 0, "train", "cpu", 77.0, "s"),
         client(2, 1, "train", "peak_rss", 4000),
         client(3, 1, "collect", "dropped", 1.0, "1"),
@@ -46,8 +49,9 @@ def test_figures_of_a_run_by_hand() -> None:
     assert figures["download_bytes_per_parameter"] == pytest.approx(2.0)
     assert figures["envelope_bytes"] == 7
     assert figures["round_s"] == 4.0
-    assert figures["first_round_s"] == 9.0
+    assert figures["first_round_s"] == 9.0 - 2.0, "less what the round waited for witnesses"
     assert figures["train_s"] == 3  # the median of 3, 3 and 5
+    assert figures["client_s"] == 6  # of 4, 7 and 6: training and protecting, no witness
     assert figures["accuracy"] == 0.8
     assert figures["evaluated_round"] == 3
     assert figures["loss"] == 1.5
