@@ -142,6 +142,7 @@ def _witness(work: Workspace) -> Iterator[str]:
         "Each client looks at its upload before it leaves: absence and reuse of protection stop the run, weak seeds go "
         f"unnoticed; a false alarm has a probability of at most {FALSE_ALARM:g}."
     )
+    yield "Any client can end the run by saying that it saw something."
 
 
 def _openings(secure_sum: "OpenedSum") -> Iterator[str]:
