@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from results.comparison import with_overheads
+from results.comparison import compare
 from results.runs import collect, find_runs
 from tests.experiments.command import QUICK, Here
 
@@ -25,8 +25,8 @@ def test_missing_twins_are_added_once_for_each_seed(here: Here, tmp_path: Path, 
     runs = swept(here, "mechanism=dp_sgd", "delta=5e-4", dp, "seed=1,2")
     assert len(runs) == 6
     assert runs["plain"].sum() == 2
-    paired = with_overheads(runs)
-    assert paired["train_ratio"].null_count() == 0, "every cell has its twin"
+    private = compare(runs).filter(~pl.col("plain"))
+    assert private["train_ratio_n"].to_list() == [2, 2], "every cell has its twin"
     twins = [json.loads(text) for text in runs.filter("plain")["configuration"]]
     assert all(twin["training"]["weighting"] == "uniform" and twin["clients"] == 3 for twin in twins)
     assert all(twin["delta"] == 1e-5 for twin in twins), "what only protection reads is as it usually is"
