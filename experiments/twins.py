@@ -11,7 +11,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from fl.config import FedveilConfig, to_json
-from results.runs import PLAIN_SUM, PROTECTION
+from results.runs import PLAIN_SUM, PROTECTION, is_plain
 
 Configuration = Mapping[str, Any]  # resolved, unhashed keys included
 
@@ -22,7 +22,7 @@ def missing(cells: Iterable[Configuration]) -> list[DictConfig]:
     for cell in cells:
         twin = twin_of(cell)
         identity = to_json(twin)  # a plain cell is its own twin, whatever it says of noise that it does not draw
-        if _is_plain(cell):
+        if is_plain(cell):
             there.add(identity)
         else:
             wanted.setdefault(identity, twin)
@@ -35,10 +35,6 @@ def twin_of(cell: Configuration) -> DictConfig:
     assert isinstance(defaults, dict)
     plain = {**{key: defaults[key] for key in PROTECTION}, "secure_sum": {"_target_": PLAIN_SUM}, "mechanism": {}}
     return _typed({**cell, **plain})
-
-
-def _is_plain(cell: Configuration) -> bool:
-    return cell["secure_sum"].get("_target_") == PLAIN_SUM and not cell["mechanism"]
 
 
 def _typed(cell: Configuration) -> DictConfig:

@@ -13,7 +13,7 @@ import numpy as np
 
 from privacy.declared import Encoding, Uniform
 from privacy.he_parameters import HeParameters
-from privacy.he_seal import ring
+from privacy.he_seal import Ring, ring
 from privacy.he_wire import Raw, Residues, packed_bits, save
 from privacy.packing import pack
 from privacy.uniformity import Numbers
@@ -53,16 +53,15 @@ def _below_plain(parameters: HeParameters, raws: Sequence[Raw]) -> Numbers:
     if len(here.moduli) == 1:
         return Numbers("remainders below q/t", np.stack([r.residues_PKN[0, 0] for r in raws]) % np.uint64(step), step)
     residues_KN = raws[0].residues_PKN[0, :, :_REMAINDERS].astype(object)
-    whole_N = sum(residues_KN[index] * weight for index, weight in enumerate(_weights(here.moduli))) % here.modulus
+    whole_N = sum(residues_KN[index] * weight for index, weight in enumerate(_weights(here))) % here.modulus
     high = max(0, step.bit_length() - 62)  # of what passes a word, the highest bits
     remainders = ((whole_N % step) >> high).astype(np.uint64)
     return Numbers.of("remainders below q/t", remainders, (step >> high) + 1)
 
 
-def _weights(moduli: Sequence[int]) -> Iterator[int]:
+def _weights(here: Ring) -> Iterator[int]:
     """Of residues in the number that has them (Chinese remainders)."""
-    whole = int(np.prod(np.array(moduli, object)))
-    return ((whole // q) * pow(whole // q, -1, q) for q in moduli)
+    return ((here.modulus // q) * pow(here.modulus // q, -1, q) for q in here.moduli)
 
 
 def mask_numbers(parameters: HeParameters, mask_CR: Residues) -> list[Numbers]:

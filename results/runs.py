@@ -149,13 +149,18 @@ def _state(run: RunDirectory, status: Mapping[str, Any]) -> str:
     return "interrupted" if state == "running" and not is_locked(run.path) else state
 
 
-def _identity(configuration: Mapping[str, Any]) -> dict[str, object]:
+def is_plain(configuration: Mapping[str, Any]) -> bool:
+    """Whether a resolved configuration protects nothing, so that others are compared with it."""
     secure_sum = configuration.get("secure_sum") or {}
+    return secure_sum.get("_target_") == PLAIN_SUM and not configuration.get("mechanism")
+
+
+def _identity(configuration: Mapping[str, Any]) -> dict[str, object]:
     return {
         "seed": json.dumps(configuration.get("seed")),
         "configuration": _canonical(configuration, without=("seed",)),
         "pair": _canonical(configuration, without=PROTECTION),
-        "plain": secure_sum.get("_target_") == PLAIN_SUM and not configuration.get("mechanism"),
+        "plain": is_plain(configuration),
     }
 
 

@@ -306,6 +306,13 @@ def test_sabotage_is_seen(how, name, monkeypatch):
         uploaded(SUMS[name]())
 
 
+def test_the_plaintext_itself_is_seen_as_such(monkeypatch):
+    """Before any distribution is looked at."""
+    masks_left_out(monkeypatch)
+    with pytest.raises(WitnessAlarm, match="message holds a piece of the update"):
+        uploaded(SUMS["pad"](), rehearse=False)
+
+
 @pytest.mark.parametrize(
     ("how", "name"),
     [
