@@ -247,7 +247,7 @@ class CryptenSum(SecureSum):
     def encodings(self, stage: str, vector_D: Vector, me: Party) -> Iterable[Encoding]:  # noqa: ARG002
         """Fixed point."""
         ring = self.ring(me.spec)
-        return (Encoding("fixed point", ring.encode(vector_D), ring.bits),)
+        return (Encoding(ring.encode(vector_D), ring.bits),)
 
     def rehearse(
         self,

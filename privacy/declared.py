@@ -62,7 +62,6 @@ Declarations = Mapping[str, Declared]
 class Encoding:
     """A vector as the sum writes it before it protects it: integers of so many bits, shape (D,)."""
 
-    name: str
     values_D: NDArray[Any]
     bits: int
 

@@ -75,4 +75,4 @@ def plaintext_encodings(parameters: HeParameters, plaintext: Any) -> list[Encodi
     """A SEAL plaintext of CKKS by prime: what an encryption that does nothing would send."""
     here = ring(parameters)
     residues_KN = here.plaintext.parse(save(plaintext)).residues_PKN[0]
-    return [Encoding(f"prime {i}", residues_KN[i], packed_bits(q)) for i, q in enumerate(here.moduli)]
+    return [Encoding(row_N, packed_bits(q)) for row_N, q in zip(residues_KN, here.moduli, strict=True)]

@@ -201,7 +201,7 @@ class _BfvScheme(Scheme):
         return self.bfv.mask_numbers(mask)
 
     def encodings(self, vector_D: Vector, randomness: Randomness) -> Iterable[Encoding]:  # noqa: ARG002
-        return (Encoding("fixed point", self.fixed.encode(vector_D), self.fixed.value_bits),)
+        return (Encoding(self.fixed.encode(vector_D), self.fixed.value_bits),)
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ class _PadScheme(Scheme):
         return (Numbers.of("mask", mask, 1 << self.bits),)
 
     def encodings(self, vector_D: Vector, randomness: Randomness) -> Iterable[Encoding]:  # noqa: ARG002
-        return (Encoding("fixed point", self.fixed.encode(vector_D), self.bits),)
+        return (Encoding(self.fixed.encode(vector_D), self.bits),)
 
 
 class _WordSum:

@@ -277,7 +277,7 @@ class SecAggSum(SecureSum):
     def encodings(self, stage: str, vector_D: Vector, me: Party) -> Iterable[Encoding]:  # noqa: ARG002
         """Fixed point."""
         masked = self.masked(me.spec)
-        return (Encoding("fixed point", masked.fixed.encode(vector_D), masked.bits),)
+        return (Encoding(masked.fixed.encode(vector_D), masked.bits),)
 
     def rehearse(
         self,

@@ -15,7 +15,7 @@ from privacy.windows import PIECES, WINDOW_BYTES, holds_any, most_windows, windo
 
 VECTOR = np.random.default_rng(0).normal(0, 0.01, 1500).astype(np.float32)
 WORDS = np.rint(VECTOR * 2**16).astype(np.int64).astype(np.uint64) & np.uint64(2**20 - 1)
-CODED = (Encoding("fixed point", WORDS, 20),)
+CODED = (Encoding(WORDS, 20),)
 ALL = windows_of(VECTOR, CODED, SeededRandomness("windows"))
 
 WRITTEN = {
@@ -55,7 +55,7 @@ def test_zeros_and_constants_make_no_window():
 
 @pytest.mark.parametrize("length", [1, 3, 7, 8, 9, 63, 64, 65])
 def test_short_vectors_have_what_windows_they_can(length):
-    windows = windows_of(VECTOR[:length], (Encoding("words", WORDS[:length], 20),), OsRandomness())
+    windows = windows_of(VECTOR[:length], (Encoding(WORDS[:length], 20),), OsRandomness())
     assert windows.shape[1] == WINDOW_BYTES
     assert bool(len(windows)) == (length >= 3)
     assert not len(windows) or holds_any(VECTOR[:length].astype(np.float64).tobytes(), windows)
