@@ -46,8 +46,13 @@ def directory_of(config: DictConfig, config_hash: str, sweep: bool) -> Path:
     return Path(config.out) / config_hash[:16] if sweep else Path(config.out)
 
 
-def execute(config: DictConfig, sweep: bool = False) -> Outcome:
+def execute(config: DictConfig, sweep: bool = False, since: float | None = None) -> Outcome:
     """Run a configuration, or go on with it where it was stopped, or take what is there when it has finished.
+
+    Args:
+        config: composed, and not yet checked.
+        sweep: it is one of several cells, and waits for another process that runs the same one.
+        since: when the sweep started, in seconds since 1970: `force` leaves alone what ended later.
 
     Raises:
         FedveilError: with a one-line message; status.json records it, and the rows so far are kept.
@@ -56,7 +61,8 @@ def execute(config: DictConfig, sweep: bool = False) -> Outcome:
     directory = directory_of(config, configuration.hash_of(canonical), sweep)
     if not sweep:
         _refuse_early(config, canonical, directory)
-    with open_run(directory, canonical, OmegaConf.to_yaml(config, resolve=True), config.force) as run:
+    yaml = OmegaConf.to_yaml(config, resolve=True)
+    with open_run(directory, canonical, yaml, config.force, waits=sweep, since=since if sweep else None) as run:
         if run.finished:
             return Outcome(directory, run.summary() or {}, fresh=False)
         if sweep and not config.output.retry:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.messages import CONFIGS, one_line
-from experiments.run import FAILED, OK
+from experiments.outcomes import FAILED, OK
 from experiments.tenseal_figures import tenseal_ciphertext, tenseal_context, tenseal_precision
 from fl.config import check, hash_of, to_json
 from privacy.errors import ConfigError, FedveilError

@@ -3,14 +3,12 @@
 `python -m experiments.run` is the same.
 """
 
-import io
-import json
 import os
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,23 +19,23 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import twins
+from experiments import objectives, sharing, twins
 from experiments.messages import CONFIGS, one_line
+from experiments.outcomes import FAILED, OK, OUTCOMES, REFUSED, Told, conclude, tell
 from fl.config import check, hash_of, register_schema, to_json
 from privacy.errors import FedveilError, RuntimeFailure
 
-OK, FAILED, REFUSED = 0, 1, 2
-# Cells of a sweep may run in other processes: each adds a line to this file, and the exit status comes from it.
-OUTCOMES = "FEDVEIL_OUTCOMES"
-PRINT = "FEDVEIL_PRINT"  # HASH or CONFIGURATION, in place of a run
+PRINT = "FEDVEIL_PRINT"  # HASH, CONFIGURATION or EXPLAIN, in place of a run
 HASH, CONFIGURATION, EXPLAIN = "hash", "configuration", "explain"
-PLAN = "plan"  # in place of a run, nothing is printed and the outcome is the configuration
 
 register_schema()
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Hydra then raises what it would else print over several lines, and `main` prints one
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+
+Summary = dict[str, Any]
+_twins: dict[str, Summary] = {}  # of this process, by their canonical configuration
 
 
 def _sweep_root(out: str | None, experiment: str) -> str:
@@ -46,47 +44,87 @@ def _sweep_root(out: str | None, experiment: str) -> str:
 
 
 OmegaConf.register_new_resolver("fedveil.sweep_root", _sweep_root, replace=True)
+OmegaConf.register_new_resolver("fedveil.directions", objectives.directions, replace=True)
 
 
 @hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")
-def task(config: DictConfig) -> None:
-    """One cell: runs it and notes its outcome; an error is its own affair, so that other cells go on."""
+def task(config: DictConfig) -> tuple[float, ...] | None:
+    """One cell: runs it and notes its outcome; an error is its own affair, so that other cells go on.
+
+    Returns what a search optimises, None where the cell has no such figures.
+    """
+    job = HydraConfig.get()
+    os.chdir(job.runtime.cwd)  # a launcher may start a cell anywhere
     # as typed: `cohort=${clients}` is no interpolation in the list of overrides
-    overrides = cast(list[str], OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
-    if os.environ.get(PRINT) == PLAN:
-        _note({"line": twins.as_line(config)})
-        return
-    status, line, private = _attempt(config, overrides, HydraConfig.get().mode == RunMode.MULTIRUN)
-    _tell(status, line, private)
+    overrides = cast(list[str], OmegaConf.to_container(job.overrides.task, resolve=False))
+    if wanted := os.environ.get(PRINT):
+        tell(_attempt(lambda: (PRINTED[wanted](_canonical(config)), None), overrides, job.mode == RunMode.MULTIRUN)[0])
+        return None
+    if job.mode != RunMode.MULTIRUN:
+        tell(_attempt(lambda: _run(config, sweep=False), overrides, sweep=False)[0])
+        return None
+    sharing.settle()
+    if not job.launcher._target_.endswith(".BasicLauncher"):
+        config.output.progress = False  # bars of several cells would run into one another
+    twin = _twin_of(config) if config.output.twins else {}
+    told, summary = _attempt(lambda: _run(config, sweep=True), overrides, sweep=True)
+    tell(told)
+    return None if summary is None else objectives.values(config.output.objectives, summary, twin or summary)
 
 
-def _tell(status: int, line: str, private: bool) -> None:
-    print(line, file=sys.stderr if status else sys.stdout, flush=True)
-    _note({"status": status, "line": line, "private": private})
+Attempted = tuple[Told, Summary | None]
 
 
-def _note(outcome: dict[str, Any]) -> None:
-    with Path(os.environ[OUTCOMES]).open("a") as file:
-        file.write(json.dumps(outcome) + "\n")
-
-
-def _attempt(config: DictConfig, overrides: Sequence[str], sweep: bool) -> tuple[int, str, bool]:
-    """Exit status, the line to print, and whether an epsilon is claimed."""
+def _attempt(run: Callable[[], tuple[str, Summary | None]], overrides: Sequence[str], sweep: bool) -> Attempted:
+    """How it ended, and the summary of a run that finished."""
     cell = f"[{' '.join(overrides)}] " if sweep else ""
     try:
-        if wanted := os.environ.get(PRINT):
-            return OK, f"{cell}{PRINTED[wanted](_canonical(config))}", False
-        line, private = _run(config, sweep)
-        return OK, f"{cell}{line}", private
+        line, summary = run()
+        return Told(OK, f"{cell}{line}", summary is not None and summary.get("epsilon") is not None), summary
     except (FedveilError, OmegaConfBaseException) as error:
         status = FAILED if isinstance(error, RuntimeFailure) else REFUSED
-        return status, f"fedveil: error: {cell}{one_line(error, overrides)}", False
+        return Told(status, f"fedveil: error: {cell}{one_line(error, overrides)}"), None
     except ModuleNotFoundError as error:
         remedy = "install it, or leave out what takes it"
-        return FAILED, f"fedveil: error: {cell}{one_line(error)}: {remedy}", False
+        return Told(FAILED, f"fedveil: error: {cell}{one_line(error)}: {remedy}"), None
     except Exception as error:  # a defect: show where
         traceback.print_exc()
-        return FAILED, f"fedveil: error: {cell}{type(error).__name__}: {one_line(error)}", False
+        return Told(FAILED, f"fedveil: error: {cell}{type(error).__name__}: {one_line(error)}"), None
+
+
+def _twin_of(cell: DictConfig) -> Summary:
+    """The summary of a cell's plain twin, which is run where it is missing; empty where there is none, or it fails."""
+    try:
+        twin = twins.twin_of(cell)
+        identity = to_json(twin)
+    except OmegaConfBaseException:  # the cell will say so
+        return {}
+    if twin is cell:
+        return {}
+    if identity not in _twins:
+        _twins[identity] = _run_twin(twin) or {}
+    return _twins[identity]
+
+
+def _run_twin(twin: DictConfig) -> Summary | None:
+    name = f"plain twin, seed={twin.seed}"
+    if refusal := _refusal(twin):  # a stage of a secure sum, say, which plain has not
+        print(f"[{name}] not run, so nothing is compared with it: {refusal}", file=sys.stderr, flush=True)
+        return None
+    told, summary = _attempt(lambda: _run(twin, sweep=True), [name], sweep=True)
+    if told.status or not _was_there(told):
+        tell(told)
+    return summary
+
+
+def _refusal(config: DictConfig) -> str | None:
+    from fl.workspace import workspace
+
+    try:
+        workspace(_canonical(config))
+    except FedveilError as error:
+        return str(error)
+    return None
 
 
 def _explained(canonical: str) -> str:
@@ -106,15 +144,22 @@ def _canonical(config: DictConfig) -> str:
     return to_json(config)
 
 
-def _run(config: DictConfig, sweep: bool) -> tuple[str, bool]:
+THERE = " (finished earlier; force=true runs it again)"
+
+
+def _was_there(told: Told) -> bool:
+    return told.line.endswith(THERE)
+
+
+def _run(config: DictConfig, sweep: bool) -> tuple[str, Summary]:
     from experiments.execute import execute  # torch, Flower and polars: `--help` and completion do without
 
-    outcome = execute(config, sweep)
-    note = "" if outcome.fresh else " (finished earlier; force=true runs it again)"
-    return f"{_figures(outcome.summary)} in {outcome.directory}{note}", outcome.summary.get("epsilon") is not None
+    started = os.environ.get(sharing.STARTED)
+    outcome = execute(config, sweep, None if started is None else float(started))
+    return f"{_figures(outcome.summary)} in {outcome.directory}{'' if outcome.fresh else THERE}", outcome.summary
 
 
-def _figures(summary: dict[str, Any]) -> str:
+def _figures(summary: Summary) -> str:
     shown = [f"{summary['backend']}: {summary['rounds']} rounds"]
     if summary["accuracy"] is not None:
         shown.append(f"accuracy {summary['accuracy']:.4f}")
@@ -137,12 +182,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.argv = [sys.argv[0], *arguments]
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = Path(folder) / "outcomes.jsonl"
-        outcomes.touch()
-        os.environ[OUTCOMES] = str(outcomes)
+        first = Path(folder) / "outcomes.jsonl"
+        first.touch()
+        os.environ[OUTCOMES], os.environ[sharing.STARTED] = str(first), str(time.time())
+        _twins.clear()
         try:
-            if _is_grid(arguments):
-                _run_twins(arguments, outcomes)
             task()
         except (FedveilError, HydraException, OmegaConfBaseException, ValueError) as error:  # the last is Hydra's, too
             print(f"fedveil: error: {one_line(error, arguments)}", file=sys.stderr)
@@ -150,46 +194,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("fedveil: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
             return 130
-        return _conclude([json.loads(line) for line in outcomes.read_text().splitlines()])
-
-
-def _is_grid(arguments: Sequence[str]) -> bool:
-    """Whether all cells are known beforehand, and are to run."""
-    sweep = "-m" in arguments or "--multirun" in arguments
-    asks = any(argument.startswith(("-h", "--help", "--cfg", "-c", "--info", "-i")) for argument in arguments)
-    return sweep and not asks and PRINT not in os.environ and not any("hydra/sweeper=" in a for a in arguments)
-
-
-def _run_twins(arguments: Sequence[str], outcomes: Path) -> None:
-    """Compose every cell, and run the plain twins that are none of them."""
-    launched = [a for a in arguments if not a.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher"))]
-    os.environ[PRINT], sys.argv[1:] = PLAN, [*launched, "hydra/launcher=basic"]
-    try:
-        with redirect_stderr(io.StringIO()):  # Hydra tells of its jobs, which are none
-            task()
-    finally:
-        del os.environ[PRINT]
-        sys.argv[1:] = arguments
-    cells = list(twins.planned(json.loads(line)["line"] for line in outcomes.read_text().splitlines()))
-    outcomes.write_text("")
-    if not all(cell["output"]["twins"] for cell in cells):
-        return
-    for twin in twins.missing(cells):
-        name = [f"plain twin, seed={twin.seed}"]
-        if refusal := _refusal(twin):  # a stage of a secure sum, say, which plain has not
-            print(f"[{name[0]}] not run, so nothing is compared with it: {refusal}", file=sys.stderr, flush=True)
-        else:
-            _tell(*_attempt(twin, name, sweep=True))
-
-
-def _refusal(config: DictConfig) -> str | None:
-    from fl.workspace import workspace
-
-    try:
-        workspace(_canonical(config))
-    except FedveilError as error:
-        return str(error)
-    return None
+        finally:
+            told = Path(os.environ[OUTCOMES])  # elsewhere, where cells run on other machines
+            for name in sharing.HANDED_ON:
+                if name != PRINT:
+                    os.environ.pop(name, None)
+        status = conclude(told)
+        if told != first:
+            told.unlink()
+        return status
 
 
 def print_instead(what: str, argv: Sequence[str]) -> int:
@@ -199,16 +212,6 @@ def print_instead(what: str, argv: Sequence[str]) -> int:
         return main(argv)
     finally:
         del os.environ[PRINT]
-
-
-def _conclude(outcomes: Sequence[dict[str, Any]]) -> int:
-    failed = [outcome for outcome in outcomes if outcome["status"] != OK]
-    if len(outcomes) > 1:
-        finished = f"{len(outcomes) - len(failed)} of {len(outcomes)} cells finished"
-        print(f"{finished}; failed ones are listed above and by `fedveil table`" if failed else finished)
-    if sum(outcome["private"] for outcome in outcomes) > 1:
-        print("each epsilon is of one cell: choosing the best cell on private data costs more, and is in none of them")
-    return max((int(outcome["status"]) for outcome in failed), default=OK)
 
 
 if __name__ == "__main__":

@@ -1,51 +1,39 @@
-"""The plain twins of a sweep's cells: overheads are told against them, so those that the grid lacks are run before it.
+"""The plain twins of a sweep's cells: overheads are told against them, so those that are missing are run first.
 
-A twin has the cell's configuration, less all that only protection reads: the same seed, partition, initial weights and
-cohorts. It is what `results.comparison` looks for.
+A twin has the cell's configuration without protection: the same seed, partition, initial weights and cohorts. It is
+what `results.comparison` looks for. It is run where its cell is, whatever launcher and sweeper there is, since times
+of another machine would tell nothing.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Mapping
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from fl.config import FedveilConfig, to_json
+from fl.config import FedveilConfig
 from results.runs import PLAIN_SUM, PROTECTION, is_plain
 
-Configuration = Mapping[str, Any]  # resolved, unhashed keys included
+COMMON = "FEDVEIL_COMMON"  # JSON: what all cells of a sweep say of what only protection reads
 
 
-def missing(cells: Iterable[Configuration]) -> list[DictConfig]:
-    """The twins that are none of the cells, each once, in the order of the cells that want them."""
-    wanted, there = dict[str, DictConfig](), set[str]()
-    for cell in cells:
-        twin = twin_of(cell)
-        identity = to_json(twin)  # a plain cell is its own twin, whatever it says of noise that it does not draw
-        if is_plain(cell):
-            there.add(identity)
-        else:
-            wanted.setdefault(identity, twin)
-    return [twin for identity, twin in wanted.items() if identity not in there]
+def common(config: DictConfig) -> str:
+    """For `COMMON`: a plain cell of the grid has these values, so a twin takes them, and is that cell.
+
+    Args:
+        config: of the whole sweep, without what it varies.
+    """
+    read = [key for key in PROTECTION if key not in ("secure_sum", "mechanism")]
+    return json.dumps({key: OmegaConf.select(config, key) for key in read}, separators=(",", ":"))
 
 
-def twin_of(cell: Configuration) -> DictConfig:
-    """A cell without protection."""
-    defaults = OmegaConf.to_container(OmegaConf.structured(FedveilConfig))
-    assert isinstance(defaults, dict)
-    plain = {**{key: defaults[key] for key in PROTECTION}, "secure_sum": {"_target_": PLAIN_SUM}, "mechanism": {}}
-    return _typed({**cell, **plain})
-
-
-def _typed(cell: Configuration) -> DictConfig:
-    return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(FedveilConfig), dict(cell)))
-
-
-def planned(lines: Iterable[str]) -> Iterator[Configuration]:
-    """The cells that `as_line` wrote."""
-    return map(json.loads, lines)
-
-
-def as_line(config: DictConfig) -> str:
-    """A cell's configuration, for `planned`."""
-    return json.dumps(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+def twin_of(cell: DictConfig) -> DictConfig:
+    """A cell without protection: itself where it has none."""
+    resolved = cast(dict[str, Any], OmegaConf.to_container(cell, resolve=True, throw_on_missing=True))
+    if is_plain(resolved):
+        return cell
+    usual = cast(Mapping[str, Any], OmegaConf.to_container(OmegaConf.structured(FedveilConfig)))
+    bare = {**{key: usual[key] for key in PROTECTION}, **json.loads(os.environ.get(COMMON, "{}"))}
+    plain = {**resolved, **bare, "secure_sum": {"_target_": PLAIN_SUM}, "mechanism": {}}
+    return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(FedveilConfig), plain))

@@ -119,6 +119,8 @@ class OutputConfig:
     keep_checkpoints: int = 2
     twins: bool = True  # a sweep runs the plain twins that its cells lack, too
     retry: bool = False  # a sweep tries failed cells again
+    # columns that a search optimises, such as Optuna's
+    objectives: list[str] = field(default_factory=lambda: ["accuracy", "round_ratio"])
 
 
 @dataclass

@@ -110,7 +110,15 @@ class RunDirectory:
 
 
 @contextmanager
-def open_run(directory: Path, canonical: str, resolved_yaml: str, force: bool) -> Iterator[RunDirectory]:
+def open_run(
+    directory: Path,
+    canonical: str,
+    resolved_yaml: str,
+    force: bool,
+    *,
+    waits: bool = False,
+    since: float | None = None,
+) -> Iterator[RunDirectory]:
     """Hold a run's folder for as long as the block lasts; a killed process lets go of it.
 
     Args:
@@ -118,6 +126,8 @@ def open_run(directory: Path, canonical: str, resolved_yaml: str, force: bool) -
         canonical: the configuration as canonical JSON; its SHA-256 identifies the run.
         resolved_yaml: the same for people, with what is no part of the identity.
         force: remove what an earlier run wrote there (and nothing else), and start afresh.
+        waits: for another run that holds the folder, however long, in place of an error.
+        since: in seconds since 1970; `force` leaves alone what ended later.
 
     Raises:
         RunRefused: another run holds the folder, or it holds another configuration or a damaged run (unless
@@ -126,12 +136,12 @@ def open_run(directory: Path, canonical: str, resolved_yaml: str, force: bool) -
     run = RunDirectory(directory)
     try:
         _claim(directory)
-        lock = _lock(directory)
+        lock = _lock(directory, waits)
     except OSError as error:
         raise RunRefused(f"{directory} cannot be used: {error.strerror or error}; choose another out=") from error
     with lock:
         _remove_leftovers(directory)
-        if force:
+        if force and not _ended_after(run, since):
             _remove_run(directory)
         _adopt(run, canonical, resolved_yaml)
         yield run
@@ -155,14 +165,24 @@ def _claim(directory: Path) -> None:
         raise RunRefused(f"{directory} is not empty, and no run made it: choose another out=")
 
 
-def _lock(directory: Path) -> AcquireReturnProxy[FileLock]:
+def _lock(directory: Path, waits: bool) -> AcquireReturnProxy[FileLock]:
     # A lock of the kernel, or none: a lock that is only a file would outlive a killed process.
-    lock = FileLock(directory / LOCK, timeout=PATIENCE_S, poll_interval=0.02, fallback_to_soft=False)
+    lock = FileLock(directory / LOCK, timeout=-1 if waits else PATIENCE_S, poll_interval=0.02, fallback_to_soft=False)
     try:
         return lock.acquire()
     except Timeout:
         held = f"{directory}: another run holds it{_holder(directory)}"
         raise RunRefused(f"{held}; wait, or choose another out=") from None
+
+
+def _ended_after(run: RunDirectory, since: float | None) -> bool:
+    if since is None:
+        return False
+    try:
+        ended = (run.status() or {}).get("ended")
+    except RunRefused:  # damaged
+        return False
+    return ended is not None and datetime.fromisoformat(ended).timestamp() > since
 
 
 def _holder(directory: Path) -> str:

@@ -1,0 +1,38 @@
+"""How the cells of a sweep ended: told as they end, whatever process runs them, and summed up in the exit status."""
+
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+OK, FAILED, REFUSED = 0, 1, 2
+OUTCOMES = "FEDVEIL_OUTCOMES"  # a file: each cell adds a line to it, and the exit status comes from it
+
+
+@dataclass(frozen=True)
+class Told:
+    """How one cell ended; `private` says whether it claims an epsilon."""
+
+    status: int
+    line: str
+    private: bool = False
+
+
+def tell(told: Told) -> None:
+    """Print the line, and note the rest for `conclude`."""
+    print(told.line, file=sys.stderr if told.status else sys.stdout, flush=True)
+    with Path(os.environ[OUTCOMES]).open("a") as file:
+        file.write(json.dumps(asdict(told)) + "\n")
+
+
+def conclude(file: Path) -> int:
+    """Say how many cells finished, where there are several; returns the exit status of all."""
+    told = [Told(**json.loads(line)) for line in file.read_text().splitlines()]
+    failed = [cell for cell in told if cell.status != OK]
+    if len(told) > 1:
+        finished = f"{len(told) - len(failed)} of {len(told)} cells finished"
+        print(f"{finished}; failed ones are listed above and by `fedveil table`" if failed else finished)
+    if sum(cell.private for cell in told) > 1:
+        print("each epsilon is of one cell: choosing the best cell on private data costs more, and is in none of them")
+    return max((cell.status for cell in failed), default=OK)

@@ -1,0 +1,165 @@
+"""How the cells of a sweep share a machine, whatever launches them.
+
+A Hydra callback, which `configs/config.yaml` names. Before the cells are launched it tells the launcher how many may
+run at once, or what each takes; the processes of joblib then take a part of the cores each, and a GPU of their own.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from joblib import cpu_count
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from experiments.outcomes import OUTCOMES
+from experiments.twins import COMMON, common
+
+SLOTS = "FEDVEIL_SLOTS"  # a folder with a lock for each process of joblib; it names how many there are
+STARTED = "FEDVEIL_SWEEP_STARTED"  # when, in seconds since 1970
+PRINT = "FEDVEIL_PRINT"  # see `experiments.run`
+HANDED_ON = (OUTCOMES, PRINT, STARTED, SLOTS, COMMON)  # to the cells, wherever they run
+
+_held: list[FileLock] = []  # the slot of this process
+
+
+class Share(Callback):
+    """What Hydra calls before a sweep."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Tell the launcher, and hand on to the cells' processes what they need to know."""
+        launcher = config.hydra.launcher
+        kind = str(launcher.get("_target_")).rpartition(".")[2]
+        needs = cores(config)
+        os.environ[COMMON] = common(config)
+        with open_dict(launcher):
+            if kind == "JoblibLauncher":
+                _share_by_joblib(config, needs)
+            elif kind == "RayLauncher":
+                _ask_of_ray(launcher.ray.remote, config, needs)
+                _tell_elsewhere(config)
+            elif kind in ("SlurmLauncher", "LocalLauncher"):
+                _ask_of_submitit(launcher, config, needs)
+                _tell_elsewhere(config)
+        with open_dict(config.hydra):
+            for name in HANDED_ON:
+                if name in os.environ:
+                    config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{name}='{os.environ[name]}'")
+
+
+def _tell_elsewhere(config: DictConfig) -> None:
+    """Cells on other machines share the folder of the sweep, not the temporary one of this machine."""
+    folder = Path(str(config.hydra.sweep.dir)).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f".outcomes.{os.getpid()}.jsonl"
+    file.touch()
+    os.environ[OUTCOMES] = str(file)
+
+
+def cores(config: DictConfig) -> int:
+    """How many the largest cell takes: threads times worker processes, or all, where Ray or a deployment has them.
+
+    Args:
+        config: of the whole sweep; what it varies is in `hydra.overrides.task`.
+    """
+    whole = any(_local(name, config) for name in given(config, "runtime", "runtime.name"))
+    threads = max(int(str(value)) for value in given(config, "training.threads"))
+    workers = max(int(str(value)) for value in given(config, "runtime.workers"))
+    return available() if whole else threads * max(1, workers)
+
+
+def _local(runtime: object, config: DictConfig) -> bool:
+    """Whether a runtime takes the cores of this machine; Ray's cluster and a federation have their own."""
+    elsewhere = config.runtime.address if runtime == "ray" else config.runtime.federation
+    return runtime in ("ray", "deployment") and elsewhere is None
+
+
+def available() -> int:
+    """The cores that this process may use, by its affinity and its control group."""
+    return int(cpu_count())
+
+
+def given(config: DictConfig, key: str, path: str = "") -> list[object]:
+    """All values of a key or group in the cells of a sweep; at `path` of the configuration where none is swept."""
+    parser = OverridesParser.create()
+    for override in parser.parse_overrides(list(config.hydra.overrides.task)):
+        if override.key_or_group == key and override.is_sweep_override():
+            return list(override.sweep_iterator(transformer=lambda value: value))
+    return [OmegaConf.select(config, path or key)]
+
+
+def takes_gpu(config: DictConfig) -> bool:
+    """Whether a cell may use one; torch, which knows, is asked only where the configuration leaves it open."""
+    devices = given(config, "device")
+    return any(str(device).startswith("cuda") for device in devices) or ("auto" in devices and gpus() > 0)
+
+
+def gpus() -> int:
+    """How many this process sees."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _share_by_joblib(config: DictConfig, needs: int) -> None:
+    """As many processes as there are cores, or GPUs, for; a number that was given stays, and divides the cores."""
+    launcher = config.hydra.launcher
+    if launcher.n_jobs == -1:
+        launcher.n_jobs = max(1, available() // needs)
+        if takes_gpu(config):
+            named = any(str(device).startswith("cuda:") for device in given(config, "device"))
+            launcher.n_jobs = 1 if named else max(1, min(launcher.n_jobs, gpus()))
+    if launcher.n_jobs > 0:
+        os.environ[SLOTS] = str(Path(os.environ[OUTCOMES]).with_name(f"slots-{launcher.n_jobs}"))
+
+
+def _ask_of_ray(remote: DictConfig, config: DictConfig, needs: int) -> None:
+    """Ray starts a cell where its cores are free; GPUs it shows to none that does not ask."""
+    remote.setdefault("num_cpus", needs)
+    if any(str(device).startswith("cuda") for device in given(config, "device")):
+        remote.setdefault("num_gpus", 1)
+
+
+def _ask_of_submitit(launcher: DictConfig, config: DictConfig, needs: int) -> None:
+    if launcher.cpus_per_task is None:
+        launcher.cpus_per_task = needs
+    if launcher.gpus_per_node is None and any(str(d).startswith("cuda") for d in given(config, "device")):
+        launcher.gpus_per_node = 1
+
+
+def settle() -> None:
+    """In a process of joblib: take a slot that is free, with its part of the cores and its GPU, once and for good."""
+    folder = os.environ.get(SLOTS)
+    if folder is None or _held:
+        return
+    slots = int(folder.rpartition("-")[2])
+    for slot in _free(Path(folder), slots):
+        _confine(slot, slots)
+        return
+
+
+def _free(folder: Path, slots: int) -> Iterator[int]:
+    folder.mkdir(exist_ok=True)
+    for slot in range(slots):
+        lock = FileLock(folder / str(slot), timeout=0, fallback_to_soft=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            continue
+        _held.append(lock)
+        yield slot
+
+
+def _confine(slot: int, slots: int) -> None:
+    if hasattr(os, "sched_setaffinity"):  # Linux
+        mine = sorted(os.sched_getaffinity(0))
+        share = len(mine) // slots
+        if share:
+            os.sched_setaffinity(0, mine[slot * share : (slot + 1) * share])
+    if (present := gpus()) > 1:
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = shown.split(",") if shown else [str(number) for number in range(present)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]  # CUDA reads it when it starts, not before
