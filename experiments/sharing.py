@@ -4,6 +4,7 @@ A Hydra callback, which `configs/config.yaml` names. Before the cells are launch
 run at once, or what each takes; the processes of joblib then take a part of the cores each, and a GPU of their own.
 """
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,6 +136,8 @@ def settle() -> None:
     folder = os.environ.get(SLOTS)
     if folder is None or _held:
         return
+    # joblib's own method is unknown to the processes that a cell starts, of a keyholder or a party
+    multiprocessing.set_start_method("spawn", force=True)
     slots = int(folder.rpartition("-")[2])
     for slot in _free(Path(folder), slots):
         _confine(slot, slots)

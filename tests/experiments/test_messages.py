@@ -37,10 +37,8 @@ def test_the_line_names_the_override_and_what_is_allowed(override: str, line: st
 
 def test_without_a_likely_name_all_are_listed() -> None:
     line = line_of("output.zzz=1")
-    assert (
-        line
-        == "output.zzz=1: Key 'zzz' not in 'OutputConfig'; allowed are progress, keep_checkpoints, twins, retry, objectives"
-    )
+    allowed = "progress, keep_checkpoints, twins, retry, objectives"
+    assert line == f"output.zzz=1: Key 'zzz' not in 'OutputConfig'; allowed are {allowed}"
 
 
 def test_an_error_of_our_own_is_put_on_one_line() -> None:
