@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.tracking import track
 from fl import config as configuration
 from fl import runtimes, vectors
 from fl.checkpoint import Checkpoints
@@ -64,12 +65,15 @@ def execute(config: DictConfig, sweep: bool = False, since: float | None = None)
     yaml = OmegaConf.to_yaml(config, resolve=True)
     with open_run(directory, canonical, yaml, config.force, waits=sweep, since=since if sweep else None) as run:
         if run.finished:
+            track(config, run)
             return Outcome(directory, run.summary() or {}, fresh=False)
         if sweep and not config.output.retry:
             _refuse_failed(run)
         run.write_status("running")
         run.write_environment(describe())
-        return Outcome(directory, _run(run, canonical, config), fresh=True)
+        summary = _run(run, canonical, config)
+        track(config, run)
+        return Outcome(directory, summary, fresh=True)
 
 
 def _refuse_early(config: DictConfig, canonical: str, directory: Path) -> None:

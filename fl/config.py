@@ -27,11 +27,12 @@ RUNTIMES = ("inprocess", "ray", "deployment")
 ON_INVALID = ("leave_out", "abort")
 NOISES = ("os", "seeded")
 SAMPLERS = ("uniform", "separated")
+NOWHERE, MLFLOW, TENSORBOARD = "none", "mlflow", "tensorboard"
 PINNED, RELAYED = "pinned", "relayed"
 
 # Where a run writes and how it talks changes no result, so it is no part of a configuration's identity.
 # Nor do the public keys of a roster: who approves a configuration has one, too.
-UNHASHED = ("out", "force", "output", "roster")
+UNHASHED = ("out", "force", "output", "tracking", "roster")
 
 
 @dataclass
@@ -124,6 +125,15 @@ class OutputConfig:
 
 
 @dataclass
+class TrackingConfig:
+    """Where a finished run is shown besides; off by default."""
+
+    name: str = NOWHERE
+    uri: str | None = None  # MLflow: the server; null: $MLFLOW_TRACKING_URI, or MLflow's own default
+    folder: str | None = None  # TensorBoard: above those of the runs; null: in each run's own
+
+
+@dataclass
 class FedveilConfig:
     """Everything that a run is."""
 
@@ -151,6 +161,7 @@ class FedveilConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
 def register_schema() -> None:
@@ -216,6 +227,7 @@ CHECKS: tuple[Check, ...] = (
     _at_least("runtime.supernodes", 1),
     *fault_options.CHECKS,
     _one_of("runtime.roster", (PINNED, RELAYED)),
+    _one_of("tracking.name", (NOWHERE, MLFLOW, TENSORBOARD)),
     _at_least("output.keep_checkpoints", 1),
 )
 
@@ -262,6 +274,9 @@ def check(config: DictConfig) -> None:
         if OmegaConf.select(config, key) != default and config.runtime.name != owner:
             raise ConfigError.of(key, OmegaConf.select(config, key), f"belongs to runtime={owner}")
     _check_roster(config)
+    for key, owner in (("uri", MLFLOW), ("folder", TENSORBOARD)):
+        if config.tracking[key] is not None and config.tracking.name != owner:
+            raise ConfigError.of(f"tracking.{key}", config.tracking[key], f"belongs to tracking={owner}")
     starts_nodes = config.runtime.name == "deployment" and config.runtime.federation is None
     if starts_nodes and config.runtime.supernodes < config.clients:
         raise ConfigError.of(

@@ -33,11 +33,13 @@ LOCK = ".fedveil.lock"
 CONFIG, STATUS, SUMMARY, ROWS = "config.json", "status.json", "summary.json", "rows.parquet"
 # In the order in which starting afresh removes them: what says that a run is finished first, its identity last,
 # so that a process killed on the way leaves a folder that is still known for what it is.
+TRACKED = "tracked.json"  # by name, the trackers that were told of the run, and where
 WRITTEN = (
     STATUS,
     SUMMARY,
     ROWS,
     "environment.json",
+    TRACKED,
     "checkpoints",
     "keys",
     "config.yaml",

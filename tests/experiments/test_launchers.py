@@ -13,7 +13,7 @@ from experiments import objectives, sharing
 from privacy.errors import ConfigError
 from tests.experiments.command import QUICK, Ended, Here, environment, fedveil, read
 
-CELLS = (*QUICK, "rounds=1", "clients=3", "privacy=ckks", "seed=1,2")
+CELLS = (*QUICK, "rounds=1", "clients=3", "privacy=bfv", "seed=1,2")  # exact: CKKS rounds afresh each time
 
 
 def weights(root: Path) -> dict[str, str]:
