@@ -21,7 +21,7 @@ export PYTHONNOUSERSITE = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint types pytest test-slow format bench deployment-demo lock clean
+.PHONY: help install run readme test lint types pytest test-slow format bench deployment-demo lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ install: $(STAMP) ## Make .venv with exactly the versions of requirements.lock
 run: $(STAMP) ## The main job: a first table, on data that is embedded
 	$(BIN)/fedveil sweep experiment=first_table
 	$(BIN)/fedveil table results/runs/first_table --columns $(FIRST_COLUMNS)
+
+readme: $(STAMP) ## Write that table and its picture into the README
+	$(BIN)/fedveil sweep experiment=first_table force=true out=results/runs/readme
+	$(BIN)/python -m experiments.readme results/runs/readme $(FIRST_COLUMNS)
 
 test: lint types pytest ## Everything that must pass before a commit
 

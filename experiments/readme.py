@@ -1,0 +1,62 @@
+"""`make readme`: the first table and picture of the README, written from the runs of `experiment=first_table`.
+
+Beside them stands a digest of what they were made from, so that a test can tell when they are stale.
+"""
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from experiments.messages import CONFIGS
+from fl.config import hash_of, register_schema, to_json
+from results import render
+from results.plot import plot
+from results.runs import collect, find_runs
+from results.table import table
+
+ROOT = Path(__file__).resolve().parents[1]
+README, PICTURE = ROOT / "README.md", ROOT / "experiments" / "first_table.png"
+EXPERIMENT = "first_table"
+BEGIN, END = "<!-- first_table {digest} {picture} -->\n", "<!-- first_table ends -->\n"
+BLOCK = re.compile(r"<!-- first_table (\w*) (\w*) -->\n(.*?)<!-- first_table ends -->\n", re.DOTALL)
+
+
+def configurations() -> list[str]:
+    """The hashes of the experiment's cells, as they are composed today."""
+    register_schema()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        whole = compose("config", overrides=[f"experiment={EXPERIMENT}"], return_hydra_config=True)
+        swept = {key: str(values).split(",") for key, values in whole.hydra.sweeper.params.items()}
+        (key, values), *others = swept.items()
+        assert not others, "one key is swept"
+        cells = [compose("config", overrides=[f"experiment={EXPERIMENT}", f"{key}={value}"]) for value in values]
+    return [hash_of(to_json(cell)) for cell in cells]
+
+
+def digest(columns: Sequence[str]) -> str:
+    """Of the cells and the columns: another one means that the table has to be made again."""
+    return hashlib.sha256(json.dumps([configurations(), list(columns)]).encode()).hexdigest()[:16]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write both; `argv` is the folder of the runs and the columns, with commas between them."""
+    folder, listed = argv
+    columns = listed.split(",")
+    runs = collect(find_runs([Path(folder)]))
+    lines = [line for line in render.markdown(table(runs, columns)).splitlines() if line.startswith("|")]
+    plot(runs, PICTURE)
+    marks = BEGIN.format(digest=digest(columns), picture=hashlib.sha256(PICTURE.read_bytes()).hexdigest()[:16])
+    block = marks + "\n".join(lines) + "\n" + END
+    text = README.read_text()
+    assert BLOCK.search(text), "the README holds the marks"
+    README.write_text(BLOCK.sub(lambda _: block, text))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
