@@ -1,5 +1,6 @@
 """How pictures look: legible in one column of a paper, without colours and to colour-blind readers."""
 
+import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (3, 1, 
 ENDINGS = (".png", ".pdf", ".svg")
 WIDTHS = {"column": 3.4, "page": 7.0}  # inches
 FEW = len(COLOURS)  # what has a colour of its own; of more, those of one backend share it
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SPANS = 10.0  # from which ratio of its ends an axis is logarithmic
 RC: dict[Any, Any] = {
     "font.size": 7.5,
@@ -98,11 +100,16 @@ def logarithmic(axes: "Axes", x: Sequence[float] = (), y: Sequence[float] = ()) 
     for axis, set_scale, values in ((axes.xaxis, axes.set_xscale, x), (axes.yaxis, axes.set_yscale, y)):
         if spans_decades(values):
             set_scale("log")
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_major_formatter(FuncFormatter(_power))
             if max(values) > SPANS**2 * min(values):
                 axis.set_minor_formatter(NullFormatter())
             else:
                 axis.set_minor_formatter(FuncFormatter(_ones_twos_and_fives))
+
+
+def _power(value: float, _: int) -> str:
+    """Of ten: 1000 as it is, a million by its exponent."""
+    return f"{value:g}" if 1e-4 < value < 1e6 else "10" + f"{round(math.log10(value))}".translate(RAISED)
 
 
 def _ones_twos_and_fives(value: float, _: int) -> str:
@@ -120,7 +127,7 @@ def legend(figure: "FigureBase", handles: Sequence[Any], labels: Sequence[str], 
     """Below the axes, in as many columns as there is room for: `legend_height` tells how much of it there is."""
     shown = [wrapped(label, width) for label in labels]
     figure.legend(
-        handles, shown, loc="outside lower center", ncols=_columns(shown, width), handlelength=2.0, columnspacing=1.2
+        handles, shown, loc="outside lower center", ncols=_columns(shown, width), handlelength=2.6, columnspacing=1.2
     )
 
 

@@ -183,6 +183,23 @@ def test_lines_are_of_what_differs_in_more_than_x() -> None:
     }
 
 
+def test_what_spans_decades_stands_on_a_logarithmic_axis(tmp_path: Path) -> None:
+    for units, parameters in ((10, 1000.0), (100, 1e4), (10_000, 1e6)):
+        values = configuration(model={"_target_": "fl.models.Mlp", "units": units})
+        add(tmp_path / "runs", 0.1, values, parameters=parameters, round_s=parameters / 1e5)
+    text = drawn(tmp_path / "runs", tmp_path / "figure.svg", "scaling", "--x", "parameters")
+    assert [word for word in ("parameters", "1000", "10⁶", "0.1", "10", "plain") if f">{word}<" not in text] == []
+    assert ">200000<" not in text
+
+
+def test_modelled_rounds_can_be_drawn(folder: Path, tmp_path: Path) -> None:
+    column = ("--x", "modelled_round_s_wan_1g")
+    with pytest.raises(ConfigError, match="modelled_round_s_wan_1g"):
+        main(["pareto", str(folder), "--out", str(tmp_path / "figure.svg"), *column])
+    text = drawn(folder, tmp_path / "figure.svg", "pareto", *column, "--network", "wan_1g")
+    assert "modelled round, wan_1g (s)" in text
+
+
 @pytest.mark.parametrize("name", ["figure.gif", "figure"])
 def test_another_ending_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"--plot=.*must end in one of \.png, \.pdf, \.svg"):
