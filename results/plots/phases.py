@@ -52,11 +52,19 @@ Stacks = Mapping[str, Mapping[tuple[str, str], float]]  # label -> (party, phase
 
 
 def stacks(rows: Sequence[Row], column: Column) -> Stacks:
-    """The bars, from the rows of `results.table.phases`, in their order, each divided as SEGMENTS are.
+    """The bars of a picture, see `divided`.
 
     Raises:
         ConfigError: there is none, or there are more than a page holds.
     """
+    found = divided(rows, column)
+    if not 1 <= len(found) <= MOST:
+        raise ConfigError.of("phases", len(found), f"a picture holds the bars of 1 to {MOST} configurations: name runs")
+    return found
+
+
+def divided(rows: Sequence[Row], column: Column) -> Stacks:
+    """A bar a configuration, from the rows of `results.table.phases`, in their order, each divided as SEGMENTS are."""
     found: dict[str, dict[tuple[str, str], float]] = {}
     for row in rows:
         bar = found.setdefault(row["configuration"], defaultdict(float))
@@ -65,8 +73,6 @@ def stacks(rows: Sequence[Row], column: Column) -> Stacks:
         if amount is not None and clients != whole:
             known = not clients or row["phase"] in PHASES
             bar[row["party"], row["phase"] if known else OTHERS] += amount.value
-    if not 1 <= len(found) <= MOST:
-        raise ConfigError.of("phases", len(found), f"a picture holds the bars of 1 to {MOST} configurations: name runs")
     return found
 
 

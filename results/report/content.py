@@ -13,7 +13,7 @@ from results import breakdown, files
 from results.columns import Column
 from results.comparison import latest
 from results.environment import anonymous
-from results.plots.phases import SEGMENTS, stacks
+from results.plots.phases import SEGMENTS, divided
 from results.plots.points import HIGHER_IS_BETTER, NUMBERS, figure
 from results.plots.style import COLOURS
 from results.render import Sheet
@@ -60,7 +60,7 @@ def content(
         told = {**_told(Path(run["path"]), cards, environments, command), "seed": run["seed"], "status": run["status"]}
         finished.setdefault(run["configuration"], []).append(told)
     drawn = [column for column in columns if _is_drawn(column, sheet.rows)]
-    bars = stacks(phases.rows, PHASE)
+    bars = divided(phases.rows, PHASE)
     return {
         "columns": [[column.key, column.heading, column.key in HIGHER_IS_BETTER] for column in drawn],
         "rows": [
