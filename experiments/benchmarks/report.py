@@ -1,7 +1,7 @@
 """`fedveil report` over many configurations: the page's size, how long it takes to write, and to open in Chromium.
 
 The runs are copies of two real ones, see `experiments.benchmarks.tables`. Opening is timed by the browser itself, from
-navigation on: it has loaded at the end of its load event, and is drawn when the page sets a mark, its plots being there.
+navigation on: it has loaded at the end of its load event, and is drawn when its plots are there and it sets a mark.
 The processor time is that of the page's own thread until then, which other work on the machine does not lengthen.
 """
 

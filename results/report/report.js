@@ -97,7 +97,7 @@
   const headingOf = Object.fromEntries(data.columns.map(([key, heading]) => [key, heading]));
   const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const hatches = { ".": ".", "|": "|", "-": "-", "\\": "\\", "/": "/", x: "x", o: "+" };
-  const most = 40; // bars
+  const most = 30; // bars
   let printing = false;
 
   function colour(name) {
