@@ -97,7 +97,8 @@
   const headingOf = Object.fromEntries(data.columns.map(([key, heading]) => [key, heading]));
   const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const hatches = { ".": ".", "|": "|", "-": "-", "\\": "\\", "/": "/", x: "x", o: "+" };
-  const most = 30; // bars
+  const most = 30; // configurations whose phases are shown
+  const crowd = 60;
   let printing = false;
 
   function colour(name) {
@@ -131,7 +132,9 @@
   }
 
   const reach = (values, bound) => values.map((value) => (value.length < 3 ? 0 : Math.abs(value[bound] - value[0])));
-  const bars = (values) => ({ array: reach(values, 2), arrayminus: reach(values, 1), thickness: 1, width: 2 });
+  const bars = (values, rows) => ({ // of so many that they hide the points, none
+    visible: rows.length <= crowd, array: reach(values, 2), arrayminus: reach(values, 1), thickness: 1, width: 2,
+  });
 
   // Points of each backend, in a colour and a shape of their own.
   function points(rows, x, y) {
@@ -142,7 +145,7 @@
       const dark = data.colours[place % data.colours.length];
       return [{
         type: "scatter", mode: "markers", name: escaped(backend),
-        x: xs.map(([value]) => value), y: ys.map(([value]) => value), error_x: bars(xs), error_y: bars(ys),
+        x: xs.map(([value]) => value), y: ys.map(([value]) => value), error_x: bars(xs, rows), error_y: bars(ys, rows),
         marker: { size: 9, symbol: symbols[place % symbols.length], color: dark === "#000000" ? colour("--ink") : dark },
         text: own.map((row) => escaped(row.label).replaceAll(" ", "<br>")),
         hovertemplate: `%{text}<br>${escaped(headingOf[x])}: %{x:.4g}<br>${escaped(headingOf[y])}: %{y:.4g}<extra></extra>`,
@@ -154,7 +157,11 @@
   function scale(axis, rows, key) {
     const values = rows.map((row) => row.figures[key][0]);
     const [low, high] = [Math.min(...values), Math.max(...values)];
-    if (low > 0 && high >= 10 * low) Object.assign(axis, { type: "log", dtick: high < 100 * low ? "D2" : 1 });
+    if (!(low > 0 && high >= 10 * low)) return;
+    const digits = high < 1000 * low ? [1, 2, 5] : [1];
+    const first = Math.floor(Math.log10(low)), powers = Math.ceil(Math.log10(high)) - first + 1;
+    const ticks = Array.from({ length: powers }, (_, power) => digits.map((digit) => Number(`${digit}e${first + power}`)));
+    Object.assign(axis, { type: "log", tickvals: ticks.flat(), ticktext: ticks.flat().map(String) });
   }
 
   // Those that none with as little overhead beats.
