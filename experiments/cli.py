@@ -14,6 +14,8 @@ commands:
   run           [OVERRIDES]  run one configuration (Hydra: --help, --cfg job, -m and completion work)
   sweep         [OVERRIDES]  run every combination of comma-separated overrides; finished cells are skipped
   table         [RUN...]     one row a configuration, overheads as ratios to the paired plain run
+  plot          KIND [RUN..] draw them for print: fedveil plot --help lists how
+  report        [RUN...]     all of it in one HTML page that works offline
   query         SQL [RUN...] ask the runs and their rows in SQL: fedveil query --help lists tables and columns
   reproduce     NAME         regenerate a published table: fedveil reproduce --help lists them
   bench         NAME         measure: fedveil bench --help lists what
@@ -23,7 +25,8 @@ commands:
   configuration [OVERRIDES]  print its canonical text, for the processes of a deployment's parties
 """
 FORWARDED = ("run", "sweep", "hash", "configuration", "explain")
-COMMANDS = ("run", "sweep", "table", "query", "reproduce", "bench", "attack", "hash", "configuration", "explain")
+PRINTING = ("table", "plot", "report", "query", "reproduce", "bench", "attack")
+COMMANDS = ("run", "sweep", *PRINTING, "hash", "configuration", "explain")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +57,14 @@ def _dispatch(arguments: list[str]) -> int:
         from results.table import main as table
 
         return table(rest)
+    if command == "plot":
+        from results.plot import main as plot
+
+        return plot(rest)
+    if command == "report":
+        from experiments.report import main as report
+
+        return report(rest)
     if command == "query":
         from results.query import main as query
 

@@ -27,6 +27,7 @@ COLUMNS = (
     Column("backend", "backend", "text"),
     Column("seeds", "seeds", "count"),
     Column("rounds", "rounds", decimals=0),
+    Column("parameters", "parameters", decimals=0),
     Column("accuracy", "accuracy (%)", scale=100, decimals=2),
     Column("accuracy_points", "Δ accuracy (points)", "difference", decimals=2, source="accuracy"),
     Column("macro_f1", "macro-F1 (%)", scale=100, decimals=2),

@@ -66,7 +66,7 @@ def deliver(sheet: Sheet, form: str | None, out: Path | None, exact: pl.DataFram
     if out is None:
         print(text, end="")
     else:
-        _write(out, text)
+        write(out, text)
 
 
 def _usual_format(out: Path | None) -> str:
@@ -82,7 +82,12 @@ def _csv(frame: pl.DataFrame) -> str:
         raise ConfigError.of("--format", "csv", " ".join(str(error).split())) from error
 
 
-def _write(out: Path, text: str) -> None:
+def write(out: Path, text: str) -> None:
+    """Write a file that `--out` names.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     try:
         out.write_text(text, encoding="utf-8")
     except OSError as error:

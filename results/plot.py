@@ -1,108 +1,122 @@
-"""`fedveil table --plot FILE`: accuracy by round, and where a round's time goes, from the same runs as the table."""
+"""`fedveil plot`: pictures for print, drawn from the same rows as the table."""
 
-import json
-from collections import defaultdict
-from collections.abc import Mapping
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from privacy.errors import ConfigError
-from results.labels import label_parts, text_of
-from results.rows import WITNESS
-from results.store import RunDirectory
+from results import breakdown, replay
+from results.columns import COLUMNS, Column
+from results.index import collect_under
+from results.network import Network, load
+from results.output import Parser, add_runs
+from results.plots import curves, pareto
+from results.plots import overview as overviews
+from results.plots import phases as bars
+from results.plots.points import Axis, Row, axis, points
+from results.plots.rounds import accuracy_by_round
+from results.plots.style import WIDTHS, picture
+from results.table import add_networks, phases, split, table
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+KINDS = {
+    "overview": "accuracy by round, and the phases of a round below it",
+    "pareto": "accuracy against an overhead, with the Pareto front (--x, by default round_ratio)",
+    "epsilon": "accuracy against epsilon, a line a backend",
+    "phases": "time of a round by party and phase (--y sent_bytes, received_bytes: bytes)",
+    "scaling": "a figure (--y, by default round_s) against a numeric key of the configuration (--x)",
+}
+# --x and --y where they are not given; a kind that has none takes none
+X = {"pareto": "round_ratio", "scaling": None}
+Y = {"pareto": "accuracy", "epsilon": "accuracy", "scaling": "round_s", "phases": "phase_s"}
 
-# Okabe and Ito 2008: told apart by colour-blind readers
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-CLIENT_PHASES = ("prepare", "train", "flatten", "transfer", "protect")
-ENDINGS = (".png", ".pdf", ".svg")
-MOST = len(COLOURS)
 
-
-def plot(runs: pl.DataFrame, out: Path) -> None:
-    """Draw the finished ones of a frame of `results.runs.RUNS`; lines are means over seeds, bands their extremes.
+def main(argv: Sequence[str]) -> int:
+    """Draw one picture; returns the exit status.
 
     Raises:
-        ConfigError: another ending than .png, .pdf or .svg; no finished run, or too many configurations to tell apart.
+        ConfigError: an option, figure or key that there is not, nothing to draw, a file that cannot be written.
     """
-    if out.suffix not in ENDINGS:
-        raise ConfigError.of("--plot", out, f"must end in one of {', '.join(ENDINGS)}")
-    rows = _rows_by_label(runs)
-    if not 1 <= len(rows) <= MOST:
-        raise ConfigError.of("--plot", out, f"draws 1 to {MOST} configurations, here are {len(rows)}")
-    import matplotlib  # half a second, and most tables need no plot
-
-    matplotlib.use("agg")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.0, 0.35 * len(rows) + 3.8), layout="constrained")
-    above, below = figure.subplots(2, 1, height_ratios=(2.2, 0.35 * len(rows) + 0.5))
-    _draw_accuracy(above, rows)
-    _draw_phases(below, rows)
-    figure.savefig(out, dpi=150)
-
-
-def _rows_by_label(runs: pl.DataFrame) -> Mapping[str, pl.DataFrame]:
-    """The measurements of each configuration, all its seeds together."""
-    finished = runs.filter("summarised").sort("configuration", "seed").to_dicts()
-    parts = label_parts([json.loads(run["configuration"]) for run in finished])
-    found: dict[str, list[pl.DataFrame]] = defaultdict(list)
-    for run, part in zip(finished, parts, strict=True):
-        found[text_of(part)].append(RunDirectory(Path(run["path"])).rows().filter(pl.col("round") >= 1))
-    return {label: pl.concat(frames) for label, frames in found.items()}
+    options = _parser().parse_args(argv)
+    kind = options.kind
+    for option, allowed in (("x", X), ("y", Y)):
+        given = getattr(options, option)
+        if given is not None and kind not in allowed:
+            raise ConfigError.of(f"--{option}", given, f"belongs to {', '.join(allowed)}; here is {kind}")
+    x, y = options.x or X.get(kind), options.y or Y.get(kind, "")
+    if kind == "scaling" and x is None:
+        raise ConfigError("--x: name what `scaling` is drawn against: clients, parameters, faults.dropout_rate, ...")
+    networks = [load(name) for name in split(options.network)]
+    runs = collect_under(options.runs)
+    if kind == "overview":
+        overview(runs, options.out, options.width, "--out")
+    elif kind == "phases":
+        _phases(runs, options.out, options.width, y)
+    else:
+        _plane(runs, options.out, options.width, kind, x or "epsilon", y, networks)
+    return 0
 
 
-def _draw_accuracy(axes: "Axes", rows: Mapping[str, pl.DataFrame]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    for colour, (label, frame) in zip(COLOURS, rows.items(), strict=False):
-        values = frame.filter((pl.col("stage") == "evaluate") & (pl.col("metric") == "accuracy"))
-        value = 100 * pl.col("value")
-        curve = values.group_by("round").agg(
-            value.mean().alias("value"), value.min().alias("low"), value.max().alias("high")
-        )
-        curve = curve.sort("round")
-        axes.plot(curve["round"], curve["value"], color=colour, label=label, linewidth=1.6)
-        axes.fill_between(curve["round"], curve["low"], curve["high"], color=colour, alpha=0.15, linewidth=0)
-    axes.set(xlabel="round", ylabel="test accuracy (%)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
-
-
-def _draw_phases(axes: "Axes", rows: Mapping[str, pl.DataFrame]) -> None:
-    """Median over rounds of what a round's clients spend on each phase together, and the rest of the round."""
-    labels = list(rows)
-    left = [0.0] * len(labels)
-    names = [*CLIENT_PHASES, "messages and server"]
-    spent = [_phases(frame) for frame in rows.values()]
-    for colour, name in zip(COLOURS, names, strict=False):
-        widths = [1e3 * phases[name] for phases in spent]
-        axes.barh(labels, widths, left=left, color=colour, label=name, height=0.7)
-        left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.invert_yaxis()
-    axes.set(xlabel="time of a round (ms)")
-    axes.tick_params(axis="y", labelsize=8)
-    axes.legend(fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {kind:9} {what}" for kind, what in KINDS.items())
+    parser = Parser(
+        prog="fedveil plot",
+        description=f"{__doc__}",
+        epilog=f"kinds:\n{listed}\n\nfigures are the columns of `fedveil table --help`",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("kind", metavar="KIND", choices=KINDS, help="one of those below")
+    add_runs(parser)
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the picture: .png, .pdf or .svg")
+    parser.add_argument("--x", metavar="KEY", help="what stands on the horizontal axis")
+    parser.add_argument("--y", metavar="COLUMN", help="what stands on the vertical one")
+    parser.add_argument("--width", choices=WIDTHS, default="column", help="of a paper (default: %(default)s)")
+    add_networks(parser)
+    return parser
 
 
-def _phases(frame: pl.DataFrame) -> dict[str, float]:
-    walls = frame.filter(pl.col("metric") == "wall")
-    clients = walls.filter(pl.col("where").str.starts_with("client/"))
-    spent = {name: _median_of_sums(clients.filter(pl.col("stage") == name)) for name in CLIENT_PHASES}
-    rounds = frame.filter((pl.col("where") == "server") & (pl.col("stage") == "round"))
-    less = (
-        pl.when(pl.col("metric") == WITNESS).then(-pl.col("value")).otherwise("value")
-    )  # what it waited for witnesses
-    whole = _median_of_sums(rounds.filter(pl.col("metric").is_in(["wall", WITNESS])).with_columns(less.alias("value")))
-    return {**spent, "messages and server": max(0.0, whole - sum(spent.values()))}
+def overview(runs: pl.DataFrame, out: Path, width: str = "page", key: str = "--plot") -> None:
+    """Draw the finished ones of a frame of `results.runs.RUNS`: accuracy by round, and phases.
+
+    Raises:
+        ConfigError: another ending than .png, .pdf or .svg; no finished run, or more than a page holds.
+    """
+    column = _bar_column("--y", Y["phases"])
+    found = bars.stacks(phases(runs).rows, column)
+    with picture(out, key, width) as figure:
+        overviews.draw(figure, table(runs).rows, accuracy_by_round(runs), found, column.heading, width)
 
 
-def _median_of_sums(frame: pl.DataFrame) -> float:
-    """Seconds a round, the median over rounds and seeds."""
-    median = frame.group_by("run", "round").agg(pl.col("value").sum())["value"].median()
-    return float(median) if isinstance(median, int | float) else 0.0
+def _phases(runs: pl.DataFrame, out: Path, width: str, y: str) -> None:
+    column = _bar_column("--y", y)
+    found = bars.stacks(phases(runs).rows, column)
+    with picture(out, "--out", width) as figure:
+        figure.set_size_inches(WIDTHS[width], bars.draw(figure, found, column.heading, width))
+
+
+def _bar_column(option: str, key: str) -> Column:
+    """A figure of the breakdown that adds up."""
+    allowed = {column.key: column for column in breakdown.COLUMNS if column.kind == "mean"}
+    if key not in allowed:
+        raise ConfigError.of(option, key, f"no such figure; allowed are {', '.join(allowed)}")
+    return allowed[key]
+
+
+def _plane(runs: pl.DataFrame, out: Path, width: str, kind: str, x: str, y: str, networks: Sequence[Network]) -> None:
+    rows = table(runs, networks=networks).rows
+    columns = (*COLUMNS, *(column for network in networks for column in replay.columns(network)))
+    across = axis("--x", x, columns, rows, configured=kind == "scaling")
+    up = axis("--y", y, columns, rows)
+    found = points(rows, across, up)
+    with picture(out, "--out", width) as figure:
+        if kind == "pareto":
+            pareto.draw(figure, found, across, up, width)
+        else:
+            curves.draw(figure, found, across, up, width, _levels(rows, across) if kind == "epsilon" else ())
+
+
+def _levels(rows: Sequence[Row], across: Axis) -> list[Row]:
+    """What no epsilon holds for, to compare with."""
+    return [row for row in rows if row["plain"] and across.of(row) is None]

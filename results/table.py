@@ -19,7 +19,6 @@ from results.index import collect_under
 from results.labels import LAST, Parts, label_parts, text_of
 from results.network import Network, load, names
 from results.output import Parser, add_output, add_runs, deliver
-from results.plot import plot
 from results.render import NOISE, Sheet
 
 
@@ -30,15 +29,17 @@ def main(argv: Sequence[str]) -> int:
         ConfigError: an unknown option or column, a folder without runs, a file that cannot be written.
     """
     options = _parser().parse_args(argv)
-    columns = None if options.columns is None else _split(options.columns)
-    networks = [load(name) for name in _split(options.network)]
+    columns = None if options.columns is None else split(options.columns)
+    networks = [load(name) for name in split(options.network)]
     if networks and options.breakdown:
         raise ConfigError.of("--network", options.network, "models whole rounds; leave --breakdown out")
     with _uncollected():
         runs = collect_under(options.runs)
         sheet = phases(runs, columns) if options.breakdown else table(runs, columns, networks)
     if options.plot is not None:
-        plot(runs, options.plot)
+        from results.plot import overview  # which takes its rows from here
+
+        overview(runs, options.plot)
     deliver(sheet, options.format, options.out)
     return 0
 
@@ -55,7 +56,8 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _split(text: str | None) -> list[str]:
+def split(text: str | None) -> list[str]:
+    """The words of `A,B,...`."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
@@ -101,15 +103,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="fedveil table", description=f"{__doc__}", allow_abbrev=False)
     add_runs(parser)
     add_output(parser)
-    parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(BY_KEY)}, and those of a --network")
+    add_columns(parser)
     parser.add_argument("--breakdown", action="store_true", help="seconds and bytes by party and phase, a line each")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy and phases too: .png, .pdf or .svg")
+    return parser
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """The options that say which columns a table has."""
+    parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(BY_KEY)}, and those of a --network")
+    add_networks(parser)
+
+
+def add_networks(parser: argparse.ArgumentParser) -> None:
+    """The option that has rounds modelled."""
     parser.add_argument(
         "--network",
         metavar="A,B,...",
         help=f"model rounds over other links: {', '.join(names())}, or a YAML file like results/networks/wan_1g.yaml",
     )
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy and phases too: .png, .pdf or .svg")
-    return parser
 
 
 def _columns(keys: Sequence[str], allowed: Mapping[str, Column]) -> list[Column]:
@@ -126,10 +138,14 @@ def _measured(compared: pl.DataFrame, columns: Sequence[Column]) -> list[Column]
 
 
 def _labelled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with their labels, each plain one before those that are compared with it."""
+    """The rows with their labels, each plain one before those that are compared with it.
+
+    `identity` keeps what `configuration` was, and `parts` what its label is made of.
+    """
     parts = _parts(row["configuration"] for row in rows)
-    ordered = sorted(rows, key=lambda row: _order(row, parts[row["configuration"]]))
-    return [{**row, "configuration": text_of(parts[row["configuration"]])} for row in ordered]
+    told = [{**row, "identity": row["configuration"], "parts": parts[row["configuration"]]} for row in rows]
+    ordered = sorted(told, key=lambda row: _order(row, row["parts"]))
+    return [{**row, "configuration": text_of(row["parts"])} for row in ordered]
 
 
 def _parts(configurations: Iterable[str]) -> dict[str, Parts]:

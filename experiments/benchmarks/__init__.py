@@ -20,6 +20,7 @@ BENCHMARKS = {
     "mpc": "CrypTen's parties: bytes of an upload, and their sum beside NumPy's and CrypTen's own way",
     "secagg": "secure aggregation: time and bytes beside Flower's SecAgg+ under drop-out",
     "tables": "fedveil table over 100,000 runs: time and memory of the command",
+    "report": "fedveil report over 500 configurations: its size, and how long Chromium takes to open it",
     "he": "homomorphic and masked sums: bytes and speed of each set and key arrangement beside float32",
 }
 

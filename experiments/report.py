@@ -1,0 +1,43 @@
+"""`fedveil report`: the table of some runs, its plots, and where each row comes from, in one HTML file."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.overrides import command_of
+from privacy.errors import ConfigError
+from results import replay
+from results.columns import COLUMNS
+from results.index import collect_under
+from results.network import load
+from results.output import Parser, add_runs, write
+from results.report.content import content
+from results.report.page import page
+from results.table import add_columns, phases, split, table
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the report of the runs named in `argv`; returns the exit status.
+
+    Raises:
+        ConfigError: an unknown option or column, a folder without runs, a file that cannot be written.
+    """
+    options = _parser().parse_args(argv)
+    if options.out.suffix not in (".html", ".htm"):
+        raise ConfigError.of("--out", options.out, "must end in .html")
+    networks = [load(name) for name in split(options.network)]
+    runs = collect_under(options.runs)
+    sheet = table(runs, None if options.columns is None else split(options.columns), networks)
+    columns = (*COLUMNS, *(column for network in networks for column in replay.columns(network)))
+    write(options.out, page(sheet, content(runs, sheet, phases(runs), columns, command_of), command_of))
+    print(f"{len(sheet.rows)} configurations in {options.out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="fedveil report", description=f"{__doc__}", allow_abbrev=False)
+    add_runs(parser)
+    default = Path("report.html")
+    parser.add_argument("--out", metavar="FILE", type=Path, default=default, help="the page (default: %(default)s)")
+    add_columns(parser)
+    return parser

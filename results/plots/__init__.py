@@ -1,0 +1,1 @@
+"""Pictures for print, of the same rows as the tables: `fedveil plot`."""

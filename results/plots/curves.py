@@ -1,0 +1,68 @@
+"""A figure against a number: epsilon, or a key of the configuration that grows."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from results.plots.points import Axis, Interval, Point, Row, backends, series
+from results.plots.style import FEW, WIDTHS, Look, legend, legend_height, logarithmic, look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+AXES = 2.3  # inches
+
+
+def draw(figure: "Figure", found: Sequence[Point], x: Axis, y: Axis, width: str, plain: Sequence[Row] = ()) -> None:
+    """A line for whatever differs in more than x, bars for the 95 % interval over seeds.
+
+    Where that is more lines than can be told apart, those of a backend share its colour and its entry in the legend.
+
+    Args:
+        figure: to draw on.
+        found: the points.
+        x: what they stand over.
+        y: their height.
+        width: of the picture.
+        plain: rows that have no x, and are drawn as levels to compare with.
+    """
+    axes, lines = figure.subplots(), series(found, x)
+    handles = _lines(axes, lines)
+    handles |= _levels(axes, [level for row in plain if (level := y.of(row)) is not None])
+    axes.set(xlabel=x.heading, ylabel=y.heading)
+    logarithmic(axes, [point.x.value for point in found], [point.y.value for point in found])
+    legend(figure, list(handles.values()), list(handles), width)
+    figure.set_size_inches(WIDTHS[width], AXES + legend_height(list(handles), width))
+
+
+def _lines(axes: "Axes", lines: Mapping[str, Sequence[Point]]) -> dict[str, Any]:
+    places = backends([point.row for line in lines.values() for point in line])
+    handles: dict[str, Any] = {}
+    for number, (label, line) in enumerate(lines.items()):
+        backend = line[0].backend
+        name, place = (label, number) if len(lines) <= FEW else (backend, places[backend])
+        handles.setdefault(name, _line(axes, line, look(place)))
+    return handles
+
+
+def _line(axes: "Axes", line: Sequence[Point], style: Look) -> Any:
+    drawn = axes.errorbar(
+        [point.x.value for point in line],
+        [point.y.value for point in line],
+        yerr=list(zip(*(point.y.error for point in line), strict=True)),
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.line,
+        capsize=2,
+        elinewidth=0.7,
+    )
+    return drawn[0]  # without its bars
+
+
+def _levels(axes: "Axes", levels: Sequence[Interval]) -> dict[str, Any]:
+    handles: dict[str, Any] = {}
+    for level in levels:
+        handles["plain"] = axes.axhline(level.value, color="#555555", linestyle=(0, (1, 1)), linewidth=1.0)
+        if level.low is not None and level.high is not None:
+            axes.axhspan(level.low, level.high, color="#555555", alpha=0.12, linewidth=0)
+    return handles

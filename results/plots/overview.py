@@ -1,0 +1,61 @@
+"""`fedveil table --plot FILE` and `fedveil plot overview`: accuracy by round above, and where a round's time goes."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from results.plots import phases
+from results.plots.phases import Stacks
+from results.plots.points import Row
+from results.plots.style import FEW, WIDTHS, legend, legend_height, look
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, FigureBase
+
+ACCURACY = 2.2  # inches
+
+
+def draw(figure: "Figure", rows: Sequence[Row], curves: pl.DataFrame, found: Stacks, heading: str, width: str) -> None:
+    """Both, one above the other.
+
+    Args:
+        figure: to draw on.
+        rows: of `results.table.table`.
+        curves: of `results.plots.rounds.accuracy_by_round`.
+        found: the bars.
+        heading: of their axis.
+        width: of the picture.
+    """
+    names = _names(rows)
+    accuracy = ACCURACY + legend_height(list(dict.fromkeys(names)), width)
+    bars = phases.height(found, width) + 0.5  # about; its legend tells
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(accuracy, bars))
+    above, below = parts[:, 0]
+    _draw_accuracy(above, rows, names, curves, width)
+    figure.set_size_inches(WIDTHS[width], accuracy + phases.draw(below, found, heading, width))
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    """What the lines are called: after backends, where these tell all apart or there are too many for a name each."""
+    own = [str(row["backend"] or "plain") for row in rows]
+    return [row["configuration"] for row in rows] if len(set(own)) < len(rows) <= FEW else own
+
+
+def _draw_accuracy(
+    figure: "FigureBase", rows: Sequence[Row], names: Sequence[str], curves: pl.DataFrame, width: str
+) -> None:
+    """A line a configuration, a mean over seeds, in a band of their extremes."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes, handles = figure.subplots(), dict[str, Any]()
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    for row, name in zip(rows, names, strict=True):
+        curve, style = curves.filter(pl.col("configuration") == row["identity"]), look(places[name])
+        value, low, high = (100 * curve[key] for key in ("value", "low", "high"))
+        [line] = axes.plot(curve["round"], value, color=style.colour, linestyle=style.line)
+        axes.fill_between(curve["round"], low, high, color=style.colour, alpha=0.15, linewidth=0)
+        handles.setdefault(name, line)
+    axes.set(xlabel="round", ylabel="test accuracy (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(figure, list(handles.values()), list(handles), width)

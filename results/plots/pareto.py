@@ -1,0 +1,87 @@
+"""Accuracy against overhead, with the Pareto front."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from results.plots.points import Axis, Point, backends, front
+from results.plots.style import WIDTHS, legend, legend_height, logarithmic, look
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NUMBERED = 9  # points of the front that have a name of their own, where backends do not tell them apart
+GREY = "#777777"
+AXES = 2.4  # inches
+
+
+def draw(figure: "Figure", found: Sequence[Point], x: Axis, y: Axis, width: str) -> None:
+    """A point a configuration, in the colour and shape of its backend, and the front as a line of steps."""
+    axes = figure.subplots()
+    best = front(found, x, y)
+    handles, labels = _points(axes, found)
+    several = len(found) > len(labels)
+    handles.append(_steps(axes, best, found, rising=not x.higher_is_better))
+    labels.append("Pareto front")
+    if several:
+        numbered = _numbered(axes, best)
+        handles, labels = handles + numbered[0], labels + numbered[1]
+    axes.set(xlabel=x.heading, ylabel=y.heading)
+    axes.margins(y=0.1)
+    logarithmic(axes, x=[point.x.value for point in found])
+    legend(figure, handles, labels, width)
+    figure.set_size_inches(WIDTHS[width], AXES + legend_height(labels, width))
+
+
+def _steps(axes: "Axes", best: Sequence[Point], found: Sequence[Point], rising: bool) -> Any:
+    """Through the front and on to the end where x is worst: whatever lies beyond the line is beaten."""
+    end = (max if rising else min)(point.x.value for point in found)
+    corners = [(point.x.value, point.y.value) for point in best]
+    corners = [*corners, (end, corners[-1][1])] if rising else [(end, corners[0][1]), *corners]
+    [line] = axes.plot(
+        *zip(*corners, strict=True),
+        color=GREY,
+        drawstyle="steps-post" if rising else "steps-pre",
+        zorder=1,
+        linewidth=0.9,
+        linestyle="--",
+    )
+    return line
+
+
+def _points(axes: "Axes", found: Sequence[Point]) -> tuple[list[Any], list[str]]:
+    handles, labels = [], []
+    for name, place in backends([point.row for point in found]).items():
+        chosen, style = [point for point in found if point.backend == name], look(place)
+        drawn = axes.errorbar(
+            [point.x.value for point in chosen],
+            [point.y.value for point in chosen],
+            xerr=list(zip(*(point.x.error for point in chosen), strict=True)),
+            yerr=list(zip(*(point.y.error for point in chosen), strict=True)),
+            color=style.colour,
+            marker=style.marker,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+            markersize=5,
+            linestyle="none",
+            elinewidth=0.8,
+            zorder=2,
+        )
+        handles.append(drawn[0])  # without its bars
+        labels.append(name)
+    return handles, labels
+
+
+def _numbered(axes: "Axes", best: Sequence[Point]) -> tuple[list[Any], list[str]]:
+    """Numbers beside the points of the front, and what they stand for."""
+    from matplotlib.lines import Line2D
+
+    places: dict[tuple[float, float], list[str]] = {}
+    for number, point in enumerate(best[:NUMBERED], start=1):
+        places.setdefault((point.x.value, point.y.value), []).append(str(number))
+    for place, numbers in places.items():
+        axes.annotate(
+            ", ".join(numbers), place, xytext=(-3, 4), textcoords="offset points", ha="right", fontsize=6.5, zorder=3
+        )
+    labels = [f"{number}: {point.row['configuration']}" for number, point in enumerate(best[:NUMBERED], start=1)]
+    return [Line2D([], [], linestyle="none") for _ in labels], labels

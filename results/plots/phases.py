@@ -1,0 +1,122 @@
+"""Where a round's time, or its bytes, go: stacked bars by party and phase."""
+
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from privacy.errors import ConfigError
+from results.breakdown import ALL, PHASES
+from results.columns import Column
+from results.plots.points import Row, figure
+from results.plots.style import legend, legend_height, wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import FigureBase
+
+OTHERS = "protocol"  # stages of it, which are no phase of a client, and to which bytes belong
+NARROW = 26  # characters of a label in one column
+MOST = 60  # bars that a page holds
+BAR, LINE = 0.05, 0.12  # inches: a bar, and what a line of its label adds
+
+
+class Segment(NamedTuple):
+    """A part of a bar, and how it looks in colour and in grey."""
+
+    party: str
+    phase: str
+    colour: str
+    hatch: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its entry in the legend."""
+        return self.party if self.phase == ALL else f"{self.party}: {self.phase}"
+
+
+# phases of clients are told apart; of the other parties, whose stages differ with the protocol, the whole is shown
+SEGMENTS = (
+    Segment("clients", "prepare", "#56B4E9", "..."),
+    Segment("clients", "train", "#0072B2"),
+    Segment("clients", "flatten", "#F0E442", "|||"),
+    Segment("clients", "transfer", "#CC79A7", "---"),
+    Segment("clients", "protect", "#E69F00", "\\\\\\"),
+    Segment("clients", OTHERS, "#DDDDDD", "ooo"),
+    Segment("server", ALL, "#009E73", "///"),
+    Segment("keyholder", ALL, "#000000"),
+    Segment("parties", ALL, "#D55E00", "xxx"),
+)
+
+Stacks = Mapping[str, Mapping[tuple[str, str], float]]  # label -> (party, phase) -> amount
+
+
+def stacks(rows: Sequence[Row], column: Column) -> Stacks:
+    """The bars of a picture, see `divided`.
+
+    Raises:
+        ConfigError: there is none, or there are more than a page holds.
+    """
+    found = divided(rows, column)
+    if not 1 <= len(found) <= MOST:
+        raise ConfigError.of("phases", len(found), f"a picture holds the bars of 1 to {MOST} configurations: name runs")
+    return found
+
+
+def divided(rows: Sequence[Row], column: Column) -> Stacks:
+    """A bar a configuration, from the rows of `results.table.phases`, in their order, each divided as SEGMENTS are."""
+    found: dict[str, dict[tuple[str, str], float]] = {}
+    for row in rows:
+        bar = found.setdefault(row["configuration"], defaultdict(float))
+        amount = figure(row, column)
+        clients, whole = row["party"] == "clients", row["phase"] == ALL
+        if amount is not None and clients != whole:
+            known = not clients or row["phase"] in PHASES
+            bar[row["party"], row["phase"] if known else OTHERS] += amount.value
+    return found
+
+
+def height(labels: Iterable[str], width: str) -> float:
+    """Of the axes, in inches."""
+    shown = [_label(label, width) for label in labels]
+    return (BAR + LINE * max((label.count("\n") + 1 for label in shown), default=1)) * len(shown) + 0.5
+
+
+def draw(figure: "FigureBase", found: Stacks, heading: str, width: str) -> float:
+    """A bar a configuration; returns the height that all of it takes, in inches."""
+    axes = figure.subplots()
+    _draw_on(axes, found, heading, width)
+    handles, labels = axes.get_legend_handles_labels()
+    legend(figure, handles, labels, width)
+    return height(found, width) + legend_height(labels, width)
+
+
+def _draw_on(axes: "Axes", found: Stacks, heading: str, width: str) -> None:
+    left = [0.0] * len(found)
+    for segment in SEGMENTS:
+        widths = [bar.get((segment.party, segment.phase), 0.0) for bar in found.values()]
+        if any(widths):
+            axes.barh(
+                range(len(found)),
+                widths,
+                left=left,
+                color=segment.colour,
+                hatch=segment.hatch,
+                edgecolor="white",
+                linewidth=0.3,
+                label=segment.label,
+                height=0.72,
+            )
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.set_yticks(range(len(found)), [_label(label, width) for label in found])
+    axes.set(xlabel=heading, xlim=(0, 1.03 * max(left)), ylim=(len(found) - 0.4, -0.6))
+    axes.grid(visible=False, axis="y")
+
+
+def _label(label: str, width: str) -> str:
+    """In a narrow picture a key a line, without the groups that it stands in."""
+    if width != "column":
+        return wrapped(label, "column")
+    keys = [part.partition("=") for part in label.split(" ")]
+    lines = [f"{key.rpartition('.')[2]}{equals}{value}" for key, equals, value in keys]
+    return "\n".join(textwrap.fill(line, NARROW) for line in lines)

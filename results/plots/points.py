@@ -1,0 +1,180 @@
+"""From the rows of a table to what a picture has on its axes."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from privacy.errors import ConfigError
+from results.columns import Column
+from results.labels import Parts, flatten, text_of
+
+Row = Mapping[str, Any]  # of `results.table.table`
+HIGHER_IS_BETTER = ("accuracy", "accuracy_points", "macro_f1")
+NUMBERS = ("mean", "largest", "ratio", "difference")
+
+
+class Interval(NamedTuple):
+    """A figure in the unit of its heading, with the bounds of its 95 % interval where there is one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def error(self) -> tuple[float, float]:
+        """How far it reaches down and up."""
+        if self.low is None or self.high is None:
+            return 0.0, 0.0
+        return self.value - self.low, self.high - self.value
+
+
+class Axis(NamedTuple):
+    """One axis: its name, its heading, and how a row is read; `follows` are the keys that only say it once more."""
+
+    key: str
+    heading: str
+    of: Callable[[Row], Interval | None]
+    follows: tuple[str, ...] = ()
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of it is welcome; of overheads and epsilon less is."""
+        return self.key in HIGHER_IS_BETTER
+
+    def says(self, key: str) -> bool:
+        """Whether a key of the configuration tells no more than this axis does."""
+        return key == self.key or any(key == other or key.startswith(f"{other}.") for other in self.follows)
+
+
+FOLLOWS = {"parameters": ("model", "data"), "epsilon": ("mechanism", "delta", "epsilon_budget")}
+
+
+class Point(NamedTuple):
+    """A configuration in the plane."""
+
+    row: Row
+    x: Interval
+    y: Interval
+
+    @property
+    def backend(self) -> str:
+        """What protects it."""
+        return str(self.row["backend"] or "plain")
+
+
+def of_column(column: Column) -> Axis:
+    """The axis of a figure."""
+    return Axis(column.key, column.heading, lambda row: figure(row, column), FOLLOWS.get(column.key, ()))
+
+
+def of_key(key: str) -> Axis:
+    """The axis of a numeric key of the configuration."""
+    return Axis(key, key, lambda row: _number(numbers(row).get(key)))
+
+
+def axis(option: str, key: str, columns: Sequence[Column], rows: Sequence[Row], configured: bool = False) -> Axis:
+    """The axis that a user named.
+
+    Args:
+        option: what named it, for the error.
+        key: of a column of figures, or (`configured`) a numeric key of the configurations.
+        columns: those that there are.
+        rows: of the table.
+        configured: whether keys of the configuration will do, too.
+
+    Raises:
+        ConfigError: neither.
+    """
+    figures = {column.key: column for column in columns if column.kind in NUMBERS}
+    keys = varied(rows) if configured else []
+    if configured and any(key in numbers(row) for row in rows):
+        return of_key(key)
+    if key in figures:
+        return of_column(figures[key])
+    named = f"; or a numeric key of the configuration, of which vary: {', '.join(keys) or 'none'}" if configured else ""
+    raise ConfigError.of(option, key, f"no such figure; allowed are {', '.join(figures)}{named}")
+
+
+def figure(row: Row, column: Column) -> Interval | None:
+    """A figure of a row as its heading has it, or None where nothing measured it."""
+    value, low, high = (row.get(f"{column.key}{bound}") for bound in ("", "_low", "_high"))
+    if value is None:
+        return None
+    if low is None or high is None:
+        return Interval(value * column.scale)
+    return Interval(value * column.scale, low * column.scale, high * column.scale)
+
+
+def numbers(row: Row) -> dict[str, float]:
+    """The numeric keys of a row's configuration."""
+    found = {}
+    for key, text in flatten(json.loads(row["identity"])).items():
+        try:
+            found[key] = float(text)
+        except ValueError:
+            continue
+    return found
+
+
+def varied(rows: Sequence[Row]) -> list[str]:
+    """The numeric keys that differ between some rows."""
+    values: dict[str, set[float]] = {}
+    for row in rows:
+        for key, number in numbers(row).items():
+            values.setdefault(key, set()).add(number)
+    return sorted(key for key, seen in values.items() if len(seen) > 1)
+
+
+def _number(value: float | None) -> Interval | None:
+    return None if value is None else Interval(value)
+
+
+def points(rows: Sequence[Row], x: Axis, y: Axis) -> list[Point]:
+    """The rows that have both figures, in their order.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    found = [
+        Point(row, at, value) for row in rows if (at := x.of(row)) is not None and (value := y.of(row)) is not None
+    ]
+    if not found:
+        raise ConfigError(f"{x.key} and {y.key}: no finished run has both, so there is nothing to draw")
+    return found
+
+
+def front(found: Sequence[Point], x: Axis, y: Axis) -> list[Point]:
+    """Those that no other one beats on one axis without losing on the other, by rising x: the Pareto front."""
+    sign_x, sign_y = (-1 if better.higher_is_better else 1 for better in (x, y))
+    ordered = sorted(found, key=lambda point: (sign_x * point.x.value, sign_y * point.y.value))
+    kept: list[Point] = []
+    for point in ordered:
+        same = bool(kept) and (point.x.value, point.y.value) == (kept[-1].x.value, kept[-1].y.value)
+        if not kept or same or sign_y * point.y.value < sign_y * kept[-1].y.value:
+            kept.append(point)
+    return sorted(kept, key=lambda point: point.x.value)
+
+
+def series(found: Sequence[Point], x: Axis) -> dict[str, list[Point]]:
+    """The points of each line by rising x: what differs in more than x is on different ones.
+
+    A line is called after its backend, and after what else tells it from the others.
+    """
+    parts = [point.row["parts"] for point in found]
+    keys = {key for own in parts for key in own if not x.says(key)} - {"mechanism", "secure_sum"}
+    # a number that is always x's own, such as the `clients` that a secure sum was made for, tells no more than x
+    telling = {key for key in keys if not _repeats(parts, key, x.key) and len({own.get(key) for own in parts}) > 1}
+    lines: dict[str, list[Point]] = {}
+    for point, own in zip(found, parts, strict=True):
+        others = text_of({key: value for key, value in own.items() if key in telling})
+        lines.setdefault(f"{point.backend} {others}".rstrip(), []).append(point)
+    return {label: sorted(line, key=lambda point: point.x.value) for label, line in lines.items()}
+
+
+def _repeats(parts: Sequence[Parts], key: str, other: str) -> bool:
+    return all(own[key] == own.get(other) for own in parts if key in own)
+
+
+def backends(rows: Sequence[Row]) -> dict[str, int]:
+    """Each backend's place among those that there are."""
+    return {name: i for i, name in enumerate(dict.fromkeys(str(row["backend"] or "plain") for row in rows))}

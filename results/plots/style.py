@@ -1,0 +1,146 @@
+"""How pictures look: legible in one column of a paper, without colours and to colour-blind readers."""
+
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from privacy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
+
+# Okabe and Ito 2008: told apart by colour-blind readers; yellow last, since it is faint on paper
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p")  # eleven, so that 88 pairs with a colour differ
+# one is whole: of lines that lie on one another all are seen
+LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (3, 1, 1, 1)), (0, (1, 3)))
+ENDINGS = (".png", ".pdf", ".svg")
+WIDTHS = {"column": 3.4, "page": 7.0}  # inches
+FEW = len(COLOURS)  # what has a colour of its own; of more, those of one backend share it
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+SPANS = 10.0  # from which ratio of its ends an axis is logarithmic
+RC: dict[Any, Any] = {
+    "font.size": 7.5,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.linewidth": 0.4,
+    "grid.alpha": 0.35,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "hatch.linewidth": 0.5,
+    "pdf.fonttype": 42,  # publishers refuse the others
+    "text.parse_math": False,  # a `$` in a configuration is one
+    "svg.hashsalt": "fedveil",  # the same picture is the same file
+}
+UNDATED: Mapping[str, Mapping[str, Any]] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}
+
+
+class Look(NamedTuple):
+    """What tells one line or set of points from the others."""
+
+    colour: str
+    marker: str
+    line: Any  # matplotlib's: a name, or an offset and dashes
+
+
+def look(index: int) -> Look:
+    """That of the so-manieth."""
+    return Look(COLOURS[index % FEW], MARKERS[index % len(MARKERS)], LINES[index % len(LINES)])
+
+
+@contextmanager
+def picture(out: Path, key: str, width: str) -> Iterator["Figure"]:
+    """A figure to draw on, which is written when the block ends well; who draws on it sets its height.
+
+    Args:
+        out: the file.
+        key: the option that named it.
+        width: one of WIDTHS.
+
+    Raises:
+        ConfigError: another ending than ENDINGS, or the file cannot be written.
+    """
+    if out.suffix not in ENDINGS:
+        raise ConfigError.of(key, out, f"must end in one of {', '.join(ENDINGS)}")
+    import matplotlib  # half a second, and most commands draw nothing
+
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(WIDTHS[width], WIDTHS[width]), layout="constrained")
+        yield figure
+        try:
+            figure.savefig(out, dpi=300, metadata=dict(UNDATED[out.suffix]))
+        except OSError as error:
+            raise ConfigError.of(key, out, f"cannot be written ({error.strerror})") from error
+
+
+def spans_decades(values: Sequence[float]) -> bool:
+    """Whether an axis over these is better read as a logarithmic one."""
+    return bool(values) and min(values) > 0 and max(values) >= SPANS * min(values)
+
+
+def logarithmic(axes: "Axes", x: Sequence[float] = (), y: Sequence[float] = ()) -> None:
+    """Scale those axes by decades whose values span them, with numbers that are read at a glance."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    for axis, set_scale, values in ((axes.xaxis, axes.set_xscale, x), (axes.yaxis, axes.set_yscale, y)):
+        if spans_decades(values):
+            set_scale("log")
+            axis.set_major_formatter(FuncFormatter(_power))
+            if max(values) > SPANS**2 * min(values):
+                axis.set_minor_formatter(NullFormatter())
+            else:
+                axis.set_minor_formatter(FuncFormatter(_ones_twos_and_fives))
+
+
+def _power(value: float, _: int) -> str:
+    """Of ten: 1000 as it is, a million by its exponent."""
+    return f"{value:g}" if 1e-4 < value < 1e6 else "10" + f"{round(math.log10(value))}".translate(RAISED)
+
+
+def _ones_twos_and_fives(value: float, _: int) -> str:
+    text = f"{value:g}"
+    return text if f"{value:e}"[0] in "25" else ""
+
+
+def wrapped(text: str, width: str) -> str:
+    """A label in lines that fit a picture; configurations break between their keys."""
+    most = round(15 * WIDTHS[width])
+    return "\n".join(textwrap.wrap(text, most, break_long_words=False, break_on_hyphens=False)) or text
+
+
+def legend(figure: "FigureBase", handles: Sequence[Any], labels: Sequence[str], width: str) -> None:
+    """Below the axes, in as many columns as there is room for: `legend_height` tells how much of it there is."""
+    shown = [wrapped(label, width) for label in labels]
+    figure.legend(
+        handles, shown, loc="outside lower center", ncols=_columns(shown, width), handlelength=2.6, columnspacing=1.2
+    )
+
+
+def legend_height(labels: Sequence[str], width: str) -> float:
+    """In inches."""
+    shown = [wrapped(label, width) for label in labels]
+    columns = _columns(shown, width)
+    rows = -(-len(shown) // columns) if shown else 0
+    # filled column by column; the tallest one counts
+    tallest = max(sum(label.count("\n") + 1 for label in shown[i * rows : (i + 1) * rows]) for i in range(columns))
+    return 0.15 * tallest + 0.1
+
+
+def _columns(shown: Sequence[str], width: str) -> int:
+    longest = max((len(line) for label in shown for line in label.split("\n")), default=1)
+    return max(1, min(len(shown), int(17 * WIDTHS[width]) // (longest + 6)))
