@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from experiments.messages import CONFIGS
 from fl.config import hash_of, register_schema, to_json
 from results import render
-from results.plot import plot
+from results.plot import overview
 from results.runs import collect, find_runs
 from results.table import table
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     columns = listed.split(",")
     runs = collect(find_runs([Path(folder)]))
     lines = [line for line in render.markdown(table(runs, columns)).splitlines() if line.startswith("|")]
-    plot(runs, PICTURE)
+    overview(runs, PICTURE)
     marks = BEGIN.format(digest=digest(columns), picture=hashlib.sha256(PICTURE.read_bytes()).hexdigest()[:16])
     block = marks + "\n".join(lines) + "\n" + END
     text = README.read_text()
