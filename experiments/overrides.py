@@ -53,7 +53,7 @@ def _less_seed(others: str) -> list[str] | None:
     configuration = dict(sorted({**json.loads(others), "seed": 1}.items()))
     try:
         words = overrides_of(configuration)
-    except OmegaConfBaseException:  # a key that there is no more
+    except OmegaConfBaseException:  # a value that a key does not take any more
         return None
     return None if words is None else [word for word in words if not word.startswith("seed=")]
 
@@ -115,7 +115,7 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
     if not isinstance(value, str):
-        return json.dumps(value)
+        return json.dumps(value).replace("Infinity", "inf").replace("NaN", "nan")
     if BARE.fullmatch(value) and value.lower() not in WORDS:
         return value
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)

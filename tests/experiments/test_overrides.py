@@ -63,10 +63,19 @@ def test_the_command_is_one_for_a_shell(here: Here) -> None:
     assert here("hash", *words).out.strip() == hash_of(canonical)
 
 
-def test_an_experiment_that_is_not_here_has_no_command() -> None:
+def test_what_no_overrides_give_has_no_command() -> None:
     configuration = json.loads(to_json(compose()))
     assert command_of({**configuration, "experiment": "of somebody else"}) is None
-    assert command_of({**configuration, "from_another_version": 1}) is None
+    assert command_of({**configuration, "rounds": "several"}) is None
+
+
+def test_keys_of_another_version_are_added_and_taken_away() -> None:
+    configuration = json.loads(to_json(compose()))
+    del configuration["witness"]
+    other = dict(sorted({**configuration, "another": 1}.items()))
+    found = overrides_of(other)
+    assert found is not None
+    assert json.loads(to_json(compose(*found))) == other
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cc",)), max_size=12)
