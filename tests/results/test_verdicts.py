@@ -57,7 +57,7 @@ def test_what_no_run_measured_is_not_judged():
 
 def test_a_cited_figure_stands_alone():
     (line,) = Result(Row("r", Kind.cited, figures=[Figure("x", 1.58)]), {}).lines()
-    assert (line.published, line.ours, line.kind, line.verdict) == (1.58, None, "cited", None)
+    assert (line.published, line.ours, line.kind, line.verdict) == (1.58, None, "cited", "cited")
 
 
 def test_the_sheet_says_where_the_figures_come_from():
@@ -76,4 +76,4 @@ def test_csv_has_the_raw_figures_of_all_tables():
     frame = pl.read_csv(io.StringIO(verdicts.csv(results)))
     assert frame["table"].to_list() == ["a", "b"]
     assert frame["ours"].to_list() == [pytest.approx(94.42, abs=1e-9), None]
-    assert frame["verdict"].to_list() == ["reproduced", None]
+    assert frame["verdict"].to_list() == ["reproduced", "cited"]
