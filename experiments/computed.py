@@ -11,8 +11,17 @@ from typing import Any
 from privacy.errors import ConfigError
 
 MODULES = {
+    "ciphertext_words": "experiments.he_figures",
+    "ckks_operations": "experiments.he_figures",
+    "crypten_model": "experiments.mpc_figures",
+    "crypten_processes": "experiments.mpc_figures",
     "dp_sgd_epsilon": "experiments.formulas",
+    "flare_round": "experiments.flare_figures",
+    "he_system": "experiments.he_figures",
     "link_arithmetic": "experiments.formulas",
+    "selective_size": "experiments.he_figures",
+    "share_aggregation": "experiments.mpc_figures",
+    "share_parties": "experiments.mpc_figures",
     "tenseal_ciphertext": "experiments.tenseal_figures",
     "tenseal_context": "experiments.tenseal_figures",
     "tenseal_precision": "experiments.tenseal_figures",
