@@ -162,9 +162,10 @@ def ciphertext_words(poly_modulus_degree: int, primes: int) -> dict[str, float]:
 def ckks_operations(
     poly_modulus_degree: int, coeff_modulus_bits: list[int], scale_bits: int, samples: int = SAMPLES
 ) -> dict[str, float]:
-    """Milliseconds of encoding and encrypting all slots, of an addition, and of decrypting and decoding: medians.
+    """Milliseconds of encoding and encrypting all slots, of an addition, and of decrypting and decoding: means.
 
-    TenSEAL's objects call the SEAL that the benchmark's SEAL-Python calls.
+    As the benchmark does, one operation goes over all samples before the next, so that a ciphertext comes from memory
+    and not from the processor's cache. TenSEAL's objects call the SEAL that the benchmark's SEAL-Python calls.
     """
     import tenseal as ts
 
@@ -173,14 +174,15 @@ def ckks_operations(
         kind, poly_modulus_degree, coeff_mod_bit_sizes=list(coeff_modulus_bits), encryption_type=public, n_threads=1
     )
     values = np.random.default_rng(1).uniform(0, 1, poly_modulus_degree // 2).tolist()
-    times: dict[str, list[float]] = {"encrypt": [], "add": [], "decrypt": []}
-    for _ in range(samples):
-        encrypt_s, vector = _timed(lambda: ts.ckks_vector(context, values, 2.0**scale_bits))
-        add_s, total = _timed(lambda vector=vector: vector + vector)  # type: ignore[misc]
-        decrypt_s, _ = _timed(total.decrypt)
-        for name, seconds in zip(times, (encrypt_s, add_s, decrypt_s), strict=True):
-            times[name].append(seconds)
-    encrypt, add, decrypt = (1e3 * statistics.median(seconds) for seconds in times.values())
+
+    def encrypted() -> list[Any]:
+        return [ts.ckks_vector(context, values, 2.0**scale_bits) for _ in range(samples)]
+
+    encrypt_s, left = _timed(encrypted)
+    right = encrypted()
+    add_s, sums = _timed(lambda: [one + other for one, other in zip(left, right, strict=True)])
+    decrypt_s, _ = _timed(lambda: [total.decrypt() for total in sums])
+    encrypt, add, decrypt = (1e3 * seconds / samples for seconds in (encrypt_s, add_s, decrypt_s))
     return {
         "encrypt (ms)": encrypt,
         "add (ms)": add,

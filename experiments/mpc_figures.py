@@ -2,12 +2,12 @@
 
 Sources: SCITEPRESS 2022/113227, Table 4 (secure aggregation of model updates by MP-SPDZ); CrypTen,
 benchmarks/{benchmark,models,data}.py and its results of 2020-06-26. A party is a process on one thread, all of them on
-this machine over gloo. MB are 10^6 bytes.
+this machine over gloo. A time is the fastest of several, which other work on the machine disturbs least; MB are 10^6
+bytes.
 """
 
 import multiprocessing
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-REPEATS = 5
+REPEATS = 7
 PLAIN_REPEATS = 50  # of what takes a millisecond
 EXAMPLES, FEATURES = 5000, 20  # of which scikit-learn leaves three quarters to train with
 MODELS = {"feed-forward": (20, 10, 5, 1), "logistic regression": (20, 1)}
 
 
 def share_aggregation(parties: int, contributions: int, updates: int) -> dict[str, float]:
-    """Medians of `secure_sum=crypten`: until the slowest party has the sum, and what reaches one party."""
+    """Of `secure_sum=crypten`: seconds until the slowest party has the sum, and what reaches one party."""
     seconds, handed_bytes, peers_bytes = _shares(parties, contributions, updates)
     return {"seconds": seconds, "received (MB a party)": (handed_bytes + peers_bytes) / 1e6}
 
@@ -46,12 +46,12 @@ def _shares(parties: int, contributions: int, updates: int) -> tuple[float, floa
         for _ in range(1 + REPEATS):
             told = [future.result() for future in [pool.submit(stage_cost) for pool in pools]]
             rounds.append([max(costs) for costs in zip(*told, strict=True)])
-    seconds, handed_bytes, peers_bytes = map(statistics.median, zip(*rounds[1:], strict=True))
+    seconds, handed_bytes, peers_bytes = map(min, zip(*rounds[1:], strict=True))
     return seconds, handed_bytes, peers_bytes
 
 
 def crypten_model(model: str, parties: int) -> dict[str, float]:
-    """Seconds of an epoch (one step over all examples) and of an inference, plain and encrypted: medians."""
+    """Seconds of an epoch (one step over all examples) and of an inference, plain and encrypted."""
     times = _model_times(model, parties)
     return {
         "epoch, plain (s)": times["epoch", False],
@@ -107,19 +107,19 @@ def _be_party(model: str, rank: int, parties: int, meeting: Path) -> Times:
         ("inference", False): lambda: plain(x),
         ("inference", True): lambda: encrypted(secret_x),
     }
-    times = {step: _median_s(work, REPEATS if step[1] else PLAIN_REPEATS) for step, work in steps.items()}
+    times = {step: _fastest_s(work, REPEATS if step[1] else PLAIN_REPEATS) for step, work in steps.items()}
     crypten.uninit()
     return times
 
 
-def _median_s(work: Callable[[], object], repeats: int) -> float:
+def _fastest_s(work: Callable[[], object], repeats: int) -> float:
     """After a first call."""
     times_s = []
     for _ in range(1 + repeats):
         start_s = time.perf_counter()
         work()
         times_s.append(time.perf_counter() - start_s)
-    return statistics.median(times_s[1:])
+    return min(times_s[1:])
 
 
 def _examples() -> tuple[Any, Any]:
