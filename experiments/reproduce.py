@@ -3,9 +3,10 @@
 import argparse
 import shlex
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -13,44 +14,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments import computed
 from experiments.messages import CONFIGS, one_line
 from experiments.outcomes import FAILED, OK
-from experiments.tenseal_figures import tenseal_ciphertext, tenseal_context, tenseal_precision
 from fl.config import check, hash_of, to_json
 from privacy.errors import ConfigError, FedveilError
 from results import registry, verdicts
 from results.output import FORMATS, Parser
-from results.registry import Kind, Row, Table
+from results.registry import Compare, Figure, Kind, Row, Table
 from results.store import default_directory
 from results.verdicts import Result
-
-
-def dp_sgd_epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> dict[str, float]:
-    """Epsilon of DP-SGD as libraries printed it before 2020, and as today's accountants give it."""
-    from privacy.accounting import epsilon, epsilon_pre_2020, poisson_steps
-    from privacy.parameters import ACCOUNTANTS
-
-    event = poisson_steps(noise_multiplier, sample_rate, steps)
-    found = {f"epsilon_{accountant}": epsilon(event, delta, accountant) for accountant in ACCOUNTANTS}
-    return {"epsilon_pre_2020": epsilon_pre_2020(event, delta), **found}
-
-
-def link_arithmetic(parameters: float, bytes_per_parameter: float, nodes: int, network: str) -> dict[str, float]:
-    """One model sent over one link of a network profile, and all that so many nodes send in a step."""
-    from results.network import load
-
-    size_bytes = parameters * bytes_per_parameter
-    exchange_s = load(network).transfer_s(size_bytes, "client/0", "server")
-    return {"exchange (s)": exchange_s, "moved in a step (TB)": nodes * size_bytes / 1e12}
-
-
-COMPUTED: dict[str, Callable[..., dict[str, float]]] = {
-    "dp_sgd_epsilon": dp_sgd_epsilon,
-    "link_arithmetic": link_arithmetic,
-    "tenseal_ciphertext": tenseal_ciphertext,
-    "tenseal_context": tenseal_context,
-    "tenseal_precision": tenseal_precision,
-}
 
 
 @dataclass(frozen=True)
@@ -62,11 +35,30 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A run of a row, and its plain twin where the row compares the two."""
+
+    cell: Cell
+    twin: Cell | None
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Both, the twin first."""
+        return (self.cell,) if self.twin is None else (self.twin, self.cell)
+
+
+@dataclass(frozen=True)
 class Task:
-    """A row and the runs that regenerate it, one a seed."""
+    """A row and what regenerates it: runs, one a seed, or a function's arguments.
+
+    `small` says what is smaller than published; `skipped` why the row is not for this setting.
+    """
 
     row: Row
-    cells: tuple[Cell, ...]
+    pairs: tuple[Pair, ...] = ()
+    compute: Mapping[str, Any] = field(default_factory=dict)
+    small: str = ""
+    skipped: str = ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("name", metavar="NAME", nargs="?", help="one of those below, or all")
     parser.add_argument("--list", action="store_true", help="list the tables")
     parser.add_argument("--only", metavar="ROW", help="only rows whose name contains this")
+    parser.add_argument("--full", action="store_true", help="as published, where the usual setting is a small one")
     parser.add_argument("--seeds", metavar="1,2,3", help="others than the table's")
     parser.add_argument(
         "--format",
@@ -106,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
         return OK
     tables = {name: registry.load(name) for name in _chosen(options.name)}
     seeds = None if options.seeds is None else _numbers(options.seeds)
-    plans = {name: _plan(name, table, options.only, seeds) for name, table in tables.items()}
+    plans = {name: _plan(name, table, options.only, seeds, options.full) for name, table in tables.items()}
     if not any(plans.values()):
         listed = ", ".join(row.name for table in tables.values() for row in table.rows)
         raise ConfigError.of("--only", options.only, f"no row is called so; there are {listed}")
@@ -133,22 +126,44 @@ def _numbers(text: str) -> list[int]:
         raise ConfigError.of("--seeds", text, "must be whole numbers, with commas between them") from None
 
 
-def _plan(name: str, table: Table, only: str | None, seeds: Sequence[int] | None) -> list[Task]:
+def _plan(name: str, table: Table, only: str | None, seeds: Sequence[int] | None, full: bool) -> list[Task]:
     """The rows that are wanted, composed before anything runs."""
-    rows = [row for row in table.rows if only is None or only in row.name]
-    chosen = table.seeds if seeds is None else seeds
-    return [Task(row, tuple(_cell(name, table, row, seed) for seed in chosen if _runs(row))) for row in rows]
+    return [_task(name, table, row, seeds, full) for row in table.rows if only is None or only in row.name]
 
 
-def _runs(row: Row) -> bool:
-    return not row.compute and row.kind is not Kind.cited
+def _task(name: str, table: Table, row: Row, seeds: Sequence[int] | None, full: bool) -> Task:
+    smaller = [] if full else [small for small in (table.small, row.small) if small.says]
+    if row.compute or row.kind is Kind.cited:
+        smaller = [small for small in smaller if small is row.small]
+    says = "; ".join(small.says for small in smaller)
+    if any(small.skip for small in smaller):
+        return Task(row, skipped=f"{says} (--full)")
+    if row.compute:
+        computes = {key: value for small in smaller for key, value in small.compute.items()}
+        return Task(row, compute={**row.compute, **computes}, small=says)
+    if row.kind is Kind.cited:
+        return Task(row)
+    chosen = next((small.seeds for small in reversed(smaller) if small.seeds), table.seeds) if seeds is None else seeds
+    overrides = [*table.overrides, *row.overrides, *(o for small in smaller for o in small.overrides)]
+    return Task(row, tuple(_pair(name, row, overrides, seed) for seed in chosen), small=says)
 
 
-def _cell(name: str, table: Table, row: Row, seed: int) -> Cell:
-    overrides = [*table.overrides, *row.overrides, f"seed={seed}"]
+def _pair(name: str, row: Row, overrides: Sequence[str], seed: int) -> Pair:
+    cell = _cell(name, row, [*overrides, f"seed={seed}"])
+    if not row.has_twin:
+        return Pair(cell, None)
+    return Pair(cell, _cell(name, row, [*filter(_is_not_protection, overrides), f"seed={seed}"]))
+
+
+def _is_not_protection(override: str) -> bool:
+    """Of a plain twin's overrides; that they give what `experiments.twins` does is tested of every table."""
+    return not override.lstrip("+~").startswith(("privacy=", "secure_sum", "mechanism", "noise=", "delta="))
+
+
+def _cell(name: str, row: Row, overrides: Sequence[str]) -> Cell:
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("config", overrides=overrides)
+            config = compose("config", overrides=list(overrides))
         check(config)
         config.out = str(default_directory(f"reproduce_{name}", hash_of(to_json(config))))
     except (FedveilError, HydraException, OmegaConfBaseException, ValueError) as error:  # the last is Hydra's, too
@@ -158,17 +173,20 @@ def _cell(name: str, table: Table, row: Row, seed: int) -> Cell:
 
 def _command(task: Task) -> str:
     """What runs the row by hand, a line a run; the next `fedveil reproduce` takes the results."""
-    if task.cells:
-        return "\n".join(shlex.join(["fedveil", "run", *cell.overrides]) for cell in task.cells)
-    return f"# {task.row.name}: {task.row.kind.name}, nothing to run"
+    cells = [cell for pair in task.pairs for cell in pair.cells]
+    if cells:
+        return "\n".join(shlex.join(["fedveil", "run", *cell.overrides]) for cell in cells)
+    return f"# {task.row.name}: {task.skipped or f'{task.row.kind.name}, nothing to run'}"
 
 
 def _reproduce(tables: dict[str, Table], plans: dict[str, list[Task]], form: str) -> int:
     results: dict[str, list[Result]] = {}
     for name, plan in plans.items():
+        start_s = time.monotonic()
         results[name] = [_regenerate(task) for task in plan]
         if plan and form != "csv":
-            print(FORMATS[form](verdicts.sheet(tables[name], results[name])), flush=True)
+            sheet = verdicts.sheet(tables[name], results[name], time.monotonic() - start_s)
+            print(FORMATS[form](sheet), flush=True)
     if form == "csv":
         print(verdicts.csv(results), end="")
     return FAILED if any(result.failed for rows in results.values() for result in rows) else OK
@@ -176,24 +194,24 @@ def _reproduce(tables: dict[str, Table], plans: dict[str, list[Task]], form: str
 
 def _regenerate(task: Task) -> Result:
     """A row; where one of its runs does not come to its end, the others would be no verdict."""
-    if task.row.compute:
-        arguments = dict(task.row.compute)
-        return Result(task.row, {key: [x] for key, x in COMPUTED[arguments.pop("function")](**arguments).items()})
-    summaries: list[dict[str, Any]] = []
-    for cell in task.cells:
-        print(f"{task.row.name}, seed {cell.config.seed}", file=sys.stderr, flush=True)
-        try:
-            summaries.append(_run(cell))
-        except ConfigError as error:  # it cannot run here: its data, for one, are elsewhere
-            return Result(task.row, _values(task.row, summaries), one_line(error))
-        except Exception as error:
-            return Result(task.row, _values(task.row, summaries), _reason(error), failed=True)
-    return Result(task.row, _values(task.row, summaries))
+    values: dict[str, list[float]] = {}
+    try:
+        if task.compute:
+            print(task.row.name, file=sys.stderr, flush=True)
+            values = {key: [value] for key, value in computed.compute(dict(task.compute)).items()}
+        for pair in task.pairs:
+            _gather(values, task.row.figures, *(_run(task.row, cell) for cell in reversed(pair.cells)))
+    except ConfigError as error:  # it cannot run here: its data, for one, are elsewhere
+        return Result(task.row, values, one_line(error), small=task.small)
+    except Exception as error:
+        return Result(task.row, values, _reason(error), failed=True, small=task.small)
+    return Result(task.row, values, task.skipped, small=task.small)
 
 
-def _run(cell: Cell) -> dict[str, Any]:
+def _run(row: Row, cell: Cell) -> dict[str, Any]:
     from experiments.execute import execute  # torch and Flower: what is computed does without
 
+    print(f"{row.name}, seed {cell.config.seed}", file=sys.stderr, flush=True)
     return execute(cell.config).summary
 
 
@@ -204,6 +222,24 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
 
 
-def _values(row: Row, summaries: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    found = {figure.figure: [summary.get(figure.figure) for summary in summaries] for figure in row.figures}
-    return {key: [float(value) for value in values if value is not None] for key, values in found.items()}
+def _gather(
+    values: dict[str, list[float]],
+    figures: Sequence[Figure],
+    summary: Mapping[str, Any],
+    plain: Mapping[str, Any] | None = None,
+) -> None:
+    """Add one seed's figures to those of the others, by heading; what was not measured is left out."""
+    for figure in figures:
+        value = summary.get(figure.figure)
+        if figure.compare is not None and value is not None:
+            value = _compared(figure.compare, float(value), plain, figure.figure)
+        if value is not None:
+            values.setdefault(figure.key, []).append(float(value))
+
+
+def _compared(how: Compare, value: float, plain: Mapping[str, Any] | None, key: str) -> float | None:
+    assert plain is not None, "a row that compares has a twin"
+    other = plain.get(key)
+    if other is None:
+        return None
+    return value / float(other) if how is Compare.ratio else value - float(other)

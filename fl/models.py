@@ -142,6 +142,28 @@ class CnnMcMahan(nn.Sequential):
         super().__init__(*first, *second, nn.Flatten(), nn.Linear(features, 512), nn.ReLU(), nn.Linear(512, classes))
 
 
+class ModerateCnn(nn.Sequential):
+    """The ModerateCNN of NVIDIA FLARE's CIFAR-10 examples (examples/advanced/cifar10/pt/src/model.py), after FedMA.
+
+    3,491,530 parameters for 3x32x32 and 10 classes: six 3x3 convolutions in three blocks, three dense layers, dropout.
+    """
+
+    WINDOWS = tuple(Window(f"{name} pooling", 2, 2, 0) for name in ("first", "second", "third"))
+
+    def __init__(self, shape: Shape, classes: int) -> None:
+        features = 256 * _features("moderate_cnn", shape, self.WINDOWS)
+        layers: list[nn.Module] = []
+        channels_in = shape[0]
+        for channels in ((32, 64), (128, 128), (256, 256)):
+            for channels_out in channels:
+                layers += [nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.ReLU()]
+                channels_in = channels_out
+            layers.append(nn.MaxPool2d(2))
+        layers.insert(-5, nn.Dropout2d(0.05))  # before the third block
+        dense = nn.Linear(features, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU()
+        super().__init__(*layers, nn.Flatten(), nn.Dropout(0.1), *dense, nn.Dropout(0.1), nn.Linear(512, classes))
+
+
 def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels)  # 32 groups: Wu and He 2018 (arXiv:1803.08494)
 

@@ -10,16 +10,23 @@ from results.columns import Column
 from results.registry import Figure, Kind, Row, Table
 from results.render import Sheet
 
-TEXTS = ("row", "figure", "verdict")
+TEXTS = ("row", "figure", "setting", "verdict")
+FULL = "full"  # the setting as published
 COLUMNS = tuple(
     Column(name, name, "text" if name in TEXTS else "count")  # a count is printed as it is
-    for name in ("row", "figure", "published", "ours", "seeds", "difference", "kind", "band", "verdict")
+    for name in (
+        *("row", "figure", "published", "ours", "seeds", "difference", "ratio of ratios"),
+        *("kind", "setting", "band", "verdict"),
+    )
 )
 
 
 @dataclass(frozen=True)
 class Line:
-    """One figure, in the unit of its heading; None for what there is not. `difference` is ours less the published."""
+    """One figure, in the unit of its heading; None for what there is not.
+
+    `difference` is ours less the published; `ratio_of_ratios` ours over it, where both are ratios.
+    """
 
     row: str
     figure: str
@@ -29,7 +36,9 @@ class Line:
     std: float | None  # over the seeds
     seeds: int | None
     difference: float | None
+    ratio_of_ratios: float | None
     kind: str
+    setting: str
     band: str | None
     verdict: str | None
 
@@ -39,20 +48,21 @@ class Result:
     """A row as it came out: our figures by name, one for each seed that ran, as runs and formulas give them.
 
     `reason` says why some are missing, on one line; `failed` whether that is a fault and not only something that is
-    not on this machine.
+    not on this machine, or in this setting. `small` says what was smaller than published.
     """
 
     row: Row
     values: Mapping[str, Sequence[float]]
     reason: str = ""
     failed: bool = False
+    small: str = ""
 
     def lines(self) -> list[Line]:
         """A line a figure."""
         return [self._line(figure) for figure in self.row.figures]
 
     def _line(self, figure: Figure) -> Line:
-        values = [figure.scale * value for value in self.values.get(figure.figure, ())]
+        values = [figure.scale * value for value in self.values.get(figure.key, ())]
         ours = fmean(values) if values else None
         compared = ours is not None and figure.published is not None
         return Line(
@@ -64,7 +74,9 @@ class Result:
             std=stdev(values) if len(values) > 1 else None,
             seeds=len(values) if values and not self.row.compute else None,
             difference=ours - figure.published if compared else None,  # type: ignore[operator]
+            ratio_of_ratios=ours / figure.published if compared and figure.is_ratio else None,  # type: ignore[operator]
             kind=self.row.kind.name,
+            setting=f"small: {self.small}" if self.small else FULL,
             band=figure.band,
             verdict=self._verdict(figure, ours),
         )
@@ -72,15 +84,19 @@ class Result:
     def _verdict(self, figure: Figure, ours: float | None) -> str | None:
         """Over some of the seeds alone there is none."""
         if self.row.kind is Kind.cited:
-            return None
+            return self.row.kind.name
         if self.reason or ours is None:
             return f"not run: {self.reason or 'nothing measured it'}"
+        if self.small and figure.full_only:
+            return "not judged: nothing is published for the small setting"
         verdict = figure.reproduced(ours)
-        return None if verdict is None else "reproduced" if verdict else "not reproduced"
+        if verdict is None or verdict:
+            return "reproduced" if verdict else None
+        return f"not reproduced: {self.row.reason}" if self.row.reason else "not reproduced"
 
 
-def sheet(table: Table, results: Sequence[Result]) -> Sheet:
-    """What is printed of a table."""
+def sheet(table: Table, results: Sequence[Result], took_s: float | None = None) -> Sheet:
+    """What is printed of a table, with how long it took where that is told."""
     figures = [
         (line, figure) for result in results for line, figure in zip(result.lines(), result.row.figures, strict=True)
     ]
@@ -89,6 +105,7 @@ def sheet(table: Table, results: Sequence[Result]) -> Sheet:
         f"{table.title}. Source: {table.source}. Hardware there: {table.hardware}.",
         table.note,
         "Ours is the mean ± the standard deviation over the seeds." if several else "",
+        "" if took_s is None else f"Took {took_s:.0f} s, with what had not been run before.",
     )
     return Sheet(COLUMNS, [_cells(line, figure) for line, figure in figures], notes=tuple(filter(None, notes)))
 
@@ -102,7 +119,9 @@ def csv(results: Mapping[str, Sequence[Result]]) -> str:
 def _cells(line: Line, figure: Figure) -> dict[str, str | None]:
     texts = {name: None if value is None else str(value) for name, value in asdict(line).items()}
     published, ours = _with_spread(line.published, line.spread), _with_spread(line.ours, line.std)
-    return texts | {"published": published, "ours": ours, "difference": _difference(line, figure)}
+    ratio = None if line.ratio_of_ratios is None else f"{line.ratio_of_ratios:.3g}"
+    shown = {"published": published, "ours": ours, "difference": _difference(line, figure), "ratio of ratios": ratio}
+    return texts | shown
 
 
 def _with_spread(value: float | None, spread: float | None) -> str | None:

@@ -37,6 +37,7 @@ SHAPES = {
     "lenet": (3, 32, 32),
     "logistic": (1, 8, 8),
     "mlp": (1, 8, 8),
+    "moderate_cnn": (3, 32, 32),
     "resnet18_gn": (3, 32, 32),
     "scatter_cnn": (81, 7, 7),
     "scatter_linear": (81, 7, 7),

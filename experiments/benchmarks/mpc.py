@@ -15,9 +15,9 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -199,6 +199,13 @@ class Seat:
             assert off_D.max() <= self._setting.clients * 2.0**-15, f"{way} sums something else"
         return taken_s
 
+    def stage_cost(self) -> tuple[float, float, float]:
+        """Of the protocol's second stage: seconds, and the bytes that came from the server and from the parties."""
+        self._peers.costs()
+        taken_s = self.time_s("stage")
+        handed_bytes = sum(len(cast(bytes, value)) for value in self._handed.values())
+        return taken_s, handed_bytes, self._peers.costs()["peers.comm_bytes"] / 2  # it counts what is sent, too
+
     def ours(self) -> Vector:
         """As the protocol does, once the set is agreed upon."""
         share_D = np.zeros(self._setting.spec.length, self._ring.dtype)
@@ -258,15 +265,20 @@ def _time_s(way: str) -> float:
     return _seat.time_s(way)
 
 
+def stage_cost() -> tuple[float, float, float]:
+    """`Seat.stage_cost` of this process."""
+    return _seat.stage_cost()
+
+
 # ---- the race
 
 
 Measured = dict[str, list[float]]  # seconds of each repeat, by way
 
 
-def race(clients: Clients, repeats: int, done: Callable[[str], None]) -> Measured:
-    """All ways in turn, the first time around and then so many times; `done` is told after each."""
-    measured: Measured = {way: [] for way in WAYS}
+@contextmanager
+def seated(clients: Clients) -> Iterator[list[ProcessPoolExecutor]]:
+    """A process for each party, in which it sits with what the clients sent it."""
     spawn, handed = multiprocessing.get_context("spawn"), clients.handed()
     with ExitStack() as stack:
         private = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -278,9 +290,16 @@ def race(clients: Clients, repeats: int, done: Callable[[str], None]) -> Measure
         ]
         for seat in seats:
             seat.result()
+        yield list(pools.values())
+
+
+def race(clients: Clients, repeats: int, done: Callable[[str], None]) -> Measured:
+    """All ways in turn, the first time around and then so many times; `done` is told after each."""
+    measured: Measured = {way: [] for way in WAYS}
+    with seated(clients) as pools:
         for _ in range(repeats + 1):
             for way in WAYS:
-                times = [pool.submit(_time_s, way) for pool in pools.values()]
+                times = [pool.submit(_time_s, way) for pool in pools]
                 measured[way].append(max(future.result() for future in times))
                 done(way)
     return measured

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from privacy.mechanism import Mechanism, ServerJob
 from results import registry
+from results.render import DASH
 from tests.experiments.command import Here, read, refused
 
 TABLE = """
@@ -91,18 +92,22 @@ def written() -> dict[Path, int]:
 def test_rows_are_run_and_judged(here: Here) -> None:
     ended = here("reproduce", "ours")
     assert ended.status == 0, ended
-    published, ours, seeds, difference, kind, band, said = cells(ended.out, "two rounds", "accuracy (%)")
-    assert (published, seeds, kind, band, said) == ("50", "2", "measured", "at least 30", "reproduced")
+    published, ours, seeds, difference, ratio, *told = cells(ended.out, "two rounds", "accuracy (%)")
+    assert (published, seeds, ratio) == ("50", "2", DASH)
+    assert told == ["measured", "full", "at least 30", "reproduced"]
     accuracies = [100 * read(path.parent, "summary")["accuracy"] for path in RUNS.glob("*/summary.json")]
     mean = sum(accuracies) / 2
     assert ours.partition(" ")[0] == f"{mean:.4g}"
     assert float(difference) == pytest.approx(mean - 50, abs=0.1)
     assert cells(ended.out, "two rounds", "upload (B/param)")[1:4] == ["4.212", "2", "+0.29 %"]
-    assert cells(ended.out, "two rounds", "rounds")[3:] == ["-1", "measured", "within 0.5", "not reproduced"]
-    price = ["2.905", "–", "-0.17 %", "modelled", "within 1 %", "reproduced"]  # noqa: RUF001
+    assert cells(ended.out, "two rounds", "rounds")[3:] == [
+        *("-1", DASH, "measured", "full", "within 0.5", "not reproduced")
+    ]
+    price = ["2.905", DASH, "-0.17 %", DASH, "modelled", "full", "within 1 %", "reproduced"]
     assert cells(ended.out, "price", "epsilon_pre_2020")[1:] == price
-    assert verdict(ended.out, "price", "epsilon_prv") == "–"  # noqa: RUF001
-    assert cells(ended.out, "speed", "private / plain")[0] == "1.58"
+    assert verdict(ended.out, "price", "epsilon_prv") == DASH
+    speed = cells(ended.out, "speed", "private / plain")
+    assert (speed[0], speed[-1]) == ("1.58", "cited")
     assert "only for the tests" in ended.out
 
 

@@ -19,7 +19,7 @@ def test_the_tutorials_ciphertexts_are_reproduced(here: Here) -> None:
     assert ended.status == 0
     for row, published in CIPHERTEXTS.items():
         line = cells(ended.out, row, "ciphertext (KiB)")
-        assert (line[0], line[-3], line[-2], line[-1]) == (published, "measured", "within 1 %", "reproduced"), row
+        assert (line[0], line[-4], line[-2], line[-1]) == (published, "measured", "within 1 %", "reproduced"), row
     assert cells(ended.out, "precision, 8192 [40, 20, 40] 2^40", "right bits of a sum")[-1] == "reproduced"
 
 

@@ -10,7 +10,7 @@ from privacy.errors import ConfigError
 from tests.fl.model_contract import Shape, gives_logits, keeps_examples_apart_and_learns
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
-NAMES = ("cnn", "cnn_mcmahan", "lenet", "logistic", "mlp", "resnet18_gn")
+NAMES = ("cnn", "cnn_mcmahan", "lenet", "logistic", "mlp", "moderate_cnn", "resnet18_gn")
 PRIVATE = ("cnn_tanh", "cnn_tanh_cifar", "cnn_tanh_gn", "scatter_cnn", "scatter_linear")  # of test_private_models.py
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 SHAPES = (DIGITS, MNIST, CIFAR, (3, 33, 47))
@@ -32,6 +32,7 @@ def build(name: str, shape: Shape, classes: int) -> nn.Module:
         ("cnn", MNIST, 10, 26_010),  # Opacus
         ("lenet", CIFAR, 100, 88_648),  # FedML-HE
         ("cnn_mcmahan", MNIST, 10, 1_663_370),  # McMahan et al. 2017
+        ("moderate_cnn", CIFAR, 10, 3_491_530),  # 3 x 3 x 3 x 32 + 32 and so on, by hand from NVIDIA FLARE's layers
         ("resnet18_gn", CIFAR, 10, 11_173_962),  # as with BatchNorm, whose scale and shift are as many
         ("logistic", DIGITS, 10, 650),
         ("mlp", DIGITS, 10, 55_210),

@@ -41,6 +41,13 @@ def test_every_row_that_has_figures_of_ours_has_something_to_judge(name):
         (Figure("a", 86.0, at_least=85.5), 85.5, True),
         (Figure("a", 86.0, at_least=85.5), 99.0, True),
         (Figure("a", 86.0, at_least=85.5), 85.4, False),
+        (Figure("a", 2.7, factor=2), 5.4, True),
+        (Figure("a", 2.7, factor=2), 5.41, False),
+        (Figure("a", 2.7, factor=2), 1.35, True),
+        (Figure("a", 2.7, factor=2), 1.34, False),
+        (Figure("a", 2.7, factor=1.5), 1.34, False),
+        (Figure("a", -85.0, absolute=15), -70.0, True),
+        (Figure("a", -85.0, absolute=15), -69.9, False),
         (Figure("a", 86.0), 86.0, None),
         (Figure("a"), 86.0, None),
     ],
@@ -64,6 +71,12 @@ def test_a_figure_of_a_run_has_the_unit_of_the_tables():
             "title: t\nsource: s\nhardware: h\nrows: [{name: a, figures: [{figure: b, absolute: 1, relative: 1}]}]",
             "a, b: more than one band",
         ),
+        (
+            "title: t\nsource: s\nhardware: h\nrows: [{name: a, figures: [{figure: b, at_least: 1, factor: 2}]}]",
+            "a, b: more than one band",
+        ),
+        ("rows: [{name: a, figures: [{figure: b, compare: product}]}]", "expected one of [ratio, difference]"),
+        ("rows: [{name: a, small: {rounds: 2}}]", "Key 'rounds' not in 'Small'"),
     ],
 )
 def test_a_wrong_file_is_refused_in_one_line(tmp_path, monkeypatch, text, message):
@@ -76,5 +89,5 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path, monkeypatch, text, messag
 
 
 def test_an_unknown_table_is_refused_with_those_that_there_are():
-    with pytest.raises(ConfigError, match=r"^NAME=none: allowed are all, link_arithmetic, \w.*tramer_boneh$"):
+    with pytest.raises(ConfigError, match=r"^NAME=none: allowed are all, crypten_models, \w.*tramer_boneh$"):
         registry.load("none")

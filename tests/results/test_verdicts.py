@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from results import render, verdicts
-from results.registry import Figure, Kind, Row, Table
+from results.registry import Compare, Figure, Kind, Row, Table
 from results.verdicts import Result
 
 ACCURACY = Figure("accuracy", 94.63, 0.34, absolute=0.5)
@@ -57,7 +57,7 @@ def test_what_no_run_measured_is_not_judged():
 
 def test_a_cited_figure_stands_alone():
     (line,) = Result(Row("r", Kind.cited, figures=[Figure("x", 1.58)]), {}).lines()
-    assert (line.published, line.ours, line.kind, line.verdict) == (1.58, None, "cited", None)
+    assert (line.published, line.ours, line.kind, line.verdict) == (1.58, None, "cited", "cited")
 
 
 def test_the_sheet_says_where_the_figures_come_from():
@@ -76,4 +76,53 @@ def test_csv_has_the_raw_figures_of_all_tables():
     frame = pl.read_csv(io.StringIO(verdicts.csv(results)))
     assert frame["table"].to_list() == ["a", "b"]
     assert frame["ours"].to_list() == [pytest.approx(94.42, abs=1e-9), None]
-    assert frame["verdict"].to_list() == ["reproduced", None]
+    assert frame["verdict"].to_list() == ["reproduced", "cited"]
+
+
+def test_a_ratio_to_plain_is_judged_by_the_ratio_of_ratios():
+    row = Row("r", figures=[Figure("round_s", 2.0, factor=2, compare=Compare.ratio)])
+    (line,) = Result(row, {"round_s ratio": [3.0, 5.0]}).lines()
+    assert (line.figure, line.ours, line.ratio_of_ratios) == ("round / plain", 4.0, 2.0)
+    assert (line.band, line.verdict) == ("within a factor of 2", "reproduced")
+    (line,) = Result(row, {"round_s ratio": [3.0, 5.2]}).lines()
+    assert (line.ratio_of_ratios, line.verdict) == (pytest.approx(2.05), "not reproduced")
+    assert printed(row, {"round_s ratio": [0.9]})["ratio of ratios"] == "0.45"
+
+
+def test_a_difference_to_plain_is_in_the_published_unit():
+    row = Row("r", figures=[Figure("accuracy", -85.0, absolute=15, compare=Compare.difference)])
+    (line,) = Result(row, {"accuracy difference": [-0.80, -0.70]}).lines()
+    assert (line.figure, line.ours) == ("accuracy (%) less plain", pytest.approx(-75))
+    assert (line.difference, line.ratio_of_ratios) == (pytest.approx(10), None)
+    assert line.verdict == "reproduced"
+    (line,) = Result(row, {"accuracy difference": [-0.69]}).lines()
+    assert line.verdict == "not reproduced"
+
+
+def test_the_same_figure_may_stand_beside_its_ratio():
+    row = Row("r", figures=[Figure("round_s"), Figure("round_s", compare=Compare.ratio)])
+    whole, ratio = Result(row, {"round_s": [3.0], "round_s ratio": [1.5]}).lines()
+    assert (whole.ours, ratio.ours) == (3.0, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"), [(0.90, "not reproduced: another optimiser"), (0.9449, "reproduced"), (None, "not run: x")]
+)
+def test_a_reason_stands_behind_a_miss_and_makes_no_verdict(ours, verdict):
+    row = Row("r", figures=[ACCURACY], reason="another optimiser")
+    values = {} if ours is None else {"accuracy": [ours]}
+    (line,) = Result(row, values, "" if values else "x").lines()
+    assert line.verdict == verdict
+
+
+def test_a_small_setting_is_said_and_what_only_the_full_one_can_show_is_not_judged():
+    whole = Figure("accuracy", 94.63, absolute=0.5, full_only=True)
+    row = Row("r", figures=[whole, ACCURACY])
+    short, judged = Result(row, {"accuracy": [0.50]}, small="2 rounds").lines()
+    assert (short.setting, short.verdict) == (
+        "small: 2 rounds",
+        "not judged: nothing is published for the small setting",
+    )
+    assert judged.verdict == "not reproduced"
+    (short, _) = Result(row, {"accuracy": [0.945]}).lines()
+    assert (short.setting, short.verdict) == ("full", "reproduced")

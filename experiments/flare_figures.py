@@ -1,0 +1,70 @@
+"""NVIDIA FLARE's pair of CIFAR-10 runs, FedAvg with and without homomorphic encryption, as a round of it would be here.
+
+Source: NVIDIA FLARE, examples/advanced/cifar10/pt/cifar10-real-world/cifar10_fedavg_he/README.md. Their runs train on
+an H100; on processors, the 3,125 steps of a round take far longer than anything that protects it. So a round is put
+together of measured parts: a step of training, and what every client's encryption, addition and opening take.
+"""
+
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.he_figures import System
+
+EXAMPLES = 50_000  # of CIFAR-10, over all clients
+STEPS = 5
+
+
+def flare_round(
+    parameters: Mapping[str, Any], clients: int, epochs: int, batch_size: int, lr: float, values: int | None = None
+) -> dict[str, float]:
+    """A round of all clients in turn, each of which trains, encrypts and opens the sum; one thread.
+
+    Args:
+        parameters: of CKKS, as `secure_sum.parameters` takes them.
+        clients: who train and open.
+        epochs: of local training.
+        batch_size: likewise.
+        lr: likewise.
+        values: how many of the model's parameters are encrypted, for the others cost as much; None: all.
+    """
+    import torch
+
+    from fl.models import ModerateCnn
+
+    model = ModerateCnn((3, 32, 32), 10)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    step_s = _step_s(model, batch_size, lr)
+    torch.set_num_threads(threads)
+    system = System(clients, {**parameters})
+    system.aggregate(1000)  # loads the keys
+    measured = values or size
+    cost = system.aggregate(measured)
+    protect_s = clients * (cost.client_s + cost.add_s + cost.open_s) * size / measured
+    training_s = epochs * EXAMPLES / batch_size * step_s
+    return {
+        "training (s/round)": training_s,
+        "HE, all clients in turn (s/round)": protect_s,
+        "round with HE / without": 1 + protect_s / training_s,
+        "upload with HE / without": cost.up_bytes / (4 * measured),
+    }
+
+
+def _step_s(model: Any, batch_size: int, lr: float) -> float:
+    """The median of some, after a first one."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    images, labels = torch.randn(batch_size, 3, 32, 32), torch.randint(10, (batch_size,))
+    times_s = []
+    for _ in range(1 + STEPS):
+        start_s = time.process_time()
+        optimizer.zero_grad()
+        cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        times_s.append(time.process_time() - start_s)
+    return statistics.median(times_s[1:])

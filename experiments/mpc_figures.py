@@ -1,0 +1,163 @@
+"""What published tables say of multi-party computation, measured: sums of shares, and CrypTen's own models.
+
+Sources: SCITEPRESS 2022/113227, Table 4 (secure aggregation of model updates by MP-SPDZ); CrypTen,
+benchmarks/{benchmark,models,data}.py and its results of 2020-06-26. A party is a process on one thread, all of them on
+this machine over gloo. A time is the fastest of several, which other work on the machine disturbs least; MB are 10^6
+bytes.
+"""
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+REPEATS = 7
+PLAIN_REPEATS = 50  # of what takes a millisecond
+EXAMPLES, FEATURES = 5000, 20  # of which scikit-learn leaves three quarters to train with
+MODELS = {"feed-forward": (20, 10, 5, 1), "logistic regression": (20, 1)}
+
+
+def share_aggregation(parties: int, contributions: int, updates: int) -> dict[str, float]:
+    """Of `secure_sum=crypten`: seconds until the slowest party has the sum, and what reaches one party."""
+    seconds, handed_bytes, peers_bytes = _shares(parties, contributions, updates)
+    return {"seconds": seconds, "received (MB a party)": (handed_bytes + peers_bytes) / 1e6}
+
+
+def share_parties(left: int, right: int, contributions: int, updates: int) -> dict[str, float]:
+    """What so many parties cost over what so many others do."""
+    mine, others = (share_aggregation(parties, contributions, updates) for parties in (left, right))
+    names = {"seconds": "seconds", "received (MB a party)": "bytes a party"}
+    return {f"{name}, {left} parties / {right}": mine[key] / others[key] for key, name in names.items()}
+
+
+@lru_cache(maxsize=4)  # rows share a measurement
+def _shares(parties: int, contributions: int, updates: int) -> tuple[float, float, float]:
+    from experiments.benchmarks.mpc import Clients, Setting, seated, stage_cost
+
+    with seated(Clients(Setting(parties, contributions, updates))) as pools:
+        rounds = []
+        for _ in range(1 + REPEATS):
+            told = [future.result() for future in [pool.submit(stage_cost) for pool in pools]]
+            rounds.append([max(costs) for costs in zip(*told, strict=True)])
+    seconds, handed_bytes, peers_bytes = map(min, zip(*rounds[1:], strict=True))
+    return seconds, handed_bytes, peers_bytes
+
+
+def crypten_model(model: str, parties: int) -> dict[str, float]:
+    """Seconds of an epoch (one step over all examples) and of an inference, plain and encrypted."""
+    times = _model_times(model, parties)
+    return {
+        "epoch, plain (s)": times["epoch", False],
+        "epoch, encrypted (s)": times["epoch", True],
+        "epoch, encrypted / plain": times["epoch", True] / times["epoch", False],
+        "inference, encrypted (s)": times["inference", True],
+        "inference, encrypted / plain": times["inference", True] / times["inference", False],
+    }
+
+
+def crypten_processes(model: str) -> dict[str, float]:
+    """What two processes take over one, encrypted."""
+    one, two = _model_times(model, 1), _model_times(model, 2)
+    return {f"{step}, 2 processes / 1": two[step, True] / one[step, True] for step in ("epoch", "inference")}
+
+
+Times = dict[tuple[str, bool], float]  # by step, and whether it is encrypted
+
+
+@lru_cache(maxsize=8)
+def _model_times(model: str, parties: int) -> Times:
+    """Of the slowest party."""
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        meeting = Path(stack.enter_context(tempfile.TemporaryDirectory()), "meeting")
+        pools = [stack.enter_context(ProcessPoolExecutor(1, spawn)) for _ in range(parties)]
+        futures = [pool.submit(_be_party, model, rank, parties, meeting) for rank, pool in enumerate(pools)]
+        told = [future.result() for future in futures]
+    return {step: max(times[step] for times in told) for step in told[0]}
+
+
+def _be_party(model: str, rank: int, parties: int, meeting: Path) -> Times:
+    """In a process of its own, since CrypTen keeps its communicator in global variables."""
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(parties),
+        "RENDEZVOUS": f"file://{meeting}",
+        "DISTRIBUTED_BACKEND": "gloo",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    import torch
+
+    from privacy.crypten_compat import crypten
+
+    torch.set_num_threads(1)
+    crypten.init()
+    x, y = _examples()
+    secret_x, secret_y = crypten.cryptensor(x), crypten.cryptensor(y)
+    plain, encrypted = _plain(MODELS[model]), _encrypted(crypten, MODELS[model])
+    steps: dict[tuple[str, bool], Callable[[], object]] = {
+        ("epoch", False): lambda: _plain_epoch(plain, x, y),
+        ("epoch", True): lambda: _encrypted_epoch(crypten, encrypted, secret_x, secret_y),
+        ("inference", False): lambda: plain(x),
+        ("inference", True): lambda: encrypted(secret_x),
+    }
+    times = {step: _fastest_s(work, REPEATS if step[1] else PLAIN_REPEATS) for step, work in steps.items()}
+    crypten.uninit()
+    return times
+
+
+def _fastest_s(work: Callable[[], object], repeats: int) -> float:
+    """After a first call."""
+    times_s = []
+    for _ in range(1 + repeats):
+        start_s = time.perf_counter()
+        work()
+        times_s.append(time.perf_counter() - start_s)
+    return min(times_s[1:])
+
+
+def _examples() -> tuple[Any, Any]:
+    """The benchmark's clusters, the same at all parties."""
+    import torch
+    from sklearn.datasets import make_classification
+
+    x, y = make_classification(
+        3 * EXAMPLES // 4, FEATURES, n_informative=FEATURES - 2, n_redundant=2, n_classes=2, random_state=1
+    )
+    return torch.tensor(x).float(), torch.tensor(y).float().unsqueeze(-1)
+
+
+def _plain(sizes: tuple[int, ...]) -> Any:
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    for left, right in pairwise(sizes):
+        layers += [nn.Linear(left, right), nn.ReLU()]
+    return nn.Sequential(*layers[:-1], nn.Sigmoid())
+
+
+def _encrypted(crypten: Any, sizes: tuple[int, ...]) -> Any:
+    layers: list[Any] = []
+    for left, right in pairwise(sizes):
+        layers += [crypten.nn.Linear(left, right), crypten.nn.ReLU()]
+    return crypten.nn.Sequential(*layers[:-1], crypten.nn.Sigmoid()).encrypt()
+
+
+def _plain_epoch(model: Any, x: Any, y: Any) -> None:
+    import torch
+
+    model.zero_grad()
+    torch.nn.BCELoss()(model(x), y).backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
+def _encrypted_epoch(crypten: Any, model: Any, x: Any, y: Any) -> None:
+    model.zero_grad()
+    crypten.nn.BCELoss()(model(x), y).backward()
+    model.update_parameters(0.1)
