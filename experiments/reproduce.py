@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _listing() -> str:
-    return "".join(f"  {name:14} {registry.load(name).title}\n" for name in registry.names())
+    return "".join(f"  {name:15} {registry.load(name).title}\n" for name in registry.names())
 
 
 def main(argv: Sequence[str]) -> int:

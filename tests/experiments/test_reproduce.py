@@ -197,8 +197,8 @@ def test_a_row_that_does_not_compose_is_refused_before_anything_runs(here: Here,
 
 @pytest.mark.usefixtures("tables")
 def test_tables_are_listed(here: Here) -> None:
-    assert here("reproduce", "--list").out == "  ours           Ours\n"
-    assert "ours           Ours" in here("reproduce", "--help").out
+    assert here("reproduce", "--list").out == "  ours            Ours\n"
+    assert "ours            Ours" in here("reproduce", "--help").out
 
 
 @pytest.mark.usefixtures("tables")
