@@ -269,7 +269,7 @@ echo "${COMPREPLY[@]}"
         ("fedveil run mod", ["model.", "model="]),
         ("fedveil run seed=3 model=l", ["model=lenet", "model=logistic"]),
         ("fedveil sweep training.ba", ["training.batch_size="]),
-        ("fedveil r", ["run", "reproduce"]),
+        ("fedveil r", ["run", "report", "reproduce"]),
         ("fedveil table re", []),
     ],
 )
