@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     module.options(parser)
     arguments = parser.parse_args(argv)
     figures: list[Figure] = module.measure(arguments)
-    report(figures, arguments.json)
+    show(figures, arguments.json)
     return 0
 
 
@@ -68,7 +68,7 @@ class _Raw(argparse.RawDescriptionHelpFormatter):
     """Keeps the list of benchmarks as it is written."""
 
 
-def report(figures: Sequence[Figure], file: Path | None) -> None:
+def show(figures: Sequence[Figure], file: Path | None) -> None:
     """Print the table, and write it with the surroundings that it was measured in."""
     table = Table("figure", "value", "unit", "bar", "met")
     for figure in figures:

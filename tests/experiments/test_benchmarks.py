@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from experiments.benchmarks import BENCHMARKS, Figure, main, report, runtime
+from experiments.benchmarks import BENCHMARKS, Figure, main, runtime, show
 from privacy.errors import ConfigError
 
 
@@ -42,7 +42,7 @@ def test_a_figure_knows_whether_it_meets_its_bar(value, bar, met):
 
 def test_the_file_holds_what_is_printed(tmp_path, capsys):
     figures = [Figure("a round", 0.25, "s"), Figure("ratio", 1.5, "1", "<= 1.15")]
-    report(figures, tmp_path / "figures.json")
+    show(figures, tmp_path / "figures.json")
     printed = capsys.readouterr().out
     written = json.loads((tmp_path / "figures.json").read_text())
     assert "a round" in printed
