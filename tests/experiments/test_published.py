@@ -3,7 +3,6 @@
 import shlex
 
 import pytest
-from omegaconf import OmegaConf
 
 from experiments.twins import twin_of
 from fl.config import to_json
@@ -38,7 +37,7 @@ def test_a_row_is_compared_with_its_plain_twin(here: Here, name: str) -> None:
         if row.has_twin:
             runs = commands(here, name, "--only", row.name)
             for twin, cell in zip(runs[::2], runs[1::2], strict=True):
-                wanted = twin_of(OmegaConf.to_container(compose(*cell), resolve=True))
+                wanted = twin_of(compose(*cell))
                 assert to_json(compose(*twin)) == to_json(wanted), row.name
 
 
