@@ -188,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _twins.clear()
         try:
             task()
+            return conclude(Path(os.environ[OUTCOMES]))
         except (FedveilError, HydraException, OmegaConfBaseException, ValueError) as error:  # the last is Hydra's, too
             print(f"fedveil: error: {one_line(error, arguments)}", file=sys.stderr)
             return REFUSED
@@ -195,14 +196,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("fedveil: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
             return 130
         finally:
-            told = Path(os.environ[OUTCOMES])  # elsewhere, where cells run on other machines
+            Path(os.environ[OUTCOMES]).unlink()  # in the sweep's folder, where cells run on other machines
             for name in sharing.HANDED_ON:
                 if name != PRINT:
                     os.environ.pop(name, None)
-        status = conclude(told)
-        if told != first:
-            told.unlink()
-        return status
 
 
 def print_instead(what: str, argv: Sequence[str]) -> int:

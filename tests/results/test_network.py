@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.reproduce import link_arithmetic
+from experiments.formulas import link_arithmetic
 from privacy.errors import ConfigError
 from results.network import Link, Network, Pair, Profile, load, names, transfer_s
 
