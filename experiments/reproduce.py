@@ -136,8 +136,9 @@ def _task(name: str, table: Table, row: Row, seeds: Sequence[int] | None, full: 
     if row.compute or row.kind is Kind.cited:
         smaller = [small for small in smaller if small is row.small]
     says = "; ".join(small.says for small in smaller)
-    if any(small.skip for small in smaller):
-        return Task(row, skipped=f"{says} (--full)")
+    skips = [small.says for small in smaller if small.skip]
+    if skips:
+        return Task(row, skipped=f"{skips[-1]} (--full)")
     if row.compute:
         computes = {key: value for small in smaller for key, value in small.compute.items()}
         return Task(row, compute={**row.compute, **computes}, small=says)

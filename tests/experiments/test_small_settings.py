@@ -67,7 +67,7 @@ def test_the_usual_setting_is_small_and_says_so(here: Here) -> None:
     assert rounds[-3:] == [
         *("small: one seed; 1 round of 3", "within 0.5", "not judged: nothing is published for the small setting")
     ]
-    assert verdict(ended.out, "long", "rounds") == "not run: one seed; three days (--full)"
+    assert verdict(ended.out, "long", "rounds") == "not run: three days (--full)"
     half = cells(ended.out, "a half encrypted", "upload (MiB)")
     assert half[-3] == "small: a tenth as many"
     assert half[1] == f"{(13 * 262144 + 4 * 52429) / 2**20:.4g}"  # 52,428 values take 13 ciphertexts
@@ -107,7 +107,7 @@ def test_the_commands_of_a_dry_run_are_the_pairs(here: Here) -> None:
     small, full = (here("reproduce", "ours", "--dry-run", *more).out.splitlines() for more in ((), ("--full",)))
     assert [line.split()[0] for line in small] == ["fedveil", "fedveil", "#", "#"]
     assert ["secure_sum=pad" in line for line in small[:2]] == [False, True]
-    assert small[2] == "# long: one seed; three days (--full)"
+    assert small[2] == "# long: three days (--full)"
     assert len([line for line in full if line.startswith("fedveil")]) == 2 * 2 + 2
 
 
