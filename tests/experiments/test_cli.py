@@ -53,9 +53,9 @@ BAD: list[tuple[list[str], str, str]] = [
     (["clients=2000"], "clients=2000: ", "at most the 1437 examples of digits"),
     (["data.partition=natural"], "data.partition=natural: ", "names no owners"),
     # options of a group
-    (["model=nope"], "model=nope: ", "allowed are cnn, .*, mlp, resnet18_gn"),
+    (["model=nope"], "model=nope: ", "allowed are cnn, .*, mlp, moderate_cnn, resnet18_gn"),
     (["training/optimizer=nope"], "training/optimizer=nope: ", "allowed are adam, adamw, sgd"),
-    (["model=null"], "model=null: ", "allowed are cnn, .*, mlp, resnet18_gn"),
+    (["model=null"], "model=null: ", "allowed are cnn, .*, mlp, moderate_cnn, resnet18_gn"),
     # objects
     (["model._target_=fl.models.Nope"], "model (_target_=fl.models.Nope): ", "importable"),
     (["secure_sum._target_=builtins.dict"], "secure_sum (_target_=builtins.dict): ", "a privacy.secure_sum.SecureSum$"),
