@@ -15,7 +15,10 @@ from privacy.errors import ConfigError
 from tests.composed import compose
 
 BASE = compose()
-NOT_IDENTITY = {"out", "force", "output.progress", "output.keep_checkpoints", "output.retry", "output.twins", "roster"}
+NOT_IDENTITY = {
+    *("out", "force", "roster", "tracking.name", "tracking.uri", "tracking.folder"),
+    *("output.progress", "output.keep_checkpoints", "output.retry", "output.twins", "output.objectives"),
+}
 
 
 def leaves(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -178,6 +181,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("runtime.cpus_per_client", [0.0, math.nan], [0.5]),
     ("runtime.supernodes", [0], [1]),
     ("runtime.roster", ["", "none"], ["pinned"]),
+    ("tracking.name", ["", "wandb"], ["none", "mlflow", "tensorboard"]),
     ("faults.scaled_clients", [-1, 11], [0, 10]),
     ("faults.dropout_rate", [-0.1, 1.1], [0.0, 1.0]),
     ("faults.scale", [float("inf"), float("nan")], [-100.0, 0.0]),
@@ -261,6 +265,8 @@ RELAYED = ("runtime=deployment", "runtime.federation=lab", "runtime.roster=relay
         (["faults.kind=late", "faults.rate=0.1"], r"^faults.kind=late: nobody is late without a server.deadline_s"),
         (["faults.kind=lying", "training.weighting=uniform"], r"^faults.kind=lying: nobody tells a weight under"),
         (["runtime.roster=relayed"], r"^runtime.roster=relayed: .*=deployment: a simulation has its keys from set-up$"),
+        (["tracking.uri=http://x"], r"^tracking.uri=http://x: belongs to tracking=mlflow$"),
+        (["tracking=mlflow", "tracking.folder=x"], r"^tracking.folder=x: belongs to tracking=tensorboard$"),
         (["runtime=ray", "runtime.roster=relayed"], r"^runtime.roster=relayed: belongs to runtime=deployment"),
         ([*RELAYED, "roster=keys.json"], r"^roster=keys.json: belongs to runtime.roster=pinned; a relayed one"),
     ],
