@@ -7,7 +7,7 @@ import pytest
 from hydra.errors import ConfigCompositionException
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fl.config import CHECKS, FedveilConfig, check, cohort_size, from_json, hash_of, to_json
@@ -42,6 +42,8 @@ def others(value: Any) -> list[Any]:
         return [not value]
     if isinstance(value, DictConfig):
         return [{"fresh": 1}]
+    if isinstance(value, ListConfig):
+        return [[*value, "x"]]
     return [value + 1] if isinstance(value, int | float) else [f"{value}x"] if value else [7, "x"]
 
 
