@@ -13,7 +13,7 @@ from fl.server import Errand
 from fl.workspace import Workspace
 from privacy.secure_sum import PlainSum
 from privacy.spans import note, span
-from results.plot import _phases
+from results.breakdown import by_phase
 from results.summary import summarise
 from tests.composed import MASKED, PROBE, canonical, workspace_of
 
@@ -96,7 +96,7 @@ def test_nothing_that_adds_up_times_sees_them(ran):
     without = rows.filter(~pl.col("metric").is_in(["part", "ciphertexts", "ciphertext_bytes"]))
     final = {"rounds": 2}
     assert summarise(rows, parameters=PARAMETERS, final=final) == summarise(without, parameters=PARAMETERS, final=final)
-    assert _phases(rows) == _phases(without)
+    assert by_phase(rows).equals(by_phase(without))
 
 
 def test_ciphertexts_of_an_upload_are_counted_as_they_are(ran):
