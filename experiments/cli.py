@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from privacy.errors import FedveilError
 
@@ -25,7 +26,15 @@ commands:
   configuration [OVERRIDES]  print its canonical text, for the processes of a deployment's parties
 """
 FORWARDED = ("run", "sweep", "hash", "configuration", "explain")
-PRINTING = ("table", "plot", "report", "query", "reproduce", "bench", "attack")
+PRINTING = {  # the module of each, which is imported when it is asked for
+    "table": "results.table",
+    "plot": "results.plot",
+    "report": "experiments.report",
+    "query": "results.query",
+    "reproduce": "experiments.reproduce",
+    "bench": "experiments.benchmarks",
+    "attack": "experiments.attacks",
+}
 COMMANDS = ("run", "sweep", *PRINTING, "hash", "configuration", "explain")
 
 
@@ -53,34 +62,8 @@ def _dispatch(arguments: list[str]) -> int:
         return _complete(arguments)
     if command in FORWARDED:
         return _hydra(command, rest)
-    if command == "table":
-        from results.table import main as table
-
-        return table(rest)
-    if command == "plot":
-        from results.plot import main as plot
-
-        return plot(rest)
-    if command == "report":
-        from experiments.report import main as report
-
-        return report(rest)
-    if command == "query":
-        from results.query import main as query
-
-        return query(rest)
-    if command == "reproduce":
-        from experiments.reproduce import main as reproduce
-
-        return reproduce(rest)
-    if command == "bench":
-        from experiments.benchmarks import main as bench
-
-        return bench(rest)
-    if command == "attack":
-        from experiments.attacks import main as attack
-
-        return attack(rest)
+    if command in PRINTING:
+        return int(import_module(PRINTING[command]).main(rest))
     print(f"fedveil: error: {command}: allowed are {', '.join(COMMANDS)}", file=sys.stderr)
     return 2
 

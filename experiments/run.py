@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,10 +22,13 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments import objectives, sharing, twins
 from experiments.messages import CONFIGS, one_line
 from experiments.outcomes import FAILED, OK, OUTCOMES, REFUSED, Told, conclude, tell
+from experiments.sharing import PRINT
 from fl.config import check, hash_of, register_schema, to_json
 from privacy.errors import FedveilError, RuntimeFailure
 
-PRINT = "FEDVEIL_PRINT"  # HASH, CONFIGURATION or EXPLAIN, in place of a run
+if TYPE_CHECKING:
+    from experiments.execute import Outcome
+
 HASH, CONFIGURATION, EXPLAIN = "hash", "configuration", "explain"
 
 register_schema()
@@ -67,20 +70,23 @@ def task(config: DictConfig) -> tuple[float, ...] | None:
     if not job.launcher._target_.endswith(".BasicLauncher"):
         config.output.progress = False  # bars of several cells would run into one another
     twin = _twin_of(config) if config.output.twins else {}
-    told, summary = _attempt(lambda: _run(config, sweep=True), overrides, sweep=True)
+    told, outcome = _attempt(lambda: _run(config, sweep=True), overrides, sweep=True)
     tell(told)
-    return None if summary is None else objectives.values(config.output.objectives, summary, twin or summary)
+    if outcome is None:
+        return None
+    return objectives.values(config.output.objectives, outcome.summary, twin or outcome.summary)
 
 
-Attempted = tuple[Told, Summary | None]
+Ended = tuple[str, "Outcome | None"]  # the line to print; None where something was printed in place of a run
 
 
-def _attempt(run: Callable[[], tuple[str, Summary | None]], overrides: Sequence[str], sweep: bool) -> Attempted:
-    """How it ended, and the summary of a run that finished."""
+def _attempt(run: Callable[[], Ended], overrides: Sequence[str], sweep: bool) -> tuple[Told, "Outcome | None"]:
+    """How it ended, and the outcome of a run that finished."""
     cell = f"[{' '.join(overrides)}] " if sweep else ""
     try:
-        line, summary = run()
-        return Told(OK, f"{cell}{line}", summary is not None and summary.get("epsilon") is not None), summary
+        line, outcome = run()
+        private = outcome is not None and outcome.summary.get("epsilon") is not None
+        return Told(OK, f"{cell}{line}", private), outcome
     except (FedveilError, OmegaConfBaseException) as error:
         status = FAILED if isinstance(error, RuntimeFailure) else REFUSED
         return Told(status, f"fedveil: error: {cell}{one_line(error, overrides)}"), None
@@ -111,10 +117,10 @@ def _run_twin(twin: DictConfig) -> Summary | None:
     if refusal := _refusal(twin):  # a stage of a secure sum, say, which plain has not
         print(f"[{name}] not run, so nothing is compared with it: {refusal}", file=sys.stderr, flush=True)
         return None
-    told, summary = _attempt(lambda: _run(twin, sweep=True), [name], sweep=True)
-    if told.status or not _was_there(told):
+    told, outcome = _attempt(lambda: _run(twin, sweep=True), [name], sweep=True)
+    if outcome is None or outcome.fresh:
         tell(told)
-    return summary
+    return None if outcome is None else outcome.summary
 
 
 def _refusal(config: DictConfig) -> str | None:
@@ -144,19 +150,13 @@ def _canonical(config: DictConfig) -> str:
     return to_json(config)
 
 
-THERE = " (finished earlier; force=true runs it again)"
-
-
-def _was_there(told: Told) -> bool:
-    return told.line.endswith(THERE)
-
-
-def _run(config: DictConfig, sweep: bool) -> tuple[str, Summary]:
+def _run(config: DictConfig, sweep: bool) -> Ended:
     from experiments.execute import execute  # torch, Flower and polars: `--help` and completion do without
 
     started = os.environ.get(sharing.STARTED)
     outcome = execute(config, sweep, None if started is None else float(started))
-    return f"{_figures(outcome.summary)} in {outcome.directory}{'' if outcome.fresh else THERE}", outcome.summary
+    note = "" if outcome.fresh else " (finished earlier; force=true runs it again)"
+    return f"{_figures(outcome.summary)} in {outcome.directory}{note}", outcome
 
 
 def _figures(summary: Summary) -> str:

@@ -6,14 +6,12 @@ run at once, or what each takes; the processes of joblib then take a part of the
 
 import multiprocessing
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from joblib import cpu_count
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.outcomes import OUTCOMES
@@ -21,7 +19,7 @@ from experiments.twins import COMMON, common
 
 SLOTS = "FEDVEIL_SLOTS"  # a folder with a lock for each process of joblib; it names how many there are
 STARTED = "FEDVEIL_SWEEP_STARTED"  # when, in seconds since 1970
-PRINT = "FEDVEIL_PRINT"  # see `experiments.run`
+PRINT = "FEDVEIL_PRINT"  # what `experiments.run` prints in place of a run
 HANDED_ON = (OUTCOMES, PRINT, STARTED, SLOTS, COMMON)  # to the cells, wherever they run
 
 _held: list[FileLock] = []  # the slot of this process
@@ -80,6 +78,8 @@ def _local(runtime: object, config: DictConfig) -> bool:
 
 def available() -> int:
     """The cores that this process may use, by its affinity and its control group."""
+    from joblib import cpu_count  # single runs do without
+
     return int(cpu_count())
 
 
@@ -94,8 +94,12 @@ def given(config: DictConfig, key: str, path: str = "") -> list[object]:
 
 def takes_gpu(config: DictConfig) -> bool:
     """Whether a cell may use one; torch, which knows, is asked only where the configuration leaves it open."""
-    devices = given(config, "device")
-    return any(str(device).startswith("cuda") for device in devices) or ("auto" in devices and gpus() > 0)
+    return asks_for_cuda(config) or ("auto" in given(config, "device") and gpus() > 0)
+
+
+def asks_for_cuda(config: DictConfig, prefix: str = "cuda") -> bool:
+    """Whether a cell names CUDA, or with the prefix `cuda:` a certain GPU."""
+    return any(str(device).startswith(prefix) for device in given(config, "device"))
 
 
 def gpus() -> int:
@@ -111,8 +115,7 @@ def _share_by_joblib(config: DictConfig, needs: int) -> None:
     if launcher.n_jobs == -1:
         launcher.n_jobs = max(1, available() // needs)
         if takes_gpu(config):
-            named = any(str(device).startswith("cuda:") for device in given(config, "device"))
-            launcher.n_jobs = 1 if named else max(1, min(launcher.n_jobs, gpus()))
+            launcher.n_jobs = 1 if asks_for_cuda(config, "cuda:") else max(1, min(launcher.n_jobs, gpus()))
     if launcher.n_jobs > 0:
         os.environ[SLOTS] = str(Path(os.environ[OUTCOMES]).with_name(f"slots-{launcher.n_jobs}"))
 
@@ -120,14 +123,14 @@ def _share_by_joblib(config: DictConfig, needs: int) -> None:
 def _ask_of_ray(remote: DictConfig, config: DictConfig, needs: int) -> None:
     """Ray starts a cell where its cores are free; GPUs it shows to none that does not ask."""
     remote.setdefault("num_cpus", needs)
-    if any(str(device).startswith("cuda") for device in given(config, "device")):
+    if asks_for_cuda(config):
         remote.setdefault("num_gpus", 1)
 
 
 def _ask_of_submitit(launcher: DictConfig, config: DictConfig, needs: int) -> None:
     if launcher.cpus_per_task is None:
         launcher.cpus_per_task = needs
-    if launcher.gpus_per_node is None and any(str(d).startswith("cuda") for d in given(config, "device")):
+    if launcher.gpus_per_node is None and asks_for_cuda(config):
         launcher.gpus_per_node = 1
 
 
@@ -139,12 +142,13 @@ def settle() -> None:
     # joblib's own method is unknown to the processes that a cell starts, of a keyholder or a party
     multiprocessing.set_start_method("spawn", force=True)
     slots = int(folder.rpartition("-")[2])
-    for slot in _free(Path(folder), slots):
+    slot = _free(Path(folder), slots)
+    if slot is not None:
         _confine(slot, slots)
-        return
 
 
-def _free(folder: Path, slots: int) -> Iterator[int]:
+def _free(folder: Path, slots: int) -> int | None:
+    """The first slot that no process holds, held from now on."""
     folder.mkdir(exist_ok=True)
     for slot in range(slots):
         lock = FileLock(folder / str(slot), timeout=0, fallback_to_soft=False)
@@ -153,7 +157,8 @@ def _free(folder: Path, slots: int) -> Iterator[int]:
         except Timeout:
             continue
         _held.append(lock)
-        yield slot
+        return slot
+    return None
 
 
 def _confine(slot: int, slots: int) -> None:
