@@ -27,7 +27,6 @@ NOTES = (
     "Times are medians over rounds, since the first one is slow, so that phases add up about; bytes are means.",
     "The server's time is what it computes; evaluation, witnesses, and envelopes of messages are not counted.",
 )
-TEXTS = pl.col("configuration", "pair")
 BATCH = 200  # runs whose rows are in memory at a time
 PARTIES = {"server": "server", "client": "clients", "keyholder": "keyholder", "party": "parties"}
 # as a client goes through them; stages of the protocol follow, in the order in which they came
@@ -42,14 +41,12 @@ def breakdown(runs: pl.DataFrame) -> pl.DataFrame:
     the line `ALL` of each party has one wherever the party is there.
     """
     finished = latest(runs.filter("summarised"))
-    # as categories, for each run has some twenty phases, and these texts are long
-    identity = finished.select(pl.col("path").alias("run"), TEXTS.cast(pl.Categorical()), "plain")
+    identity = finished.select(pl.col("path").alias("run"), "configuration", "pair", "plain")
     phases = pl.concat([by_phase(SCHEMA.to_frame()), *map(_of_runs, finished["path"].to_frame().iter_slices(BATCH))])
     frame = phases.join(identity, on="run", maintain_order="left")
     compared = with_overheads(frame, ["pair", "party", "phase"], [column for column in COLUMNS if column.source])
     keys = ["configuration", "party", "phase"]
-    found = averaged(compared, keys, COLUMNS, pl.col("plain").first(), pl.len().alias("seeds"))
-    return found.with_columns(pl.col("configuration").cast(pl.String()))
+    return averaged(compared, keys, COLUMNS, pl.col("plain").first(), pl.len().alias("seeds"))
 
 
 def by_phase(rows: pl.DataFrame) -> pl.DataFrame:

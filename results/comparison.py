@@ -30,7 +30,7 @@ def compare(runs: pl.DataFrame, columns: Sequence[Column] = COLUMNS) -> pl.DataF
         pl.len().alias("seeds"),
         pl.col("path", "status", *TEXTS).drop_nulls().unique(maintain_order=True).str.join("; "),
     )
-    return table.with_columns(pl.col(*TEXTS).replace("", None))
+    return table.with_columns(pl.col("configuration").cast(pl.String()), pl.col(*TEXTS).replace("", None))
 
 
 def averaged(frame: pl.DataFrame, keys: Sequence[str], columns: Sequence[Column], *others: pl.Expr) -> pl.DataFrame:

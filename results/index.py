@@ -33,11 +33,26 @@ def collect_under(roots: Iterable[Path], least: int = LEAST) -> pl.DataFrame:
     Raises:
         ConfigError: a root under which there is no run.
     """
-    listed = list(dict.fromkeys(roots))
-    indexes = {root: _read(root / NAME) for root in listed}
-    found = find_stamped(listed, lambda root: _leaves(root, indexes[root]))
+    found, indexes = _found(roots)
     parts = (_collect(root, runs, indexes[root], least) for root, runs in found.items())
     return pl.concat([RUNS.to_frame(), *parts])
+
+
+def refresh(root: Path, least: int = LEAST) -> None:
+    """Bring the index of a folder up to date where it holds `least` runs or more, so that a table finds it so.
+
+    Raises:
+        ConfigError: as `collect_under`.
+    """
+    found, indexes = _found([root])
+    if len(found[root]) >= least:
+        _collect(root, found[root], indexes[root], least)
+
+
+def _found(roots: Iterable[Path]) -> tuple[dict[Path, list[Found]], dict[Path, pl.DataFrame]]:
+    """The runs under each root, and its index."""
+    indexes = {root: _read(root / NAME) for root in dict.fromkeys(roots)}
+    return find_stamped(indexes, lambda root: _leaves(root, indexes[root])), indexes
 
 
 def _leaves(root: Path, index: pl.DataFrame) -> dict[str, int]:

@@ -66,7 +66,8 @@ def query(sql: str, runs: pl.DataFrame) -> pl.DataFrame:
     Raises:
         ConfigError: the query has none.
     """
-    context = pl.SQLContext({RUNS_TABLE: runs.lazy(), ROWS_TABLE: _rows(runs["path"])})
+    texts = runs.lazy().with_columns(pl.col(pl.Categorical()).cast(pl.String()))  # which LIKE and JSON take
+    context = pl.SQLContext({RUNS_TABLE: texts, ROWS_TABLE: _rows(runs["path"])})
     try:
         answer = context.execute(sql, eager=True)
     except (PolarsError, OSError) as error:

@@ -17,6 +17,7 @@ PROTECTION = ("secure_sum", "mechanism", "noise", "delta", "accountant", "epsilo
 STAMPED = ("", f"/{CONFIG}", f"/{STATUS}", f"/{SUMMARY}")  # the folder itself, and what is read of it
 PLAIN_SUM = "privacy.secure_sum.PlainSum"
 
+# the two long texts that runs share are categories: so much less memory over many runs
 RUNS = pl.Schema(
     {
         "path": pl.String(),
@@ -24,8 +25,8 @@ RUNS = pl.Schema(
         "error": pl.String(),
         "ended": pl.String(),
         "seed": pl.String(),
-        "configuration": pl.String(),  # canonical, less the seed: what a table has one row of
-        "pair": pl.String(),  # canonical, less what only protection reads: what a run shares with its plain twin
+        "configuration": pl.Categorical(),  # canonical, less the seed: what a table has one row of
+        "pair": pl.Categorical(),  # canonical, less what only protection reads: what a run shares with its plain twin
         "plain": pl.Boolean(),
         "summarised": pl.Boolean(),
         **{key: pl.String() for key in TEXTS},

@@ -6,12 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from experiments import cli
 from experiments.messages import CONFIGS
+from results import index
 from results.store import open_run
 from tests.experiments.command import FEDVEIL, QUICK, Here, environment, fedveil, read, refused
 
@@ -280,3 +283,12 @@ def test_bash_completes(tmp_path: Path, line: str, completions: list[str]) -> No
         ["bash", "-c", COMPLETE, "bash", line], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.split() == completions, done.stderr
+
+
+def test_a_sweep_leaves_its_index(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "refresh", partial(index.refresh, least=2))
+    assert here("hash", "-m", *QUICK, "seed=1,2", f"out={tmp_path}").status == 0
+    assert here("sweep", *QUICK, "seed=1", f"out={tmp_path}").status == 0
+    assert not (tmp_path / index.NAME).exists(), "one run needs none"
+    assert here("sweep", *QUICK, "seed=2", f"out={tmp_path}").status == 0
+    assert pl.read_parquet(tmp_path / index.NAME)["seed"].sort().to_list() == ["1", "2"]
