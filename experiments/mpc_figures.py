@@ -57,6 +57,7 @@ def crypten_model(model: str, parties: int) -> dict[str, float]:
         "epoch, plain (s)": times["epoch", False],
         "epoch, encrypted (s)": times["epoch", True],
         "epoch, encrypted / plain": times["epoch", True] / times["epoch", False],
+        "inference, plain (s)": times["inference", False],
         "inference, encrypted (s)": times["inference", True],
         "inference, encrypted / plain": times["inference", True] / times["inference", False],
     }

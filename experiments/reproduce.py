@@ -13,6 +13,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments import computed
 from experiments.messages import CONFIGS, one_line
@@ -184,13 +186,21 @@ def _reproduce(tables: dict[str, Table], plans: dict[str, list[Task]], form: str
     results: dict[str, list[Result]] = {}
     for name, plan in plans.items():
         start_s = time.monotonic()
-        results[name] = [_regenerate(task) for task in plan]
+        with _bar() as bar:
+            results[name] = [_regenerate(task) for task in bar.track(plan, description=name)]
         if plan and form != "csv":
             sheet = verdicts.sheet(tables[name], results[name], time.monotonic() - start_s)
             print(FORMATS[form](sheet), flush=True)
     if form == "csv":
         print(verdicts.csv(results), end="")
     return FAILED if any(result.failed for rows in results.values() for result in rows) else OK
+
+
+def _bar() -> Progress:
+    """Over the rows of a table, above the bar of each run; none where standard error is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _regenerate(task: Task) -> Result:

@@ -38,7 +38,7 @@ class Line:
     difference: float | None
     ratio_of_ratios: float | None
     kind: str
-    setting: str
+    setting: str | None
     band: str | None
     verdict: str | None
 
@@ -76,7 +76,7 @@ class Result:
             difference=ours - figure.published if compared else None,  # type: ignore[operator]
             ratio_of_ratios=ours / figure.published if compared and figure.is_ratio else None,  # type: ignore[operator]
             kind=self.row.kind.name,
-            setting=f"small: {self.small}" if self.small else FULL,
+            setting=None if self.row.kind is Kind.cited else f"small: {self.small}" if self.small else FULL,
             band=figure.band,
             verdict=self._verdict(figure, ours),
         )
