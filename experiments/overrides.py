@@ -9,12 +9,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.composing import composed
 from experiments.messages import CONFIGS
-from fl.config import UNHASHED, register_schema, to_json
+from fl.config import UNHASHED, to_json
 
 # whose option is read off their values; `privacy` names those of mechanism and secure_sum together
 GROUPS = (
@@ -196,9 +196,7 @@ def _read(text: str, group: str) -> tuple[Values, Values]:
 
 @lru_cache(maxsize=256)  # Hydra takes a fifth of a second
 def _composed(overrides: tuple[str, ...]) -> Composed:
-    register_schema()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose("config", overrides=list(overrides), return_hydra_config=True)
+    config = composed(overrides, with_hydra=True)
     choices = dict(config.hydra.runtime.choices)
     OmegaConf.set_struct(config, False)
     del config["hydra"]

@@ -10,10 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-
-from experiments.messages import CONFIGS
-from fl.config import hash_of, register_schema, to_json
+from experiments.composing import composed
+from fl.config import hash_of, to_json
 from results import render
 from results.plot import overview
 from results.runs import collect, find_runs
@@ -28,14 +26,11 @@ BLOCK = re.compile(r"<!-- first_table (\w*) (\w*) -->\n(.*?)<!-- first_table end
 
 def configurations() -> list[str]:
     """The hashes of the experiment's cells, as they are composed today."""
-    register_schema()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        whole = compose("config", overrides=[f"experiment={EXPERIMENT}"], return_hydra_config=True)
-        swept = {key: str(values).split(",") for key, values in whole.hydra.sweeper.params.items()}
-        (key, values), *others = swept.items()
-        assert not others, "one key is swept"
-        cells = [compose("config", overrides=[f"experiment={EXPERIMENT}", f"{key}={value}"]) for value in values]
-    return [hash_of(to_json(cell)) for cell in cells]
+    whole = composed([f"experiment={EXPERIMENT}"], with_hydra=True)
+    swept = {key: str(values).split(",") for key, values in whole.hydra.sweeper.params.items()}
+    (key, values), *others = swept.items()
+    assert not others, "one key is swept"
+    return [hash_of(to_json(composed([f"experiment={EXPERIMENT}", f"{key}={value}"]))) for value in values]
 
 
 def digest(columns: Sequence[str]) -> str:

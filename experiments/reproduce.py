@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -17,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments import computed
-from experiments.messages import CONFIGS, one_line
+from experiments.composing import composed
+from experiments.messages import one_line
 from experiments.outcomes import FAILED, OK
 from fl.config import check, hash_of, to_json
 from privacy.errors import ConfigError, FedveilError
@@ -165,8 +165,7 @@ def _is_not_protection(override: str) -> bool:
 
 def _cell(name: str, row: Row, overrides: Sequence[str]) -> Cell:
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("config", overrides=list(overrides))
+        config = composed(overrides)
         check(config)
         config.out = str(default_directory(f"reproduce_{name}", hash_of(to_json(config))))
     except (FedveilError, HydraException, OmegaConfBaseException, ValueError) as error:  # the last is Hydra's, too

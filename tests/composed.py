@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
+from experiments.composing import composed
 from fl.checkpoint import Checkpoints, State
-from fl.config import register_schema, to_json
+from fl.config import to_json
 from fl.metering import Meter
 from fl.runtimes import inprocess
 from fl.runtimes.inprocess import InProcessGrid
@@ -19,7 +18,6 @@ from fl.server import Errand, Server
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # 650 parameters on 1,797 embedded digits, evaluated only at the end: a run takes a tenth of a second
 SMALL = ("model=logistic", "clients=4", "rounds=2", "device=cpu", "training.lr=0.05", "server.evaluate_every=0")
 MASKED = ("secure_sum._target_=tests.outside.masked_sum.MaskedSum",)  # two stages, and memory between them
@@ -28,9 +26,7 @@ PROBE = ("+mechanism.probe._target_=tests.outside.probe.Probe",)  # no training,
 
 def compose(*overrides: str) -> DictConfig:
     """What `fedveil run OVERRIDES` would run."""
-    register_schema()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose("config", overrides=list(overrides))
+    return composed(overrides)
 
 
 @lru_cache(maxsize=256)  # Hydra takes a fifth of a second to compose

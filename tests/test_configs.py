@@ -8,12 +8,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from experiments.messages import CONFIGS
 from fl import runtimes
 from fl.config import RUNTIMES, check, from_json, to_json
 from fl.data import LOSSLESS_ORIGINALS
 from fl.workspace import Workspace, build
 from privacy.backend import PrivacyBackend
-from tests.composed import CONFIGS, compose
+from tests.composed import compose
 
 FILES = sorted(path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.rglob("*/*.yaml"))  # less config.yaml
 # what an option needs beside it, where the default will not do

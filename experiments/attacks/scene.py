@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from numpy.typing import NDArray
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.attacks import Finding
-from experiments.messages import CONFIGS, one_line
+from experiments.composing import composed
+from experiments.messages import one_line
 from fl import keys
-from fl.config import check, register_schema, to_json
+from fl.config import check, to_json
 from fl.metering import Phases
 from fl.participant import SETUP_ROUND, Request, contribution
 from fl.workspace import Workspace, address_of, preserved_generators
@@ -215,10 +215,8 @@ def configured(overrides: Sequence[str]) -> Workspace:
     Raises:
         ConfigError: as there.
     """
-    register_schema()
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = compose("config", ["device=cpu", *overrides])
+        config = composed(["device=cpu", *overrides])
         check(config)
         return Workspace(to_json(config))
     except (HydraException, OmegaConfBaseException) as error:

@@ -19,15 +19,14 @@ from unittest.mock import patch
 
 import psutil
 import torch
-from hydra import compose, initialize_config_dir
 from rich.progress import Progress
 
 from experiments.benchmarks import Figure
 from experiments.benchmarks.bare import BareLoop
-from experiments.messages import CONFIGS
+from experiments.composing import composed
 from fl import participant, runtimes
 from fl.checkpoint import Checkpoints
-from fl.config import register_schema, to_json
+from fl.config import to_json
 from fl.metering import Meter, Phases
 from fl.runtimes import inprocess
 from fl.server import Errand, Server, progress_bar
@@ -96,9 +95,7 @@ def step(bar: Progress, name: str) -> Iterator[None]:
 
 def configured(*overrides: str) -> Workspace:
     """The workspace of the default configuration under overrides, without evaluation."""
-    register_schema()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return workspace(to_json(compose("config", [*overrides, NEVER])))
+    return workspace(to_json(composed([*overrides, NEVER])))
 
 
 def server_of(work: Workspace, grid: inprocess.InProcessGrid) -> Server:

@@ -15,12 +15,13 @@ from dp_accounting import GaussianDpEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.messages import CONFIGS
 from fl.checkpoint import Checkpoints
 from fl.ledger import NAME, LedgerFile
 from fl.runtimes.inprocess import InProcessGrid
 from privacy.accounting import Charge, poisson_steps
 from privacy.errors import RunRefused
-from tests.composed import CONFIGS, run, server_of, workspace_of
+from tests.composed import run, server_of, workspace_of
 from tests.fl.spending import BUDGET, CLIENT_DP, DELTA, SPENDING, charged, epsilon_of, lines
 
 ONE, OTHER = (Charge("client_dp", "client", "zero_out", GaussianDpEvent(sigma)) for sigma in (1.0, 2.5))

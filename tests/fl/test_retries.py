@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.messages import CONFIGS
 from fl import keys, runtimes
 from fl.checkpoint import Checkpoints
 from fl.ledger import LedgerFile
@@ -20,7 +21,7 @@ from fl.transport import ADDRESS, ENVELOPE, unpack
 from fl.workspace import Workspace
 from privacy.errors import FedveilError, PrivacyRefusal
 from privacy.packing import unpack_words
-from tests.composed import CONFIGS, PROBE, canonical
+from tests.composed import PROBE, canonical
 from tests.fl.grids import Tampered, with_error
 from tests.fl.spending import DELTA, charged, epsilon_of
 from tests.outside.probe import BOUND

@@ -8,8 +8,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from experiments.messages import CONFIGS
 from fl import vectors
-from tests.composed import CONFIGS
 
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 
