@@ -3,7 +3,8 @@
 
 def dp_sgd_epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> dict[str, float]:
     """Epsilon of DP-SGD as libraries printed it before 2020, and as today's accountants give it."""
-    from privacy.accounting import epsilon, epsilon_pre_2020, poisson_steps
+    from privacy.accounting import epsilon, epsilon_pre_2020
+    from privacy.charges import poisson_steps
     from privacy.parameters import ACCOUNTANTS
 
     event = poisson_steps(noise_multiplier, sample_rate, steps)

@@ -45,7 +45,8 @@ from fl.workspace import Workspace, workspace
 from privacy.errors import ConfigError, FedveilError, ProtocolError
 from privacy.relayed_roster import STAGES
 from privacy.sealing import Roster
-from privacy.secure_sum import Address, Credentials, Value, Vector
+from privacy.secure_sum import Credentials, Value
+from privacy.vectors import Address, Vector
 
 APPROVED = "approved-config"
 PARTITION = "partition-id"

@@ -22,8 +22,9 @@ from privacy.errors import ConfigError, FedveilError, RunRefused
 from privacy.peers import Peers
 from privacy.randomness import KEY_BYTES, OsRandomness
 from privacy.sealing import Identity, PublicKeys, Roster, mac
-from privacy.secure_sum import Address, Credentials, Store
+from privacy.secure_sum import Credentials, Store
 from privacy.signing import SERVER, require_everybody
+from privacy.vectors import Address
 from results.files import replacing, sync
 
 KEYS_VARIABLE = "FEDVEIL_KEYS"  # the folder of a simulation's keys, for the processes that it starts

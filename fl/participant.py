@@ -19,9 +19,10 @@ from fl.workspace import Workspace, seed_generators
 from privacy.errors import MalformedContribution, ProtocolError
 from privacy.mechanism import ClientJob
 from privacy.randomness import OsRandomness
-from privacy.secure_sum import Address, Credentials, Party, Records, Value, Vector
+from privacy.secure_sum import Credentials, Party, Records, Value
 from privacy.signing import signed
 from privacy.spans import Recorder, recording, span
+from privacy.vectors import Address, Vector
 from privacy.witness import Upload, allowance, examine
 from results.rows import WITNESS
 

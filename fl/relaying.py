@@ -13,8 +13,9 @@ from privacy.errors import ConfigError, PrivacyRefusal
 from privacy.randomness import OsRandomness
 from privacy.relayed_roster import KEPT, STAGES, RelayedRoster
 from privacy.sealing import Roster
-from privacy.secure_sum import Address, Credentials, Party, Records
+from privacy.secure_sum import Credentials, Party, Records
 from privacy.signing import require_everybody
+from privacy.vectors import Address
 
 
 def introduced(folder: Path, address: Address, run: str) -> Credentials:

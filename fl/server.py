@@ -33,12 +33,13 @@ from privacy.mechanism import ServerJob
 from privacy.parameters import UNITS
 from privacy.relayed_roster import RelayedRoster
 from privacy.sealing import Roster
-from privacy.secure_sum import Address, Exchange, Total, Vector
+from privacy.secure_sum import Exchange
 from privacy.signing import SERVER, require_everybody
+from privacy.vectors import Address, Total, Vector
 from results.rows import WITNESS
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
-    from privacy.accounting import Charge
+    from privacy.charges import Charge
 
 log = logging.getLogger("fedveil")
 T = TypeVar("T")

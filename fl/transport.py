@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from fl.faults import FAULT, Noting, Wire
 from fl.metering import Meter, serialised_bytes
 from privacy import errors
-from privacy.secure_sum import Address, Exchange, Records, Value, Vector
+from privacy.secure_sum import Exchange, Records, Value
+from privacy.vectors import Address, Vector
 
 TRAIN = "train"
 RAW_BYTES = "fedveil.bytes"  # the serialisation type of an Array that carries bytes as they are

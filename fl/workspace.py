@@ -24,7 +24,8 @@ from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError, FedveilError
 from privacy.mechanism import Mechanism, Plan
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness, seed_from
-from privacy.secure_sum import Address, SecureSum, Segment, VectorSpec
+from privacy.secure_sum import SecureSum
+from privacy.vectors import Address, Segment, VectorSpec
 
 UPDATE, EXTRA, WEIGHT = "update", "extra", "weight"
 HIDDEN_AMONG = 2  # contributions at least, by default

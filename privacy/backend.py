@@ -13,7 +13,7 @@ from privacy.parameters import UNITS
 from privacy.secure_sum import SecureSum
 
 if TYPE_CHECKING:
-    from privacy.accounting import Charge
+    from privacy.charges import Charge
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import torch
 from dp_accounting import DpEvent, SelfComposedDpEvent
 from numpy.typing import NDArray
 
-from privacy import accounting
-from privacy.accounting import Charge
+from privacy import calibration, charges
+from privacy.charges import Charge
 from privacy.encoding import clip_l2
 from privacy.errors import ConfigError, PrivacyRefusal
 from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
@@ -73,7 +73,7 @@ def solve(
     def run_of(sigma: float) -> DpEvent:
         return SelfComposedDpEvent(event_of(sigma), times)
 
-    sigma = accounting.solve_noise_multiplier(run_of, target_epsilon, plan.delta, plan.accountant, relation)
+    sigma = calibration.solve_noise_multiplier(run_of, target_epsilon, plan.delta, plan.accountant, relation)
     log.info("%s: noise_multiplier=%.4f for epsilon=%g", mechanism, sigma, target_epsilon)
     return sigma
 
@@ -126,9 +126,9 @@ class ClientDp(Mechanism):
         require_uniform(self.name, plan)
         self._rounding = plan.rounding
         if self.target_epsilon is not None:
-            self.noise_multiplier = solve(self.name, plan, self.target_epsilon, accounting.gaussian_event, "zero_out")
+            self.noise_multiplier = solve(self.name, plan, self.target_epsilon, charges.gaussian_event, "zero_out")
         assert self.noise_multiplier is not None
-        self._charge = Charge(self.name, self.unit, "zero_out", accounting.gaussian_event(self.noise_multiplier))
+        self._charge = Charge(self.name, self.unit, "zero_out", charges.gaussian_event(self.noise_multiplier))
         self._bit_std = self._bit_noise_fraction * plan.cohort_size
         if self.adaptive and self.noise_multiplier >= 2 * self._bit_std:
             raise ConfigError.of(
@@ -218,11 +218,11 @@ class LocalDp(Mechanism):
         """
         require_uniform(self.name, plan)
         if self._epsilon_per_round is not None:
-            self.noise_multiplier = accounting.analytic_gaussian_sigma(self._epsilon_per_round, plan.delta)
+            self.noise_multiplier = calibration.analytic_gaussian_sigma(self._epsilon_per_round, plan.delta)
         elif self.target_epsilon is not None:
-            self.noise_multiplier = solve(self.name, plan, self.target_epsilon, accounting.gaussian_event, "replace")
+            self.noise_multiplier = solve(self.name, plan, self.target_epsilon, charges.gaussian_event, "replace")
         assert self.noise_multiplier is not None
-        self._charge = Charge(self.name, self.unit, "replace", accounting.gaussian_event(self.noise_multiplier))
+        self._charge = Charge(self.name, self.unit, "replace", charges.gaussian_event(self.noise_multiplier))
 
     def charge(self, client: int) -> Charge | None:  # noqa: ARG002
         """A Gaussian a participation, over all pairs of updates that a client could have sent."""

@@ -38,17 +38,12 @@ from privacy.peers import Meeting
 from privacy.randomness import KEY_BYTES
 from privacy.sealing import BOX_BYTES, seal
 from privacy.secure_sum import (
-    Address,
     Contribution,
     Exchange,
     Flow,
     Party,
     Records,
     SecureSum,
-    Sum,
-    Total,
-    Vector,
-    VectorSpec,
     bytes_of,
     require_contributors,
     unknown_stage,
@@ -56,6 +51,7 @@ from privacy.secure_sum import (
 from privacy.spans import span
 from privacy.trust import LEFT_OUT, Trust
 from privacy.uniformity import Numbers
+from privacy.vectors import Address, Sum, Total, Vector, VectorSpec
 
 PARTIES = (2, 3, 5)
 DEALER = "dealer"

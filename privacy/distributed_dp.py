@@ -24,7 +24,7 @@ from dp_accounting import DpEvent
 from numpy.typing import NDArray
 
 from privacy import distributed_noise as noise
-from privacy.accounting import Charge
+from privacy.charges import Charge
 from privacy.client_dp import clip_to, require_uniform, solve
 from privacy.discrete_noise import VARIANCE_RANGE, discrete_gaussian, skellam
 from privacy.encoding import (

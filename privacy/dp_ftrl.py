@@ -30,8 +30,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from privacy import accounting
-from privacy.accounting import Charge
+from privacy import charges
+from privacy.charges import Charge
 from privacy.client_dp import clip_within, require_uniform, solve
 from privacy.errors import ConfigError
 from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
@@ -89,9 +89,9 @@ class DpFtrl(Mechanism):
         self._rounding = plan.rounding
         self.window = self._settled_bands(plan)
         if self.target_epsilon is not None:
-            self.noise_multiplier = solve(self.name, plan, self.target_epsilon, accounting.gaussian_event, "zero_out")
+            self.noise_multiplier = solve(self.name, plan, self.target_epsilon, charges.gaussian_event, "zero_out")
         assert self.noise_multiplier is not None
-        self._charge = Charge(self.name, self.unit, "zero_out", accounting.gaussian_event(self.noise_multiplier))
+        self._charge = Charge(self.name, self.unit, "zero_out", charges.gaussian_event(self.noise_multiplier))
         c_B = self._coefficients_B = coefficients(self.window)
         self._std = float(self.noise_multiplier * self.clip * np.linalg.norm(c_B))
         inverse_R = lfilter([1.0], c_B, np.eye(1, plan.rounds)[0])  # the first column of C^-1

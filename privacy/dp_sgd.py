@@ -22,8 +22,8 @@ from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 from opacus.validators import ModuleValidator
 from torch.nn.functional import cross_entropy
 
-from privacy import accounting
-from privacy.accounting import Charge
+from privacy import accounting, calibration, charges
+from privacy.charges import Charge
 from privacy.dp_optimizers import KINDS, Adaptive, Sourced
 from privacy.errors import ConfigError
 from privacy.mechanism import Batch, ClientJob, Loader, Mechanism, Plan
@@ -131,13 +131,13 @@ class DpSgd(Mechanism):
         ranked = sorted(costs, key=lambda cost: -(cost[0] ** 2) * cost[1] * cost[2])
 
         def event_of(sigma: float, cost: tuple[float, int, int]) -> DpEvent:
-            return accounting.poisson_steps(sigma, cost[0], cost[1] * cost[2])
+            return charges.poisson_steps(sigma, cost[0], cost[1] * cost[2])
 
         sigma = 0.0
         for cost in ranked:  # the first one settles it, unless small rates and many steps cross over
             if sigma and accounting.epsilon(event_of(sigma, cost), plan.delta, plan.accountant) <= target_epsilon:
                 continue
-            sigma = accounting.solve_noise_multiplier(
+            sigma = calibration.solve_noise_multiplier(
                 partial(event_of, cost=cost), target_epsilon, plan.delta, plan.accountant
             )
         return sigma
@@ -157,7 +157,7 @@ class DpSgd(Mechanism):
         assert self.noise_multiplier is not None
         rate, steps = self._schedule(self._plan, client)
         if (rate, steps) not in self._charges:
-            event = accounting.poisson_steps(self.noise_multiplier, rate, steps)
+            event = charges.poisson_steps(self.noise_multiplier, rate, steps)
             self._charges[rate, steps] = Charge(self.name, self.unit, "add_remove", event)
         return self._charges[rate, steps]
 

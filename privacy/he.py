@@ -9,8 +9,8 @@ from privacy.he_parameters import HeParameters, named
 from privacy.masked_sums import FloodingRule, Scheme, bfv_scheme, ckks_scheme, pad_scheme
 from privacy.opened_sum import OpenedSum
 from privacy.parameters import positive
-from privacy.secure_sum import VectorSpec
 from privacy.selective_sum import SelectiveSum
+from privacy.vectors import VectorSpec
 
 FLOODING_BITS = 30  # the default of OpenFHE, for the server's advantage of 2^-30
 MOST_FLOODING_BITS = 128

@@ -11,7 +11,8 @@ from privacy.errors import PrivacyRefusal, ProtocolError, shown
 from privacy.he_cipher import Keys, generate_keys, public_key_of
 from privacy.he_parameters import HeParameters
 from privacy.sealing import open_box, seal
-from privacy.secure_sum import Address, Credentials, Exchange, Party, Records, bytes_of
+from privacy.secure_sum import Credentials, Exchange, Party, Records, bytes_of
+from privacy.vectors import Address
 
 KEYHOLDER = "keyholder"
 PUBLIC, SECRET = "he.public", "he.secret"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from privacy.parameters import UNITS
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
-    from privacy.accounting import Charge
+    from privacy.charges import Charge
 
 Cost = frozenset[tuple["Charge", int]]
 
@@ -58,7 +58,7 @@ def _cost(paid: "Counter[Charge]", unit: str) -> Cost:
 
 
 def _epsilon(cost: Cost, delta: float, accountant: str) -> float:
-    from privacy import accounting
+    from privacy import accounting, charges
 
-    whole = accounting.compose(cost)
+    whole = charges.compose(cost)
     return accounting.epsilon(whole.event, delta, accountant, whole.relation)

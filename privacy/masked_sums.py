@@ -26,9 +26,9 @@ from privacy.he_parameters import HeParameters
 from privacy.packing import pack_words, unpack_words
 from privacy.randomness import Randomness
 from privacy.sealing import uniform
-from privacy.secure_sum import Sum, Vector, VectorSpec
 from privacy.spans import span
 from privacy.uniformity import Numbers
+from privacy.vectors import Sum, Vector, VectorSpec
 
 Mask = NDArray[np.uint64]
 

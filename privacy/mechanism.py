@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
 from privacy.randomness import Randomness
-from privacy.secure_sum import Address, Value
+from privacy.secure_sum import Value
+from privacy.vectors import Address
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
-    from privacy.accounting import Charge
+    from privacy.charges import Charge
     from privacy.party_noise import PartyNoise
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, C, H, W) float32 and labels (B,) int64

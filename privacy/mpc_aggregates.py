@@ -13,7 +13,7 @@ from privacy.mpc_noise import NoisedSum
 from privacy.mpc_norms import NormBounded
 from privacy.mpc_order import Median, TrimmedMean
 from privacy.randomness import Randomness
-from privacy.secure_sum import VectorSpec
+from privacy.vectors import VectorSpec
 
 __all__ = ["Aggregate", "Sum", "named"]
 

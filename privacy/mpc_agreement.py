@@ -27,7 +27,8 @@ from privacy.opened_sets import note_set, require_no_other_set
 from privacy.peers import Peers
 from privacy.randomness import KEY_BYTES
 from privacy.sealing import open_box
-from privacy.secure_sum import Address, Credentials, Party, Records, bytes_of, require_contributors
+from privacy.secure_sum import Credentials, Party, Records, bytes_of, require_contributors
+from privacy.vectors import Address
 
 DIGEST_BYTES, SIGNATURE_BYTES = 32, 64
 EVERYBODY = "parties"

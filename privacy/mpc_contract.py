@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import ConfigError
 from privacy.randomness import Randomness
-from privacy.secure_sum import VectorSpec
+from privacy.vectors import VectorSpec
 
 if TYPE_CHECKING:
     from privacy.party_noise import PartyNoise

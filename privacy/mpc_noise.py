@@ -13,7 +13,7 @@ from privacy.discrete_noise import skellam
 from privacy.mpc_contract import Aggregate, decoded, require_range, require_updates
 from privacy.party_noise import PartyNoise
 from privacy.randomness import Randomness
-from privacy.secure_sum import VectorSpec
+from privacy.vectors import VectorSpec
 
 
 class NoisedSum(Aggregate):

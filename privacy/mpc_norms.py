@@ -27,7 +27,7 @@ from privacy.errors import ConfigError
 from privacy.mpc_contract import SIGNED_LIMIT, Aggregate, blocks, decoded, require_range, require_updates
 from privacy.parameters import positive
 from privacy.randomness import Randomness
-from privacy.secure_sum import VectorSpec
+from privacy.vectors import VectorSpec
 
 MODES = ("zero", "rescale")
 FACTOR_BITS = 20

@@ -17,7 +17,7 @@ from privacy.mpc_contract import Aggregate, blocks, decoded, require_range, requ
 from privacy.mpc_sorting import middle
 from privacy.parameters import positive
 from privacy.randomness import Randomness
-from privacy.secure_sum import VectorSpec
+from privacy.vectors import VectorSpec
 
 
 class _Middle(Aggregate):

@@ -29,19 +29,14 @@ from privacy.opened_sets import note_set
 from privacy.parameters import positive
 from privacy.sealing import check_mac, mac
 from privacy.secure_sum import (
-    Address,
     Contribution,
     Credentials,
     Exchange,
     Flow,
-    OrderedSum,
     Party,
     Records,
     SecureSum,
     SetupFlow,
-    Sum,
-    Vector,
-    VectorSpec,
     bytes_of,
     require_contributors,
     unknown_stage,
@@ -49,6 +44,7 @@ from privacy.secure_sum import (
 from privacy.spans import span
 from privacy.trust import Trust, of_opener
 from privacy.uniformity import Numbers
+from privacy.vectors import Address, OrderedSum, Sum, Vector, VectorSpec
 
 HOLDERS = ("keyholder", "clients")
 DIGEST_BYTES = 32

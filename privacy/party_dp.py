@@ -9,8 +9,8 @@ import logging
 
 import torch
 
-from privacy import accounting
-from privacy.accounting import Charge
+from privacy import accounting, charges
+from privacy.charges import Charge
 from privacy.client_dp import clip_within, require_uniform
 from privacy.errors import ConfigError
 from privacy.mechanism import ClientJob, Mechanism, Plan
@@ -57,7 +57,7 @@ class PartyDp(Mechanism):
 
     def _epsilon(self, plan: Plan, known: int) -> float:
         """Of the client that takes part most often, over the whole run."""
-        whole = accounting.compose([(self._charged(plan, known), max(plan.participations))])
+        whole = charges.compose([(self._charged(plan, known), max(plan.participations))])
         return accounting.epsilon(whole.event, plan.delta, "rdp", whole.relation)
 
     def charge(self, client: int) -> Charge | None:  # noqa: ARG002

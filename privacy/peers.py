@@ -13,7 +13,8 @@ from privacy.parameters import positive
 from privacy.sealing import Header
 
 if TYPE_CHECKING:
-    from privacy.secure_sum import Address, Credentials
+    from privacy.secure_sum import Credentials
+    from privacy.vectors import Address
 
 
 class Peers(ABC):

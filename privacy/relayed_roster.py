@@ -12,8 +12,9 @@ from collections.abc import Generator, Sequence
 
 from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError, shown
 from privacy.sealing import Header, PublicKeys, Roster
-from privacy.secure_sum import Address, Exchange, Party, Records, bytes_of, unknown_stage
+from privacy.secure_sum import Exchange, Party, Records, bytes_of, unknown_stage
 from privacy.signing import reply_header, signed, verified
+from privacy.vectors import Address
 
 INTRODUCE, HAND_OUT = "introduce", "roster"
 STAGES = (INTRODUCE, HAND_OUT)

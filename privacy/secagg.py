@@ -49,15 +49,12 @@ from privacy.secagg_keys import (
 from privacy.secagg_masks import MaskedVectors
 from privacy.secagg_server import BOX_BYTES, Collected
 from privacy.secure_sum import (
-    Address,
     Contribution,
     Exchange,
     Flow,
     Party,
     Records,
     SecureSum,
-    Vector,
-    VectorSpec,
     bytes_of,
     require_contributors,
     unknown_stage,
@@ -66,6 +63,7 @@ from privacy.shamir import SHARE_BYTES, split
 from privacy.spans import span
 from privacy.trust import EVERYTHING, LEFT_OUT, Trust
 from privacy.uniformity import Numbers
+from privacy.vectors import Address, Vector, VectorSpec
 
 # what a client remembers of an attempt
 _KEYS, _CLIENTS, _PUBLIC, _SEED, _OWN = "secagg.keys", "secagg.clients", "secagg.public", "secagg.seed", "secagg.own"

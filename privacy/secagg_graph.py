@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from privacy.errors import ConfigError, TooFewContributors
-from privacy.secure_sum import Address
+from privacy.vectors import Address
 
 MALICIOUS, CURIOUS = "malicious", "curious"
 SERVERS = (MALICIOUS, CURIOUS)

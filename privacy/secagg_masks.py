@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from privacy.errors import MalformedContribution
 from privacy.fixed_point import FixedPoint
 from privacy.packing import Words, pack_words, unpack_words
-from privacy.secure_sum import Sum, Vector
 from privacy.spans import span
+from privacy.vectors import Sum, Vector
 
 Elements = NDArray[np.unsignedinteger[Any]]
 Seeds = Iterable[bytes]  # keys of 32 bytes

@@ -6,21 +6,17 @@ respondents; `respond` is everybody else's half. Shapes: D is the length of the 
 
 import math
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy.declared import Declarations, Encoding, Open, Rehearsal
 from privacy.errors import (
-    ConfigError,
     DuplicateSender,
     MalformedContribution,
-    NonFiniteContribution,
     PrivacyRefusal,
     ProtocolError,
     TooFewContributors,
@@ -32,127 +28,14 @@ from privacy.randomness import Randomness
 from privacy.sealing import Header, Identity, Roster
 from privacy.spans import span
 from privacy.trust import EVERYTHING, Trust
+from privacy.vectors import Address, OrderedSum, Total, Vector, VectorSpec
 
 if TYPE_CHECKING:
     from privacy.party_noise import PartyNoise
 
-Address = str  # "server", "client/3", "party/1", "keyholder"
 Value = NDArray[np.generic] | bytes | int | float | str
 Records = Mapping[str, Value]
-Vector = NDArray[Any]  # float32 values, or int64 residues where the spec has a modulus
-Sum = NDArray[Any]  # float64 values, or int64 residues
 Contribution = Callable[[], Vector]  # trains when called, and only then
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Part of the vector whose values share one bound (absolute; infinite when nothing bounds them)."""
-
-    name: str
-    length: int
-    bound: float = math.inf
-
-
-@dataclass(frozen=True)
-class VectorSpec:
-    """What is summed: the segments in order, from how many, and from how many at least.
-
-    The last segment is called `weight` and has length 1: a client contributes `[v * update, v]`, in float32. With
-    `modulus_bits` a contribution is int64 residues in [0, 2^modulus_bits), and so is the sum.
-    """
-
-    segments: tuple[Segment, ...]
-    cohort_size: int
-    min_contributors: int = 1
-    modulus_bits: int | None = None
-
-    @cached_property
-    def length(self) -> int:
-        """D, the sum of the segments' lengths."""
-        return sum(segment.length for segment in self.segments)
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """Of a contribution."""
-        return np.dtype(np.float32 if self.modulus_bits is None else np.int64)
-
-    @cached_property
-    def bounds_D(self) -> NDArray[np.float64]:
-        """The bound of each value, shape (D,)."""
-        return np.concatenate([np.full(segment.length, segment.bound) for segment in self.segments])
-
-    def require_bounds(self, key: str) -> None:
-        """For protocols whose range is limited: `key` names a sum's own configuration.
-
-        Raises:
-            ConfigError: a segment that nothing bounds.
-        """
-        for segment in self.segments:
-            if not math.isfinite(segment.bound):
-                raise ConfigError.of(f"{key}.bound", None, f"the {segment.name} needs a bound: give the largest value")
-
-    def check(self, vector: object) -> Vector:
-        """The vector itself, shape (D,), of the right type, finite and within its bounds, or residues.
-
-        Raises:
-            MalformedContribution: another type, length, or a value beyond its segment's bound or the modulus.
-            NonFiniteContribution: NaN or infinity.
-        """
-        vector = self._shaped("a contribution", vector, self.dtype)
-        if self.modulus_bits is not None:
-            if vector.min() < 0 or int(vector.max()) >> self.modulus_bits:
-                raise MalformedContribution(f"a contribution must be residues of {self.modulus_bits} bits")
-            return vector
-        start = 0
-        for segment in self.segments:
-            _check_bound(vector[start : start + segment.length], segment)
-            start += segment.length
-        return vector
-
-    def check_sum(self, vector: object) -> Sum:
-        """An opened sum, shape (D,): finite float64, or int64 residues.
-
-        Raises:
-            MalformedContribution: anything else.
-        """
-        wanted = np.dtype(np.float64 if self.modulus_bits is None else np.int64)
-        vector = self._shaped("an opened sum", vector, wanted)
-        if not np.isfinite(vector).all():
-            raise NonFiniteContribution("an opened sum holds NaN or infinity")
-        return vector
-
-    def _shaped(self, what: str, vector: object, dtype: np.dtype[np.generic]) -> Vector:
-        if not isinstance(vector, np.ndarray) or vector.dtype != dtype or vector.shape != (self.length,):
-            got = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
-            raise MalformedContribution(f"{what} must be {dtype} ({self.length},), got {got}")
-        return vector
-
-    def total(self, sum_D: Sum, survivors: Iterable[Address], clipped: int = 0) -> "Total":
-        """Name the parts of an opened sum."""
-        assert sum_D.shape == (self.length,)
-        return Total(sum_D[:-1], float(sum_D[-1]), tuple(survivors), clipped)
-
-
-def _check_bound(values: NDArray[np.generic], segment: Segment) -> None:
-    # one pass each way allocates nothing; NaN comes through both
-    extremes = (np.minimum.reduce(values), np.maximum.reduce(values)) if values.size > 1 else values
-    peak = max((abs(float(value)) for value in extremes), default=0.0)
-    if not math.isfinite(peak):
-        raise NonFiniteContribution(
-            f"the {segment.name} of a contribution holds NaN or infinity (where training diverged, lower training.lr)"
-        )
-    if peak > segment.bound:
-        raise MalformedContribution(f"the {segment.name} of a contribution reaches {peak:g}, over {segment.bound:g}")
-
-
-@dataclass(frozen=True)
-class Total:
-    """What the server learns: sum of `v * update` (D - 1,) in float64 or residues, sum of `v`, who is in it."""
-
-    update_D: Sum
-    weight: float
-    survivors: tuple[Address, ...]
-    clipped: int = 0
 
 
 @dataclass
@@ -373,37 +256,6 @@ def bytes_of(records: Records, name: str) -> bytes:
 def unknown_stage(stage: str) -> ProtocolError:
     """The error for a stage that a protocol does not have."""
     return ProtocolError(f"no stage is called {shown(stage)}")
-
-
-class OrderedSum:
-    """Adds vectors in cohort order whatever order they arrive in, so that a float sum is the same in every runtime.
-
-    Only what is ahead of its turn is held in memory.
-    """
-
-    def __init__(self, cohort: Sequence[Address], spec: VectorSpec) -> None:
-        self._modulus_bits = spec.modulus_bits
-        self.sum_D: Sum = np.zeros(spec.length, np.float64 if spec.modulus_bits is None else np.int64)
-        self._turn = deque(cohort)
-        self._held: dict[Address, Vector] = {}
-
-    def add(self, address: Address, vector: Vector) -> None:
-        """Take one vector of shape (D,)."""
-        self._held[address] = vector
-        while self._turn and self._turn[0] in self._held:
-            self._add(self._held.pop(self._turn.popleft()))
-
-    def _add(self, vector: Vector) -> None:
-        self.sum_D += vector
-        if self._modulus_bits is not None:
-            self.sum_D &= (1 << self._modulus_bits) - 1
-
-    def close(self) -> Sum:
-        """The sum of all that arrived, shape (D,); those whose turn never came are skipped."""
-        for address in self._turn:
-            if address in self._held:
-                self._add(self._held.pop(address))
-        return self.sum_D
 
 
 class PlainSum(SecureSum):

@@ -14,21 +14,18 @@ from privacy.he_keys import ignored
 from privacy.masked_sums import Scheme
 from privacy.opened_sum import Gathering, OpenedSum
 from privacy.secure_sum import (
-    Address,
     Contribution,
     Credentials,
     Exchange,
     Party,
     Records,
     SetupFlow,
-    Sum,
-    Vector,
-    VectorSpec,
     bytes_of,
     require_contributors,
 )
 from privacy.selective import Selection, at_random, check_fraction, clear_spec, most_sensitive, protected_spec
 from privacy.trust import SERVER_ALONE, Trust
+from privacy.vectors import Address, Sum, Vector, VectorSpec
 
 POSITIONS = "he.positions"  # of what is encrypted, where the clients' sensitivities decide
 

@@ -23,9 +23,10 @@ import numpy as np
 
 from privacy.declared import Boxed, Declarations, Fixed, Open, Rehearsal
 from privacy.errors import FedveilError, MalformedContribution, WitnessAlarm
-from privacy.secure_sum import Party, Records, SecureSum, Store, Value, Vector
+from privacy.secure_sum import Party, Records, SecureSum, Store, Value
 from privacy.signing import SIGNATURE
 from privacy.uniformity import SERIES, Integers, Numbers, too_regular
+from privacy.vectors import Vector
 from privacy.windows import WINDOW_BYTES, holds_any, most_windows, windows_of
 
 FALSE_ALARM = 1e-9  # of a run

@@ -33,7 +33,8 @@ from privacy.he_keys import SECRET
 from privacy.masked_sums import Scheme
 from privacy.opened_sum import OpenedSum
 from privacy.randomness import OsRandomness
-from privacy.secure_sum import Address, Credentials, Exchange, Party, Records, Sum, Value, Vector
+from privacy.secure_sum import Credentials, Exchange, Party, Records, Value
+from privacy.vectors import Address, Sum, Vector
 
 Uploads = Mapping[Address, Records]
 Forge = Callable[[Records, Uploads], Records]  # the request of an honest server, and what clients sent, to another

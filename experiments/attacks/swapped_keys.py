@@ -21,7 +21,8 @@ from privacy.he_keys import KEYHOLDER
 from privacy.randomness import OsRandomness
 from privacy.relayed_roster import HAND_OUT, STAGES, RelayedRoster
 from privacy.sealing import Identity, Roster
-from privacy.secure_sum import Address, Credentials, Party, Records, Vector
+from privacy.secure_sum import Credentials, Party, Records
+from privacy.vectors import Address, Vector
 
 HOLDS = "all uploads, and keys of its own"
 

@@ -17,7 +17,7 @@ from privacy.errors import ConfigError
 from privacy.he import BfvSum, CkksSum, PadSum
 from privacy.masked_sums import Scheme
 from privacy.opened_sum import OpenedSum
-from privacy.secure_sum import Address, Vector, VectorSpec
+from privacy.vectors import Address, Vector, VectorSpec
 
 HOLDS = "nothing: nobody attacks"
 BOUND, BEYOND = 1.0, 5.0  # the default bound, and what passes it

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.masked_sums import Adder, Mask
-from privacy.secure_sum import Sum, Vector
+from privacy.vectors import Sum, Vector
 
 
 class Float32:

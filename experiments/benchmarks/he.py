@@ -28,8 +28,8 @@ from privacy.he_cipher import Keys, generate_keys
 from privacy.he_parameters import named
 from privacy.masked_sums import Mask, Scheme, bfv_scheme, ckks_scheme, pad_scheme, sum_of_masks
 from privacy.randomness import OsRandomness
-from privacy.secure_sum import Segment, Sum, VectorSpec
 from privacy.spans import Recorder, recording, span
+from privacy.vectors import Segment, Sum, VectorSpec
 
 CLIENTS, VALUE_BITS, ROUNDS = 16, 16, 100
 MESSAGES = 4  # that differ in a sum: the noise of one that is added 16 times is four times that of 16

@@ -40,7 +40,8 @@ from privacy.mpc_shares import needed_bits
 from privacy.peers import Meeting
 from privacy.randomness import OsRandomness
 from privacy.sealing import Identity, Roster, open_box
-from privacy.secure_sum import Address, Credentials, Party, Records, Segment, Vector, VectorSpec
+from privacy.secure_sum import Credentials, Party, Records
+from privacy.vectors import Address, Segment, Vector, VectorSpec
 
 SIZES = (26_010, 1_000_000)  # parameters: the small CNN's, and the bar's
 RUN, ATTEMPT = "00" * 32, "bench"

@@ -33,9 +33,10 @@ from privacy.randomness import OsRandomness
 from privacy.sealing import Identity, Roster
 from privacy.secagg import SecAggSum
 from privacy.secagg_masks import MaskedVectors
-from privacy.secure_sum import Address, Credentials, Exchange, Party, Records, Segment, Total, Value, VectorSpec
+from privacy.secure_sum import Credentials, Exchange, Party, Records, Value
 from privacy.signing import reply_header, signed, verified
 from privacy.spans import Recorder, recording
+from privacy.vectors import Address, Segment, Total, VectorSpec
 
 RUN, ATTEMPT, STAGES = "00" * 32, "bench", ("advertise", "share_keys", "mask", "confirm", "unmask")
 BAR_CLIENTS, BAR_PARAMETERS = 100, 100_000  # of the bars

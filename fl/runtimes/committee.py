@@ -24,7 +24,8 @@ from fl.runtimes.lifetime import end_with_parent
 from fl.workspace import Workspace
 from privacy.errors import RuntimeFailure
 from privacy.peers import Meeting
-from privacy.secure_sum import Address, Credentials
+from privacy.secure_sum import Credentials
+from privacy.vectors import Address
 
 FIRST_ROLE_NODE = 2**62  # far from the numbers that engines give their nodes
 WAIT_S = 0.05

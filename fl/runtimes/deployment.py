@@ -33,7 +33,7 @@ from fl.server import Errand
 from fl.workspace import Workspace, address_of
 from privacy.errors import ConfigError, RuntimeFailure
 from privacy.sealing import Roster
-from privacy.secure_sum import Address
+from privacy.vectors import Address
 
 APPS = "fl.apps"
 POLL_S = 0.2  # between two looks of the ServerApp for nodes and replies; each is a request over TLS

@@ -22,7 +22,7 @@ from fl.runtimes.lifetime import end_with_parent
 from fl.server import Errand
 from fl.workspace import Workspace, address_of, workspace
 from privacy.errors import ConfigError, RuntimeFailure
-from privacy.secure_sum import Address
+from privacy.vectors import Address
 
 SERVER_NODE = 1
 FIRST_CLIENT_NODE = 2

@@ -19,7 +19,8 @@ from privacy.crypten_compat import crypten
 from privacy.crypten_dealer import Spent
 from privacy.errors import PeerLost, ProtocolError
 from privacy.peers import Meeting, Peers, pair_keys, reason
-from privacy.secure_sum import Address, Credentials
+from privacy.secure_sum import Credentials
+from privacy.vectors import Address
 
 MOST_BYTES = 1 << 26  # of a message between parties, which tells of each client of a cohort
 

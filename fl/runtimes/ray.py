@@ -15,7 +15,7 @@ from fl.keys import KEYS_VARIABLE
 from fl.server import Errand
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, RuntimeFailure
-from privacy.secure_sum import Address
+from privacy.vectors import Address
 
 POLL_S = 0.005
 NODES_TIMEOUT_S = 120.0

@@ -26,7 +26,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from fl import keys
 from fl.config import hash_of
 from privacy.errors import ConfigError, FedveilError, ProtocolError, RuntimeFailure
-from privacy.secure_sum import Address
+from privacy.vectors import Address
 
 SOCKET = "socket"  # in the role's folder
 MEETING = ("party/", "dealer")  # roles that must reach others of theirs

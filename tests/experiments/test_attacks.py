@@ -29,7 +29,7 @@ from privacy import masked_sums
 from privacy.errors import RuntimeFailure
 from privacy.he_ckks import Ckks
 from privacy.masked_sums import Mask
-from privacy.secure_sum import VectorSpec
+from privacy.vectors import VectorSpec
 from tests.experiments.command import Ended, Here, refused
 
 MODULES = {

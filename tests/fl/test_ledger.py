@@ -19,7 +19,7 @@ from experiments.messages import CONFIGS
 from fl.checkpoint import Checkpoints
 from fl.ledger import NAME, LedgerFile
 from fl.runtimes.inprocess import InProcessGrid
-from privacy.accounting import Charge, poisson_steps
+from privacy.charges import Charge, poisson_steps
 from privacy.errors import RunRefused
 from tests.composed import run, server_of, workspace_of
 from tests.fl.spending import BUDGET, CLIENT_DP, DELTA, SPENDING, charged, epsilon_of, lines

@@ -13,7 +13,7 @@ from fl.runtimes import inprocess
 from fl.runtimes.inprocess import InProcessGrid
 from fl.server import Errand
 from privacy.errors import ConfigError, TooFewContributors
-from privacy.secure_sum import Total
+from privacy.vectors import Total
 from tests.composed import PROBE, examples_of, gradient_at, run, server_of, workspace_of
 from tests.fl.grids import Tampered, with_error
 from tests.fl.stopping import stopped_in

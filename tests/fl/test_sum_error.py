@@ -20,7 +20,8 @@ from fl.sum_error import ClearContributions
 from fl.transport import ARRAYS, CLEAR, ENVELOPE, METRICS
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, NonFiniteContribution, PrivacyRefusal
-from privacy.secure_sum import PlainSum, Segment, Total, VectorSpec
+from privacy.secure_sum import PlainSum
+from privacy.vectors import Segment, Total, VectorSpec
 from tests.composed import MASKED, PROBE, canonical, compose, run, server_of, workspace_of
 from tests.fl.grids import Tampered, only
 from tests.outside.probe import known_update

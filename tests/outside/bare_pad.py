@@ -7,7 +7,7 @@ import numpy as np
 from privacy.he import PadSum
 from privacy.masked_sums import Scheme
 from privacy.packing import pack_words
-from privacy.secure_sum import VectorSpec
+from privacy.vectors import VectorSpec
 
 
 class BarePad(PadSum):

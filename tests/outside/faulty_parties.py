@@ -15,7 +15,8 @@ from privacy import crypten_mpc
 from privacy.crypten_mpc import CryptenSum
 from privacy.mpc_aggregates import Sum
 from privacy.mpc_agreement import manifest_bytes
-from privacy.secure_sum import Address, Contribution, Flow, Party, Records, Value, VectorSpec
+from privacy.secure_sum import Contribution, Flow, Party, Records, Value
+from privacy.vectors import Address, VectorSpec
 
 PARTY, CLIENT, WHEN = "party/1", "client/0", 2
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}

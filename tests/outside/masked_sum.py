@@ -9,17 +9,16 @@ from numpy.typing import NDArray
 from privacy.errors import MalformedContribution
 from privacy.randomness import Randomness, SeededRandomness
 from privacy.secure_sum import (
-    Address,
     Contribution,
     Exchange,
     Flow,
     Party,
     Records,
     SecureSum,
-    VectorSpec,
     require_contributors,
     unknown_stage,
 )
+from privacy.vectors import Address, VectorSpec
 
 SEED_BYTES = 16
 

@@ -16,7 +16,8 @@ from privacy.errors import (
     TooFewContributors,
     UnknownSender,
 )
-from privacy.secure_sum import SecureSum, Total
+from privacy.secure_sum import SecureSum
+from privacy.vectors import Total
 from tests.privacy.harness import UPDATE_BOUND, Round, residue_spec, spec_of
 
 

@@ -11,21 +11,8 @@ from privacy.errors import ProtocolError
 from privacy.peers import Peers
 from privacy.randomness import OsRandomness, SeededRandomness
 from privacy.sealing import Identity, Roster
-from privacy.secure_sum import (
-    Address,
-    Credentials,
-    Exchange,
-    Flow,
-    Party,
-    Records,
-    SecureSum,
-    Segment,
-    SetupFlow,
-    Store,
-    Total,
-    Vector,
-    VectorSpec,
-)
+from privacy.secure_sum import Credentials, Exchange, Flow, Party, Records, SecureSum, SetupFlow, Store
+from privacy.vectors import Address, Segment, Total, Vector, VectorSpec
 
 RUN, ATTEMPT = "ab" * 32, "0123456789abcdef"
 UPDATE_BOUND = 4.0

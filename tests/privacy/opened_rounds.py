@@ -16,7 +16,8 @@ from privacy.he import BfvSum, CkksSum, PadSum
 from privacy.he_keys import SECRET
 from privacy.he_seal import ring
 from privacy.opened_sum import _mask_key, _mask_seed
-from privacy.secure_sum import Address, Exchange, Party, Records, SecureSum, Vector, VectorSpec
+from privacy.secure_sum import Exchange, Party, Records, SecureSum
+from privacy.vectors import Address, Vector, VectorSpec
 from tests.privacy.contract import vectors
 from tests.privacy.harness import MemoryStore, Round, identity_of, spec_of
 from tests.privacy.he_setups import generator

@@ -14,7 +14,7 @@ from privacy import crypten_party
 from privacy.crypten_compat import crypten
 from privacy.errors import RuntimeFailure
 from privacy.peers import Peers
-from privacy.secure_sum import Address
+from privacy.vectors import Address
 
 T = TypeVar("T")
 PATIENCE_S = 30.0  # threads share a busy machine

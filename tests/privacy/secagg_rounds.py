@@ -7,7 +7,8 @@ from privacy.errors import FedveilError, PrivacyRefusal, ProtocolError
 from privacy.randomness import SeededRandomness
 from privacy.secagg import SecAggSum
 from privacy.secagg_graph import Plan
-from privacy.secure_sum import Address, Exchange, Party, Records, Value, VectorSpec
+from privacy.secure_sum import Exchange, Party, Records, Value
+from privacy.vectors import Address, VectorSpec
 from tests.privacy.contract import vectors
 from tests.privacy.harness import UPDATE_BOUND, MemoryStore, Round, spec_of, transported
 

@@ -23,18 +23,9 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 
 from privacy import accounting
-from privacy.accounting import (
-    ACCOUNTANTS,
-    RELATIONS,
-    Charge,
-    analytic_gaussian_sigma,
-    compose,
-    epsilon,
-    epsilon_pre_2020,
-    gaussian_event,
-    poisson_steps,
-    solve_noise_multiplier,
-)
+from privacy.accounting import ACCOUNTANTS, epsilon, epsilon_pre_2020
+from privacy.calibration import analytic_gaussian_sigma, solve_noise_multiplier
+from privacy.charges import RELATIONS, Charge, compose, gaussian_event, poisson_steps
 from privacy.errors import ConfigError
 from tests.privacy.exact import gaussian_delta, gaussian_epsilon
 

@@ -16,7 +16,7 @@ from privacy.errors import ConfigError, NonFiniteContribution, PrivacyRefusal
 from privacy.fixed_point import FixedPoint
 from privacy.mechanism import ClientJob, ServerJob
 from privacy.randomness import SeededRandomness
-from privacy.secure_sum import Segment, VectorSpec
+from privacy.vectors import Segment, VectorSpec
 from tests.composed import workspace_of
 from tests.privacy import plans
 from tests.privacy.exact import gaussian_delta

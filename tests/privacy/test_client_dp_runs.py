@@ -10,7 +10,7 @@ from fl import vectors
 from fl.checkpoint import Checkpoints
 from fl.runtimes.inprocess import InProcessGrid
 from fl.transport import STATE
-from privacy.secure_sum import Total
+from privacy.vectors import Total
 from tests.composed import PROBE, run, server_of, workspace_of
 from tests.fl.stopping import stopped_in
 from tests.outside.probe import known_update

@@ -21,7 +21,8 @@ from privacy.errors import (
 )
 from privacy.mpc_agreement import SIGNATURE_BYTES, Manifest, manifest_bytes
 from privacy.peers import Peers
-from privacy.secure_sum import Address, Exchange, Party, Records, VectorSpec
+from privacy.secure_sum import Exchange, Party, Records
+from privacy.vectors import Address, VectorSpec
 from tests.privacy import party_threads
 from tests.privacy.contract import SecureSumContract, assert_sum, vectors
 from tests.privacy.harness import UPDATE_BOUND, MemoryStore, Round, identity_of, spec_of

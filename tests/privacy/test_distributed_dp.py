@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest, skellam
 
-from privacy import accounting
+from privacy import accounting, charges
 from privacy.backend import PrivacyBackend
 from privacy.distributed_dp import DistributedDp
 from privacy.distributed_noise import skellam_rdp
@@ -140,7 +140,7 @@ def test_epsilon_is_charged_at_the_honest_shares_and_not_at_who_answered(n_min, 
     accountant.compose(event)
     for charged, bound in zip(accountant._rdp, curve, strict=True):
         assert charged >= bound * (1 - 1e-12)  # of two bounds, each of which holds
-    gaussian = accounting.epsilon(accounting.gaussian_event(1.2), 1e-3, "rdp", "zero_out")
+    gaussian = accounting.epsilon(charges.gaussian_event(1.2), 1e-3, "rdp", "zero_out")
     assert gaussian < accounting.epsilon(event, 1e-3, "rdp", "zero_out") < 1.2 * gaussian
 
 
@@ -152,7 +152,7 @@ def test_the_sensitivity_is_that_of_rounding_the_scaled_clip():
 @pytest.mark.parametrize("distribution", ["skellam", "discrete_gaussian"])
 def test_a_target_is_met_and_not_by_far(distribution):
     mechanism = settled(noise_multiplier=None, target_epsilon=6.0, distribution=distribution)
-    whole = accounting.compose([(mechanism.charge(0), 5)])
+    whole = charges.compose([(mechanism.charge(0), 5)])
     assert 5.9 < accounting.epsilon(whole.event, PLAN.delta, "rdp", "zero_out") <= 6.0
 
 

@@ -25,7 +25,8 @@ from scipy.stats import kstest, norm
 
 from fl import vectors
 from fl.checkpoint import Checkpoints
-from privacy.accounting import Charge, compose, epsilon
+from privacy.accounting import epsilon
+from privacy.charges import Charge, compose
 from privacy.client_dp import ClientDp
 from privacy.dp_ftrl import DpFtrl
 from privacy.errors import ConfigError, NonFiniteContribution

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from privacy.errors import ConfigError
 from privacy.fixed_point import FixedPoint
-from privacy.secure_sum import Segment, VectorSpec
+from privacy.vectors import Segment, VectorSpec
 from tests.privacy.harness import residue_spec
 
 

@@ -9,7 +9,7 @@ from privacy.errors import (
     PrivacyRefusal,
 )
 from privacy.he import BfvSum, CkksSum, PadSum
-from privacy.secure_sum import Segment, VectorSpec
+from privacy.vectors import Segment, VectorSpec
 from tests.privacy.contract import assert_sum, vectors
 from tests.privacy.harness import Round, spec_of
 from tests.privacy.opened_rounds import BOUND, HOLDERS, LENGTH, SUMS, numbers, recorded

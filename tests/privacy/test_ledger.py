@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from privacy.accounting import Charge
+from privacy.charges import Charge
 from privacy.ledger import Ledger
 
 DELTA = 1e-5

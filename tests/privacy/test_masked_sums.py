@@ -12,7 +12,8 @@ from privacy.he import BfvSum, CkksSum, PadSum
 from privacy.he_cipher import generate_keys
 from privacy.masked_sums import pad_scheme, sum_of_masks
 from privacy.packing import pack_words, unpack_words, word_bits
-from privacy.secure_sum import PlainSum, VectorSpec
+from privacy.secure_sum import PlainSum
+from privacy.vectors import VectorSpec
 from tests.privacy.harness import Round, residue_spec, spec_of
 from tests.privacy.he_setups import chi_square_ratio, generator, mask_key
 from tests.privacy.test_distributed_dp import PLAN, client_job, settled, updates_of

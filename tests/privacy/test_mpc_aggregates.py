@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from privacy.errors import ConfigError
 from privacy.mpc_aggregates import AGGREGATES, Sum, named
-from privacy.secure_sum import Segment, VectorSpec
+from privacy.vectors import Segment, VectorSpec
 from tests.privacy.committee import shared
 
 OPTIONS = {

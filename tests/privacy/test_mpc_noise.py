@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest, skellam
 
-from privacy import accounting
+from privacy import accounting, charges
 from privacy.backend import PrivacyBackend
 from privacy.distributed_noise import skellam_epsilon
 from privacy.errors import ConfigError, PrivacyRefusal
@@ -21,7 +21,8 @@ from privacy.mpc_aggregates import named
 from privacy.party_dp import PartyDp
 from privacy.party_noise import PartyNoise
 from privacy.randomness import SeededRandomness
-from privacy.secure_sum import PlainSum, Segment, VectorSpec
+from privacy.secure_sum import PlainSum
+from privacy.vectors import Segment, VectorSpec
 from tests.privacy.plans import PLAN
 
 BITS = 16
@@ -133,20 +134,20 @@ def test_an_event_is_the_skellam_bound_at_the_noise_that_stays(multiplier, clip,
         noise = PartyNoise(multiplier, clip, colluders, parties, bits)
         for known, share in ((colluders, 1.0), (0, parties / (parties - colluders))):
             event = noise.event(1000, known, rounds, 1e-5)
-            found = accounting.epsilon(accounting.compose([(charge_of(event), rounds)]).event, 1e-5, "rdp", "zero_out")
+            found = accounting.epsilon(charges.compose([(charge_of(event), rounds)]).event, 1e-5, "rdp", "zero_out")
             l2 = clip * 2**bits
             bound = skellam_epsilon(l2, 1000, share * (multiplier * l2) ** 2, rounds, 1e-5)
             assert found == pytest.approx(bound, rel=1e-2)
             assert found >= bound * (1 - 1e-9)
 
 
-def charge_of(event) -> accounting.Charge:
-    return accounting.Charge("party_dp", "client", "zero_out", event)
+def charge_of(event) -> charges.Charge:
+    return charges.Charge("party_dp", "client", "zero_out", event)
 
 
 def test_fine_steps_cost_what_a_gaussian_costs():
-    whole = accounting.compose([(settled().charge(0), 5)])
-    gaussian = accounting.compose([(charge_of(accounting.gaussian_event(1.5)), 5)])
+    whole = charges.compose([(settled().charge(0), 5)])
+    gaussian = charges.compose([(charge_of(charges.gaussian_event(1.5)), 5)])
     found, wanted = (accounting.epsilon(one.event, 1e-3, "rdp", "zero_out") for one in (whole, gaussian))
     assert wanted * (1 - 1e-3) < found < wanted * 1.02  # integer orders
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from privacy.errors import ConfigError
 from privacy.mpc_aggregates import named
 from privacy.mpc_norms import Grid, NormBounded, grid
-from privacy.secure_sum import Segment, VectorSpec
+from privacy.vectors import Segment, VectorSpec
 from tests.privacy.committee import Committee
 
 BITS = 16

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from privacy.errors import ConfigError, TooFewContributors
 from privacy.mpc_aggregates import named
 from privacy.mpc_contract import BYTES_PER_VALUE
-from privacy.secure_sum import Segment, VectorSpec
+from privacy.vectors import Segment, VectorSpec
 from tests.privacy.committee import shared
 
 BITS = 16

@@ -15,7 +15,7 @@ from privacy.errors import ConfigError, MalformedContribution
 from privacy.mpc_shares import Ring
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness
 from privacy.sealing import uniform
-from privacy.secure_sum import Segment, VectorSpec
+from privacy.vectors import Segment, VectorSpec
 from tests.privacy.harness import residue_spec, spec_of
 
 KEY = "secure_sum"

@@ -15,7 +15,8 @@ from privacy.errors import (
 )
 from privacy.fixed_point import FixedPoint
 from privacy.he import BfvSum, CkksSum, PadSum
-from privacy.secure_sum import Address, Records, Vector
+from privacy.secure_sum import Records
+from privacy.vectors import Address, Vector
 from tests.privacy.contract import SecureSumContract
 from tests.privacy.he_setups import chi_square_ratio
 from tests.privacy.opened_rounds import (

@@ -8,8 +8,9 @@ from privacy.errors import BadSignature, ConfigError, MalformedContribution, Pri
 from privacy.randomness import OsRandomness
 from privacy.relayed_roster import HAND_OUT, INTRODUCE, RelayedRoster
 from privacy.sealing import Header, Identity, Roster
-from privacy.secure_sum import Address, Credentials, Exchange, Party, Records
+from privacy.secure_sum import Credentials, Exchange, Party, Records
 from privacy.signing import SIGNATURE, reply_header, signed, verified
+from privacy.vectors import Address
 from tests.privacy.harness import ATTEMPT, RUN, MemoryStore, identity_of, spec_of
 
 EVERYBODY = ("client/0", "client/1", "keyholder")

@@ -17,8 +17,9 @@ import pytest
 from privacy import secagg_masks
 from privacy.randomness import SeededRandomness
 from privacy.secagg import SecAggSum
-from privacy.secure_sum import Address, Exchange, Records, VectorSpec
+from privacy.secure_sum import Exchange, Records
 from privacy.shamir import SHARE_BYTES
+from privacy.vectors import Address, VectorSpec
 from tests.privacy.harness import residue_spec
 from tests.privacy.opened_rounds import windows
 from tests.privacy.secagg_rounds import STAGES, Lying, Sparse, addresses

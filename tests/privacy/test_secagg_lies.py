@@ -17,8 +17,9 @@ from privacy.errors import (
 )
 from privacy.secagg import SecAggSum
 from privacy.secagg_keys import SIGNATURE_BYTES, ClosedList, PrivateKeys, advertised, parts
-from privacy.secure_sum import Address, Party, Records
+from privacy.secure_sum import Party, Records
 from privacy.shamir import SHARE_BYTES, combine
+from privacy.vectors import Address
 from tests.privacy.harness import UPDATE_BOUND
 from tests.privacy.opened_rounds import flipped
 from tests.privacy.secagg_rounds import STAGES, Lying, addresses, copied, made, ran, refusal, wider

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from privacy.errors import MalformedContribution, NonFiniteContribution
-from privacy.secure_sum import OrderedSum, PlainSum
+from privacy.secure_sum import PlainSum
+from privacy.vectors import OrderedSum
 from tests.outside.masked_sum import MaskedSum
 from tests.privacy.contract import SecureSumContract, vectors
 from tests.privacy.harness import Round, residue_spec, spec_of

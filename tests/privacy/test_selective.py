@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from privacy.errors import BadSignature, ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError
 from privacy.he import BfvSum, CkksSum
-from privacy.secure_sum import Exchange, Vector
+from privacy.secure_sum import Exchange
 from privacy.selective import Selection, at_random, most_sensitive
 from privacy.selective_sum import POSITIONS
+from privacy.vectors import Vector
 from tests.privacy.contract import SecureSumContract, assert_sum, vectors
 from tests.privacy.harness import Round, residue_spec, spec_of
 from tests.privacy.opened_rounds import BOUND, COUNT, LENGTH, Recorded, on_the_wire, plaintexts, recorded, windows

@@ -22,7 +22,7 @@ from fl.transport import ENVELOPE, unpack
 from fl.workspace import Workspace, workspace
 from privacy.he_seal import ring
 from privacy.sealing import Header, Identity, Roster, check_mac, mac
-from privacy.secure_sum import Address
+from privacy.vectors import Address
 from tests.composed import canonical
 from tests.experiments.command import ROOT, Here, read
 from tests.fl.runtimes.recording import Recorder, recorded

@@ -1,0 +1,108 @@
+"""The noise that a target asks for: the inverse of `privacy.accounting.epsilon`."""
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+
+from dp_accounting import DpEvent, get_sigma_gaussian
+
+from privacy.accounting import check_delta, epsilon
+from privacy.errors import ConfigError
+from privacy.parameters import positive
+
+LEAST_SIGMA, MOST_SIGMA = 1e-3, 1e6
+SIGMA_TOLERANCE = 1e-3
+
+
+def analytic_gaussian_sigma(epsilon: float, delta: float) -> float:
+    """The least standard deviation at which a Gaussian of sensitivity 1 is (epsilon, delta)-DP.
+
+    dp-accounting solves Theorem 8 of Balle and Wang (2018), as their Algorithm 1 does, up to 1e-12 on either side.
+
+    Raises:
+        ConfigError: epsilon is not above 0, or delta is not between 0 and 1.
+    """
+    positive("epsilon", epsilon)
+    check_delta(delta)
+    return float(get_sigma_gaussian(epsilon, delta)) * (1 + 1e-9)
+
+
+def solve_noise_multiplier(
+    event_of: Callable[[float], DpEvent],
+    target_epsilon: float,
+    delta: float,
+    accountant: str,
+    relation: str = "add_remove",
+) -> float:
+    """The smallest noise multiplier at which `event_of` costs at most the target, within a thousandth above it.
+
+    Raises:
+        ConfigError: target_epsilon is out of reach (the smallest that is not is named), or met by hardly any noise;
+            or what `epsilon` raises.
+    """
+    positive("target_epsilon", target_epsilon)
+
+    def gap(name: str, under: str) -> Callable[[float], float]:
+        return lambda sigma: _gap(epsilon(event_of(sigma), delta, name, under), target_epsilon)
+
+    start = 1.0
+    if accountant != "rdp":  # cheap, and close: it spares the expensive accountant the search, and its worst sizes
+        with suppress(ConfigError):
+            start = _root(gap("rdp", "add_remove"), 1.0, 10 * SIGMA_TOLERANCE)
+    sigma = _root(gap(accountant, relation), start if LEAST_SIGMA < start < MOST_SIGMA else 1.0, SIGMA_TOLERANCE)
+    if sigma < LEAST_SIGMA:
+        allowed = f"a noise multiplier of {LEAST_SIGMA} costs less; give noise_multiplier itself"
+        raise ConfigError.of("target_epsilon", target_epsilon, allowed)
+    if sigma > MOST_SIGMA:
+        least = epsilon(event_of(MOST_SIGMA), delta, accountant, relation)
+        allowed = f"the smallest that accountant={accountant} gives at delta={delta} is {least:.4g}, whatever the noise"
+        raise ConfigError.of("target_epsilon", target_epsilon, allowed)
+    return sigma
+
+
+def _gap(cost: float, target: float) -> float:
+    """Logarithm of cost over target: above 0 exactly if the cost is."""
+    if cost == 0:
+        return -math.inf
+    ratio = math.log(cost / target)
+    return max(ratio, 1e-300) if cost > target else min(ratio, 0.0)
+
+
+def _root(gap: Callable[[float], float], start: float, tolerance: float) -> float:
+    """The least sigma without a positive gap, within a factor of 1 + tolerance above.
+
+    0 or infinity where it lies outside of what we search. Regula falsi with halving (the Illinois rule) in logarithms,
+    where epsilon over sigma is nearly a line: some six evaluations.
+    """
+    low, high, gap_low, gap_high = _bracket(gap, start)
+    while low > 0 and high < math.inf and high > low * (1 + tolerance):
+        sigma = _between(low, high, gap_low, gap_high, tolerance)
+        found = gap(sigma)
+        if found > 0:
+            low, gap_low, gap_high = sigma, found, gap_high / 2
+        else:
+            high, gap_high, gap_low = sigma, found, gap_low / 2
+    return high if low > 0 else 0.0
+
+
+def _bracket(gap: Callable[[float], float], start: float) -> tuple[float, float, float, float]:
+    """A sigma with a positive gap, one without, and the two gaps."""
+    sigma, found = start, gap(start)
+    while True:
+        step = 1.02 * math.exp(min(abs(found), 2.0))  # epsilon falls about as 1 / sigma
+        limit = MOST_SIGMA if found > 0 else LEAST_SIGMA
+        if sigma == limit:
+            return (sigma, math.inf, found, 0.0) if found > 0 else (0.0, sigma, 0.0, found)
+        other = min(sigma * step, limit) if found > 0 else max(sigma / step, limit)
+        there = gap(other)
+        if (there > 0) != (found > 0):
+            return (sigma, other, found, there) if found > 0 else (other, sigma, there, found)
+        sigma, found = other, there
+
+
+def _between(low: float, high: float, gap_low: float, gap_high: float, tolerance: float) -> float:
+    """Where a line through both ends meets 0, a little above it so that the next step closes in from below."""
+    share = gap_low / (gap_low - gap_high) if math.isfinite(gap_low - gap_high) else 0.5
+    sigma = low * math.pow(high / low, share) * (1 + tolerance / 4)
+    edge = 1 + 0.9 * tolerance
+    return min(max(sigma, low * edge), high / edge)
