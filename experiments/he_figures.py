@@ -164,9 +164,9 @@ def ckks_operations(
 ) -> dict[str, float]:
     """Milliseconds of encoding and encrypting a value, of an addition, and of decrypting and decoding: means.
 
-    As the benchmark does (seal_ckks_v2.py), a ciphertext holds one value, and one operation goes over all samples before
-    the next, so that a ciphertext comes from memory and not from the processor's cache. A product is rescaled, and so
-    has a prime less than a sum to be decrypted under. TenSEAL's objects call the SEAL that SEAL-Python calls.
+    As the benchmark does (seal_ckks_v2.py), a ciphertext holds one value, and one operation goes over all samples
+    before the next, so that a ciphertext comes from memory and not from the processor's cache. A product is rescaled,
+    and so has a prime less than a sum to be decrypted under. TenSEAL calls the SEAL that SEAL-Python calls.
     """
     import tenseal as ts
 
