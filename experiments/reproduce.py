@@ -135,6 +135,8 @@ def _plan(name: str, table: Table, only: str | None, seeds: Sequence[int] | None
 
 def _task(name: str, table: Table, row: Row, seeds: Sequence[int] | None, full: bool) -> Task:
     smaller = [] if full else [small for small in (table.small, row.small) if small.says]
+    if seeds is not None:
+        smaller = [small for small in smaller if not small.seeds_alone]
     if row.compute or row.kind is Kind.cited:
         smaller = [small for small in smaller if small is row.small]
     says = "; ".join(small.says for small in smaller)

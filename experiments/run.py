@@ -69,12 +69,23 @@ def task(config: DictConfig) -> tuple[float, ...] | None:
     sharing.settle()
     if not job.launcher._target_.endswith(".BasicLauncher"):
         config.output.progress = False  # bars of several cells would run into one another
-    twin = _twin_of(config) if config.output.twins else {}
-    told, outcome = _attempt(lambda: _run(config, sweep=True), overrides, sweep=True)
+    told, outcome, twin = _cell(config, job.launcher._target_, overrides)
     tell(told)
     if outcome is None:
         return None
     return objectives.values(config.output.objectives, outcome.summary, twin or outcome.summary)
+
+
+def _cell(config: DictConfig, launcher: str, overrides: Sequence[str]) -> tuple[Told, "Outcome | None", Summary]:
+    """How a cell of a sweep ended, its outcome, and the summary of its plain twin, which is run first."""
+    twin: Summary = {}
+
+    def run() -> Ended:
+        sharing.require_fit(config, launcher)
+        twin.update(_twin_of(config) if config.output.twins else {})
+        return _run(config, sweep=True)
+
+    return *_attempt(run, overrides, sweep=True), twin
 
 
 Ended = tuple[str, "Outcome | None"]  # the line to print; None where something was printed in place of a run

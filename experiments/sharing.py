@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.outcomes import OUTCOMES
 from experiments.twins import COMMON, common
+from privacy.errors import ConfigError
 
 SLOTS = "FEDVEIL_SLOTS"  # a folder with a lock for each process of joblib; it names how many there are
 STARTED = "FEDVEIL_SWEEP_STARTED"  # when, in seconds since 1970
@@ -132,6 +133,21 @@ def _ask_of_submitit(launcher: DictConfig, config: DictConfig, needs: int) -> No
         launcher.cpus_per_task = needs
     if launcher.gpus_per_node is None and asks_for_cuda(config):
         launcher.gpus_per_node = 1
+
+
+def require_fit(config: DictConfig, launcher: str) -> None:
+    """Refuse a cell that its launcher could never finish.
+
+    Args:
+        config: of the cell.
+        launcher: the class that launches it, by its full name.
+
+    Raises:
+        ConfigError: a runtime of Ray's in a task of Ray's, which would wait for the cores that the task itself holds.
+    """
+    if launcher.endswith(".RayLauncher") and config.runtime.name == "ray":
+        allowed = "under hydra/launcher=ray a cell has its cores from Ray already; leave out either of the two"
+        raise ConfigError.of("runtime.name", "ray", allowed)
 
 
 def settle() -> None:

@@ -120,6 +120,11 @@ class Small:
     compute: dict[str, Any] = field(default_factory=dict)  # the arguments that differ
     skip: bool = False  # the row is run as published, or not at all; `says` tells why
 
+    @property
+    def seeds_alone(self) -> bool:
+        """Whether fewer seeds are all that is smaller."""
+        return bool(self.seeds) and not (self.overrides or self.compute or self.skip)
+
 
 @dataclass
 class Row:

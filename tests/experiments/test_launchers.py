@@ -144,6 +144,15 @@ def test_cells_on_ray_are_the_same(here: Here, tmp_path: Path) -> None:
     assert weights(tmp_path / "there") == weights(tmp_path / "here")
 
 
+@pytest.mark.ray
+def test_a_cell_that_would_wait_for_its_own_cores_is_refused(tmp_path: Path) -> None:
+    cells = (*QUICK, "rounds=1", "runtime=ray,inprocess", "seed=1,2")
+    ended = fedveil("sweep", *cells, "out=there", "hydra/launcher=ray", folder=tmp_path)
+    assert ended.status == 2, ended
+    assert "runtime.name=ray: under hydra/launcher=ray a cell has its cores from Ray already" in ended.err
+    assert "2 of 4 cells finished" in ended.out
+
+
 @pytest.mark.slow
 def test_slurm_runs_the_cells(here: Here, tmp_path: Path) -> None:
     if shutil.which("sbatch") is None or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:

@@ -76,6 +76,13 @@ def test_the_usual_setting_is_small_and_says_so(here: Here) -> None:
 
 
 @pytest.mark.usefixtures("table")
+def test_given_seeds_are_not_told_as_few(here: Here) -> None:
+    ended = here("reproduce", "ours", "--only", "masked", "--seeds", "1,2")
+    rounds = cells(ended.out, "masked", "rounds")
+    assert (rounds[2], rounds[-3]) == ("2", "small: 1 round of 3")
+
+
+@pytest.mark.usefixtures("table")
 def test_full_is_as_published(here: Here) -> None:
     ended = here("reproduce", "ours", "--full")
     assert ended.status == 0, ended
