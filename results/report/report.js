@@ -113,9 +113,10 @@
       paper_bgcolor: colour("--paper"),
       plot_bgcolor: colour("--paper"),
       font: { family: "system-ui, sans-serif", size: 13, color: colour("--ink") },
-      margin: { l: 60, r: 20, t: 30, b: 50 },
+      margin: { l: 60, r: 45, t: 30, b: 50 },
       hovermode: "closest",
       legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+      modebar: { orientation: "v" },  // across, it would lie on the legend
       xaxis: { ...axis, title: { text: escaped(x) } },
       yaxis: { ...axis, title: { text: escaped(y) } },
     };
@@ -124,7 +125,7 @@
   function show(id, traces, arrangement) {
     if (traces.length) {
       $(id).querySelector(".empty")?.remove();
-      return Plotly.react(id, traces, arrangement, { displaylogo: false, responsive: true });
+      return Plotly.react(id, traces, arrangement, { displaylogo: false, responsive: true, showSendToCloud: false });
     }
     Plotly.purge(id);
     $(id).replaceChildren(make("p", "No configuration that is shown has these figures.", { className: "empty" }));

@@ -196,6 +196,12 @@ def test_the_plots_show_the_figures(report: Opened, folder: Path, here: Here) ->
     assert epsilon["x"] == [pytest.approx(float(row["epsilon"]), rel=1e-5) for row in raw if row["epsilon"]]
 
 
+def test_no_button_sends_figures_away(report: Opened) -> None:
+    names = report.page.locator(".modebar-btn").evaluate_all("buttons => buttons.map(button => button.dataset.title)")
+    views = {"Zoom", "Zoom in", "Zoom out", "Pan", "Autoscale", "Reset axes", "Box Select", "Lasso Select"}
+    assert set(names) == views | {"Download plot as a PNG"}, "plotly.js would offer to share the chart in its cloud"
+
+
 def test_the_bars_add_up_to_the_breakdown(report: Opened, folder: Path) -> None:
     rows = phases(collect_under([folder / "runs"])).rows
     whole: dict[str, float] = {}
