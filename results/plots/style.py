@@ -22,6 +22,7 @@ ENDINGS = (".png", ".pdf", ".svg")
 WIDTHS = {"column": 3.4, "page": 7.0}  # inches
 FEW = len(COLOURS)  # what has a colour of its own; of more, those of one backend share it
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+LONG = 1e5  # from where on numbers on an axis are powers of ten
 SPANS = 10.0  # from which ratio of its ends an axis is logarithmic
 RC: dict[Any, Any] = {
     "font.size": 7.5,
@@ -100,16 +101,21 @@ def logarithmic(axes: "Axes", x: Sequence[float] = (), y: Sequence[float] = ()) 
     for axis, set_scale, values in ((axes.xaxis, axes.set_xscale, x), (axes.yaxis, axes.set_yscale, y)):
         if spans_decades(values):
             set_scale("log")
-            axis.set_major_formatter(FuncFormatter(_power))
-            if max(values) > SPANS**2 * min(values):
+            large = max(values) >= LONG or min(values) <= 1 / LONG
+            axis.set_major_formatter(FuncFormatter(_power if large else _plain))
+            if large or max(values) > SPANS**2 * min(values):
                 axis.set_minor_formatter(NullFormatter())
             else:
                 axis.set_minor_formatter(FuncFormatter(_ones_twos_and_fives))
 
 
+def _plain(value: float, _: int) -> str:
+    return f"{value:g}"
+
+
 def _power(value: float, _: int) -> str:
-    """Of ten: 1000 as it is, a million by its exponent."""
-    return f"{value:g}" if 1e-4 < value < 1e6 else "10" + f"{round(math.log10(value))}".translate(RAISED)
+    """Of ten; all ticks of an axis alike."""
+    return "10" + f"{round(math.log10(value))}".translate(RAISED)
 
 
 def _ones_twos_and_fives(value: float, _: int) -> str:
