@@ -95,7 +95,15 @@ def faulty(fault: str, count: int = 2) -> tuple[str, ...]:
     """The overrides for a fault in round 2."""
     target = "secure_sum._target_=tests.outside.faulty_parties.FaultySum"
     patience = "secure_sum.timeout_s=" + ("12" if "stop" in fault else "120")
-    return ("secure_sum=crypten", f"secure_sum.parties={count}", target, f"+secure_sum.fault='{fault}'", patience)
+    witness = f"witness={str(fault != 'two').lower()}"  # a client that cheats does without
+    return (
+        "secure_sum=crypten",
+        f"secure_sum.parties={count}",
+        target,
+        f"+secure_sum.fault='{fault}'",
+        patience,
+        witness,
+    )
 
 
 NOT_REVEALED = "party/0 and party/1 did not reveal the sum; "
