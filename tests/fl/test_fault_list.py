@@ -413,9 +413,9 @@ def test_a_cell_without_its_library_lets_the_others_go_on(tmp_path, library, cho
         check=False,
     )
     assert done.returncode in (1, 2), done
-    assert "1 of 2 cells finished" in done.stdout
+    assert "2 of 3 cells finished" in done.stdout, "the plain twin of the one that cannot run, too"
     assert "Traceback" not in done.stderr
     [complaint] = [line for line in done.stderr.splitlines() if line.startswith("fedveil: error: ")]
     assert "No module named" in complaint
     assert library in complaint
-    assert sorted(library in (error or "") for error in errors_of(tmp_path)) == [False, True]
+    assert [library in (error or "") for error in errors_of(tmp_path)].count(True) == 1
