@@ -76,6 +76,9 @@ def task(config: DictConfig) -> tuple[float, ...] | None:
     return objectives.values(config.output.objectives, outcome.summary, twin or outcome.summary)
 
 
+Ended = tuple[str, "Outcome | None"]  # the line to print; None where something was printed in place of a run
+
+
 def _cell(config: DictConfig, launcher: str, overrides: Sequence[str]) -> tuple[Told, "Outcome | None", Summary]:
     """How a cell of a sweep ended, its outcome, and the summary of its plain twin, which is run first."""
     twin: Summary = {}
@@ -86,9 +89,6 @@ def _cell(config: DictConfig, launcher: str, overrides: Sequence[str]) -> tuple[
         return _run(config, sweep=True)
 
     return *_attempt(run, overrides, sweep=True), twin
-
-
-Ended = tuple[str, "Outcome | None"]  # the line to print; None where something was printed in place of a run
 
 
 def _attempt(run: Callable[[], Ended], overrides: Sequence[str], sweep: bool) -> tuple[Told, "Outcome | None"]:
