@@ -101,7 +101,7 @@ def _be_party(model: str, rank: int, parties: int, meeting: Path) -> Times:
     crypten.init()
     x, y = _examples()
     secret_x, secret_y = crypten.cryptensor(x), crypten.cryptensor(y)
-    plain, encrypted = _plain(MODELS[model]), _encrypted(crypten, MODELS[model])
+    plain, encrypted = _model(torch.nn, MODELS[model]), _model(crypten.nn, MODELS[model]).encrypt()
     steps: dict[tuple[str, bool], Callable[[], object]] = {
         ("epoch", False): lambda: _plain_epoch(plain, x, y),
         ("epoch", True): lambda: _encrypted_epoch(crypten, encrypted, secret_x, secret_y),
@@ -134,20 +134,12 @@ def _examples() -> tuple[Any, Any]:
     return torch.tensor(x).float(), torch.tensor(y).float().unsqueeze(-1)
 
 
-def _plain(sizes: tuple[int, ...]) -> Any:
-    from torch import nn
-
-    layers: list[nn.Module] = []
+def _model(nn: Any, sizes: tuple[int, ...]) -> Any:
+    """Of the layers of `torch.nn`, or of `crypten.nn`, which has the same ones."""
+    layers: list[Any] = []
     for left, right in pairwise(sizes):
         layers += [nn.Linear(left, right), nn.ReLU()]
     return nn.Sequential(*layers[:-1], nn.Sigmoid())
-
-
-def _encrypted(crypten: Any, sizes: tuple[int, ...]) -> Any:
-    layers: list[Any] = []
-    for left, right in pairwise(sizes):
-        layers += [crypten.nn.Linear(left, right), crypten.nn.ReLU()]
-    return crypten.nn.Sequential(*layers[:-1], crypten.nn.Sigmoid()).encrypt()
 
 
 def _plain_epoch(model: Any, x: Any, y: Any) -> None:
