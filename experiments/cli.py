@@ -57,7 +57,8 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    command, rest = arguments[0], arguments[1:]
+    command = arguments[0]
+    rest = arguments[1:]
     if command.startswith("-"):  # completion scripts call `fedveil -sc query=bash`
         return _complete(arguments)
     if command in FORWARDED:

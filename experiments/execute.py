@@ -131,12 +131,14 @@ def _finish(run: RunDirectory, work: Workspace, errand: Errand) -> dict[str, Any
 
 def _privacy(work: Workspace, ledger: Ledger) -> dict[str, object]:
     """Epsilon by unit: the largest of any client, and how it is distributed over them; `epsilon` is the coarsest's."""
-    config, found = work.config, dict[str, object](epsilon=None)
+    config = work.config
+    found = dict[str, object](epsilon=None)
     for unit in UNITS:
         values = sorted(ledger.epsilons(unit, config.delta, config.accountant).values())
         if values:
             found[f"epsilon_{unit}"] = found["epsilon"] = values[-1]
-            found[f"epsilon_{unit}_median"], found[f"epsilon_{unit}_least"] = values[len(values) // 2], values[0]
+            found[f"epsilon_{unit}_median"] = values[len(values) // 2]
+            found[f"epsilon_{unit}_least"] = values[0]
             found["epsilon_unit"] = unit
     if found["epsilon"] is not None:
         found |= {"delta": config.delta, "accountant": config.accountant, "noise": config.noise}

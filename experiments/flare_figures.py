@@ -59,7 +59,8 @@ def _step_s(model: Any, batch_size: int, lr: float) -> float:
     from torch.nn.functional import cross_entropy
 
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-    images, labels = torch.randn(batch_size, 3, 32, 32), torch.randint(10, (batch_size,))
+    images = torch.randn(batch_size, 3, 32, 32)
+    labels = torch.randint(10, (batch_size,))
     times_s = []
     for _ in range(1 + STEPS):
         start_s = time.process_time()

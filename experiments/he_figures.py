@@ -57,7 +57,8 @@ class System:
     """
 
     def __init__(self, clients: int, parameters: Mapping[str, Any] | None = None, fraction: float = 1.0) -> None:
-        self._clients, self.fraction = clients, fraction if parameters else 0.0
+        self._clients = clients
+        self.fraction = fraction if parameters else 0.0
         self._parameters = None
         if parameters:
             bits = tuple(parameters["coeff_modulus_bits"])
@@ -71,7 +72,8 @@ class System:
 
     def _in_pieces(self, values: int, encrypted: bool) -> Cost:
         slots = 1 if self._parameters is None else self._parameters.poly_modulus_degree // 2 - 1
-        cost, piece = NOTHING, PIECE * slots if encrypted else 1 << 22
+        cost = NOTHING
+        piece = PIECE * slots if encrypted else 1 << 22
         for start in range(0, values, piece):
             cost = cost.plus(self._piece(min(piece, values - start), encrypted))
         return cost
@@ -86,7 +88,10 @@ class System:
 
 
 def _aggregated(scheme: Scheme | Float32, vector_D: Vector, clients: int, public: bytes, secret: bytes) -> Cost:
-    adder, clients_s, adds_s, up_bytes = scheme.adder(), list[float](), list[float](), 0
+    adder = scheme.adder()
+    clients_s = list[float]()
+    adds_s = list[float]()
+    up_bytes = 0
     for _ in range(clients):
         client_s, message = _timed(lambda: scheme.encrypt(vector_D, public, None))
         add_s, _ = _timed(lambda message=message: adder.add(message))  # type: ignore[misc]
@@ -113,7 +118,8 @@ def he_system(
         ConfigError: parameters that are not safe.
     """
     costs = _all_systems(json.dumps(_plain(systems)), values, clients, repeats)
-    ours, others = costs[system], costs[base]
+    ours = costs[system]
+    others = costs[base]
     return {
         "upload (MiB)": ours.up_bytes / MIB,
         "aggregation (s)": ours.whole_s(clients),
@@ -170,7 +176,8 @@ def ckks_operations(
     """
     import tenseal as ts
 
-    kind, public = ts.SCHEME_TYPE.CKKS, ts.ENCRYPTION_TYPE.ASYMMETRIC
+    kind = ts.SCHEME_TYPE.CKKS
+    public = ts.ENCRYPTION_TYPE.ASYMMETRIC
     context = ts.context(
         kind, poly_modulus_degree, coeff_mod_bit_sizes=list(coeff_modulus_bits), encryption_type=public, n_threads=1
     )

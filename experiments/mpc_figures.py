@@ -20,7 +20,9 @@ from typing import Any
 
 REPEATS = 7
 PLAIN_REPEATS = 50  # of what takes a millisecond
-EXAMPLES, FEATURES = 5000, 20  # of which scikit-learn leaves three quarters to train with
+# of which scikit-learn leaves three quarters to train with
+EXAMPLES = 5000
+FEATURES = 20
 MODELS = {"feed-forward": (20, 10, 5, 1), "logistic regression": (20, 1)}
 
 
@@ -65,7 +67,8 @@ def crypten_model(model: str, parties: int) -> dict[str, float]:
 
 def crypten_processes(model: str) -> dict[str, float]:
     """What two processes take over one, encrypted."""
-    one, two = _model_times(model, 1), _model_times(model, 2)
+    one = _model_times(model, 1)
+    two = _model_times(model, 2)
     return {f"{step}, 2 processes / 1": two[step, True] / one[step, True] for step in ("epoch", "inference")}
 
 
@@ -100,8 +103,10 @@ def _be_party(model: str, rank: int, parties: int, meeting: Path) -> Times:
     torch.set_num_threads(1)
     crypten.init()
     x, y = _examples()
-    secret_x, secret_y = crypten.cryptensor(x), crypten.cryptensor(y)
-    plain, encrypted = _model(torch.nn, MODELS[model]), _model(crypten.nn, MODELS[model]).encrypt()
+    secret_x = crypten.cryptensor(x)
+    secret_y = crypten.cryptensor(y)
+    plain = _model(torch.nn, MODELS[model])
+    encrypted = _model(crypten.nn, MODELS[model]).encrypt()
     steps: dict[tuple[str, bool], Callable[[], object]] = {
         ("epoch", False): lambda: _plain_epoch(plain, x, y),
         ("epoch", True): lambda: _encrypted_epoch(crypten, encrypted, secret_x, secret_y),

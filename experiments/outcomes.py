@@ -6,7 +6,9 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-OK, FAILED, REFUSED = 0, 1, 2
+OK = 0
+FAILED = 1
+REFUSED = 2
 OUTCOMES = "FEDVEIL_OUTCOMES"  # a file: each cell adds a line to it, and the exit status comes from it
 
 

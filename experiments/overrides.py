@@ -24,8 +24,10 @@ GROUPS = (
 ROUNDS = 4  # of what one override changes in others, through interpolation
 BARE = re.compile(r"[A-Za-z_./][\w./:-]*", re.ASCII)  # a text that Hydra takes without quotes
 WORDS = ("null", "true", "false", "nan", "inf")  # and takes for something else
-DEFAULTS, GLOBAL = "defaults", "# @package _global_"
-NAMING, MANY = ("_target_", "name"), 100
+DEFAULTS = "defaults"
+GLOBAL = "# @package _global_"
+NAMING = ("_target_", "name")
+MANY = 100
 ABSENT = object()
 
 Values = Mapping[str, Any]

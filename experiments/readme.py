@@ -18,9 +18,11 @@ from results.runs import collect, find_runs
 from results.table import table
 
 ROOT = Path(__file__).resolve().parents[1]
-README, PICTURE = ROOT / "README.md", ROOT / "experiments" / "first_table.png"
+README = ROOT / "README.md"
+PICTURE = ROOT / "experiments" / "first_table.png"
 EXPERIMENT = "first_table"
-BEGIN, END = "<!-- first_table {digest} {picture} -->\n", "<!-- first_table ends -->\n"
+BEGIN = "<!-- first_table {digest} {picture} -->\n"
+END = "<!-- first_table ends -->\n"
 BLOCK = re.compile(r"<!-- first_table (\w*) (\w*) -->\n(.*?)<!-- first_table ends -->\n", re.DOTALL)
 
 

@@ -29,7 +29,9 @@ from privacy.errors import FedveilError, RuntimeFailure
 if TYPE_CHECKING:
     from experiments.execute import Outcome
 
-HASH, CONFIGURATION, EXPLAIN = "hash", "configuration", "explain"
+HASH = "hash"
+CONFIGURATION = "configuration"
+EXPLAIN = "explain"
 
 register_schema()
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -195,7 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         first = Path(folder) / "outcomes.jsonl"
         first.touch()
-        os.environ[OUTCOMES], os.environ[sharing.STARTED] = str(first), str(time.time())
+        os.environ[OUTCOMES] = str(first)
+        os.environ[sharing.STARTED] = str(time.time())
         _twins.clear()
         try:
             task()

@@ -18,7 +18,8 @@ def tenseal_ciphertext(
     poly_modulus_degree: int, coeff_modulus_bits: Sequence[int], scale_bits: int
 ) -> dict[str, float]:
     """KiB of a serialised CKKS vector of 1,000 floats: the mean over ciphertexts."""
-    context, values = _context(poly_modulus_degree, coeff_modulus_bits), _values(-10, 10)
+    context = _context(poly_modulus_degree, coeff_modulus_bits)
+    values = _values(-10, 10)
     sizes = [len(_vector(context, values, scale_bits).serialize()) for _ in range(CIPHERTEXTS)]
     return {"ciphertext (KiB)": statistics.fmean(sizes) / KIB}
 

@@ -28,7 +28,8 @@ def track(config: DictConfig, run: RunDirectory) -> None:
         RuntimeFailure: it cannot be told; the results of the run are as they were.
     """
     told = files.read_json(run.path / TRACKED) or {}
-    name, place = config.tracking.name, config.tracking.uri or config.tracking.folder
+    name = config.tracking.name
+    place = config.tracking.uri or config.tracking.folder
     if name not in TRACKERS or told.get(name, "") == (place or "default"):
         return
     try:

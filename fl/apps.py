@@ -83,7 +83,8 @@ def reply(content: RecordDict, context: Context) -> RecordDict:
 
 
 def _participate(content: RecordDict, context: Context) -> RecordDict:
-    envelope, to = record_of(content, ENVELOPE, ConfigRecord), record_of(content, ADDRESS, ConfigRecord)
+    envelope = record_of(content, ENVELOPE, ConfigRecord)
+    to = record_of(content, ADDRESS, ConfigRecord)
     if envelope is None or to is None:
         raise ProtocolError("a message without an envelope or an address")
     work = accept(str(envelope["config"]), context)
@@ -97,7 +98,8 @@ def _participate(content: RecordDict, context: Context) -> RecordDict:
         _state(content),
     )
     memory = recall(context.state, request)
-    told, measured = RecordDict(), work.config.runtime.measure_sum_error and request.round != SETUP_ROUND
+    told = RecordDict()
+    measured = work.config.runtime.measure_sum_error and request.round != SETUP_ROUND
 
     def tell(vector: Vector) -> None:
         told[CLEAR] = ArrayRecord({CLEAR: as_array(vector)})
@@ -160,7 +162,8 @@ def credentials(work: Workspace, address: Address, context: Context, stage: str)
         ConfigError: this node has no keys, or none that will do.
         PrivacyRefusal: the roster comes through the server, and this node took none.
     """
-    secure_sum, folder = work.backend.secure_sum, context.node_config.get(KEYS)
+    secure_sum = work.backend.secure_sum
+    folder = context.node_config.get(KEYS)
     if not secure_sum.pinned:
         return None
     if folder is not None and work.relayed:
@@ -228,7 +231,8 @@ def main(grid: Grid, context: Context) -> None:
     from fl.runtimes.deployment import POLL_S, locate
 
     given = {name: str(value) for name, value in context.run_config.items()}
-    work, folder = workspace(given["config"]), Path(given["directory"]) / "checkpoints"
+    work = workspace(given["config"])
+    folder = Path(given["directory"]) / "checkpoints"
     roster = Roster.from_bytes(given["roster"].encode()) if given["roster"] else None
     errand = Errand(folder, int(given["keep-checkpoints"]), progress="lines", poll_s=POLL_S, roster=roster)
     serve(work, grid, locate(grid, work), errand)

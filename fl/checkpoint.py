@@ -87,7 +87,8 @@ class Checkpoints:
     """The checkpoints and row segments of one run, in a folder of their own."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self._keep = folder, keep
+        self.folder = folder
+        self._keep = keep
         folder.mkdir(parents=True, exist_ok=True)
 
     def _numbered(self, suffix: str) -> dict[int, Path]:

@@ -48,7 +48,8 @@ def _separated(apart: int, candidates: NDArray[np.int64], size: int, rounds: int
     Say that everybody has been asked m times. For `apart` rounds, whoever is asked once more or is out of reach was in
     one of the last apart - 1 cohorts, and at least `size` others are left; later, nobody at m is out of reach.
     """
-    asked, last = np.zeros(len(candidates), np.int64), np.full(len(candidates), -apart)
+    asked = np.zeros(len(candidates), np.int64)
+    last = np.full(len(candidates), -apart)
     cohorts = []
     for number in range(1, rounds + 1):
         eligible = np.flatnonzero(number - last >= apart)
@@ -70,7 +71,8 @@ def _checked_separation(sampler: SamplerConfig, clients: int, size: int) -> int:
 
 
 def _check_participations(sampler: SamplerConfig, clients: int, size: int, rounds: int) -> None:
-    most, needed = sampler.max_participations, -(-rounds * size // clients)
+    most = sampler.max_participations
+    needed = -(-rounds * size // clients)
     if most is not None and most < needed:
         allowed = f"must be at least {needed}: {rounds} rounds ask {size} of the {clients} clients that hold data"
         raise ConfigError.of("sampler.max_participations", most, allowed)
@@ -78,7 +80,8 @@ def _check_participations(sampler: SamplerConfig, clients: int, size: int, round
 
 def separation(cohorts: Sequence[Sequence[int]]) -> int:
     """The least number of rounds from one participation of a client to its next; above all rounds if none returns."""
-    least, last = len(cohorts) + 1, dict[int, int]()
+    least = len(cohorts) + 1
+    last = dict[int, int]()
     for number, cohort in enumerate(cohorts):
         least = min(least, number - max((last.get(client, -least) for client in cohort), default=-least))
         if least == 1:  # there is none below, and most schedules have one soon

@@ -27,8 +27,11 @@ RUNTIMES = ("inprocess", "ray", "deployment")
 ON_INVALID = ("leave_out", "abort")
 NOISES = ("os", "seeded")
 SAMPLERS = ("uniform", "separated")
-NOWHERE, MLFLOW, TENSORBOARD = "none", "mlflow", "tensorboard"
-PINNED, RELAYED = "pinned", "relayed"
+NOWHERE = "none"
+MLFLOW = "mlflow"
+TENSORBOARD = "tensorboard"
+PINNED = "pinned"
+RELAYED = "relayed"
 
 # Where a run writes and how it talks changes no result, so it is no part of a configuration's identity.
 # Nor do the public keys of a roster: who approves a configuration has one, too.

@@ -51,7 +51,8 @@ def _check_measured(config: FedveilConfig, backend: PrivacyBackend) -> None:
 
 def _check_faults(config: FedveilConfig, backend: PrivacyBackend) -> None:
     """A stage that there is not would strike nobody, and residues are neither scaled nor spoilt."""
-    faults, stages = config.faults, backend.secure_sum.stages
+    faults = config.faults
+    stages = backend.secure_sum.stages
     for key, stage in (("dropout_stage", faults.dropout_stage), ("stage", faults.stage)):
         if stage is not None and stages and stage not in stages:
             allowed = f"secure_sum={backend.secure_sum.name} asks clients at {', '.join(stages)}"

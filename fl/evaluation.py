@@ -24,7 +24,8 @@ def evaluate(work: Workspace) -> Scores:
 
     work.model.eval()
     test = work.data.test
-    loss, predicted = 0.0, []
+    loss = 0.0
+    predicted = []
     batch = work.config.server.evaluate_batch
     for images, labels in zip(torch.split(test.images, batch), torch.split(test.labels, batch), strict=True):
         logits = work.model(work.data.normalise(images.to(work.device)))

@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 
 from privacy.errors import ConfigError
 
-LATE, DUPLICATED = "late", "duplicated"
+LATE = "late"
+DUPLICATED = "duplicated"
 REPLAYED = "replayed"
 WIRE = (LATE, DUPLICATED)  # on a message's way
 TAMPERED = ("flipped", "truncated", "oversized", REPLAYED)  # as a message leaves its client

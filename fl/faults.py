@@ -111,7 +111,8 @@ def spoilt(vector: Vector, client: int, number: int, faults: FaultsConfig, seed:
     """What a client contributes, shape (D + 1,), or what a fault makes of it."""
     kind = kind_of(client, number, faults, seed)
     if kind == "not_finite":
-        vector[0], vector[len(vector) // 2] = np.inf, np.nan
+        vector[0] = np.inf
+        vector[len(vector) // 2] = np.nan
     if kind == "misshapen":
         return np.append(vector, vector[-1:])
     return vector.astype(np.float64) if kind == "retyped" else vector
@@ -201,7 +202,9 @@ class Noting:
         return Wire(struck, self._config.faults.delay_s)
 
     def _one(self, address: Address, exchange: Exchange, number: int) -> str | None:
-        faults, seed, client = self._config.faults, self._config.seed, _index(address)
+        faults = self._config.faults
+        seed = self._config.seed
+        client = _index(address)
         if falls_silent(client, number, exchange.stage, faults, seed):
             return "dropout"
         kind = kind_of(client, number, faults, seed)

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from fl.decoding import progress
 from privacy.errors import ConfigError
 
-SCALES, ANGLES = 2, 8  # J and L of Tramer and Boneh 2021
+# J and L of Tramer and Boneh 2021
+SCALES = 2
+ANGLES = 8
 # One mean, one wavelet a scale and angle, and pairs of wavelets of growing scale.
 PER_CHANNEL = 1 + SCALES * ANGLES + SCALES * (SCALES - 1) // 2 * ANGLES**2
 STEP = 2**SCALES  # pixels between two positions

@@ -29,7 +29,10 @@ from results.files import replacing, sync
 
 KEYS_VARIABLE = "FEDVEIL_KEYS"  # the folder of a simulation's keys, for the processes that it starts
 MASTER = "master.key"
-IDENTITY, ROSTER, STORES = "identity.key", "roster.json", "runs"  # in the folder of a deployment's role
+# in the folder of a deployment's role
+IDENTITY = "identity.key"
+ROSTER = "roster.json"
+STORES = "runs"
 ROLE = re.compile(r"[a-z]+(/(0|[1-9][0-9]*))?")
 
 _held: tuple[Address, Credentials] | None = None  # where this process plays one role alone
@@ -184,7 +187,8 @@ def store_of(folder: Path, run: str) -> FileStore:
 
 @lru_cache(maxsize=64)
 def _own(folder: Path, address: Address) -> tuple[Identity, Roster]:
-    identity, roster = own_identity(folder), read_roster(folder / ROSTER)
+    identity = own_identity(folder)
+    roster = read_roster(folder / ROSTER)
     require_everybody(roster, [address])
     if roster[address] != identity.public:
         raise ConfigError.of("keys", folder, f"its keys are not those of {address} on the roster; make that again")

@@ -88,7 +88,8 @@ class Phases:
     """Time and peak memory of one reply: each phase is what has passed since the phase before it ended."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._cuda = device, device.type == "cuda"
+        self._device = device
+        self._cuda = device.type == "cuda"
         self._mark = _high_water(os.getpid())
         self.diagnostics: Mapping[str, float] = {}
         self.clipped_values = 0  # of the vector, by the bound of its range
@@ -103,7 +104,8 @@ class Phases:
         return resource.getrusage(resource.RUSAGE_SELF)
 
     def _begin(self, usage: resource.struct_rusage) -> None:
-        self._wall_s, self._cpu_s = self._now_s, usage.ru_utime + usage.ru_stime
+        self._wall_s = self._now_s
+        self._cpu_s = usage.ru_utime + usage.ru_stime
         self._mark.reset()
         if self._cuda:
             torch.cuda.reset_peak_memory_stats(self._device)
@@ -111,7 +113,8 @@ class Phases:
     def end(self, name: str) -> None:
         """Close a phase and begin the next. A name may come again."""
         usage = self._read()
-        wall_s, cpu_s = self._now_s - self._wall_s, usage.ru_utime + usage.ru_stime - self._cpu_s
+        wall_s = self._now_s - self._wall_s
+        cpu_s = usage.ru_utime + usage.ru_stime - self._cpu_s
         taken_bytes = float(torch.cuda.max_memory_allocated(self._device)) if self._cuda else None
         self._closed.append((name, wall_s, cpu_s, self._mark.read_bytes(usage), taken_bytes))
         self._begin(usage)
@@ -190,7 +193,8 @@ class Meter:
 
     def take(self) -> list[Row]:
         """The rows of the round, which the meter forgets."""
-        values, self._values = self._values, {}
+        values = self._values
+        self._values = {}
         return [Row(self.round, where, stage, metric, v, unit) for (where, stage, metric, unit), v in values.items()]
 
 

@@ -47,7 +47,8 @@ def _features(model: str, shape: Shape, windows: Sequence[Window]) -> int:
                 f"has no room for its {window.name} on images of {shape[1]}x{shape[2]}, needs {least}x{least}; "
                 "choose model=mlp or model=resnet18_gn",
             )
-        height, width = window.of(height), window.of(width)
+        height = window.of(height)
+        width = window.of(width)
     return height * width
 
 

@@ -70,7 +70,9 @@ def answer(
         drop_out(client_index(request.address), request.round, request.stage, work.config.faults, work.config.seed)
     elif credentials is not None:
         killed(request.address, request.round, work.config.faults, credentials.store.claim)
-    phases, recorder, before = Phases(work.device), Recorder(), dict(memory)
+    phases = Phases(work.device)
+    recorder = Recorder()
+    before = dict(memory)
     contributed: list[Vector] = []
     me = Party(
         request.address,
@@ -154,7 +156,8 @@ def contribution(work: Workspace, request: Request, memory: MutableMapping[str, 
 
 
 def _sensitivities(work: Workspace, job: ClientJob, v: float, phases: Phases) -> Vector:
-    update, weight = work.spec.segments[0], work.spec.length - 1
+    update = work.spec.segments[0]
+    weight = work.spec.length - 1
     host = np.zeros(work.spec.length, np.float32)
     assert isinstance(job.batches, training.Batches)
     host[: update.length] = sensitivity(job.model, job.batches, job.examples).cpu().numpy()
@@ -210,7 +213,8 @@ def released(work: Workspace, job: ClientJob, global_D: torch.Tensor, out: torch
     """
     own_D = work.layout(job.model).update(global_D, torch.empty_like(global_D) if out is None else out)
     update_D = work.backend.on_update(job, own_D)
-    length, dtype = work.spec.segments[0].length, str(work.spec.dtype)
+    length = work.spec.segments[0].length
+    dtype = str(work.spec.dtype)
     if update_D.shape != (length,):
         got = f"{str(update_D.dtype).removeprefix('torch.')} {tuple(update_D.shape)}"
         raise MalformedContribution(f"an update must be {dtype} ({length},), got {got}")

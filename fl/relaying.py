@@ -43,7 +43,8 @@ def credentials(folder: Path, address: Address, work: Workspace, stage: str) -> 
     kept = store.get(KEPT)
     if kept is None:
         raise PrivacyRefusal(f"{address} has no roster of this configuration: it took none at set-up")
-    identity, roster = keys.own_identity(folder), Roster.from_bytes(kept)
+    identity = keys.own_identity(folder)
+    roster = Roster.from_bytes(kept)
     require_everybody(roster, work.everybody)
     if roster[address] != identity.public:
         raise ConfigError.of("keys", folder, f"its keys are not those of {address} on the roster that it keeps")

@@ -64,9 +64,11 @@ class Server:
     """
 
     def __init__(self, work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
-        self.work, self._errand = work, errand
+        self.work = work
+        self._errand = errand
         self.meter = Meter()
-        deadline_s, faults = work.config.server.deadline_s, Noting(work.config)
+        deadline_s = work.config.server.deadline_s
+        faults = Noting(work.config)
         self.transport = Transport(grid, nodes, self.meter, deadline_s, errand.poll_s, faults)
         self._roster = _roster(work, errand)
         self._checkpoints = Checkpoints(errand.folder, errand.keep_checkpoints)
@@ -90,7 +92,8 @@ class Server:
         Raises:
             FedveilError: the run cannot go on; what was measured is in the checkpoints.
         """
-        rounds, budget = self.work.config.rounds, self.work.config.epsilon_budget
+        rounds = self.work.config.rounds
+        budget = self.work.config.epsilon_budget
         if self.round == SETUP_ROUND:
             self._refuse_early()
         if self.work.relayed:
@@ -112,14 +115,16 @@ class Server:
 
     def _refuse_early(self) -> None:
         """What cannot be accounted for, or paid for, is refused before anybody trains."""
-        worst, budget = self._after(1), self.work.config.epsilon_budget
+        worst = self._after(1)
+        budget = self.work.config.epsilon_budget
         if budget is not None and any(epsilon > budget for epsilon in worst.values()):
             what = "the first round costs" if not self.ledger.ledger else "the first round and earlier tries at it cost"
             raise PrivacyRefusal(f"epsilon_budget={budget:g}: {what} more; raise it, or the noise")
 
     def _relay_roster(self) -> None:
         """Hand everybody's public keys to everybody; again when a run goes on, to learn whose keys have changed."""
-        self.meter.round, attempt = SETUP_ROUND, self._attempt()
+        self.meter.round = SETUP_ROUND
+        attempt = self._attempt()
         flow = RelayedRoster(self.work.everybody).flow(attempt.run, attempt.round, attempt.attempt)
         with self.meter.span("server", "setup"):
             self._roster = self._drive(flow, attempt)
@@ -223,7 +228,8 @@ class Server:
         if total.weight <= len(total.survivors) * self.work.tolerance:  # where a sum is approximate, so is nothing
             why = "no client holds an example" if self.work.backend.secure_sum.additive else "none of them counted"
             raise TooFewContributors(f"the contributions weigh nothing together: {why}")
-        backend, size = self.work.backend, self.work.cohort_size
+        backend = self.work.backend
+        size = self.work.cohort_size
         sums = np.split(total.update_D, [self.work.spec.segments[0].length])
         randomness = self.work.randomness("server", number)
         extra = sums[1].tolist()
@@ -244,7 +250,8 @@ class Server:
 
     def _tell_spending(self, last: bool) -> None:
         """Epsilon so far, the largest of any client, by unit; at the end that of each client."""
-        delta, accountant = self.work.config.delta, self.work.config.accountant
+        delta = self.work.config.delta
+        accountant = self.work.config.accountant
         for unit in UNITS:
             values = self.ledger.ledger.epsilons(unit, delta, accountant)
             if values:

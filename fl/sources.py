@@ -155,7 +155,8 @@ class IdxFolder:
         if images is None or labels is None:
             names = ", ".join(file.name for file in self.files)
             raise ConfigError(f"{self.place}: needs images and labels of the split {split}, has {names}")
-        images_NHW, labels_N = read_idx(images), read_idx(labels)
+        images_NHW = read_idx(images)
+        labels_N = read_idx(labels)
         if images_NHW.ndim != 3 or labels_N.shape != images_NHW.shape[:1]:
             raise ConfigError(f"{images}: has the shape {images_NHW.shape}, its labels {labels_N.shape}")
         return Raw(images_NHW[:, None], labels_N)

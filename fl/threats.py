@@ -186,7 +186,8 @@ def _noise(work: Workspace) -> Iterator[str]:
 
 def _epsilon(work: Workspace) -> Iterator[str]:
     """Of the run as planned, and of the coalitions against whom a mechanism promises another one."""
-    backend, config = work.backend, work.config
+    backend = work.backend
+    config = work.config
     ledger = Ledger()
     for cohort in work.schedule:
         ledger.add({client: charges for client in cohort if (charges := backend.charges(client))})

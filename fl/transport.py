@@ -31,9 +31,15 @@ from privacy.vectors import Address, Vector
 TRAIN = "train"
 RAW_BYTES = "fedveil.bytes"  # the serialisation type of an Array that carries bytes as they are
 
-ARRAYS, SCALARS, MODEL, METRICS, FAILURE = "arrays", "scalars", "model", "metrics", "failure"
+ARRAYS = "arrays"
+SCALARS = "scalars"
+MODEL = "model"
+METRICS = "metrics"
+FAILURE = "failure"
 CLEAR = "clear"  # in test mode alone: what a client contributed, beside what the protocol makes of it
-ADDRESS, ENVELOPE, STATE = "address", "envelope", "state"
+ADDRESS = "address"
+ENVELOPE = "envelope"
+STATE = "state"
 PROTOCOL = (ARRAYS, SCALARS)
 MOST_OF_A_REASON = 1000  # characters of what a participant says of its failure
 NPY_HEADER_BYTES = 128  # of an array without fields, in NumPy's own files
@@ -42,7 +48,8 @@ log = logging.getLogger("fedveil")
 
 def pack(records: Records) -> RecordDict:
     """A protocol's records as Flower's; byte strings travel as native arrays, uncopied."""
-    arrays, scalars = ArrayRecord(), ConfigRecord()
+    arrays = ArrayRecord()
+    scalars = ConfigRecord()
     for name, value in records.items():
         if isinstance(value, np.ndarray):
             arrays[name] = as_array(value)
@@ -79,7 +86,8 @@ def unpack(content: RecordDict) -> dict[str, Value]:
         MalformedContribution: an array that cannot be read.
     """
     records: dict[str, Value] = {}
-    arrays, scalars = record_of(content, ARRAYS, ArrayRecord), record_of(content, SCALARS, ConfigRecord)
+    arrays = record_of(content, ARRAYS, ArrayRecord)
+    scalars = record_of(content, SCALARS, ConfigRecord)
     for name, array in arrays.items() if arrays else ():
         records[name] = array.data if array.stype == RAW_BYTES else read_array(name, array)
     for name, scalar in scalars.items() if scalars else ():
@@ -137,7 +145,8 @@ def report(metrics: Mapping[str, float]) -> ConfigRecord:
 def read_report(content: RecordDict) -> dict[str, float]:
     """What `report` wrote; nothing where it cannot be read."""
     record = record_of(content, METRICS, ConfigRecord) or ConfigRecord()
-    names, values = record.get("names"), record.get("values")
+    names = record.get("names")
+    values = record.get("values")
     if not isinstance(names, str) or not isinstance(values, bytes):
         return {}
     split = names.split(",")
@@ -186,7 +195,8 @@ def _checksum(content: RecordDict) -> int:
 def _shared(exchange: Exchange, attempt: Attempt, model_D: Vector | None) -> RecordDict:
     """The records that are the same for the whole cohort, made once."""
     envelope = ConfigRecord({"run": attempt.run, "round": attempt.round, "attempt": attempt.attempt})
-    envelope["stage"], envelope["config"] = exchange.stage, attempt.canonical
+    envelope["stage"] = exchange.stage
+    envelope["config"] = attempt.canonical
     shared = RecordDict({ENVELOPE: envelope})
     if exchange.collect and model_D is not None:
         shared[MODEL] = ArrayRecord({MODEL: as_array(model_D)})
@@ -211,8 +221,12 @@ class Transport:
         poll_s: float,
         faults: Noting | None = None,
     ) -> None:
-        self._grid, self._nodes, self._meter = grid, nodes, meter
-        self._deadline_s, self._poll_s, self._faults = deadline_s, poll_s, faults
+        self._grid = grid
+        self._nodes = nodes
+        self._meter = meter
+        self._deadline_s = deadline_s
+        self._poll_s = poll_s
+        self._faults = faults
         self._told = False
         self.dropped: dict[Address, str] = {}  # why, in the attempt under way
         self.overhear: Callable[[Address, object], None] | None = None  # in test mode: takes what is told in the clear
@@ -265,7 +279,8 @@ class Transport:
         return Message(content, self._nodes[address], TRAIN, group_id=str(attempt.round))
 
     def _count_sent(self, exchange: Exchange, shared: RecordDict, messages: Sequence[Message]) -> None:
-        model_bytes, envelope_bytes = serialised_bytes(shared, (MODEL, STATE)), serialised_bytes(shared, (ENVELOPE,))
+        model_bytes = serialised_bytes(shared, (MODEL, STATE))
+        envelope_bytes = serialised_bytes(shared, (ENVELOPE,))
         for address, message in zip(exchange.outbox, messages, strict=True):
             own_bytes = serialised_bytes(message.content, PROTOCOL)
             routing_bytes = serialised_bytes(message.content, (ADDRESS,))
@@ -316,7 +331,8 @@ class Transport:
         return content
 
     def _note_failure(self, address: Address, stage: str, record: ConfigRecord) -> None:
-        kind, message = str(record.get("type")), errors.shown(record.get("message"), MOST_OF_A_REASON)
+        kind = str(record.get("type"))
+        message = errors.shown(record.get("message"), MOST_OF_A_REASON)
         if kind == errors.ConfigError.__name__:
             # a configuration that cannot work at one client is the user's to mend, not a drop-out
             raise errors.ConfigError(message)

@@ -27,7 +27,9 @@ from privacy.randomness import OsRandomness, Randomness, SeededRandomness, seed_
 from privacy.secure_sum import SecureSum
 from privacy.vectors import Address, Segment, VectorSpec
 
-UPDATE, EXTRA, WEIGHT = "update", "extra", "weight"
+UPDATE = "update"
+EXTRA = "extra"
+WEIGHT = "weight"
 HIDDEN_AMONG = 2  # contributions at least, by default
 
 
@@ -324,7 +326,8 @@ class Workspace:
         return PrivacyBackend(secure_sum, tuple(mechanisms))
 
     def _model(self) -> torch.nn.Module:
-        cpu, data = torch.device("cpu"), self.data
+        cpu = torch.device("cpu")
+        data = self.data
         with preserved_generators(cpu):
             seed_generators(cpu, self.config.seed, "initial weights")
             model = build(torch.nn.Module, "model", self.config.model, shape=data.shape, classes=data.classes)

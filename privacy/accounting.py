@@ -212,7 +212,8 @@ def epsilon_pre_2020(event: DpEvent, delta: float) -> float:
         ConfigError: an event that Renyi DP does not account under add/remove.
     """
     check_delta(delta)
-    leaves, orders = leaves_of(event), np.array(RDPAccountant.DEFAULT_ALPHAS)
+    leaves = leaves_of(event)
+    orders = np.array(RDPAccountant.DEFAULT_ALPHAS)
     if not leaves:
         return 0.0
     if any(_is_bare(leaf) for leaf, _ in leaves):

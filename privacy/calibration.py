@@ -10,7 +10,8 @@ from privacy.accounting import check_delta, epsilon
 from privacy.errors import ConfigError
 from privacy.parameters import positive
 
-LEAST_SIGMA, MOST_SIGMA = 1e-3, 1e6
+LEAST_SIGMA = 1e-3
+MOST_SIGMA = 1e6
 SIGMA_TOLERANCE = 1e-3
 
 
@@ -79,15 +80,20 @@ def _root(gap: Callable[[float], float], start: float, tolerance: float) -> floa
         sigma = _between(low, high, gap_low, gap_high, tolerance)
         found = gap(sigma)
         if found > 0:
-            low, gap_low, gap_high = sigma, found, gap_high / 2
+            low = sigma
+            gap_low = found
+            gap_high = gap_high / 2
         else:
-            high, gap_high, gap_low = sigma, found, gap_low / 2
+            high = sigma
+            gap_high = found
+            gap_low = gap_low / 2
     return high if low > 0 else 0.0
 
 
 def _bracket(gap: Callable[[float], float], start: float) -> tuple[float, float, float, float]:
     """A sigma with a positive gap, one without, and the two gaps."""
-    sigma, found = start, gap(start)
+    sigma = start
+    found = gap(start)
     while True:
         step = 1.02 * math.exp(min(abs(found), 2.0))  # epsilon falls about as 1 / sigma
         limit = MOST_SIGMA if found > 0 else LEAST_SIGMA
@@ -97,7 +103,8 @@ def _bracket(gap: Callable[[float], float], start: float) -> tuple[float, float,
         there = gap(other)
         if (there > 0) != (found > 0):
             return (sigma, other, found, there) if found > 0 else (other, sigma, there, found)
-        sigma, found = other, there
+        sigma = other
+        found = there
 
 
 def _between(low: float, high: float, gap_low: float, gap_high: float, tolerance: float) -> float:

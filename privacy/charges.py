@@ -232,7 +232,8 @@ def poisson_steps(noise_multiplier: float, sample_rate: float, steps: int) -> Dp
         ConfigError: a noise multiplier, rate or number of steps out of range.
     """
     gaussian = gaussian_event(noise_multiplier)
-    rate, count = _rate("sample_rate", sample_rate), _count("steps", steps)
+    rate = _rate("sample_rate", sample_rate)
+    count = _count("steps", steps)
     if rate == 0 or count == 0:
         return NoOpDpEvent()
     if isinstance(gaussian, NonPrivateDpEvent):

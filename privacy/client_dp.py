@@ -106,9 +106,14 @@ class ClientDp(Mechanism):
         positive("mechanism.client_dp.clip_learning_rate", clip_learning_rate)
         positive("mechanism.client_dp.bit_noise_fraction", bit_noise_fraction)
         within("mechanism.client_dp.quantile", quantile)
-        self.noise_multiplier, self.target_epsilon, self.clip = noise_multiplier, target_epsilon, float(clip)
-        self.adaptive, self._quantile, self._clip_learning_rate = adaptive, quantile, clip_learning_rate
-        self._bit_noise_fraction, self._bit_std = bit_noise_fraction, 0.0
+        self.noise_multiplier = noise_multiplier
+        self.target_epsilon = target_epsilon
+        self.clip = float(clip)
+        self.adaptive = adaptive
+        self._quantile = quantile
+        self._clip_learning_rate = clip_learning_rate
+        self._bit_noise_fraction = bit_noise_fraction
+        self._bit_std = 0.0
         self._charge: Charge | None = None
         self._rounding = 0.0
         self.extra_values = 1 if adaptive else 0
@@ -160,7 +165,8 @@ class ClientDp(Mechanism):
 
     def on_total(self, job: ServerJob, total_D: NDArray[np.float64]) -> NDArray[np.float64]:
         """Noise the sum, and move the clip."""
-        generator, clip = job.randomness.generator(), job.state["client_dp.clip"]
+        generator = job.randomness.generator()
+        clip = job.state["client_dp.clip"]
         std = self.sum_multiplier * clip
         noise = std * math.sqrt(len(total_D))
         job.diagnostics["client_dp.signal_to_noise"] = float(np.linalg.norm(total_D)) / noise if noise else math.inf
@@ -206,7 +212,9 @@ class LocalDp(Mechanism):
         else:
             positive("mechanism.local_dp.epsilon_per_round", epsilon_per_round)
         clip_norm("mechanism.local_dp.clip", clip)
-        self.noise_multiplier, self.target_epsilon, self.clip = noise_multiplier, target_epsilon, clip
+        self.noise_multiplier = noise_multiplier
+        self.target_epsilon = target_epsilon
+        self.clip = clip
         self._epsilon_per_round = epsilon_per_round
         self._charge: Charge | None = None
 

@@ -22,7 +22,8 @@ from privacy.errors import PeerLost
 from privacy.peers import reason
 
 IDLE = timedelta(days=365)  # between rounds nothing is asked; a party that dies meanwhile closes the connection
-SPENT, STOP = "spent", "terminate"  # the second is CrypTen's own word
+SPENT = "spent"
+STOP = "terminate"  # CrypTen's own word
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Meter:
     def take(self) -> Spent:
         """Since the last call, or since the start."""
         communicator = crypten.communicator.get()
-        used, cpu_s = communicator.get_communication_stats(), time.process_time()
+        used = communicator.get_communication_stats()
+        cpu_s = time.process_time()
         spent = Spent(int(used["bytes"]), used["rounds"], float(used["time"]), cpu_s - self._cpu_s)
         communicator.reset_communication_stats()
         self._cpu_s = cpu_s
@@ -146,7 +148,8 @@ class Dealer(TTPServer):  # type: ignore[misc]
         Raises:
             RuntimeError: a party is gone.
         """
-        communicator, meter = crypten.communicator.get(), Meter()
+        communicator = crypten.communicator.get()
+        meter = Meter()
         while (request := _next_request(communicator)) != STOP:
             function, args, kwargs = request
             if function == SPENT:

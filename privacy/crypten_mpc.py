@@ -91,10 +91,12 @@ class CryptenSum(SecureSum):
         if parties not in PARTIES:
             raise ConfigError.of(f"{KEY}.parties", parties, f"allowed are {', '.join(map(str, PARTIES))}")
         positive(f"{KEY}.bound", bound)
-        self.bound, self._fractional_bits = float(bound), fractional_bits
+        self.bound = float(bound)
+        self._fractional_bits = fractional_bits
         self._aggregate = named(**(aggregate or {"name": "sum"}))
         self.exact = self.additive = isinstance(self._aggregate, mpc_aggregates.Sum)
-        self.uniform, self.noise = self._aggregate.uniform, self._aggregate.noise(parties, fractional_bits)
+        self.uniform = self._aggregate.uniform
+        self.noise = self._aggregate.noise(parties, fractional_bits)
         if insecure_provider and self._aggregate.linear:
             allowed = f"secure_sum/aggregate={self._aggregate.name} takes no correlated randomness: leave it out"
             raise ConfigError.of(f"{KEY}.insecure_provider", "true", allowed)
@@ -111,7 +113,8 @@ class CryptenSum(SecureSum):
 
     def trust(self, spec: VectorSpec) -> Trust:  # noqa: ARG002
         """One share at each party; what the dealer makes opens what the parties show one another."""
-        meeting, coalitions = self.meeting, [self.roles]
+        meeting = self.meeting
+        coalitions = [self.roles]
         holds = {"each party": "one additive share of each update"}
         if meeting.dealer is not None:
             coalitions.append(("the dealer", "any one party"))
@@ -141,16 +144,19 @@ class CryptenSum(SecureSum):
     def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
         """Relay the boxes, and compare what the parties say they revealed."""
         require_contributors(cohort, spec)
-        manifests, boxes = dict[Address, bytes](), dict[Address, tuple[bytes, ...]]()
+        manifests = dict[Address, bytes]()
+        boxes = dict[Address, tuple[bytes, ...]]()
 
         def collect(address: Address, records: Records) -> None:
-            manifest, received = bytes_of(records, "manifest"), tuple(bytes_of(records, role) for role in self.roles)
+            manifest = bytes_of(records, "manifest")
+            received = tuple(bytes_of(records, role) for role in self.roles)
             if len(manifest) != manifest_bytes(len(self.roles)):
                 raise MalformedContribution(f"a manifest has {manifest_bytes(len(self.roles))} bytes")
             for index, box in enumerate(received):  # who cannot hash must not end the round for all at the parties
                 self._check_size(address, index, box, spec)
                 check_box(manifest, index, box)
-            manifests[address], boxes[address] = manifest, received
+            manifests[address] = manifest
+            boxes[address] = received
 
         outbox: dict[Address, Records] = {address: {} for address in cohort}
         there = yield Exchange("share", outbox, collect, collect=True, names=(*self.roles, "manifest"))
@@ -234,7 +240,8 @@ class CryptenSum(SecureSum):
         return {**boxes, "manifest": Fixed(manifest_bytes(len(self.roles)))}
 
     def _declared(self, role: Address, me: Party) -> Boxed:
-        ring, share = self.ring(me.spec), me.inside[role]
+        ring = self.ring(me.spec)
+        share = me.inside[role]
         if self.roles[self._whole(me.address)] != role:
             return Boxed(share, BOX_BYTES, (Numbers.of_bytes(f"the key for {role}", share),))
         words = np.frombuffer(share, ring.dtype)
@@ -254,7 +261,8 @@ class CryptenSum(SecureSum):
         sent: Records,  # noqa: ARG002
     ) -> Rehearsal:
         """The shares add up to the vector again."""
-        records, ring = self.respond(stage, inbound, me, lambda: vector_D), self.ring(me.spec)
+        records = self.respond(stage, inbound, me, lambda: vector_D)
+        ring = self.ring(me.spec)
         total_D = np.zeros(me.spec.length, ring.dtype)
         for index, role in enumerate(self.roles):
             ring.add_share(total_D, me.inside[role], whole=index == self._whole(me.address))
@@ -299,7 +307,8 @@ class CryptenSum(SecureSum):
 
         The payloads are used up.
         """
-        ring, index = self.ring(me.spec), self.roles.index(me.address)
+        ring = self.ring(me.spec)
+        index = self.roles.index(me.address)
         rows = 1 if self._aggregate.linear else len(contributors)
         shares_CD = np.zeros((rows, me.spec.length), ring.dtype)
         for place, client in enumerate(contributors):

@@ -43,9 +43,13 @@ class Communicator(DistributedCommunicator):  # type: ignore[misc]
     """
 
     def __init__(self, rank: int, parties: int, dealer: bool, store: Any, timeout_s: float) -> None:
-        members, timeout = parties + dealer, timedelta(seconds=timeout_s)
-        self.rank, self.world_size, self.ttp_initialized = rank, parties, dealer
-        self.distributed_backend, self._name = "gloo", f"rank{rank}"
+        members = parties + dealer
+        timeout = timedelta(seconds=timeout_s)
+        self.rank = rank
+        self.world_size = parties
+        self.ttp_initialized = dealer
+        self.distributed_backend = "gloo"
+        self._name = f"rank{rank}"
         self.reset_communication_stats()
         dist.init_process_group("gloo", store=store, rank=rank, world_size=members, timeout=timeout)
         self.ttp_group = dist.new_group(list(range(members)), timeout=timeout)
@@ -94,7 +98,8 @@ def start(
     """
     global _meter, _patience_s
     assert _meter is None, "this process is a party already"
-    parties, dealer = len(meeting.parties), meeting.dealer is not None
+    parties = len(meeting.parties)
+    dealer = meeting.dealer is not None
     assert 0 <= rank < parties
     randomness = OsRandomness() if randomness is None else randomness
     with _joining(rank, meeting, private):
@@ -104,7 +109,8 @@ def start(
         ttp_provider.TTPClient = Client(shared)
         crypten.cfg.mpc.provider = "TFP" if meeting.insecure_provider else "TTP"
         _check_agreement(multiply=dealer or meeting.insecure_provider)
-    _meter, _patience_s = Meter(), meeting.patience_s
+    _meter = Meter()
+    _patience_s = meeting.patience_s
     spent()
 
 
@@ -156,12 +162,14 @@ def _interface(tunnel: str | None) -> str:
 
 def _store(rank: int, meeting: Meeting, private: Path) -> Any:
     """Where the members find one another. Party 0 listens on the rendezvous' own address, where torch would on all."""
-    members, patience = len(meeting.members), timedelta(seconds=meeting.patience_s)
+    members = len(meeting.members)
+    patience = timedelta(seconds=meeting.patience_s)
     if meeting.rendezvous is None:
         store = dist.FileStore(str(private / "rendezvous"), members)  # type: ignore[attr-defined]
         store.set_timeout(patience)
         return store
-    (host, port), listening = meeting.address, None
+    host, port = meeting.address
+    listening = None
     if rank == 0:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family).detach()

@@ -83,7 +83,8 @@ def install(rank: int, parties: int, pair_keys: Mapping[int, bytes], nonces: byt
     Raises:
         ConfigError: a pair key is missing.
     """
-    after, before = (rank + 1) % parties, (rank - 1) % parties
+    after = (rank + 1) % parties
+    before = (rank - 1) % parties
     streams = {
         "next": link(pair_key_of(pair_keys, after), nonces, f"party {rank} to {after}"),
         "prev": link(pair_key_of(pair_keys, before), nonces, f"party {before} to {rank}"),

@@ -32,7 +32,8 @@ SIGMA_RANGE = (2.0**-10, 2.0**30)  # of the discrete Gaussian: values and their 
 VARIANCE_RANGE = (2.0**-40, 2.0**60)  # of Skellam
 
 _BLOCK = 1 << 16  # proposals at a time: they stay in the cache
-_UNIFORM_BITS, _EXTRA_BITS = 53, 128  # of a uniform number: in a double, and on top when in doubt
+_UNIFORM_BITS = 53  # of a uniform number in a double
+_EXTRA_BITS = 128  # on top, when in doubt
 _SLACK = 2.0**-44  # far above the rounding error of a handful of double operations on numbers near 1
 _STIRLING_FROM = 1 << 20  # modes from here on use Stirling's series, those below it `gammaln`
 _PRECISE = Context(prec=100)
@@ -103,7 +104,8 @@ class _Poisson(_Target):
     """a(y) = V + ln p(m + y) - ln p(m) - C, with mode m and C at least the greatest of the others, so that a <= 0."""
 
     def __init__(self, mean: float) -> None:
-        self.mean, self.mode = mean, math.floor(mean)
+        self.mean = mean
+        self.mode = math.floor(mean)
         self.width = math.isqrt(self.mode) + 1
         self.offset = 0.0
         self.offset = max(self._rise(sign) for sign in (1, -1)) + 1e-6  # far above its own rounding
@@ -193,7 +195,8 @@ def _geometric(generator: np.random.Generator, size: int) -> Ints:
     with np.errstate(divide="ignore"):
         level = -np.log(u)
         doubt = _SLACK * (1 + level) + 2.0**-_UNIFORM_BITS / u
-    level[u == 0], doubt[u == 0] = 0, 1
+    level[u == 0] = 0
+    doubt[u == 0] = 1
     steps = np.floor(level).astype(np.int64)
     for i in np.flatnonzero(np.abs(level - np.rint(level)) <= doubt):
         with localcontext(_PRECISE):

@@ -88,8 +88,12 @@ class DistributedDp(Mechanism):
             raise ConfigError.of(f"{key}.distribution", distribution, f"allowed are {', '.join(DISTRIBUTIONS)}")
         if colluders < 0:
             raise ConfigError.of(f"{key}.colluders", colluders, "must be at least 0")
-        self.noise_multiplier, self.target_epsilon, self.clip = noise_multiplier, target_epsilon, float(clip)
-        self.modulus_bits, self._colluders, self._distribution = bits, colluders, distribution
+        self.noise_multiplier = noise_multiplier
+        self.target_epsilon = target_epsilon
+        self.clip = float(clip)
+        self.modulus_bits = bits
+        self._colluders = colluders
+        self._distribution = distribution
         self._dimension = 0
         self._grid: Grid | None = None
         self._charge: Charge | None = None
@@ -147,7 +151,8 @@ class DistributedDp(Mechanism):
             ConfigError: too few bits.
         """
         least = math.sqrt(padded_length(plan.dimension)) / self.clip / 4
-        low, high = math.log2(least), math.log2(least) + MAX_MODULUS_BITS
+        low = math.log2(least)
+        high = math.log2(least) + MAX_MODULUS_BITS
         if not self._fits(plan, sigma, 2.0**low):
             self._refuse_bits(plan, sigma, least)
         while high - low > 2**-20:
@@ -192,7 +197,8 @@ class DistributedDp(Mechanism):
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
         """Residues of the clipped, rotated, rounded and noised update, int64, shape (P,), on the host."""
-        grid, bits = self._grid, self.modulus_bits
+        grid = self._grid
+        bits = self.modulus_bits
         assert grid is not None
         assert bits is not None
         clipped_D, norm = clip_to(update_D, self.clip)
@@ -213,7 +219,8 @@ class DistributedDp(Mechanism):
 
     def on_total(self, job: ServerJob, total_D: NDArray[Any]) -> NDArray[np.float64]:
         """The sum of updates, noise included, shape (D,), from residues of shape (P,)."""
-        grid, bits = self._grid, self.modulus_bits
+        grid = self._grid
+        bits = self.modulus_bits
         assert grid is not None
         assert bits is not None
         rotated_P = from_modulus(total_D, bits) / grid.scale

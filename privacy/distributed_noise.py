@@ -84,7 +84,8 @@ def discrete_gaussian_zcdp(
         raise ConfigError.of("sigma_local", sigma_local, "must be at least 0.5: raise the scale or the noise")
     tau = sum_distance(sigma_local, n_honest)
     sigma = math.sqrt(n_honest) * sigma_local
-    scaled_l2, scaled_l1 = l2 / sigma, l1_bound(l2, dimension) / sigma
+    scaled_l2 = l2 / sigma
+    scaled_l1 = l1_bound(l2, dimension) / sigma
     return (
         ZCDpEvent(scaled_l2**2 / 2, tau * dimension),
         ZCDpEvent((scaled_l2**2 + 2 * scaled_l1 * tau + tau**2 * dimension) / 2),

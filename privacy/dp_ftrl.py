@@ -70,7 +70,9 @@ class DpFtrl(Mechanism):
         clip_norm("mechanism.dp_ftrl.clip", clip)
         if bands is not None and bands < 1:
             raise ConfigError.of("mechanism.dp_ftrl.bands", bands, "must be at least 1")
-        self.noise_multiplier, self.target_epsilon, self.clip = noise_multiplier, target_epsilon, float(clip)
+        self.noise_multiplier = noise_multiplier
+        self.target_epsilon = target_epsilon
+        self.clip = float(clip)
         self._bands = bands
         self._coefficients_B = coefficients(1)
         self._std = 0.0  # of a value of z

@@ -91,7 +91,8 @@ class Adaptive(Flat):
 
     quantile = 0.5
     rate = 0.2
-    least, most = 0.0, math.inf
+    least = 0.0
+    most = math.inf
     count_std = 1.0
     _below = 0.0  # sum of 1/2 for each example that is not clipped and -1/2 for the others
 
@@ -110,7 +111,8 @@ class Adaptive(Flat):
         super().add_noise()
         below = self._below + float(self.source.normal(0.0, self.count_std))
         moved = self.max_grad_norm * math.exp(-self.rate * (0.5 + below / self.expected_batch_size - self.quantile))
-        self.max_grad_norm, self._below = min(max(moved, self.least), self.most), 0.0
+        self.max_grad_norm = min(max(moved, self.least), self.most)
+        self._below = 0.0
 
 
 class Ghost(Sourced, DPOptimizerFastGradientClipping):  # type: ignore[misc]

@@ -76,8 +76,11 @@ class DpSgd(Mechanism):
             raise ConfigError.of("mechanism.dp_sgd.max_physical_batch_size", max_physical_batch_size, "at least 1")
         if max_clip <= min_clip:
             raise ConfigError.of("mechanism.dp_sgd.max_clip", max_clip, f"must be above min_clip={min_clip}")
-        self.noise_multiplier, self.target_epsilon = noise_multiplier, target_epsilon
-        self.clip, self.clipping, self._mode = clip, clipping, mode
+        self.noise_multiplier = noise_multiplier
+        self.target_epsilon = target_epsilon
+        self.clip = clip
+        self.clipping = clipping
+        self._mode = mode
         self.max_physical_batch_size = max_physical_batch_size
         self._adaptive = (target_unclipped_quantile, clip_learning_rate, min_clip, max_clip, unclipped_noise_fraction)
         self._plan: Plan | None = None
@@ -164,7 +167,8 @@ class DpSgd(Mechanism):
     def prepare(self, job: ClientJob) -> None:
         """Replace model, optimizer, batches and loss by their private versions."""
         assert self._plan is not None
-        plan, client = self._plan, int(job.address.partition("/")[2])
+        plan = self._plan
+        client = int(job.address.partition("/")[2])
         rate, steps = self._schedule(plan, client)
         # n * q is what a client draws; under a public rate it would tell n, so the public batch size stands in
         expected = job.examples * rate if plan.sample_rate is None else float(plan.batch_size)
@@ -180,7 +184,8 @@ class DpSgd(Mechanism):
             optimizer.norms = lambda: model.per_sample_gradient_norms
         assert isinstance(job.batches, Loader), "another mechanism has taken the batches"
         job.batches = PoissonBatches(job.batches, job.examples, optimizer, rate, steps, self.max_physical_batch_size)
-        job.model, job.optimizer = model, optimizer
+        job.model = model
+        job.optimizer = optimizer
 
     def _private_copy(self, model: torch.nn.Module) -> Any:
         """A wrapped copy with the model's weights: hooks must not stay on the model that others use."""
@@ -233,8 +238,12 @@ class PoissonBatches:
     """Draws of examples, each with probability `rate`, in pieces that fit into memory."""
 
     def __init__(self, loader: Loader, examples: int, optimizer: Sourced, rate: float, steps: int, piece: int) -> None:
-        self._take, self._examples = loader.take, examples
-        self._optimizer, self._rate, self._steps, self._piece = optimizer, rate, steps, piece
+        self._take = loader.take
+        self._examples = examples
+        self._optimizer = optimizer
+        self._rate = rate
+        self._steps = steps
+        self._piece = piece
 
     def __iter__(self) -> Iterator[Batch]:
         """Pieces of each step's draw; the optimizer is told which of them is the last."""

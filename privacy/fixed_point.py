@@ -19,7 +19,9 @@ from privacy.vectors import Sum, Vector, VectorSpec
 
 Unsigned = NDArray[np.uint64]
 
-LEAST_BITS, MOST_BITS = 2, 32  # of a value: float32 has no more than 24 that mean something
+# of a value: float32 has no more than 24 that mean something
+LEAST_BITS = 2
+MOST_BITS = 32
 WORD_BITS = 64
 
 

@@ -70,7 +70,8 @@ class BfvSum(SelectiveSum):
     ) -> None:
         self._parameters = _parameters(parameters, "bfv", symmetric=keys == "clients")
         super().__init__(keys, bound, masks, broadcast, encrypt_fraction, encrypt_by)
-        self._value_bits, self._rounds = value_bits, rounds
+        self._value_bits = value_bits
+        self._rounds = rounds
         self.exact = self.hides  # no residues in the clear
 
     @property

@@ -111,7 +111,8 @@ class Bfv:
 
     def draw_mask(self, key: bytes, length: int) -> Residues:
         """Uniform residues modulo t from a 32-byte key, for a vector of so many values, shape (C, N)."""
-        count, degree = self.ciphertexts(length), self.parameters.poly_modulus_degree
+        count = self.ciphertexts(length)
+        degree = self.parameters.poly_modulus_degree
         return uniform(key, count * degree, self._ring.plain_modulus).reshape(count, degree)
 
     def declared(self, message: bytes, length: int) -> Uniform:
@@ -148,11 +149,9 @@ class Bfv:
 
     def slots(self, values_D: Unsigned, check: int) -> Unsigned:
         """The integers in the slots, shape (C, N), the reserved one last."""
-        count, degree, packed = (
-            self.ciphertexts(len(values_D)),
-            self.parameters.poly_modulus_degree,
-            self.values_per_slot,
-        )
+        count = self.ciphertexts(len(values_D))
+        degree = self.parameters.poly_modulus_degree
+        packed = self.values_per_slot
         padding = np.zeros(count * self.values_per_ciphertext - len(values_D), np.uint64)
         values_CNS = np.concatenate([values_D, padding]).reshape(count, degree - 1, packed)
         slots_CN = np.full((count, degree), check, np.uint64)

@@ -64,7 +64,8 @@ class EncryptionKey:
         here = ring(parameters)
         empty, layout = (sealapi.SecretKey(), here.secret_key) if symmetric else (sealapi.PublicKey(), here.public_key)
         self._encryptor = sealapi.Encryptor(here.context, _load_key(empty, parameters, layout, data))
-        self._ring, self._symmetric = here, symmetric
+        self._ring = here
+        self._symmetric = symmetric
 
     def encrypt(self, plaintexts: Iterable[Any], mask_CR: Residues | None = None) -> bytes:
         """A message of one ciphertext for each SEAL plaintext, with the mask added to them modulo q (CKKS)."""
@@ -115,7 +116,8 @@ class CiphertextSum:
     """The server's half: adds messages as they arrive, without a key."""
 
     def __init__(self, parameters: HeParameters, ciphertexts: int) -> None:
-        self._ring, self._ciphertexts = ring(parameters), ciphertexts
+        self._ring = ring(parameters)
+        self._ciphertexts = ciphertexts
         self._totals: list[Any] = []
 
     def add(self, message: bytes) -> None:

@@ -33,7 +33,8 @@ Floats = NDArray[np.float64]
 
 # Deviations that no error reaches, at 2^-108. The noise of a public key is d s: in a slot, Gaussian times |s(zeta)|,
 # whose square is exponential over the keys. So there it is Laplace: exp(-53 sqrt 2), against erfc(12 / sqrt 2).
-_GAUSSIAN_TAIL, _LAPLACE_TAIL = 12.0, 53.0
+_GAUSSIAN_TAIL = 12.0
+_LAPLACE_TAIL = 53.0
 _RELATIVE = 2.0**-40  # of the largest sum: what float64 loses in SEAL's transforms, with room
 
 
@@ -175,7 +176,8 @@ class Ckks:
     def _decrypt(self, cipher: Any, key: DecryptionKey, flooding: Flooding | None) -> Floats:
         if flooding is not None:
             self._ring.evaluator.add_plain_inplace(cipher, self._flood(flooding))
-        half, plaintext = self.parameters.poly_modulus_degree // 2, key.decrypt(cipher)
+        half = self.parameters.poly_modulus_degree // 2
+        plaintext = key.decrypt(cipher)
         with span("decode"):
             slots = np.fromiter(self._ring.encoder.decode_complex(plaintext), np.complex128, half)
         return slots.view(np.float64) if self.parameters.dense else slots.real

@@ -15,7 +15,8 @@ from privacy.secure_sum import Credentials, Exchange, Party, Records, bytes_of
 from privacy.vectors import Address
 
 KEYHOLDER = "keyholder"
-PUBLIC, SECRET = "he.public", "he.secret"
+PUBLIC = "he.public"
+SECRET = "he.secret"
 STAGES = ("keys", "deliver")
 
 
@@ -24,7 +25,9 @@ class KeyDelivery:
 
     def __init__(self, shared: bool, symmetric: bool, rotated: bool) -> None:
         assert shared or not symmetric
-        self.shared, self.symmetric, self.rotated = shared, symmetric, rotated
+        self.shared = shared
+        self.symmetric = symmetric
+        self.rotated = rotated
 
     def flow(self, maker: Address, clients: Sequence[Address]) -> Generator[Exchange, list[Address], list[Address]]:
         """The server's half; gives the clients that took their key.

@@ -82,7 +82,8 @@ def _check_plaintexts(parameters: HeParameters) -> None:
     foreign = "plain_modulus_bits" if parameters.scheme == "ckks" else "scale_bits"
     if getattr(parameters, foreign) is not None:
         raise ConfigError.of(foreign, getattr(parameters, foreign), f"{parameters.scheme} has none: set it to null")
-    scale, plain = parameters.scale_bits, parameters.plain_modulus_bits
+    scale = parameters.scale_bits
+    plain = parameters.plain_modulus_bits
     limit = min(sum(parameters.data_bits) - 2, _MAX_SCALE_BITS)
     if scale is not None and not 0 < scale <= limit:
         raise ConfigError.of("scale_bits", scale, f"must be from 1 to {limit} below a modulus of these primes")

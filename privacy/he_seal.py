@@ -127,7 +127,8 @@ class Ring:
 
     def _unpack_one(self, body: bytes) -> Raw:
         seeded = len(body) < 2 * self._polynomial_bytes
-        rows, at = [], 0
+        rows = []
+        at = 0
         for modulus in self.moduli * (1 if seeded else 2):
             end = at + self.degree * packed_bits(modulus) // 8
             rows.append(unpack(body[at:end], packed_bits(modulus)))

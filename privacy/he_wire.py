@@ -27,7 +27,8 @@ SEED_BYTES = 64
 
 _HEADER = struct.Struct("<HBBBBHQ")  # magic, its own size, SEAL's version (2), compression, reserved, size of it all
 _MAGIC = 0xA15E
-_PLAIN, _ZSTD = 0, 2
+_PLAIN = 0
+_ZSTD = 2
 _VERSION = (4, 3)
 _CODEC = pa.Codec("zstd", compression_level=3)  # SEAL's level
 _BLAKE2XB = b"\x01"

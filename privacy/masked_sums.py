@@ -138,7 +138,8 @@ class _CkksScheme(Scheme):
     def open(
         self, message: bytes, secret: bytes, contributors: int, mask: Mask | None, randomness: Randomness | None = None
     ) -> Sum:
-        key, flooding = _decryption_key(self.ckks, secret), None
+        key = _decryption_key(self.ckks, secret)
+        flooding = None
         if self.flooding:
             assert randomness is not None
             flooding = Flooding(self.flooding, randomness.generator())
@@ -280,7 +281,8 @@ class _WordSum:
     """Adds packed integers modulo 2^bits."""
 
     def __init__(self, count: int, bits: int) -> None:
-        self._total, self._bits = np.zeros(count, np.uint64), bits
+        self._total = np.zeros(count, np.uint64)
+        self._bits = bits
 
     def add(self, message: bytes) -> None:
         with span("add"):

@@ -105,7 +105,8 @@ class ServerJob:
 
     def take_extra(self, count: int) -> list[float]:
         """The last `count` extra sums: mechanisms run in reverse order, so the last to add is the first to take."""
-        taken, self.extra = self.extra[-count:], self.extra[:-count]
+        taken = self.extra[-count:]
+        self.extra = self.extra[:-count]
         return taken
 
 

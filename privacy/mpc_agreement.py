@@ -30,7 +30,8 @@ from privacy.sealing import open_box
 from privacy.secure_sum import Credentials, Party, Records, bytes_of, require_contributors
 from privacy.vectors import Address
 
-DIGEST_BYTES, SIGNATURE_BYTES = 32, 64
+DIGEST_BYTES = 32
+SIGNATURE_BYTES = 64
 EVERYBODY = "parties"
 
 
@@ -90,7 +91,8 @@ def check_manifest(manifest: bytes, client: Address, parties: int, me: Party) ->
     number_of(client)
     if len(manifest) != manifest_bytes(parties):
         raise MalformedContribution(f"a manifest has {manifest_bytes(parties)} bytes, got {len(manifest)}")
-    body, signature = manifest[:-SIGNATURE_BYTES], manifest[-SIGNATURE_BYTES:]
+    body = manifest[:-SIGNATURE_BYTES]
+    signature = manifest[-SIGNATURE_BYTES:]
     me.own.roster.verify(me.header("mpc manifest", client, EVERYBODY), body, signature)
 
 
@@ -116,7 +118,8 @@ class Taken:
         """
         if not me.own.store.claim(f"revealed-{me.run}-{me.round}-{me.attempt}"):
             raise PrivacyRefusal(f"round {me.round} was revealed before, in this attempt")
-        contributors, manifests = str(inbound.get("contributors")).split(","), bytes_of(inbound, "manifests")
+        contributors = str(inbound.get("contributors")).split(",")
+        manifests = bytes_of(inbound, "manifests")
         size = manifest_bytes(len(self.parties))
         if len(set(contributors)) < len(contributors) or len(manifests) != size * len(contributors):
             raise ProtocolError("contributors and their manifests do not match")
@@ -207,7 +210,8 @@ def _exchange(what: str, body: bytes, me: Party, parties: Sequence[Address]) -> 
     answers = dict(zip(parties, peers_of(own).exchange(message), strict=True))
     bodies = {}
     for party, answer in answers.items():
-        bodies[party], signature = answer[:-SIGNATURE_BYTES], answer[-SIGNATURE_BYTES:]
+        bodies[party] = answer[:-SIGNATURE_BYTES]
+        signature = answer[-SIGNATURE_BYTES:]
         own.roster.verify(me.header(f"mpc {what}", party, EVERYBODY), bodies[party], signature)
     return bodies
 
@@ -221,7 +225,8 @@ def _read_list(party: Address, text: bytes) -> dict[str, str]:
     """
     try:
         listed = json.loads(text)
-        complaint, held = str(listed["complaint"]), {str(c): str(d) for c, d in listed["held"].items()}
+        complaint = str(listed["complaint"])
+        held = {str(c): str(d) for c, d in listed["held"].items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ProtocolError(f"{party} sent no list of contributions") from None
     if complaint:

@@ -137,7 +137,8 @@ def masked(share: torch.Tensor) -> Masked:
 
 def _sign_of_sum(public: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """The highest bit of the sum, packed: its own two bits, and the carry from those below."""
-    generate, propagate = share & public & ~TOP, flipped(share, public)
+    generate = share & public & ~TOP
+    propagate = flipped(share, public)
     carry = _carried(generate, flipped(propagate & ~TOP, TOP))
     return carry ^ _packed((propagate >> 63) & 1)
 
@@ -180,7 +181,8 @@ def _upward(generate: torch.Tensor, propagate: torch.Tensor, levels: list[_Level
     """Join neighbouring groups: (G, P) = (G1 + P1 G0, P1 P0), in one product of full words a level."""
     for stride in STRIDES:
         low = LOW[stride]
-        lower_generate, lower_propagate = generate & low, propagate & low
+        lower_generate = generate & low
+        lower_propagate = propagate & low
         upper_propagate = (propagate >> stride) & low
         product = both(upper_propagate | (upper_propagate << stride), lower_generate | (lower_propagate << stride))
         levels.append(_Level(_joined(lower_generate, stride), _joined(lower_propagate, stride)))

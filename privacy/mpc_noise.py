@@ -48,7 +48,8 @@ class NoisedSum(Aggregate):
     def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:
         from privacy import mpc_circuits as mpc
 
-        noise, share_L = self.noise(mpc.parties(), fractional_bits), shares_CL.sum(0)
+        noise = self.noise(mpc.parties(), fractional_bits)
+        share_L = shares_CL.sum(0)
         drawn_D = skellam(randomness.generator(), noise.share_variance, len(share_L) - 1)
         share_L[:-1] += torch.from_numpy(drawn_D).to(share_L.device)
         return decoded(mpc.opened(share_L), fractional_bits)

@@ -114,7 +114,9 @@ class NormBounded(Aggregate):
             raise ConfigError.of("secure_sum.aggregate.coordinate_bound", None, allowed)
         self._bound = norm if coordinate_bound is None else coordinate_bound
         positive("secure_sum.aggregate.coordinate_bound", self._bound)
-        self._norm, self._mode, self._memory_mib = float(norm), mode, memory_mib
+        self._norm = float(norm)
+        self._mode = mode
+        self._memory_mib = memory_mib
 
     def _grid(self, dimension: int, fractional_bits: int) -> Grid | None:
         return grid(dimension, fractional_bits, self._norm, self._bound, self._mode == "rescale")
@@ -144,7 +146,8 @@ class NormBounded(Aggregate):
 
         made = self._grid(shares_CL.shape[1] - 1, fractional_bits)
         assert made is not None, "check refused this"
-        update_CD, weight_C = shares_CL[:, :-1], shares_CL[:, -1]
+        update_CD = shares_CL[:, :-1]
+        weight_C = shares_CL[:, -1]
         step = list(blocks(update_CD.shape[1], len(shares_CL), self._memory_mib))
         valid_C = self._valid(update_CD, weight_C, step, made, 1 << fractional_bits)
         norms_C = sum(mpc.squared(update_CD[:, block]).sum(1) for block in step)

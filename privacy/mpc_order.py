@@ -47,7 +47,8 @@ class _Middle(Aggregate):
         require_range(spec, fractional_bits)
 
     def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:  # noqa: ARG002
-        contributors, dimension = len(shares_CL), shares_CL.shape[1] - 1
+        contributors = len(shares_CL)
+        dimension = shares_CL.shape[1] - 1
         trim = self._trim(contributors)
         steps = blocks(dimension, contributors, self._memory_mib)
         sums = torch.cat([_middle_sum(shares_CL[:, block], trim) for block in steps])

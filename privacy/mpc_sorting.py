@@ -7,7 +7,9 @@ without the comparators that only settle the order among values that are used al
 from functools import lru_cache
 
 Layer = tuple[tuple[int, int], ...]  # pairs of places, disjoint: the smaller value goes to the first
-KEPT, DROPPED, COMPARED = "kept", "dropped", "compared"
+KEPT = "kept"
+DROPPED = "dropped"
+COMPARED = "compared"
 
 
 def merge_exchange(count: int) -> list[tuple[int, int]]:
@@ -16,12 +18,16 @@ def merge_exchange(count: int) -> list[tuple[int, int]]:
     span = 1 << max(0, (count - 1).bit_length() - 1)
     half = span
     while half > 0:
-        step, offset, distance = span, 0, half
+        step = span
+        offset = 0
+        distance = half
         while True:
             comparators += [(i, i + distance) for i in range(count - distance) if i & half == offset]
             if step == half:
                 break
-            distance, step, offset = step - half, step // 2, half
+            distance = step - half
+            step = step // 2
+            offset = half
         half //= 2
     return comparators
 

@@ -67,7 +67,8 @@ class Gathering:
 
     def receive(self, address: Address, records: Records) -> None:
         """One contribution, all of it or nothing."""
-        message, tag = bytes_of(records, "message"), bytes_of(records, "tag") + bytes_of(records, "salt")
+        message = bytes_of(records, "message")
+        tag = bytes_of(records, "tag") + bytes_of(records, "salt")
         if len(tag) != TAG_BYTES - DIGEST_BYTES:
             raise MalformedContribution(f"tag and salt have {TAG_BYTES - DIGEST_BYTES} bytes, got {len(tag)}")
         clear = None if self.clear is None else self.clear.check(records.get("clear"))
@@ -95,7 +96,10 @@ class OpenedSum(SecureSum):
         if broadcast and (masks or keys == "keyholder"):
             allowed = "every client can open the sum only where secure_sum.keys=clients and secure_sum.masks=false"
             raise ConfigError.of("secure_sum.broadcast", broadcast, allowed)
-        self.keys, self.bound, self.masks, self.broadcast = keys, float(bound), masks, broadcast
+        self.keys = keys
+        self.bound = float(bound)
+        self.masks = masks
+        self.broadcast = broadcast
         self.roles = (KEYHOLDER,) if keys == "keyholder" else ()
         self.stages = ("collect",) if self.roles else ("elect", "collect", "open")
         self._keys = KeyDelivery(shared=not self.roles, symmetric=self.symmetric, rotated=not masks)
@@ -144,7 +148,8 @@ class OpenedSum(SecureSum):
         gathering = self._gathering(cohort, spec)
         there = yield self._collection("collect", opener, cohort, gathering)
         require_contributors(there, spec)
-        request, opened = gathering.request(there), list[Sum]()
+        request = gathering.request(there)
+        opened = list[Sum]()
 
         def receive(_: Address, records: Records) -> None:
             opened.append(self._whole(records, spec, gathering))
@@ -258,7 +263,8 @@ class OpenedSum(SecureSum):
 
     def _open_copy(self, inbound: Records, me: Party, own: Credentials) -> Records:
         """What every client does where the sum is broadcast: decrypt and check it, as its next model."""
-        contributors, secret = _contributors(inbound, me), self._keys.key(SECRET, me, own)
+        contributors = _contributors(inbound, me)
+        secret = self._keys.key(SECRET, me, own)
         self._scheme(me.spec).open(bytes_of(inbound, "sum"), secret, len(contributors), None, me.randomness)
         return {}
 
@@ -289,11 +295,14 @@ class OpenedSum(SecureSum):
 
     def rehearse(self, stage: str, inbound: Records, me: Party, vector_D: Vector, sent: Records) -> Rehearsal | None:
         """Under a key pair that the double makes, so that it can open what it made."""
-        own, scheme, secret = me.own, self._witnessed(stage, me.spec), b""
+        own = me.own
+        scheme = self._witnessed(stage, me.spec)
+        secret = b""
         if scheme.parameters is not None:
             secret = self._keys.replace(scheme.parameters, me, own)
         records = self.respond(stage, inbound, me, lambda: vector_D)
-        mask, masks = None, list[Numbers]()
+        mask = None
+        masks = list[Numbers]()
         if self.masks:
             mask, other = (self._mask_of(scheme, inbound, one, me, own) for one in (records, sent))
             masks = [*scheme.numbers_of_mask(mask), *_between(scheme, mask, other)]

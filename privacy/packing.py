@@ -51,7 +51,8 @@ def pack(words_N: Words, bits: int) -> bytes:
 def unpack(data: bytes, bits: int) -> Words:
     """What `pack` packed, shape (N,)."""
     words_N = np.empty(len(data) * 8 // bits, np.uint64)
-    padded, mask = memoryview(data + bytes(8)), np.uint64((1 << bits) - 1)
+    padded = memoryview(data + bytes(8))
+    mask = np.uint64((1 << bits) - 1)
     for lane in range(8):
         words_N[lane::8] = (_lane(padded, lane, bits, len(words_N)) >> np.uint64(lane * bits % 8)) & mask
     return words_N

@@ -6,7 +6,9 @@ from privacy.errors import ConfigError
 
 ACCOUNTANTS = ("prv", "rdp", "pld")
 UNITS = ("record", "client")  # from the finer to the coarser
-LEAST_CLIP, MOST_CLIP = 1.2e-38, 3.4e38  # just within the normal range of float32
+# just within the normal range of float32
+LEAST_CLIP = 1.2e-38
+MOST_CLIP = 3.4e38
 
 
 def positive(key: str, value: float) -> None:

@@ -42,7 +42,8 @@ class PartyDp(Mechanism):
             allowed = "needs parties that add noise: secure_sum=crypten with secure_sum/aggregate=noised_sum"
             raise ConfigError.of("mechanism", self.name, allowed)
         noise = self._noise = plan.party_noise
-        self.noise_multiplier, self._rounding = noise.noise_multiplier, plan.rounding
+        self.noise_multiplier = noise.noise_multiplier
+        self._rounding = plan.rounding
         coalition = _coalition(noise.colluders)
         self.holds_against = tuple(dict.fromkeys(("outsider", "server", coalition)))
         self._charge = self._charged(plan, noise.colluders)

@@ -77,5 +77,6 @@ class PartyNoise:
         from privacy.distributed_noise import l1_bound, skellam_zcdp, tightest
 
         assert known < self.parties
-        l1, variance = l1_bound(self.sensitivity, dimension), self.share_variance * (self.parties - known)
+        l1 = l1_bound(self.sensitivity, dimension)
+        variance = self.share_variance * (self.parties - known)
         return tightest(skellam_zcdp(l1, self.sensitivity, variance), rounds, delta)

@@ -71,7 +71,8 @@ class Meeting:
         """Host and port of the rendezvous."""
         try:
             parts = urlsplit(str(self.rendezvous))
-            host, port = parts.hostname, parts.port
+            host = parts.hostname
+            port = parts.port
         except ValueError:
             host = port = None
         if not host or not port or parts.scheme != "tcp" or parts.path or parts.query:

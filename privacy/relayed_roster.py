@@ -16,7 +16,8 @@ from privacy.secure_sum import Exchange, Party, Records, bytes_of, unknown_stage
 from privacy.signing import reply_header, signed, verified
 from privacy.vectors import Address
 
-INTRODUCE, HAND_OUT = "introduce", "roster"
+INTRODUCE = "introduce"
+HAND_OUT = "roster"
 STAGES = (INTRODUCE, HAND_OUT)
 KEPT = "roster"  # in a role's store
 

@@ -29,7 +29,9 @@ from privacy.randomness import KEY_BYTES, Randomness
 
 BOX_BYTES = KEY_BYTES + 16  # what a box is longer than its content: a public key and a tag
 _NONCE = bytes(12)  # every box has a key of its own
-_SIGNATURE, _BOX, _SHARED = b"fedveil signature 1", b"fedveil box 1", b"fedveil shared key 1"
+_SIGNATURE = b"fedveil signature 1"
+_BOX = b"fedveil box 1"
+_SHARED = b"fedveil shared key 1"
 
 _P = 2**255 - 19
 _PROBE = X25519PrivateKey.from_private_bytes(bytes(KEY_BYTES))  # any scalar takes points of low order to zero
@@ -259,7 +261,8 @@ def open_box(me: Identity, roster: Roster, header: Header, box: object) -> bytes
     """
     if not isinstance(box, bytes) or len(box) < BOX_BYTES:
         raise BadSignature(f"no box from {header.sender}")
-    public, sealed = box[:KEY_BYTES], box[KEY_BYTES:]
+    public = box[:KEY_BYTES]
+    sealed = box[KEY_BYTES:]
     secrets = agree(me._exchange, public) + agree(me._exchange, roster[header.sender].exchange)
     key = _box_key(secrets, roster, header, public)
     try:
@@ -297,10 +300,13 @@ def uniform(key: bytes, count: int, modulus: int) -> NDArray[np.uint64]:
     assert 2 <= modulus <= 1 << 64
     bits = (modulus - 1).bit_length()
     word = np.dtype(f"<u{next(size for size in (1, 2, 4, 8) if bits <= 8 * size)}")
-    low_bits, largest = word.type((1 << bits) - 1), word.type(modulus - 1)
+    low_bits = word.type((1 << bits) - 1)
+    largest = word.type(modulus - 1)
     stream = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
-    zeros, block = bytes(_BLOCK * word.itemsize), np.empty(_BLOCK, word)
-    values, done = np.empty(count, np.uint64), 0
+    zeros = bytes(_BLOCK * word.itemsize)
+    block = np.empty(_BLOCK, word)
+    values = np.empty(count, np.uint64)
+    done = 0
     while done < count:
         words = block[: count - done]
         stream.update_into(memoryview(zeros)[: words.nbytes], words.view(np.uint8).data)

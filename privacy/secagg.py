@@ -66,8 +66,14 @@ from privacy.uniformity import Numbers
 from privacy.vectors import Address, Vector, VectorSpec
 
 # what a client remembers of an attempt
-_KEYS, _CLIENTS, _PUBLIC, _SEED, _OWN = "secagg.keys", "secagg.clients", "secagg.public", "secagg.seed", "secagg.own"
-_OPENERS, _SHARERS, _SHARES = "secagg.openers", "secagg.sharers", "secagg.shares"
+_KEYS = "secagg.keys"
+_CLIENTS = "secagg.clients"
+_PUBLIC = "secagg.public"
+_SEED = "secagg.seed"
+_OWN = "secagg.own"
+_OPENERS = "secagg.openers"
+_SHARERS = "secagg.sharers"
+_SHARES = "secagg.shares"
 _SURVIVORS = "secagg.survivors"
 _SECRETS = (_KEYS, _SEED, _OWN, _OPENERS, _SHARES)
 
@@ -97,7 +103,8 @@ class SecAggSum(SecureSum):
         correctness_bits: int = 20,
     ) -> None:
         positive(f"{KEY}.bound", bound)
-        self.bound, self._value_bits = float(bound), value_bits
+        self.bound = float(bound)
+        self._value_bits = value_bits
         self._bounds = Bounds(dropout_rate, collusion_rate, server, security_bits, correctness_bits)
         size = max(clients if cohort is None else cohort, 1)
         whole = self.plan(size, size)
@@ -144,7 +151,8 @@ class SecAggSum(SecureSum):
     def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
         """Pass on keys, boxes and signatures, add masked vectors, and take the masks off that are left."""
         require_contributors(cohort, spec)
-        masked, has = self.masked(spec), Collected()
+        masked = self.masked(spec)
+        has = Collected()
         there = yield Exchange(
             "advertise", {address: {} for address in cohort}, has.take_keys, names=("keys", "signed")
         )
@@ -203,7 +211,8 @@ class SecAggSum(SecureSum):
         if closed.keys[me.address] != keys.public:
             raise ProtocolError(f"the list has other keys of {me.address} than it advertised")
         require_contributors(list(closed.keys), me.spec)
-        ring, seed = self.ring(closed, me.spec), me.randomness.key()
+        ring = self.ring(closed, me.spec)
+        seed = me.randomness.key()
         shares = _split(seed, keys, ring, me)
         others = ring.neighbours(me.address)
         with span("agree"):
@@ -256,7 +265,8 @@ class SecAggSum(SecureSum):
             raise PrivacyRefusal(f"{signed}, {ring.plan.threshold} must")
         _once("unmasked", me)
         note_set(survivors, me, me.own)
-        own, shares = bytes_of(me.memory, _OWN), bytes_of(me.memory, _SHARES)
+        own = bytes_of(me.memory, _OWN)
+        shares = bytes_of(me.memory, _SHARES)
         owners = [*([me.address] if own else []), *_names(me, _SHARERS, "masked nothing")]
         halves = zip(owners, parts(own + shares, 2 * SHARE_BYTES), strict=True)
         released = [share[:SHARE_BYTES] if owner in survivors else share[SHARE_BYTES:] for owner, share in halves]
@@ -287,7 +297,8 @@ class SecAggSum(SecureSum):
     ) -> Rehearsal:
         """Under another mask of its own: those with its neighbours are what the attempt's keys make them."""
         me.memory[_SEED] = me.randomness.key()
-        records, masked = self.respond(stage, inbound, me, lambda: vector_D), self.masked(me.spec)
+        records = self.respond(stage, inbound, me, lambda: vector_D)
+        masked = self.masked(me.spec)
         keys, closed, _ = self._recalled(me)
         added, subtracted = _seeds(keys, closed, _names(me, _SHARERS, "masked nothing"), me)
         sum_ = masked.zero()
@@ -334,7 +345,8 @@ def _seeds(
 
 def _split(seed: bytes, keys: PrivateKeys, ring: Ring, me: Party) -> dict[Address, bytes]:
     """A share of the own mask's seed and one of the mask key, for each holder."""
-    holders, threshold = ring.holders(me.address), ring.plan.threshold
+    holders = ring.holders(me.address)
+    threshold = ring.plan.threshold
     with span("share"):
         pairs = (split(secret, threshold, len(holders), me.randomness) for secret in (seed, keys.mask))
         return dict(zip(holders, map(b"".join, zip(*pairs, strict=True)), strict=True))

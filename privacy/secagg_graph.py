@@ -31,7 +31,8 @@ from scipy.special import gammaln
 from privacy.errors import ConfigError, TooFewContributors
 from privacy.vectors import Address
 
-MALICIOUS, CURIOUS = "malicious", "curious"
+MALICIOUS = "malicious"
+CURIOUS = "curious"
 SERVERS = (MALICIOUS, CURIOUS)
 SMALL = 32  # clients; for fewer a sparse graph saves little, and rates of them round to nobody
 MOST_BAD = 0.9  # of a cohort; beyond it nothing but everybody would do
@@ -219,7 +220,8 @@ class Ring:
         """With whom a client masks, by their distance around the ring."""
         if self.plan.complete:
             return [other for other in self._order if other != client]
-        place, half = self._place[client], self.plan.degree // 2
+        place = self._place[client]
+        half = self.plan.degree // 2
         steps = (*range(-half, 0), *range(1, half + 1))
         return [self._order[(place + step) % self.plan.count] for step in steps]
 

@@ -22,8 +22,13 @@ from privacy.secure_sum import Party, Records, bytes_of
 from privacy.vectors import Address
 
 EVERYBODY = "cohort"
-PUBLIC_BYTES, SIGNATURE_BYTES, NONCE_BYTES, TAG_BYTES = 2 * KEY_BYTES, 64, 12, 16
-_MASK, _BOX, _LIST = b"fedveil secagg mask 1", b"fedveil secagg box 1", b"fedveil secagg list 1"
+PUBLIC_BYTES = 2 * KEY_BYTES
+SIGNATURE_BYTES = 64
+NONCE_BYTES = 12
+TAG_BYTES = 16
+_MASK = b"fedveil secagg mask 1"
+_BOX = b"fedveil secagg box 1"
+_LIST = b"fedveil secagg list 1"
 
 
 def box_bytes(content: int) -> int:
@@ -118,7 +123,8 @@ class ClosedList:
             BadSignature: the peer's key is of low order.
         """
         secret = _agreed(private, self.keys[peer][KEY_BYTES:], peer)
-        to, back = (own.encode(), peer.encode()), (peer.encode(), own.encode())
+        to = (own.encode(), peer.encode())
+        back = (peer.encode(), own.encode())
         return derive(secret, framed(_BOX, self.digest, *to)), derive(secret, framed(_BOX, self.digest, *back))
 
 

@@ -99,13 +99,15 @@ class MaskedVectors:
 
 def shift(words: Elements, added: Seeds, subtracted: Seeds) -> None:
     """Add the streams of some keys to the words, and subtract those of others, in place."""
-    plus, minus = _streams(added), _streams(subtracted)
+    plus = _streams(added)
+    minus = _streams(subtracted)
     zeros = memoryview(bytes(_BLOCK_BYTES))
     block = np.empty(_BLOCK_BYTES // words.itemsize, words.dtype)
     for start in range(0, len(words), len(block)):
         part = words[start : start + len(block)]
         stream = block[: len(part)]
-        nothing, out = zeros[: stream.nbytes], stream.view(np.uint8).data
+        nothing = zeros[: stream.nbytes]
+        out = stream.view(np.uint8).data
         for operation, ciphers in ((np.add, plus), (np.subtract, minus)):
             for cipher in ciphers:
                 cipher.update_into(nothing, out)

@@ -32,8 +32,10 @@ class Collected:
 
     def take_keys(self, address: Address, records: Records) -> None:
         """What a client advertises."""
-        keys, signature = _exactly(records, "keys", PUBLIC_BYTES), _exactly(records, "signed", SIGNATURE_BYTES)
-        self.keys[address], self.signed[address] = keys, signature
+        keys = _exactly(records, "keys", PUBLIC_BYTES)
+        signature = _exactly(records, "signed", SIGNATURE_BYTES)
+        self.keys[address] = keys
+        self.signed[address] = signature
 
     def close(self, there: Sequence[Address]) -> tuple[ClosedList, Records]:
         """The list of those who take part, and as it is handed to each of them."""
@@ -88,7 +90,9 @@ class Collected:
         Raises:
             PrivacyRefusal: too few shares of a secret, or wrong ones of a key.
         """
-        there, added, subtracted = set(survivors), list[bytes](), list[bytes]()
+        there = set(survivors)
+        added = list[bytes]()
+        subtracted = list[bytes]()
         for client in self.boxes:
             secret = self._recovered(client, ring)
             if client in there:

@@ -72,7 +72,8 @@ class Selection:
         Raises:
             MalformedContribution: another length, or another number of values than the fraction says.
         """
-        length, wanted = spec.segments[0].length, protected_spec(spec, fraction).segments[0].length
+        length = spec.segments[0].length
+        wanted = protected_spec(spec, fraction).segments[0].length
         if len(bits) != -(-length // 8):
             raise MalformedContribution(f"positions of {length} values take {-(-length // 8)} bytes, got {len(bits)}")
         encrypted_U = np.unpackbits(np.frombuffer(bits, np.uint8), count=length).astype(bool)
@@ -97,7 +98,8 @@ class Selection:
         """The sum of whole vectors, shape (D,), from the sums of both parts."""
         chosen, rest = np.split(protected, [len(self._protected_D)])
         update_U = np.empty(len(self.encrypted_U))
-        update_U[self._protected_D], update_U[~self.encrypted_U] = chosen, clear
+        update_U[self._protected_D] = chosen
+        update_U[~self.encrypted_U] = clear
         return np.concatenate([update_U, rest])
 
 

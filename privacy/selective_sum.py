@@ -38,7 +38,8 @@ class SelectiveSum(OpenedSum):
     ) -> None:
         check_fraction(encrypt_fraction, encrypt_by)
         super().__init__(keys, bound, masks, broadcast)
-        self.fraction, self.surveys = encrypt_fraction, encrypt_by == "sensitivity"
+        self.fraction = encrypt_fraction
+        self.surveys = encrypt_by == "sensitivity"
         self.hides = encrypt_fraction == 1
         if not self.hides:
             self.assumption += f", and {1 - self.fraction:.4g} of each update is in the clear"

@@ -27,7 +27,8 @@ class Recorder:
         self.seconds: dict[str, float] = {}
         self.notes: dict[str, float] = {}
         self._open: list[str] = []  # innermost last
-        self._clock, self._since_s = clock, 0.0
+        self._clock = clock
+        self._since_s = 0.0
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:

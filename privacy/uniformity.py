@@ -71,7 +71,8 @@ def too_regular(numbers: Integers, modulus: int, allowed: float) -> bool:
 
     A bucket is one of 16 or 256 equal intervals, or all numbers with the same lowest byte.
     """
-    bits, one = (modulus - 1).bit_length(), allowed / TESTS
+    bits = (modulus - 1).bit_length()
+    one = allowed / TESTS
     return (
         _crowded(*_by_highest(numbers, bits, 8), modulus, one)
         or _crowded(*_by_highest(numbers[:LONG], bits, 4), modulus, one)
@@ -95,7 +96,8 @@ def _crowded(buckets: Integers, width: int, modulus: int, allowed: float) -> boo
 @lru_cache(maxsize=256)
 def _most(count: int, probability: float, allowed: float) -> int:
     """The least m with P[Binomial(count, probability) > m] <= allowed."""
-    low, high = int(count * probability), count
+    low = int(count * probability)
+    high = count
     while low < high:
         middle = (low + high) // 2
         if bdtrc(middle, count, probability) <= allowed:

@@ -18,7 +18,9 @@ from privacy.packing import pack, word_bits
 from privacy.randomness import Randomness
 
 WINDOW_BYTES = 16
-PIECES, PIECE_VALUES = 256, 64  # each at a multiple of eight, where packed integers begin at a byte
+# each at a multiple of eight, where packed integers begin at a byte
+PIECES = 256
+PIECE_VALUES = 64
 _ENTROPY_BITS = 6 * WINDOW_BYTES
 _DISTINCT = 6  # bytes that a window must have: zeros, or one value over and over, could stand in any header
 _FLOATS = ("<f4", ">f4", "<f8", ">f8", "<f2", ">f2")

@@ -180,7 +180,8 @@ class _Shadow(Store):
     """A store that is read through and never written to."""
 
     def __init__(self, below: Store) -> None:
-        self._below, self._own = below, dict[str, bytes]()
+        self._below = below
+        self._own = dict[str, bytes]()
 
     def get(self, name: str) -> bytes | None:
         return self._own.get(name, self._below.get(name))

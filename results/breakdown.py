@@ -76,7 +76,9 @@ def by_phase(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _figure() -> pl.Expr:
     """Which figure a row adds to; null for none. Parts of a phase are in it already."""
-    server, metric, stage = pl.col("where") == "server", pl.col("metric"), pl.col("stage")
+    server = pl.col("where") == "server"
+    metric = pl.col("metric")
+    stage = pl.col("stage")
     computing = (server & (metric == "compute")) | (server & (metric == "wall") & stage.is_in(["step", "ledger"]))
     working = ~server & (metric == "wall")
     return (
@@ -101,7 +103,8 @@ def _mean(figure: str) -> pl.Expr:
 
 
 def _ordered(sums: pl.DataFrame) -> pl.DataFrame:
-    parties, phases = list(PARTIES.values()), list(PHASES)
+    parties = list(PARTIES.values())
+    phases = list(PHASES)
     place = pl.col("phase").replace_strict({phase: i for i, phase in enumerate(phases)}, default=len(phases))
     return (
         sums.with_row_index("came")

@@ -75,7 +75,8 @@ def with_overheads(runs: pl.DataFrame, keys: Sequence[str], overheads: Sequence[
 
 
 def _log_ratio(key: str) -> pl.Expr:
-    own, twin = pl.col(key), pl.col(f"{key}_plain")
+    own = pl.col(key)
+    twin = pl.col(f"{key}_plain")
     return pl.when((own > 0) & (twin > 0)).then((own / twin).log())
 
 
@@ -86,7 +87,8 @@ def _moments(key: str) -> list[pl.Expr]:
 
 def _largest(key: str) -> list[pl.Expr]:
     """The maximum, or nothing where one seed has none: no bound holds for all then."""
-    value, none = pl.col(key), pl.lit(None, pl.Float64())
+    value = pl.col(key)
+    none = pl.lit(None, pl.Float64())
     largest = pl.when(value.null_count() == 0).then(value.max())
     return [largest.alias(key), none.alias(f"{key}_low"), none.alias(f"{key}_high"), value.count().alias(f"{key}_n")]
 
@@ -103,7 +105,8 @@ def _with_interval(table: pl.DataFrame, key: str, logarithmic: bool) -> pl.DataF
 
 def _not_significant(column: Column) -> pl.Expr:
     ratio = column.kind == "ratio"
-    low, high = pl.col(f"{column.key}_low"), pl.col(f"{column.key}_high")
+    low = pl.col(f"{column.key}_low")
+    high = pl.col(f"{column.key}_high")
     exact = high <= low * (1 + EXACT) if ratio else high <= low + EXACT
     return (pl.lit(1.0 if ratio else 0.0).is_between(low, high) & ~exact).alias(f"{column.key}_ns")
 

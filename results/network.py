@@ -75,14 +75,17 @@ class Network:
 
     def bytes_per_s(self, sender: str, receiver: str, share: float = 1.0) -> float:
         """How fast one sends to the other where it has such a share of the server's link, whichever end that is."""
-        up, down = self.link(sender).up_mbps, self.link(receiver).down_mbps
-        up, down = up * share if sender == SERVER else up, down * share if receiver == SERVER else down
+        up = self.link(sender).up_mbps
+        down = self.link(receiver).down_mbps
+        up = up * share if sender == SERVER else up
+        down = down * share if receiver == SERVER else down
         between = self._pair(sender, receiver).mbps
         return BYTES_PER_S * min(up, down, *(() if between is None else (between,)))
 
     def transfer_s(self, size: float, sender: str, receiver: str, share: float = 1.0) -> float:
         """From the first byte's departure to the last one's arrival; see `transfer_s`."""
-        rate, rtt_s = self.bytes_per_s(sender, receiver, share), self.rtt_s(sender, receiver)
+        rate = self.bytes_per_s(sender, receiver, share)
+        rtt_s = self.rtt_s(sender, receiver)
         return transfer_s(size, rate, rtt_s, self.profile.initial_window_bytes)
 
     def exchange_s(self, down: Mapping[str, float], up: Mapping[str, float]) -> float:
@@ -95,7 +98,8 @@ class Network:
             down: bytes from the server, by address.
             up: bytes of the replies; who sends none has dropped out, and how long the server waits is not modelled.
         """
-        down_bytes, up_bytes = sum(down.values()), sum(up.values())
+        down_bytes = sum(down.values())
+        up_bytes = sum(up.values())
         times = [
             self.transfer_s(size, SERVER, address, size / down_bytes if size else 1.0)
             + (self.transfer_s(up[address], address, SERVER, up[address] / up_bytes if up[address] else 1.0))
@@ -107,7 +111,8 @@ class Network:
     def _pair(self, a: str, b: str) -> Pair:
         if not self.profile.places:
             return Pair(self.profile.rtt_ms)
-        one, other = self._place(a), self._place(b)
+        one = self._place(a)
+        other = self._place(b)
         return self.profile.within if one == other else self._pairs[frozenset((one, other))]
 
     def _place(self, address: str) -> str:
@@ -128,7 +133,9 @@ def transfer_s(size: float, bytes_per_s: float, rtt_s: float, window: float | No
     """
     waited_s = 0.0
     while window is not None and window < min(size, bytes_per_s * rtt_s):
-        waited_s, size, window = waited_s + rtt_s, size - window, 2 * window
+        waited_s = waited_s + rtt_s
+        size = size - window
+        window = 2 * window
     return rtt_s / 2 + waited_s + size / bytes_per_s
 
 

@@ -44,7 +44,8 @@ def main(argv: Sequence[str]) -> int:
         given = getattr(options, option)
         if given is not None and kind not in allowed:
             raise ConfigError.of(f"--{option}", given, f"belongs to {', '.join(allowed)}; here is {kind}")
-    x, y = options.x or X.get(kind), options.y or Y.get(kind, "")
+    x = options.x or X.get(kind)
+    y = options.y or Y.get(kind, "")
     if kind == "scaling" and x is None:
         raise ConfigError("--x: name what `scaling` is drawn against: clients, parameters, faults.dropout_rate, ...")
     networks = [load(name) for name in split(options.network)]

@@ -17,7 +17,8 @@ from results.render import Sheet
 from results.rows import MEASURED
 from results.runs import RUNS
 
-RUNS_TABLE, ROWS_TABLE = "runs", "rows"
+RUNS_TABLE = "runs"
+ROWS_TABLE = "rows"
 ROWS = pl.Schema({"path": pl.String(), **MEASURED})
 MOST = 300  # characters of what Polars says
 TABLES = f"""tables:

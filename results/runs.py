@@ -101,7 +101,8 @@ def _below(root: Path, known: Mapping[str, int]) -> Iterator[Found]:
 
 def _listed(folder: str) -> tuple[set[str], list[str]]:
     """The names in a folder, and the paths of those folders in it that may hold runs."""
-    names, inner = set[str](), list[str]()
+    names = set[str]()
+    inner = list[str]()
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             names.add(entry.name)
@@ -130,7 +131,8 @@ def _describe(path: Path) -> dict[str, object]:
 
 
 def _read(run: RunDirectory) -> dict[str, object]:
-    status, summary = run.status() or {}, run.summary() or {}
+    status = run.status() or {}
+    summary = run.summary() or {}
     ended = status.get("status") in ENDED
     if ended and not summary:
         raise RunRefused("it has no summary.json: run it again")

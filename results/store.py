@@ -30,7 +30,10 @@ from privacy.errors import RunRefused
 from results import files, rows
 
 LOCK = ".fedveil.lock"
-CONFIG, STATUS, SUMMARY, ROWS = "config.json", "status.json", "summary.json", "rows.parquet"
+CONFIG = "config.json"
+STATUS = "status.json"
+SUMMARY = "summary.json"
+ROWS = "rows.parquet"
 # In the order in which starting afresh removes them: what says that a run is finished first, its identity last,
 # so that a process killed on the way leaves a folder that is still known for what it is.
 TRACKED = "tracked.json"  # by name, the trackers that were told of the run, and where

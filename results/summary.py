@@ -84,7 +84,8 @@ def _usual(times: pl.DataFrame) -> object:
 
 
 def _traffic(rounds: pl.DataFrame, parameters: int) -> dict[str, object]:
-    up, down = _bytes(rounds, "up_bytes"), _bytes(rounds, "down_bytes")
+    up = _bytes(rounds, "up_bytes")
+    down = _bytes(rounds, "down_bytes")
     return {
         "upload_bytes_per_parameter": None if up is None else up / parameters,
         "download_bytes_per_parameter": None if down is None else down / parameters,

@@ -180,7 +180,8 @@ def _notes(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list
 def _meanings(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the signs mean."""
     several = any(row["seeds"] > 1 for row in rows)
-    kinds, paired = {column.kind for column in columns}, {"ratio", "difference"}
+    kinds = {column.kind for column in columns}
+    paired = {"ratio", "difference"}
     largest = [column.heading for column in columns if column.kind == "largest"]
     meaning = {
         "± is half the width of the 95 % t interval over seeds.": several and kinds & {"mean", "difference"},

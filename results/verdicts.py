@@ -118,7 +118,8 @@ def csv(results: Mapping[str, Sequence[Result]]) -> str:
 
 def _cells(line: Line, figure: Figure) -> dict[str, str | None]:
     texts = {name: None if value is None else str(value) for name, value in asdict(line).items()}
-    published, ours = _with_spread(line.published, line.spread), _with_spread(line.ours, line.std)
+    published = _with_spread(line.published, line.spread)
+    ours = _with_spread(line.ours, line.std)
     ratio = None if line.ratio_of_ratios is None else f"{line.ratio_of_ratios:.3g}"
     shown = {"published": published, "ours": ours, "difference": _difference(line, figure), "ratio of ratios": ratio}
     return texts | shown

@@ -46,7 +46,8 @@ def names(node: ast.AST) -> Iterator[str]:
 
 def crosses(path: str, module: str, shimmed: bool) -> str | None:
     """What is wrong with an import of `module` in the file at `path`, if anything is."""
-    folder, package = path.split("/")[0], module.split(".")[0]
+    folder = path.split("/")[0]
+    package = module.split(".")[0]
     if package in FORBIDDEN.get(folder, set()) | NOWHERE:
         return f"{folder}/ may not import {package}"
     if package == "crypten" and not shimmed and path != f"{SHIM.replace('.', '/')}.py":
@@ -62,7 +63,8 @@ def in_order(path: str, source: str) -> list[ast.stmt | ast.expr]:
 
 def violations(path: str, source: str) -> list[str]:
     """Each breach of a wall in `source`, which stands at `path` below the root, as `path:line: what`."""
-    found, shimmed = set(), False
+    found = set()
+    shimmed = False
     for node in in_order(path, source):
         for module in imported(node):
             shimmed = shimmed or module.startswith(SHIM)

@@ -33,7 +33,8 @@ ATTACKS = {
     "wrapped_sum": "a sum that is larger than its modulus, and decodes to another number",
 }
 
-SUCCEEDS, FAILS = "succeeds", "fails"
+SUCCEEDS = "succeeds"
+FAILS = "fails"
 
 
 class Finding(NamedTuple):
@@ -72,7 +73,9 @@ class Line(NamedTuple):
 
 
 COLUMNS = tuple(Column(key, key.replace("holds", "the attacker holds"), "text") for key in Line._fields)
-SHORT, NARROW = ("attack", "outcome", "expected"), 18  # on a terminal: columns of single words, and one of few words
+# on a terminal: columns of single words, and one of few words
+SHORT = ("attack", "outcome", "expected")
+NARROW = 18
 
 
 def main(argv: Sequence[str]) -> int:
@@ -160,7 +163,8 @@ def _table(lines: Sequence[Line]) -> Table:
     """For a terminal: an override a line, and nothing left out where it is narrow."""
     table = Table(show_lines=True)
     for column in COLUMNS:
-        short, narrow = column.key in SHORT, NARROW if column.key == "holds" else None
+        short = column.key in SHORT
+        narrow = NARROW if column.key == "holds" else None
         table.add_column(column.heading, overflow="fold", no_wrap=short, max_width=narrow)
     for line in lines:
         broken = line._replace(setting=re.sub(r" (?=[a-z_]+\.|\()", "\n", line.setting))

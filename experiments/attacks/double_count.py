@@ -32,7 +32,8 @@ def _case(*overrides: str, succeeds: bool) -> Case:
     return Case(overrides, succeeds, mount, HOLDS, "is opened: " if succeeds else "another sum")
 
 
-SHARED, UNMASKED = "secure_sum.keys=clients", "secure_sum.masks=false"
+SHARED = "secure_sum.keys=clients"
+UNMASKED = "secure_sum.masks=false"
 CASES = (
     _case("secure_sum=ckks", UNMASKED, "secure_sum.flooding_bits=0", succeeds=True),
     _case("secure_sum=ckks", UNMASKED, succeeds=True),

@@ -36,7 +36,8 @@ def mount(overrides: Sequence[str], cast: bool = False) -> Finding:
 
 def _recovered(here: Scene, attempt: Attempt, opened_D: NDArray[np.float64]) -> Ternary | None:
     scheme: Any = here.scheme
-    units_D, count = opened_D / here.spec.bounds_D, len(here.clients)
+    units_D = opened_D / here.spec.bounds_D
+    count = len(here.clients)
     if here.secure_sum.name == "ckks":
         return recover_key(scheme.ckks, attempt.message, units_D, count)
     levels = scheme.fixed.levels
@@ -46,7 +47,8 @@ def _recovered(here: Scene, attempt: Attempt, opened_D: NDArray[np.float64]) -> 
 
 def _judged(here: Scene, attempt: Attempt, key_N: Ternary) -> Finding:
     """By the key that opened the sum, and by what it was found for."""
-    scheme, parameters = here.scheme, here.scheme.parameters
+    scheme = here.scheme
+    parameters = here.scheme.parameters
     assert parameters is not None
     right = int((key_N == secret_coefficients(parameters, here.secret(attempt))).sum())
     share = f"{right:,} of {len(key_N):,} key coefficients"
@@ -60,7 +62,8 @@ def _judged(here: Scene, attempt: Attempt, key_N: Ternary) -> Finding:
 
 
 def _case(*overrides: str, succeeds: bool, cast: bool = False) -> Case:
-    note, shows = "opening cast to float32" if cast else "", "upload decrypts" if succeeds else "no ternary key"
+    note = "opening cast to float32" if cast else ""
+    shows = "upload decrypts" if succeeds else "no ternary key"
     return Case(overrides, succeeds, partial(mount, cast=cast), HOLDS, shows, note)
 
 

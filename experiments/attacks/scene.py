@@ -39,8 +39,11 @@ from privacy.vectors import Address, Sum, Vector
 Uploads = Mapping[Address, Records]
 Forge = Callable[[Records, Uploads], Records]  # the request of an honest server, and what clients sent, to another
 
-VICTIM, OTHER = address_of(1), address_of(2)  # where the clients share a key, the first one opens
-CONTROL_ROUND, ATTACKED_ROUND = 1, 2
+# where the clients share a key, the first one opens
+VICTIM = address_of(1)
+OTHER = address_of(2)
+CONTROL_ROUND = 1
+ATTACKED_ROUND = 2
 
 
 def honest(request: Records, uploads: Uploads) -> Records:  # noqa: ARG001
@@ -80,7 +83,9 @@ class Scene:
 
     def __init__(self, work: Workspace, vectors: Mapping[Address, Vector] | None = None) -> None:
         assert isinstance(work.backend.secure_sum, OpenedSum)
-        self.work, self.spec, self.secure_sum = work, work.spec, work.backend.secure_sum
+        self.work = work
+        self.spec = work.spec
+        self.secure_sum = work.backend.secure_sum
         self.clients = [address_of(client) for client in work.cohort(ATTACKED_ROUND)]
         self.vectors = {address: _trained(work, address) for address in self.clients} if vectors is None else vectors
         self.set_up()
@@ -179,7 +184,8 @@ class Scene:
 
     def _party(self, address: Address, attempt: Attempt, stage: str) -> Party:
         """As `fl.participant.answer` makes it."""
-        work, memory = self.work, attempt.memories[address]
+        work = self.work
+        memory = attempt.memories[address]
         credentials = self.credentials(address, stage)
         return Party(address, work.hash, attempt.round, attempt.name, self.spec, memory, OsRandomness(), credentials)
 

@@ -53,7 +53,8 @@ def overhear(overrides: Sequence[str]) -> Finding:
     """What is not encrypted takes no forgery."""
     with scene(overrides) as here:
         assert isinstance(here.secure_sum, SelectiveSum)
-        whole, part = here.spec.segments[0].length, protected_spec(here.spec, here.secure_sum.fraction).segments[0]
+        whole = here.spec.segments[0].length
+        part = protected_spec(here.spec, here.secure_sum.fraction).segments[0]
         clear_U = ~at_random(whole, part.length).encrypted_U
         seen = here.attempt().uploads[VICTIM]["clear"]
         assert isinstance(seen, np.ndarray)
@@ -66,13 +67,15 @@ def _case(*overrides: str, succeeds: bool, note: str = "") -> Case:
     return Case(overrides, succeeds, partial(steal, forge=forge), HOLDS, "is opened: " if succeeds else stops, note)
 
 
-ALONE, SPLICED = "named alone", "the count kept from the sum of all"
+ALONE = "named alone"
+SPLICED = "the count kept from the sum of all"
 FORGERIES = {
     "": (copies, "another sum"),
     ALONE: (alone, "2 are needed"),
     SPLICED: (spliced, "what is opened is not"),
 }
-SHARED, UNMASKED = "secure_sum.keys=clients", "secure_sum.masks=false"
+SHARED = "secure_sum.keys=clients"
+UNMASKED = "secure_sum.masks=false"
 CASES = (
     _case("secure_sum=ckks", UNMASKED, "secure_sum.flooding_bits=0", succeeds=True),
     _case("secure_sum=ckks", UNMASKED, succeeds=True),

@@ -31,7 +31,9 @@ class Swapped(Scene):
     """The victim gets a roster of its own, if it takes one from the server, and the HE keys of whom it then trusts."""
 
     def __init__(self, work: Workspace, folder: Path) -> None:
-        self._folder, self._forged, self._known = folder, Identity.generate(OsRandomness()), Roster({})
+        self._folder = folder
+        self._forged = Identity.generate(OsRandomness())
+        self._known = Roster({})
         super().__init__(work)
 
     @property
@@ -73,9 +75,11 @@ class Swapped(Scene):
 
     def played(self, stage: str, inbound: Records, attempt: Attempt) -> Records:
         """What the server answers itself where it plays the opener, which minds no minimum."""
-        spec, store = replace(self.spec, min_contributors=1), keys.store_of(self._folder, "server")
+        spec = replace(self.spec, min_contributors=1)
+        store = keys.store_of(self._folder, "server")
         own = Credentials(self._forged, self._with_own(self._known), store)
-        name, memory = attempt.name, attempt.memories["server"]
+        name = attempt.name
+        memory = attempt.memories["server"]
         me = Party(self.opener, self.work.hash, attempt.round, name, spec, memory, OsRandomness(), own)
         return self.secure_sum.respond(stage, inbound, me, _nothing)
 

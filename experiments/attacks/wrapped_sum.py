@@ -20,9 +20,12 @@ from privacy.opened_sum import OpenedSum
 from privacy.vectors import Address, Vector, VectorSpec
 
 HOLDS = "nothing: nobody attacks"
-BOUND, BEYOND = 1.0, 5.0  # the default bound, and what passes it
+# the default bound, and what passes it
+BOUND = 1.0
+BEYOND = 5.0
 SPREAD = 4095  # values of the first ciphertext
-WRAPPED, RIGHT = "what the opener checks is as it should be", "the sum is right"
+WRAPPED = "what the opener checks is as it should be"
+RIGHT = "the sum is right"
 KEPT_BACK = "the update of a contribution reaches 5, over 1 (nothing leaves the client)"
 
 
@@ -80,7 +83,8 @@ def mount(overrides: Sequence[str], value: float) -> Finding:
 def _large(work: Workspace, value: float) -> Mapping[Address, Vector]:
     """Every second value of a ciphertext: where two lie in a slot, the other parts and the reserved one stay small."""
     vector_D = np.zeros(work.spec.length, np.float32)
-    vector_D[:SPREAD:2], vector_D[-1] = value, 1
+    vector_D[:SPREAD:2] = value
+    vector_D[-1] = 1
     return {address_of(client): vector_D for client in work.cohort(1)}
 
 

@@ -23,7 +23,9 @@ class BareLoop:
         self.labels = work.data.train.labels.to(work.device)
         self.parts = [torch.from_numpy(part) for part in work.partitions]
         self.weights = [work.weight(client) for client in range(len(self.parts))]
-        self.lr, self.batch_size, self.seed = training.lr, training.batch_size, work.config.seed
+        self.lr = training.lr
+        self.batch_size = training.batch_size
+        self.seed = work.config.seed
         self.model = model.to(work.device).train()
         self.global_D = work.initial_D.to(work.device).clone()
         self._flatten_storage()
@@ -52,7 +54,8 @@ class BareLoop:
 
     def _train(self, number: int, client: int) -> None:
         self.flat_D.copy_(self.global_D)
-        inputs, labels = self.inputs[self.parts[client]], self.labels[self.parts[client]]
+        inputs = self.inputs[self.parts[client]]
+        labels = self.labels[self.parts[client]]
         generator = torch.Generator().manual_seed(seed_from(self.seed, "train", number, client))
         order = torch.randperm(len(labels), generator=generator)
         for index in torch.split(order, self.batch_size):

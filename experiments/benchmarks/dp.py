@@ -34,7 +34,9 @@ SHAPES: dict[str, tuple[Shape, int]] = {
     "scatter_cnn": ((81, 7, 7), 10),
 }
 SHAPE: tuple[Shape, int] = ((1, 28, 28), 10)
-BAR_MODEL, BAR_MODE, BAR = "cnn", "ew", "<= 1.6"
+BAR_MODEL = "cnn"
+BAR_MODE = "ew"
+BAR = "<= 1.6"
 
 
 class Measured(NamedTuple):

@@ -53,7 +53,8 @@ def flower_round(case: Case, settings: FlowerSettings) -> Costs:
     Raises:
         RuntimeFailure: it halted, or its sum is another.
     """
-    costs, strategy = Costs(), _Handed(case.clients)
+    costs = Costs()
+    strategy = _Handed(case.clients)
     grid = _Grid(case, costs)
     strategy.grid = grid
     workflow = SecAggPlusWorkflow(
@@ -120,7 +121,9 @@ class _Grid(InProcessGrid):
 
     def __init__(self, case: Case, costs: Costs) -> None:
         super().__init__("", case.clients)
-        self._case, self._costs, self.inside_s = case, costs, 0.0
+        self._case = case
+        self._costs = costs
+        self.inside_s = 0.0
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:  # noqa: ARG002
         """The replies of all who are there."""
@@ -133,7 +136,8 @@ class _Grid(InProcessGrid):
 
     def _asked(self, message: Message) -> Message | None:
         node = message.metadata.dst_node_id
-        client, configs = node - FIRST_CLIENT_NODE, message.content.config_records[RECORD_KEY_CONFIGS]
+        client = node - FIRST_CLIENT_NODE
+        configs = message.content.config_records[RECORD_KEY_CONFIGS]
         masking = configs[Entry.STAGE] == Stage.COLLECT_MASKED_VECTORS
         if client in self._case.gone and (masking or configs[Entry.STAGE] == Stage.UNMASK):
             return None

@@ -31,11 +31,15 @@ from privacy.randomness import OsRandomness
 from privacy.spans import Recorder, recording, span
 from privacy.vectors import Segment, Sum, VectorSpec
 
-CLIENTS, VALUE_BITS, ROUNDS = 16, 16, 100
+CLIENTS = 16
+VALUE_BITS = 16
+ROUNDS = 100
 MESSAGES = 4  # that differ in a sum: the noise of one that is added 16 times is four times that of 16
-FP32, NVFLARE = "fp32", "nvflare"
+FP32 = "fp32"
+NVFLARE = "nvflare"
 BARS_FROM = 1_000_000  # parameters: a small model fills its last ciphertext badly
-CLIENT_STEPS, OPENER_STEPS = ("encode", "mask", "encrypt", "serialise"), ("unmask", "open", "decode")
+CLIENT_STEPS = ("encode", "mask", "encrypt", "serialise")
+OPENER_STEPS = ("unmask", "open", "decode")
 
 T = TypeVar("T")
 
@@ -115,7 +119,8 @@ class Subject:
             AssertionError: the opened sum is not the sum.
         """
         encrypts_s, messages = zip(*(_timed(self._encrypt) for _ in range(MESSAGES)), strict=True)
-        adder, adds_s = self.scheme.adder(), list[float]()
+        adder = self.scheme.adder()
+        adds_s = list[float]()
         for client in range(CLIENTS):
             adds_s.append(_timed(functools.partial(adder.add, messages[client % MESSAGES]))[0])
         total = adder.message()
@@ -192,7 +197,8 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
     Raises:
         ConfigError: a set that is not known, or a number that is none.
     """
-    sets, sizes = chosen(arguments.sets), numbers(arguments.sizes)
+    sets = chosen(arguments.sets)
+    sizes = numbers(arguments.sizes)
     from fl.server import progress_bar  # with it PyTorch and Flower, which the processes of the sets do without
 
     if arguments.repeats < 1:

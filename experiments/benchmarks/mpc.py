@@ -44,10 +44,14 @@ from privacy.secure_sum import Credentials, Party, Records
 from privacy.vectors import Address, Segment, Vector, VectorSpec
 
 SIZES = (26_010, 1_000_000)  # parameters: the small CNN's, and the bar's
-RUN, ATTEMPT = "00" * 32, "bench"
-FRACTIONAL_BITS, TIMEOUT_S = 16, 600.0
+RUN = "00" * 32
+ATTEMPT = "bench"
+FRACTIONAL_BITS = 16
+TIMEOUT_S = 600.0
 WAYS = ("ours", "stage", "numpy", "naive")
-UP_BAR, NUMPY_BAR, NAIVE_BAR = "<= 8.1", "<= 3", ">= 3"
+UP_BAR = "<= 8.1"
+NUMPY_BAR = "<= 3"
+NAIVE_BAR = ">= 3"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -129,9 +133,11 @@ class Clients:
 
     def upload(self, client: int) -> Records:
         """What one sends."""
-        address, vector = f"client/{client}", self.setting.vector(client)
+        address = f"client/{client}"
+        vector = self.setting.vector(client)
         own = Credentials(self.identities[address], self.roster, FileStore(Path()))  # a client keeps nothing
-        me, secure_sum = self.setting.player(address, own), self.setting.secure_sum
+        me = self.setting.player(address, own)
+        secure_sum = self.setting.secure_sum
         start_s = time.perf_counter()
         records = secure_sum.respond("share", {}, me, lambda: vector)
         self.share_s.append(time.perf_counter() - start_s)
@@ -167,13 +173,18 @@ class Seat:
         from fl.runtimes.peers import join  # with it CrypTen, which the driver does without
 
         torch.set_num_threads(1)
-        self._setting, self._handed, self._private = setting, handed, private
-        self._secure_sum, self._ring = setting.secure_sum, setting.secure_sum.ring(setting.spec)
+        self._setting = setting
+        self._handed = handed
+        self._private = private
+        self._secure_sum = setting.secure_sum
+        self._ring = setting.secure_sum.ring(setting.spec)
         self._keys = Identity.from_bytes(identity), Roster.from_bytes(roster)
         self._address = next(a for a in self._secure_sum.roles if self._keys[1][a] == self._keys[0].public)
-        self._rank, self._repeats = self._secure_sum.roles.index(self._address), 0
+        self._rank = self._secure_sum.roles.index(self._address)
+        self._repeats = 0
         own, known = self._keys
-        meeting, unused = Meeting(self._secure_sum.roles, TIMEOUT_S), FileStore(private)
+        meeting = Meeting(self._secure_sum.roles, TIMEOUT_S)
+        unused = FileStore(private)
         self._peers = join(self._address, Credentials(own, known, unused), meeting, RUN, private)
         me = self._player()
         self._payloads = [
@@ -225,7 +236,8 @@ class Seat:
 
     def numpy(self) -> Vector:
         """The same streams and additions, one operation after the other."""
-        length, dtype = self._setting.spec.length, self._ring.dtype
+        length = self._setting.spec.length
+        dtype = self._ring.dtype
         share_D = np.zeros(length, dtype)
         for client, payload in enumerate(self._payloads):
             if not self._holds_vector(client):
@@ -239,7 +251,8 @@ class Seat:
         """What CrypTen's own examples do: a party that has a vector shares it."""
         from privacy.crypten_compat import crypten
 
-        nothing, parties = torch.zeros(self._setting.spec.length), self._setting.parties
+        nothing = torch.zeros(self._setting.spec.length)
+        parties = self._setting.parties
         shared = (
             crypten.cryptensor(
                 torch.from_numpy(vector) if self._holds_vector(client) else nothing, src=client % parties
@@ -280,7 +293,8 @@ Measured = dict[str, list[float]]  # seconds of each repeat, by way
 @contextmanager
 def seated(clients: Clients) -> Iterator[list[ProcessPoolExecutor]]:
     """A process for each party, in which it sits with what the clients sent it."""
-    spawn, handed = multiprocessing.get_context("spawn"), clients.handed()
+    spawn = multiprocessing.get_context("spawn")
+    handed = clients.handed()
     with ExitStack() as stack:
         private = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pools = {role: stack.enter_context(ProcessPoolExecutor(1, spawn)) for role in handed}

@@ -44,7 +44,8 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
     if arguments.chromium is None:
         raise ConfigError.of("--chromium", None, "name a Chromium; none is on the PATH")
     with tempfile.TemporaryDirectory() as folder:
-        runs, page = Path(folder) / "runs", Path(folder) / "report.html"
+        runs = Path(folder) / "runs"
+        page = Path(folder) / "report.html"
         fill(runs, arguments.configurations * arguments.seeds, arguments.seeds)
         start_s = time.perf_counter()
         subprocess.run([sys.executable, "-m", "experiments.cli", "report", str(runs), "--out", str(page)], check=True)
@@ -78,7 +79,8 @@ def open_page(page: Path, chromium: str, repeats: int) -> list[tuple[float, floa
 
 def _open_once(browser: Any, page: Path) -> tuple[float, float, float]:
     context = browser.new_context(viewport={"width": 1400, "height": 900})
-    tab, end_s = context.new_page(), time.monotonic() + PATIENCE_S
+    tab = context.new_page()
+    end_s = time.monotonic() + PATIENCE_S
     debugger = context.new_cdp_session(tab)
     debugger.send("Performance.enable", {"timeDomain": "threadTicks"})
     tab.goto(page.as_uri())

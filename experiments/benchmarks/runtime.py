@@ -63,7 +63,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def measure(arguments: argparse.Namespace) -> list[Figure]:
     """All figures of this benchmark."""
-    data, rounds = f"data={arguments.data}", f"rounds={arguments.alternations + 1}"
+    data = f"data={arguments.data}"
+    rounds = f"rounds={arguments.alternations + 1}"
     half = arguments.alternations // 2
     with progress_bar(True) as bar:
         race = Race(configured(data, rounds, *SETTING))
@@ -117,7 +118,8 @@ class Race:
     def __init__(self, work: Workspace) -> None:
         work.activate()
         self.server = server_of(work, inprocess.InProcessGrid(work.hash, work.config.clients))
-        self.work, self.number = work, 0
+        self.work = work
+        self.number = 0
         model = build(torch.nn.Module, "model", work.config.model, shape=work.data.shape, classes=work.data.classes)
         self.bare = BareLoop(work, model)
         self.bare_s: list[float] = []
@@ -231,7 +233,8 @@ def empty_rounds(work: Workspace, race: Race, times: int = 60) -> list[Figure]:
     servers = [server_of(work, inprocess.InProcessGrid(work.hash, work.config.clients)) for _ in range(2)]
     deaf = servers[1].meter = servers[1].transport._meter = Deaf()
     assert work.spec.length == 26_011
-    measured_s, unmeasured_s = [], []
+    measured_s = []
+    unmeasured_s = []
     for _ in range(times):
         measured_s.append(timed(lambda: servers[0].advance(1)))
         servers[0].meter.take()
@@ -266,7 +269,8 @@ def peak_rss_mb(data: str, clients: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         overrides = [data, f"clients={clients}", "cohort=50", "model=cnn", "rounds=2", f"out={folder}/run"]
         process = subprocess.Popen([sys.executable, "-m", "experiments.run", *overrides], stdout=subprocess.DEVNULL)
-        seen, peak_bytes = psutil.Process(process.pid), 0
+        seen = psutil.Process(process.pid)
+        peak_bytes = 0
         while process.poll() is None:
             with suppress(psutil.NoSuchProcess):  # it has just ended
                 peak_bytes = max(peak_bytes, seen.memory_info().rss)

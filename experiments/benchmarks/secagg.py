@@ -38,12 +38,22 @@ from privacy.signing import reply_header, signed, verified
 from privacy.spans import Recorder, recording
 from privacy.vectors import Address, Segment, Total, VectorSpec
 
-RUN, ATTEMPT, STAGES = "00" * 32, "bench", ("advertise", "share_keys", "mask", "confirm", "unmask")
-BAR_CLIENTS, BAR_PARAMETERS = 100, 100_000  # of the bars
-FASTER_BAR, PAYLOAD_BAR, HANDSHAKE_BAR = ">= 5", "<= 1.05", "<= 1.15"
-CURVE_CLIENTS, CURVE_LENGTHS = (10, 30, 100, 300, 1000), (10_000, 100_000, 1_000_000, 10_000_000)
-CURVE_PARAMETERS, CURVE_COHORT = 10_000, 10  # of the other axis
-_STREAM_BYTES, _BLOCK_BYTES = 1 << 28, 1 << 17
+RUN = "00" * 32
+ATTEMPT = "bench"
+STAGES = ("advertise", "share_keys", "mask", "confirm", "unmask")
+# of the bars
+BAR_CLIENTS = 100
+BAR_PARAMETERS = 100_000
+FASTER_BAR = ">= 5"
+PAYLOAD_BAR = "<= 1.05"
+HANDSHAKE_BAR = "<= 1.15"
+CURVE_CLIENTS = (10, 30, 100, 300, 1000)
+CURVE_LENGTHS = (10_000, 100_000, 1_000_000, 10_000_000)
+# of the other axis
+CURVE_PARAMETERS = 10_000
+CURVE_COHORT = 10
+_STREAM_BYTES = 1 << 28
+_BLOCK_BYTES = 1 << 17
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -165,7 +175,8 @@ def ways_of(clients: int) -> dict[str, Way]:
     """Ours, and Flower's two ways."""
     from experiments.benchmarks.flower_secagg import FlowerSettings, flower_round  # not for curves
 
-    plan, bits = SecAggSum(clients).plan(clients, clients), (clients * 0xFFFF).bit_length()
+    plan = SecAggSum(clients).plan(clients, clients)
+    bits = (clients * 0xFFFF).bit_length()
     same = FlowerSettings(min(plan.degree + 1, clients), plan.threshold, 1.0, 1 << 16, 1 << bits)
     whole = FlowerSettings(1.0, 0.5)
     return {
@@ -203,7 +214,8 @@ def compare(cases: Sequence[Case], measured: Measured) -> list[Figure]:
                 Figure(f"{at}: down", down / case.parameters, "B/param"),
             ]
             if name != "ours":
-                ours, bar = medians["ours"], FASTER_BAR if name.endswith("defaults") else None
+                ours = medians["ours"]
+                bar = FASTER_BAR if name.endswith("defaults") else None
                 figures.append(Figure(f"{at} / ours: server", server_s / ours[0], "1", bar))
                 figures.append(Figure(f"{at} / ours: a client", client_s / ours[1], "1", bar))
     return figures
@@ -224,12 +236,16 @@ def limits(case: Case, measured: Measured) -> list[Figure]:
     masked = SecAggSum(case.clients).masked(
         VectorSpec((Segment("update", case.parameters, 1.0), Segment("weight", 1, 1.0)), case.clients)
     )
-    costs, least = measured["ours", case][0], masked.bits * case.parameters / 8
-    at, barred = f"{case.clients} x {case.parameters:,}, {masked.bits} bits", case.parameters >= BAR_PARAMETERS
+    costs = measured["ours", case][0]
+    least = masked.bits * case.parameters / 8
+    at = f"{case.clients} x {case.parameters:,}, {masked.bits} bits"
+    barred = case.parameters >= BAR_PARAMETERS
     whole = sum(costs.bytes_of(case.gone)) / least
     plan = SecAggSum(case.clients).plan(case.clients, case.clients)
-    stream, masks = stream_bytes_per_s(), plan.degree + 1
-    mask_s, alone_s = mask_seconds(masked, masks), masks * masked.words * masked.dtype.itemsize / stream
+    stream = stream_bytes_per_s()
+    masks = plan.degree + 1
+    mask_s = mask_seconds(masked, masks)
+    alone_s = masks * masked.words * masked.dtype.itemsize / stream
     return [
         Figure(f"{at}: neighbours", plan.degree, "1"),
         Figure(f"{at}: threshold", plan.threshold, "1"),
@@ -244,7 +260,8 @@ def limits(case: Case, measured: Measured) -> list[Figure]:
 def stream_bytes_per_s() -> float:
     """Of ChaCha20 on one core, block by block, the best of three."""
     stream = Cipher(ChaCha20(bytes(32), bytes(16)), mode=None).encryptor()
-    zeros, out = bytes(_BLOCK_BYTES), bytearray(_BLOCK_BYTES)
+    zeros = bytes(_BLOCK_BYTES)
+    out = bytearray(_BLOCK_BYTES)
     taken = []
     for _ in range(3):
         start_s = time.process_time()
@@ -256,7 +273,8 @@ def stream_bytes_per_s() -> float:
 
 def mask_seconds(masked: MaskedVectors, masks: int) -> float:
     """The step in which a client masks, the best of three."""
-    vector_D, seeds = np.zeros(masked.words - 1, np.float32), [OsRandomness().key() for _ in range(masks)]
+    vector_D = np.zeros(masked.words - 1, np.float32)
+    seeds = [OsRandomness().key() for _ in range(masks)]
     taken = []
     for _ in range(3):
         with recording(Recorder(time.process_time)) as recorder:

@@ -53,7 +53,9 @@ def _figures(folder: Path, runs: int, seeds: int) -> list[Figure]:
     if not folder.exists():
         fill(folder, runs, seeds)
     name = f"{runs} runs of {runs // seeds} configurations"
-    cold, warm, again = Timed.of(folder), Timed.of(folder), Timed.of(folder)
+    cold = Timed.of(folder)
+    warm = Timed.of(folder)
+    again = Timed.of(folder)
     best = min(warm, again, key=lambda timed: timed.wall_s)
     return [
         Figure(f"{name}, the first time", cold.wall_s, "s"),
@@ -106,7 +108,8 @@ def _sample(path: Path, kind: str) -> Path:
 
 def _copy(sample: Path, folder: Path, lr: float, seed: int, scatter: np.random.Generator) -> None:
     configuration = json.loads((sample / CONFIG).read_bytes())
-    configuration["seed"], configuration["training"]["lr"] = seed, lr
+    configuration["seed"] = seed
+    configuration["training"]["lr"] = lr
     text = json.dumps(configuration, sort_keys=True, separators=(",", ":"))
     path = folder / hashlib.sha256(text.encode()).hexdigest()[:16]
     (path / "checkpoints").mkdir(parents=True)

@@ -9,7 +9,9 @@ from types import EllipsisType
 from typing import TypeVar
 
 T = TypeVar("T")
-NOT_YET, RIGHT, WRONG = "not answered yet", "right", "not so"
+NOT_YET = "not answered yet"
+RIGHT = "right"
+WRONG = "not so"
 
 
 def check(number: int, answer: T | EllipsisType, right: Callable[[T], bool], hint: str) -> bool:

@@ -21,7 +21,9 @@ from privacy.he_ckks import Ckks, Flooding
 from privacy.he_parameters import named
 from privacy.randomness import OsRandomness
 
-COHORT, BOUND = 10, 1.0  # so many clients, whose values are at most this large
+# so many clients, whose values are at most this large
+COHORT = 10
+BOUND = 1.0
 
 
 def scheme_of(parameters: str, cohort: int) -> Ckks:

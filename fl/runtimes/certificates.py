@@ -34,7 +34,8 @@ def make_certificates(folder: Path, hosts: tuple[str, ...] = LOOPBACK, days: int
 
     The authority's own key is used here and kept nowhere, so nobody can make another certificate under it.
     """
-    authority_key, server_key = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP384R1())
+    authority_key = ec.generate_private_key(ec.SECP384R1())
+    server_key = ec.generate_private_key(ec.SECP384R1())
     authority = _sign(_authority(authority_key), authority_key, days)
     server = _sign(_server(server_key, authority, hosts), authority_key, days)
     files = Certificates(folder / "ca.crt", folder / "server.crt", folder / "server.key")
@@ -46,7 +47,8 @@ def make_certificates(folder: Path, hosts: tuple[str, ...] = LOOPBACK, days: int
 
 def make_node_key(path: Path) -> Path:
     """A SuperNode's key pair on P-384 in OpenSSH's format: the private half at `path`, the public half returned."""
-    key, public = ec.generate_private_key(ec.SECP384R1()), path.with_suffix(".pub")
+    key = ec.generate_private_key(ec.SECP384R1())
+    public = path.with_suffix(".pub")
     _write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     public.write_bytes(key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
     return public

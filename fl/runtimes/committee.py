@@ -41,7 +41,9 @@ class CommitteeGrid(Grid):
     """A grid with the committee's processes beside another grid's nodes."""
 
     def __init__(self, inner: Grid, pools: Pools, dealer: "Dealing | None" = None) -> None:
-        self._inner, self._pools, self._dealer = inner, pools, dealer
+        self._inner = inner
+        self._pools = pools
+        self._dealer = dealer
         self._futures: dict[Future[Message], Address] = {}
         self._waiting: set[str] = set()  # messages that the other grid carries
         self._count = 0
@@ -186,7 +188,8 @@ class Dealing:
 def attended(work: Workspace, grid: Grid) -> Iterator[tuple[Grid, dict[Address, int]]]:
     """The grid with a process for each role beside it, and the roles' nodes, while the block runs."""
     secure_sum = work.backend.secure_sum
-    roles, meeting = secure_sum.roles, secure_sum.meeting
+    roles = secure_sum.roles
+    meeting = secure_sum.meeting
     if not roles:
         yield grid, {}
         return

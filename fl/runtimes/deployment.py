@@ -66,7 +66,8 @@ def run(work: Workspace, directory: Path, errand: Errand) -> None:
             start_residents(processes, work, folder, private)
             link = stack.enter_context(superlink(processes, private, nodes_of(work, folder)))
         else:
-            roster, link = _given_roster(work, errand), known(federation)
+            roster = _given_roster(work, errand)
+            link = known(federation)
         settings = {
             "config": work.canonical,
             "directory": str(directory.resolve()),
@@ -207,7 +208,8 @@ def write_app(private: Path, settings: Mapping[str, str], apps: str) -> tuple[Pa
 
     The app is the same for every run, byte for byte, so Flower unpacks it once and its hash can be told in advance.
     """
-    folder, run_config = private / "app", private / "run.toml"
+    folder = private / "app"
+    run_config = private / "run.toml"
     flower = {
         "publisher": "fedveil",
         "components": {"serverapp": f"{apps}:server_app", "clientapp": f"{apps}:client_app"},
@@ -231,7 +233,8 @@ def submit(processes: Processes, link: Link, app: tuple[Path, Path], echo: Echo 
     with _stopping(processes, link, run_id):
         status = _follow(processes, link, run_id, echo)
     if status["status"] != COMPLETED:
-        log, why = processes.logs / "serverapp.log", " ".join(status["status-details"].split())
+        log = processes.logs / "serverapp.log"
+        why = " ".join(status["status-details"].split())
         raise RuntimeFailure(f"the run is {status['status']}: {why} (log: {log})")
 
 

@@ -33,13 +33,16 @@ class InProcessGrid(Grid):
     """One exchange at a time: what was pushed runs when it is pulled, one message a call."""
 
     def __init__(self, run_hash: str, clients: int) -> None:
-        self._hash, self._clients = run_hash, clients
+        self._hash = run_hash
+        self._clients = clients
         self._run = Run.create_empty(run_id=1)
         self._numbers = count(1)
         self._queue: deque[Message] = deque()
         self._states: dict[int, RecordDict] = {}  # of those nodes that remember something, in this round
         self._round = ""
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SERVER_NODE, 1
+        TaskIdentity.run_id = 1
+        TaskIdentity.node_id = SERVER_NODE
+        TaskIdentity.task_id = 1
 
     def set_run(self, run: Run) -> None:
         """Flower's hook; there is one run."""
@@ -167,7 +170,8 @@ def check_workers(work: Workspace) -> None:
     Raises:
         ConfigError: `runtime.workers` times `runtime.gpus_per_client` is more than there are.
     """
-    runtime, device = work.config.runtime, work.device
+    runtime = work.config.runtime
+    device = work.device
     if not runtime.workers or device.type == "cpu":
         return
     if device.index is not None:

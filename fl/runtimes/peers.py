@@ -29,14 +29,14 @@ class GlooPeers(Peers):
     """The parties of CrypTen's process group, by rank."""
 
     def __init__(self, meeting: Meeting, address: Address) -> None:
-        self._parties, self._rank, self._patience_s = (
-            meeting.parties,
-            meeting.parties.index(address),
-            meeting.patience_s,
-        )
+        self._parties = meeting.parties
+        self._rank = meeting.parties.index(address)
+        self._patience_s = meeting.patience_s
         self._asks_dealer = meeting.dealer is not None and self._rank == 0
         self._communicator = crypten.communicator.get()
-        self._bytes, self._rounds, self._wall_s = 0, 0, 0.0
+        self._bytes = 0
+        self._rounds = 0
+        self._wall_s = 0.0
 
     def exchange(self, message: bytes) -> list[bytes]:
         """Send every other party a message and take one from each; see `Peers`."""
@@ -63,7 +63,9 @@ class GlooPeers(Peers):
             "peers.comm_rounds": float(self._rounds + spent.rounds),
             "peers.comm_wall": self._wall_s + spent.communication_s,
         }
-        self._bytes, self._rounds, self._wall_s = 0, 0, 0.0
+        self._bytes = 0
+        self._rounds = 0
+        self._wall_s = 0.0
         return found | (_of_dealer(crypten_party.dealer_spent()) if self._asks_dealer else {})
 
     def _send(self, peer: int, message: bytes, ends_s: float) -> list[dist.Work | None]:

@@ -66,7 +66,8 @@ class Processes:
         Raises:
             RuntimeFailure: it fails or takes too long, or a resident process ends meanwhile.
         """
-        process, deadline = self._spawn(name, command, env), time.monotonic() + timeout_s
+        process = self._spawn(name, command, env)
+        deadline = time.monotonic() + timeout_s
         with process.log.open(errors="replace") as output:
             while process.popen.poll() is None:
                 self.check()

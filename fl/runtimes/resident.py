@@ -239,7 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _play(arguments: argparse.Namespace) -> None:
-    role, folder = arguments.role, arguments.keys.absolute()
+    role = arguments.role
+    folder = arguments.keys.absolute()
     path = (arguments.socket or folder / SOCKET).absolute()
     _check(role, folder, arguments.approve, arguments.relayed)
     signal.signal(signal.SIGTERM, _stop)

@@ -26,7 +26,8 @@ def draw(figure: "Figure", found: Sequence[Point], x: Axis, y: Axis, width: str,
         width: of the picture.
         plain: rows that have no x, and are drawn as levels to compare with.
     """
-    axes, lines = figure.subplots(), series(found, x)
+    axes = figure.subplots()
+    lines = series(found, x)
     handles = _lines(axes, lines)
     handles |= _levels(axes, [level for row in plain if (level := y.of(row)) is not None])
     axes.set(xlabel=x.heading, ylabel=y.heading)

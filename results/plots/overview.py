@@ -48,10 +48,12 @@ def _draw_accuracy(
     """A line a configuration, a mean over seeds, in a band of their extremes."""
     from matplotlib.ticker import MaxNLocator
 
-    axes, handles = figure.subplots(), dict[str, Any]()
+    axes = figure.subplots()
+    handles = dict[str, Any]()
     places = {name: place for place, name in enumerate(dict.fromkeys(names))}
     for row, name in zip(rows, names, strict=True):
-        curve, style = curves.filter(pl.col("configuration") == row["identity"]), look(places[name])
+        curve = curves.filter(pl.col("configuration") == row["identity"])
+        style = look(places[name])
         value, low, high = (100 * curve[key] for key in ("value", "low", "high"))
         [line] = axes.plot(curve["round"], value, color=style.colour, linestyle=style.line)
         axes.fill_between(curve["round"], low, high, color=style.colour, alpha=0.15, linewidth=0)

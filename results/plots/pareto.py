@@ -25,7 +25,8 @@ def draw(figure: "Figure", found: Sequence[Point], x: Axis, y: Axis, width: str)
     labels.append("Pareto front")
     if several:
         numbered = _numbered(axes, best)
-        handles, labels = handles + numbered[0], labels + numbered[1]
+        handles = handles + numbered[0]
+        labels = labels + numbered[1]
     axes.set(xlabel=x.heading, ylabel=y.heading)
     axes.margins(y=0.1)
     logarithmic(axes, x=[point.x.value for point in found])
@@ -50,9 +51,11 @@ def _steps(axes: "Axes", best: Sequence[Point], found: Sequence[Point], rising: 
 
 
 def _points(axes: "Axes", found: Sequence[Point]) -> tuple[list[Any], list[str]]:
-    handles, labels = [], []
+    handles = []
+    labels = []
     for name, place in backends([point.row for point in found]).items():
-        chosen, style = [point for point in found if point.backend == name], look(place)
+        chosen = [point for point in found if point.backend == name]
+        style = look(place)
         drawn = axes.errorbar(
             [point.x.value for point in chosen],
             [point.y.value for point in chosen],

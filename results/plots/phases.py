@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 OTHERS = "protocol"  # stages of it, which are no phase of a client, and to which bytes belong
 NARROW = 26  # characters of a label in one column
 MOST = 60  # bars that a page holds
-BAR, LINE = 0.05, 0.12  # inches: a bar, and what a line of its label adds
+BAR = 0.05  # inches a bar
+LINE = 0.12  # inches that a line of its label adds
 
 
 class Segment(NamedTuple):
@@ -69,7 +70,8 @@ def divided(rows: Sequence[Row], column: Column) -> Stacks:
     for row in rows:
         bar = found.setdefault(row["configuration"], defaultdict(float))
         amount = figure(row, column)
-        clients, whole = row["party"] == "clients", row["phase"] == ALL
+        clients = row["party"] == "clients"
+        whole = row["phase"] == ALL
         if amount is not None and clients != whole:
             known = not clients or row["phase"] in PHASES
             bar[row["party"], row["phase"] if known else OTHERS] += amount.value

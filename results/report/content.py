@@ -54,7 +54,8 @@ def content(
     Raises:
         RunRefused: a file of a run is damaged.
     """
-    cards, environments = Shared(), Shared()
+    cards = Shared()
+    environments = Shared()
     finished: dict[str, list[dict[str, Any]]] = {}
     for run in latest(runs.filter("summarised")).sort("seed").to_dicts():
         told = {**_told(Path(run["path"]), cards, environments, command), "seed": run["seed"], "status": run["status"]}

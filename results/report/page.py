@@ -68,7 +68,8 @@ def _row(number: int, row: Mapping[str, Any], columns: Sequence[Column]) -> str:
 
 
 def _cell(row: Mapping[str, Any], column: Column) -> str:
-    text, value = html.escape(cell(row, column)), row[column.key]
+    text = html.escape(cell(row, column))
+    value = row[column.key]
     if column.kind == "text":
         return f'<td class="text">{text}</td>'
     return f'<td class="number" data-value="{"" if value is None else repr(value)}">{text}</td>'

@@ -81,13 +81,18 @@ class Here:
 @contextmanager
 def process_state() -> Iterator[None]:
     """Put back what a command is free to change in a process that it has to itself."""
-    root, argv, environ = logging.getLogger(), sys.argv, dict(os.environ)
-    handlers, level, raising = root.handlers[:], root.level, logging.raiseExceptions
+    root = logging.getLogger()
+    argv = sys.argv
+    environ = dict(os.environ)
+    handlers = root.handlers[:]
+    level = root.level
+    raising = logging.raiseExceptions
     sys.argv = [str(FEDVEIL)]
     try:
         yield
     finally:
-        sys.argv, logging.raiseExceptions = argv, raising
+        sys.argv = argv
+        logging.raiseExceptions = raising
         root.handlers[:] = handlers
         root.setLevel(level)
         for name in os.environ.keys() - environ.keys() - {"CUBLAS_WORKSPACE_CONFIG"}:

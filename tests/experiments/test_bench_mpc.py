@@ -44,7 +44,9 @@ class Alone(Seat):
     """A party of one, that sums what it is told."""
 
     def __init__(self, sum_D: np.ndarray) -> None:
-        self._setting, self._exact_D, self._repeats = Setting(2, 3, 2), np.zeros(3), 0
+        self._setting = Setting(2, 3, 2)
+        self._exact_D = np.zeros(3)
+        self._repeats = 0
         self._peers = peers_among(["party/0"])["party/0"]
         self._sum_D = sum_D
 

@@ -12,7 +12,8 @@ WHOLE = FlowerSettings(1.0, 0.5)
 
 def test_both_sum_the_same_vectors_and_cost_something():
     """Each round checks its sum; a value of Flower's is eight bytes, one of ours nineteen bits."""
-    ours, flowers = secagg.our_round(CASE), flower_round(CASE, WHOLE)
+    ours = secagg.our_round(CASE)
+    flowers = flower_round(CASE, WHOLE)
     for costs in (ours, flowers):
         assert set(costs.clients_s) == set(range(6))
         assert min(costs.clients_s.values()) > 0

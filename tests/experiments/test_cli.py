@@ -172,7 +172,8 @@ def test_a_threat_card_is_printed_by_topic(here: Here) -> None:
 
 
 def test_a_configuration_is_printed_as_its_hash_is_taken_of_it(here: Here) -> None:
-    printed, told = here("configuration", "seed=3"), here("hash", "seed=3")
+    printed = here("configuration", "seed=3")
+    told = here("hash", "seed=3")
     assert hashlib.sha256(printed.out.strip().encode()).hexdigest() == told.out.strip()
     assert json.loads(printed.out)["seed"] == 3
 

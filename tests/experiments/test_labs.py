@@ -11,7 +11,8 @@ from experiments.labs import NOT_YET, RIGHT, WRONG, check, near
 from tests.experiments.command import ROOT, environment
 
 LABS = ROOT / "experiments" / "labs"
-QUICK, LONG = "ckks_sum", "epsilon"
+QUICK = "ckks_sum"
+LONG = "epsilon"
 # what a reader would put, where it is the same for everybody
 RIGHT_ANSWERS = {
     QUICK: {1: "7", 2: "0.5", 3: "2", 4: '"flooded"'},

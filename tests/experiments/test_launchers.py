@@ -22,7 +22,8 @@ def weights(root: Path) -> dict[str, str]:
 
 
 def test_a_search_gets_the_figures_of_cells_and_of_their_twins() -> None:
-    cell, twin = {"accuracy": 0.75, "round_s": 3.0, "epsilon": None}, {"accuracy": 1.0, "round_s": 2.0}
+    cell = {"accuracy": 0.75, "round_s": 3.0, "epsilon": None}
+    twin = {"accuracy": 1.0, "round_s": 2.0}
     keys = ["accuracy", "accuracy_points", "round_ratio", "round_s"]
     assert objectives.values(keys, cell, twin) == (0.75, -0.25, 1.5, 3.0)
     assert objectives.directions(keys) == ["maximize", "maximize", "minimize", "minimize"]
@@ -60,7 +61,8 @@ def test_the_largest_cell_counts(monkeypatch: pytest.MonkeyPatch, overrides: tup
     assert sharing.cores(sweep_of({}, *overrides)) == needs
 
 
-JOBLIB, RAY = {"_target_": "x.JoblibLauncher", "n_jobs": -1}, {"_target_": "x.RayLauncher", "ray": {"remote": {}}}
+JOBLIB = {"_target_": "x.JoblibLauncher", "n_jobs": -1}
+RAY = {"_target_": "x.RayLauncher", "ray": {"remote": {}}}
 SLURM = {"_target_": "x.SlurmLauncher", "cpus_per_task": None, "gpus_per_node": None}
 
 

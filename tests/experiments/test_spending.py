@@ -20,7 +20,8 @@ def test_a_run_ends_before_the_round_that_would_pass_its_budget(here, tmp_path):
     assert ended.status == 0, ended
     assert "3 rounds" in ended.out
     assert f"epsilon_budget={BUDGET:g} ends the run before round 4" in ended.err
-    folder, summary = tmp_path / "run", read(tmp_path / "run", "summary")
+    folder = tmp_path / "run"
+    summary = read(tmp_path / "run", "summary")
     assert read(folder, "status")["status"] == "budget_exhausted"
     assert summary["rounds"] == summary["evaluated_round"] == 3
     assert summary["epsilon"] == pytest.approx(epsilon_of(3))

@@ -15,7 +15,9 @@ from fl.workspace import Workspace
 from tests.composed import PROBE, canonical
 from tests.outside.probe import BOUND, known_update
 
-CLIENTS, LENGTH, ROUNDS = 10, 650, 3
+CLIENTS = 10
+LENGTH = 650
+ROUNDS = 3
 BASE = (*PROBE, f"clients={CLIENTS}", f"rounds={ROUNDS}", "data.partition=dirichlet", "noise=seeded")
 PLAIN = ("secure_sum=plain",)
 SUMS = {
@@ -61,7 +63,9 @@ class Ended:
 def ended(work: Workspace, folder: Path) -> Ended:
     """How a run stands, whether it went to its end or not."""
     checkpoints = Checkpoints(folder / "checkpoints", 2)
-    rows, state = checkpoints.rows(), checkpoints.latest()  # in this order: the rows of a round that failed go
+    # in this order: the rows of a round that failed go
+    rows = checkpoints.rows()
+    state = checkpoints.latest()
     assert state is not None
     return Ended(work, state.weights_D.numpy().astype(np.float64), rows, state.round)
 

@@ -145,9 +145,11 @@ def test_a_message_in_bad_form_is_answered_with_an_error(content):
 
 
 def test_a_damaged_model_is_answered_with_an_error():
-    context, content = node(PLAIN), RecordDict()
+    context = node(PLAIN)
+    content = RecordDict()
     envelope = {"stage": "collect", "round": 1, "attempt": "a", "config": PLAIN, "run": "r"}
-    content[ENVELOPE], content[ADDRESS] = ConfigRecord(envelope), ConfigRecord({"address": CLIENT})
+    content[ENVELOPE] = ConfigRecord(envelope)
+    content[ADDRESS] = ConfigRecord({"address": CLIENT})
     content[MODEL] = ArrayRecord({MODEL: Array("float32", (650,), "numpy.ndarray", b"\x93NUMPY...")})
     assert failure_of(client_app(Message(content, 7, "train"), context).content)[0] == "MalformedContribution"
 

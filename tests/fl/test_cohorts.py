@@ -37,7 +37,8 @@ def runs(draw):
     """Clients, size, rounds, seed, and a separation that can be kept."""
     clients = draw(st.integers(1, 24))
     size = draw(st.integers(1, clients))
-    rounds, seed = draw(st.integers(1, 60)), draw(st.integers(0, 5))
+    rounds = draw(st.integers(1, 60))
+    seed = draw(st.integers(0, 5))
     return clients, size, rounds, seed, draw(st.integers(1, clients // size))
 
 
@@ -111,7 +112,8 @@ def test_null_keeps_clients_apart_as_long_as_there_are_others(clients, size, apa
 
 def test_a_round_is_drawn_uniformly_from_those_who_may_be_asked():
     """Six clients in threes, twenty cohorts; the second round is who is left, and the third is free again."""
-    firsts, thirds = Counter(), Counter()
+    firsts = Counter()
+    thirds = Counter()
     for seed in range(2000):
         first, second, third = schedule(separated(1), np.arange(6), 3, 3, seed)
         assert set(first) | set(second) == set(range(6))

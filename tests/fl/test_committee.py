@@ -40,7 +40,8 @@ def test_a_run_ends_where_the_plain_one_does_but_for_rounding(tmp_path, name, ke
     work = workspace_of(*overrides)
     tolerance = work.backend.secure_sum.tolerance(work.spec)
     assert 0 < tolerance < 1e-3
-    found, plain = run(tmp_path / "run", *overrides), run(tmp_path / "plain")
+    found = run(tmp_path / "run", *overrides)
+    plain = run(tmp_path / "plain")
     assert (found.weights_D - plain.weights_D).abs().max() < 100 * tolerance
     rows = Checkpoints(tmp_path / "run" / "checkpoints", 2).rows()
     opened = rows.filter((rows["stage"] == "open") & (rows["metric"] == "down_bytes"))
@@ -100,7 +101,8 @@ def test_a_broadcast_counts_the_download_of_every_client(tmp_path):
 
 def test_distributed_noise_under_an_exact_sum_is_that_under_the_plain_one(tmp_path):
     noised = ("mechanism=distributed_dp", "delta=1e-2", "noise=seeded")
-    plain, hidden = run(tmp_path / "plain", *noised), run(tmp_path / "pad", *noised, "secure_sum=pad")
+    plain = run(tmp_path / "plain", *noised)
+    hidden = run(tmp_path / "pad", *noised, "secure_sum=pad")
     assert torch.equal(plain.weights_D, hidden.weights_D)
     assert workspace_of(*noised, "secure_sum=pad").backend.holds_against("client") == ["outsider", "server"]
 

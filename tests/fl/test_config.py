@@ -128,7 +128,8 @@ def test_the_canonical_text_round_trips(overrides):
 @given(st.floats(1e-300, 1e300), st.integers(0, 2**80), st.text(min_size=1))
 def test_any_value_round_trips(lr, seed, experiment):
     config = BASE.copy()
-    config.training.lr, config.seed = lr, seed
+    config.training.lr = lr
+    config.seed = seed
     if "${" not in experiment and experiment != "???":  # OmegaConf's own
         config.experiment = experiment
     read = from_json(to_json(config))
@@ -236,7 +237,8 @@ def test_what_comes_over_the_wire_is_checked_too():
 @pytest.mark.parametrize(("epochs", "steps", "fine"), [(1, None, 1), (None, 1, 1), (None, None, 0), (1, 1, 0)])
 def test_epochs_or_steps_but_not_both(epochs, steps, fine):
     config = BASE.copy()
-    config.training.epochs, config.training.steps = epochs, steps
+    config.training.epochs = epochs
+    config.training.steps = steps
     if fine:
         check(config)
     else:

@@ -11,7 +11,8 @@ from fl.ledger import LedgerFile
 from tests.composed import run, server_of, workspace_of
 from tests.fl.stopping import stopped_in
 
-DELTA, BANDS = 1e-3, 3
+DELTA = 1e-3
+BANDS = 3
 FTRL = ("mechanism=dp_ftrl", "clients=10", "cohort=2", "rounds=6", "noise=seeded", f"delta={DELTA}", "accountant=rdp")
 FTRL += (f"mechanism.dp_ftrl.bands={BANDS}",)
 

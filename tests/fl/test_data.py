@@ -78,7 +78,8 @@ def test_a_damaged_cache_is_rebuilt(
     file: str, damage: str, kept: DataConfig, tmp_path: Path, decodings: list[int]
 ) -> None:
     data = load_data(kept)
-    images, std_C = data.train.images.clone(), data.std_C
+    images = data.train.images.clone()
+    std_C = data.std_C
     fl_data._load.cache_clear()
     victim = cached(tmp_path) / file
     content = bytearray(victim.read_bytes())
@@ -170,7 +171,8 @@ def test_normalise_is_what_its_name_says(tmp_path: Path) -> None:
         write_parquet(tmp_path / f"{split}.parquet", images, labels=labels)
     data = load_data(node(path=str(tmp_path)))
     pixels = images.transpose(0, 3, 1, 2).astype(np.float64) / 255
-    mean, std = pixels.mean(axis=(0, 2, 3)), pixels.std(axis=(0, 2, 3))
+    mean = pixels.mean(axis=(0, 2, 3))
+    std = pixels.std(axis=(0, 2, 3))
     assert data.mean_C.tolist() == pytest.approx(mean.tolist())
     assert data.std_C.tolist() == pytest.approx(std.tolist())
     out = data.normalise(data.train.images)

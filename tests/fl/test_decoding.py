@@ -113,7 +113,8 @@ def test_missing_columns_and_splits_are_named(tmp_path: Path) -> None:
 
 
 def test_images_that_do_not_fit_together(tmp_path: Path) -> None:
-    small, large = examples(3)[0], examples(3, (7, 5))[0]
+    small = examples(3)[0]
+    large = examples(3, (7, 5))[0]
     write_parquet(tmp_path / "train.parquet", [*small, *large], labels=[0] * 6)
     assert "images differ in size, 6x5x1 and 7x5x1" in message(node(path=str(tmp_path)))
     write_parquet(tmp_path / "train.parquet", small, labels=[0] * 3)

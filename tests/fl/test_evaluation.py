@@ -17,14 +17,16 @@ def with_weights(scale: float = 0.3, **overrides: object) -> Workspace:
 
 def by_hand(work: Workspace) -> tuple[float, float, float]:
     """Loss, accuracy and macro-F1 in float64, from the logits of softmax regression and a confusion matrix."""
-    train, test = examples_of(work)[0], work.data.test
+    train = examples_of(work)[0]
+    test = work.data.test
     raw = work.data.train.images.numpy() / work.data.pixel_max
     assert train.std() == pytest.approx(1)
     inputs = (test.images.numpy() / work.data.pixel_max - raw.mean()) / raw.std()
     linear = work.model[1]
     logits = inputs.reshape(len(inputs), -1) @ linear.weight.detach().numpy().T.astype(np.float64)
     logits += linear.bias.detach().numpy()
-    labels, answers = test.labels.numpy(), logits.argmax(axis=1)
+    labels = test.labels.numpy()
+    answers = logits.argmax(axis=1)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     confusion = np.zeros((10, 10))
@@ -46,7 +48,8 @@ def test_scores_are_those_by_hand():
 
 @pytest.mark.parametrize("batch", [1, 7, 100_000])
 def test_the_batch_changes_no_score(batch):
-    one, other = evaluate(with_weights()), evaluate(with_weights(evaluate_batch=batch))
+    one = evaluate(with_weights())
+    other = evaluate(with_weights(evaluate_batch=batch))
     assert (one.accuracy, one.macro_f1) == (other.accuracy, other.macro_f1)
     assert one.loss == pytest.approx(other.loss, rel=1e-5)
 
@@ -64,7 +67,8 @@ def test_a_model_that_answers_one_class_has_a_low_f1_and_no_warning():
 
 def test_evaluating_changes_nothing():
     work = with_weights()
-    before, random = vectors.sha256(vectors.flatten(work.model)), torch.get_rng_state()
+    before = vectors.sha256(vectors.flatten(work.model))
+    random = torch.get_rng_state()
     evaluate(work)
     assert vectors.sha256(vectors.flatten(work.model)) == before
     assert torch.equal(torch.get_rng_state(), random)

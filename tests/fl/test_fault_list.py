@@ -233,7 +233,8 @@ def test_a_zero_update_counts_as_such(tmp_path, name):
     work = workspace_of(*one_step, *OF[name], "faults.kind=zero", "faults.rate=0.4")
     runtimes.run(work, tmp_path, Errand(tmp_path / "checkpoints"))
     found = ended(work, tmp_path)
-    struck, start_D = found.struck("zero", 1), work.initial_D.numpy().astype(np.float64)
+    struck = found.struck("zero", 1)
+    start_D = work.initial_D.numpy().astype(np.float64)
     assert 0 < len(struck) < CLIENTS
     step_D = np.zeros(len(start_D))
     for client, part in enumerate(work.partitions):
@@ -344,7 +345,8 @@ def test_whatever_ends_a_round_its_rows_and_those_before_stay(tmp_path, monkeypa
 
 def test_a_client_without_memory_is_left_out(tmp_path, monkeypatch):
     """There is no device to exhaust here: the error is torch's own, raised where training would."""
-    original, calls = training.train, []
+    original = training.train
+    calls = []
 
     def exhausted(*arguments):
         calls.append(1)
@@ -373,7 +375,8 @@ def errors_of(folder: Path) -> list[str | None]:
 def test_a_cell_without_memory_lets_the_others_go_on(tmp_path, monkeypatch, capsys, whose):
     """There is no device to exhaust here: the error is torch's own, raised where the work would be done."""
     module, name = (training, "train") if whose == "clients" else (fl.server, "evaluate")
-    original, told = getattr(module, name), "CUDA out of memory. Tried to allocate 2.00 GiB"
+    original = getattr(module, name)
+    told = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
     def exhausted(given, *rest):
         large = given.batches.batch_size if whose == "clients" else given.config.training.batch_size

@@ -99,7 +99,8 @@ def test_whom_a_fault_strikes_depends_on_neither_its_kind_nor_a_lower_rate():
         assert not any(number == 0 for _, number in drawn), "at set-up"
         return drawn
 
-    few, more = struck("flipped", 0.1), struck("flipped", 0.3)
+    few = struck("flipped", 0.1)
+    more = struck("flipped", 0.3)
     assert few == struck("late", 0.1) < more
     assert few != struck("flipped", 0.1, seed=2)
     assert abs(len(few) / 2000 - 0.1) < 0.03
@@ -121,7 +122,9 @@ def arrivals(wire, *numbers, limit_s=5.0):
     """The numbers of what arrives, in order, and how long that took."""
     engine = Replies(*numbers)
     transport = Transport(engine, {}, Meter(), None, 0.0)
-    waiting, came, start = dict.fromkeys(numbers, "client/0"), [], time.monotonic()
+    waiting = dict.fromkeys(numbers, "client/0")
+    came = []
+    start = time.monotonic()
     for reply in transport._arrivals(waiting, limit_s, wire):
         came.append(reply.metadata.reply_to_message_id)
         waiting.pop(came[-1], None)

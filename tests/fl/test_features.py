@@ -17,7 +17,9 @@ from tests.composed import compose, run, workspace_of
 from tests.fl.test_data import examples, write_idx
 
 DIGITS = DataConfig(name="digits", features="scattering")
-TRAIN, TEST = 40, 20  # images of the toy set
+# images of the toy set
+TRAIN = 40
+TEST = 20
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +129,8 @@ def test_images_that_are_too_small_are_refused(shape: tuple[int, int, int]) -> N
 
 
 def test_features_stand_for_images_and_all_else_stays() -> None:
-    plain, data = load_data(replace(DIGITS, features="none")), load_data(DIGITS)
+    plain = load_data(replace(DIGITS, features="none"))
+    data = load_data(DIGITS)
     assert data.shape == (81, 2, 2)
     assert (data.classes, data.name) == (plain.classes, plain.name)
     assert data.train.labels is plain.train.labels

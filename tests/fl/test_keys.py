@@ -92,7 +92,9 @@ def test_a_roster_has_everybodys_public_lines_and_its_hash_is_that_of_its_file(t
 
 def test_a_roster_of_what_is_none_is_refused(tmp_path, capsys):
     line = public_line(capsys, tmp_path / "own", "client/0")
-    good, bad, out = tmp_path / "good.pub", tmp_path / "bad.pub", tmp_path / "roster.json"
+    good = tmp_path / "good.pub"
+    bad = tmp_path / "bad.pub"
+    out = tmp_path / "roster.json"
     good.write_text(line)
     bad.write_text("ssh-ed25519 AAAA me@here\n")
     for files, complaint in (

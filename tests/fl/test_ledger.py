@@ -39,7 +39,8 @@ RECORDS = Charge("dp_sgd", "record", "add_remove", poisson_steps(1.1, 0.1, 36))
 @settings(deadline=None, max_examples=30)
 def test_what_one_process_wrote_another_reads(tmp_path_factory, attempts):
     folder = tmp_path_factory.mktemp("ledger")
-    written, by_hand = LedgerFile(folder), Counter()
+    written = LedgerFile(folder)
+    by_hand = Counter()
     for number, charges in enumerate(attempts, 1):
         written.charge(number, f"attempt {number}", {client: iter(owed) for client, owed in charges.items()})
         by_hand.update((client, charge) for client, owed in charges.items() for charge in owed)
@@ -137,12 +138,16 @@ class Looking(InProcessGrid):
 
     def __init__(self, work, folder, fail_in=0, synced=()):
         super().__init__(work.hash, work.config.clients)
-        self.folder, self.fail_in, self.synced, self.seen = folder, fail_in, synced, []
+        self.folder = folder
+        self.fail_in = fail_in
+        self.synced = synced
+        self.seen = []
 
     def push_messages(self, messages):
         messages = list(messages)
         number, attempt = (messages[0].content["envelope"][key] for key in ("round", "attempt"))
-        worst, inode = LedgerFile(self.folder).ledger.worst(DELTA, "rdp"), (self.folder / NAME).stat().st_ino
+        worst = LedgerFile(self.folder).ledger.worst(DELTA, "rdp")
+        inode = (self.folder / NAME).stat().st_ino
         self.seen.append((number, attempt, lines(self.folder), worst, self.synced.count(inode)))
         if number == self.fail_in:
             raise OSError("the network is gone")
@@ -152,7 +157,8 @@ class Looking(InProcessGrid):
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The inodes that were synced, in order; they are synced all the same."""
-    inodes, fsync = [], os.fsync
+    inodes = []
+    fsync = os.fsync
 
     def noting(descriptor: int) -> None:
         fsync(descriptor)
@@ -181,7 +187,8 @@ def test_the_folder_is_synced_when_the_file_is_new(tmp_path, synced):
 def test_a_round_that_runs_again_is_charged_again(tmp_path):
     overrides = (*CLIENT_DP, "rounds=3", "cohort=3")
     undisturbed = run(tmp_path / "undisturbed", *overrides)
-    work, folder = workspace_of(*overrides), tmp_path / "stopped"
+    work = workspace_of(*overrides)
+    folder = tmp_path / "stopped"
     for _ in range(2):
         with pytest.raises(OSError, match="the network is gone"):
             server_of(work, folder, Looking(work, folder, fail_in=2)).run()
@@ -249,7 +256,9 @@ def test_without_a_promise_nothing_is_written(tmp_path):
 
 def test_the_budget_follows_the_client_that_took_part_most_often(tmp_path):
     overrides = (*CLIENT_DP, "clients=6", "cohort=2", "rounds=12", f"epsilon_budget={BUDGET}")
-    work, times, expected = workspace_of(*overrides), Counter(), 0
+    work = workspace_of(*overrides)
+    times = Counter()
+    expected = 0
     for number in range(1, 13):
         times.update(work.cohort(number))
         if max(times.values()) > 3:

@@ -12,7 +12,9 @@ from tests.fl.model_contract import Shape, gives_logits, keeps_examples_apart_an
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 NAMES = ("cnn", "cnn_mcmahan", "lenet", "logistic", "mlp", "moderate_cnn", "resnet18_gn")
 PRIVATE = ("cnn_tanh", "cnn_tanh_cifar", "cnn_tanh_gn", "scatter_cnn", "scatter_linear")  # of test_private_models.py
-DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
+DIGITS = (1, 8, 8)
+MNIST = (1, 28, 28)
+CIFAR = (3, 32, 32)
 SHAPES = (DIGITS, MNIST, CIFAR, (3, 33, 47))
 TOO_SMALL = {("cnn", DIGITS)}
 

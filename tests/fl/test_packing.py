@@ -70,7 +70,8 @@ def test_names_do_not_collide_across_kinds():
     "value", [np.arange(6, dtype=np.float32), np.zeros((2, 3)), np.zeros((3, 2), "f4").T, np.zeros(0)]
 )
 def test_an_array_is_what_flower_and_numpy_make_of_it(value):
-    ours, flowers = as_array(value), Array(np.ascontiguousarray(value))
+    ours = as_array(value)
+    flowers = Array(np.ascontiguousarray(value))
     assert (ours.dtype, ours.shape, ours.stype) == (flowers.dtype, flowers.shape, flowers.stype)
     assert ours.data == flowers.data == npy(np.ascontiguousarray(value))
 

@@ -68,7 +68,8 @@ def test_steps_are_taken_where_steps_are_asked():
 
 
 def test_earlier_clients_and_rounds_leave_no_trace():
-    work, fresh = workspace_of("model=mlp"), workspace_of("model=mlp")
+    work = workspace_of("model=mlp")
+    fresh = workspace_of("model=mlp")
     for client, round_ in ((3, 1), (0, 2), (2, 1)):
         vector_of(work, client, round_)
     assert np.array_equal(vector_of(work, 1, 2), vector_of(fresh, 1, 2))
@@ -148,7 +149,8 @@ def test_training_that_diverges_sends_nothing():
 
 
 def test_memory_is_the_protocols():
-    work, memory = workspace_of(*MASKED), {}
+    work = workspace_of(*MASKED)
+    memory = {}
     answer(work, request_of(work, stage="mask"), memory)
     assert set(memory) == {"seed"}
     records, _ = answer(work, request_of(work, stage="unmask", model_D=None), memory)

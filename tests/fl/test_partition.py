@@ -126,7 +126,8 @@ def test_sizes_are_foreseen_as_the_sampler_draws_them(clients: int, alpha: float
 
 
 def test_where_dirichlet_fails_the_error_names_what_works() -> None:
-    data, config = balanced(1797), node("dirichlet", alpha=0.1)
+    data = balanced(1797)
+    config = node("dirichlet", alpha=0.1)
     start = time.perf_counter()
     text = message(config, data, 200)
     assert time.perf_counter() - start < 2

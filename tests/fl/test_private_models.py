@@ -11,9 +11,12 @@ from privacy.errors import ConfigError
 from tests.composed import compose, workspace_of
 from tests.fl.model_contract import Shape, gives_logits, keeps_examples_apart_and_learns
 
-GREY, COLOUR = (81, 7, 7), (243, 8, 8)  # features of Fashion-MNIST and of CIFAR-10
+# features of Fashion-MNIST and of CIFAR-10
+GREY = (81, 7, 7)
+COLOUR = (243, 8, 8)
 SMALL = (81, 2, 2)  # of digits
-MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+MNIST = (1, 28, 28)
+CIFAR = (3, 32, 32)
 PIXELS = {"cnn_tanh": MNIST, "cnn_tanh_gn": MNIST, "cnn_tanh_cifar": CIFAR}
 FEATURES = {"scatter_linear": GREY, "scatter_cnn": GREY}
 MODELS = [*(PIXELS | FEATURES).items(), ("scatter_linear", COLOUR), ("scatter_cnn", COLOUR)]
@@ -67,7 +70,8 @@ def test_per_example_gradients_are_those_of_one_example_at_a_time(name: str, sha
 
     torch.manual_seed(2)
     model = made(name, shape)
-    images, labels = torch.rand(3, *shape), torch.tensor([0, 4, 9])
+    images = torch.rand(3, *shape)
+    labels = torch.tensor([0, 4, 9])
     alone = []
     for image, label in zip(images, labels, strict=True):
         loss = nn.functional.cross_entropy(model(image[None]), label[None])

@@ -33,7 +33,8 @@ class Nodes(Tampered):
 
     def __init__(self, work: Workspace, folder: Path) -> None:
         super().__init__(work, untouched)
-        self.folder, self.nodes = folder, dict(zip(work.everybody, range(FIRST_CLIENT_NODE, 99), strict=False))
+        self.folder = folder
+        self.nodes = dict(zip(work.everybody, range(FIRST_CLIENT_NODE, 99), strict=False))
         self.sent: list[bytes] = []  # all that came from a node
 
     def context(self, node_id: int) -> Context:
@@ -56,7 +57,8 @@ class Swapping(Nodes):
 
     def __init__(self, work: Workspace, folder: Path, victim: str, roster: Roster) -> None:
         super().__init__(work, folder)
-        self.victim, self.roster = victim, roster
+        self.victim = victim
+        self.roster = roster
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         return super().push_messages([self._swapped(message) for message in messages])
@@ -117,7 +119,8 @@ def test_the_bytes_of_the_roster_are_metered_like_any_stage(tmp_path):
     for address in work.everybody:
         found = {(r["stage"], r["metric"]): r["value"] for r in frame.filter(where=address).iter_rows(named=True)}
         assert length < found["roster", "down_bytes"] < length + 50
-        hexadecimal, signature = 2 * 64, 64
+        hexadecimal = 2 * 64
+        signature = 64
         assert found["introduce", "up_bytes"] > len(f'{{"{address}":[]}}') + hexadecimal + signature
         assert found["roster", "up_bytes"] >= 64
         assert found["protect", "wall"] > 0
@@ -214,7 +217,8 @@ def ask(work: Workspace, context: Context, stage: str, **records) -> dict:
     envelope = {"run": work.hash, "round": 0, "attempt": "first", "stage": stage, "config": work.canonical}
     content = pack(records)
     address = f"client/{context.node_config[PARTITION]}"
-    content[ENVELOPE], content[ADDRESS] = ConfigRecord(envelope), ConfigRecord({"address": address})
+    content[ENVELOPE] = ConfigRecord(envelope)
+    content[ADDRESS] = ConfigRecord({"address": address})
     Nodes(work, Path())  # Flower makes no message in a process without an identity
     answered = client_app(Message(content, context.node_id, "train"), context).content
     return dict(answered[FAILURE]) if FAILURE in answered else unpack(answered)

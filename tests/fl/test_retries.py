@@ -54,7 +54,8 @@ class Tapped(Tampered):
 
     def __init__(self, work: Workspace, gone: str | None = None) -> None:
         super().__init__(work, self.note)
-        self.gone, self.sent = gone, defaultdict(list)
+        self.gone = gone
+        self.sent = defaultdict(list)
 
     def note(self, address, reply):
         [asked] = [m for m in self.pushed if m.metadata.message_id == reply.metadata.reply_to_message_id]
@@ -121,7 +122,9 @@ def test_the_words_of_two_attempts_differ_as_independent_ones_do(tmp_path, name)
     before = uploads(attempt(tmp_path, *OF[name], crash_in=2), name, 2)
     after = uploads(attempt(tmp_path, *OF[name]), name, 2)
     differences = []
-    count, bits = work.spec.length + 1, (5 * (2**16 - 1)).bit_length()  # one word counts contributions
+    # one word counts contributions
+    count = work.spec.length + 1
+    bits = (5 * (2**16 - 1)).bit_length()
     for who in before:
         words = [unpack_words(sent[who], count, bits).astype(np.int64) for sent in (before, after)]
         assert (words[0] == words[1]).sum() <= 3

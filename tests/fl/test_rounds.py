@@ -104,7 +104,8 @@ BAD = [(poisoned(math.nan), NonFiniteContribution), (damaged, MalformedContribut
 
 def test_a_flipped_bit_anywhere_in_an_unsigned_reply_is_noticed():
     """Were it not, most would be taken for another float32."""
-    work, draw = workspace_of(*PROBE), np.random.default_rng(1)
+    work = workspace_of(*PROBE)
+    draw = np.random.default_rng(1)
 
     def flipped(reply: Message) -> list[Message]:
         array = reply.content[ARRAYS]["vector"]
@@ -224,11 +225,13 @@ class Backwards(Tampered):
 
 def test_the_order_of_arrival_changes_no_bit():
     """Values so far apart that float64 rounds their sum differently in another order."""
-    work, sums = workspace_of(*PROBE), []
+    work = workspace_of(*PROBE)
+    sums = []
 
     def spread(address: str, reply: Message) -> list[Message]:
         vector = np.zeros(LENGTH + 1, np.float32)
-        vector[0], vector[-1] = {"client/0": 2.0**60, "client/2": -(2.0**60)}.get(address, 1.0), 1.0
+        vector[0] = {"client/0": 2.0**60, "client/2": -(2.0**60)}.get(address, 1.0)
+        vector[-1] = 1.0
         return said_instead(reply, vector)
 
     for grid in (Tampered, Backwards):

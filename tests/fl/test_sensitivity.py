@@ -11,7 +11,8 @@ class Examples:
     """Some inputs, by index."""
 
     def __init__(self, inputs: torch.Tensor) -> None:
-        self.inputs, self.taken = inputs, []
+        self.inputs = inputs
+        self.taken = []
 
     def __iter__(self):
         raise AssertionError("the batches of training are not touched")
@@ -36,7 +37,8 @@ class Small(torch.nn.Module):
 
 def by_differences(model: torch.nn.Module, inputs: torch.Tensor) -> np.ndarray:
     """The mean over examples of the norm over classes of the change of log p, one value of the first layer a time."""
-    step, found = 1e-4, []
+    step = 1e-4
+    found = []
     with torch.no_grad():
         for parameter in (model.first.weight, model.first.bias):
             flat = parameter.view(-1)
@@ -52,7 +54,8 @@ def by_differences(model: torch.nn.Module, inputs: torch.Tensor) -> np.ndarray:
 
 def test_the_map_is_that_of_differences():
     torch.manual_seed(3)
-    model, inputs = Small().double(), torch.randn(5, 3, dtype=torch.float64)
+    model = Small().double()
+    inputs = torch.randn(5, 3, dtype=torch.float64)
     # state_dict: the module's own buffer, then the layers in order
     found = sensitivity(model, Examples(inputs), 5).numpy()
     expected = by_differences(model, inputs)
@@ -64,7 +67,8 @@ def test_the_map_is_that_of_differences():
 
 
 def test_few_examples_are_enough_and_none_is_zero():
-    model, examples = Small(), Examples(torch.randn(100, 3))
+    model = Small()
+    examples = Examples(torch.randn(100, 3))
     sensitivity(model, examples, 100)
     assert examples.taken == list(range(EXAMPLES))
     assert not sensitivity(model, examples, 0).any()

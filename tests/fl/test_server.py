@@ -27,7 +27,8 @@ def test_fedavg_with_one_full_batch_is_gradient_descent_on_the_pooled_data(tmp_p
     """McMahan et al. 2017, section 2: FedSGD. By hand in float64 on softmax regression."""
     work = workspace_of(*FULL_BATCH)
     assert len({len(part) for part in work.partitions}) > 1
-    weights_D, pooled = work.initial_D.numpy().astype(np.float64), examples_of(work)
+    weights_D = work.initial_D.numpy().astype(np.float64)
+    pooled = examples_of(work)
     for _ in range(3):
         weights_D = weights_D - 0.5 * gradient_at(weights_D, *pooled)
     state = run(tmp_path, *FULL_BATCH)
@@ -37,7 +38,8 @@ def test_fedavg_with_one_full_batch_is_gradient_descent_on_the_pooled_data(tmp_p
 
 def test_uniform_weights_give_the_mean_of_the_clients_gradients(tmp_path):
     work = workspace_of(*FULL_BATCH, "training.weighting=uniform")
-    weights_D, parts = work.initial_D.numpy().astype(np.float64), [examples_of(work, part) for part in work.partitions]
+    weights_D = work.initial_D.numpy().astype(np.float64)
+    parts = [examples_of(work, part) for part in work.partitions]
     for _ in range(3):
         weights_D = weights_D - 0.5 * np.mean([gradient_at(weights_D, *part) for part in parts], axis=0)
     state = run(tmp_path, *FULL_BATCH, "training.weighting=uniform")

@@ -19,7 +19,8 @@ from tests.composed import MASKED, PROBE, canonical, workspace_of
 
 PARAMETERS = 650
 PACKED = 4096 * 54 // 8  # one polynomial of `lean`, a prime of 54 bits
-HEAD, SEED = 8, 64
+HEAD = 8
+SEED = 64
 
 CLIENT = {
     "plain": set(),

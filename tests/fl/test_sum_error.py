@@ -27,7 +27,8 @@ from tests.fl.grids import Tampered, only
 from tests.outside.probe import known_update
 
 MEASURED = "runtime.measure_sum_error=true"
-LENGTH, CLIENTS = 650, 4
+LENGTH = 650
+CLIENTS = 4
 
 
 def measured_run(folder: Path, monkeypatch, *overrides: str) -> tuple[Workspace, list[Total], pl.DataFrame]:
@@ -201,7 +202,8 @@ def test_it_changes_neither_weights_nor_protocol_bytes(tmp_path):
         rows = Checkpoints(folder, 2).rows()
         return rows.filter(pl.col("metric").is_in(["up_bytes", "down_bytes"])).sort("round", "where", "metric")["value"]
 
-    measured, plain = run(tmp_path / "measured", MEASURED), run(tmp_path / "plain")
+    measured = run(tmp_path / "measured", MEASURED)
+    plain = run(tmp_path / "plain")
     assert torch.equal(measured.weights_D, plain.weights_D)
     assert bytes_of(tmp_path / "measured").equals(bytes_of(tmp_path / "plain"))
     assert Checkpoints(tmp_path / "plain", 2).rows().filter(pl.col("metric").str.starts_with("sum_error")).is_empty()

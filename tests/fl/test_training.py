@@ -16,7 +16,8 @@ from privacy.randomness import OsRandomness
 from tests.composed import gradient_at, workspace_of
 
 CPU = torch.device("cpu")
-CLASSES, PIXELS = 5, 6
+CLASSES = 5
+PIXELS = 6
 
 
 def numbered(count: int) -> ImageData:
@@ -112,7 +113,9 @@ def flat(model: torch.nn.Module) -> np.ndarray:
 @pytest.mark.parametrize("size", [8, 1000])
 def test_training_is_that_of_a_loop_by_hand(mu, size):
     """SGD by hand in float64 on the gradient of softmax regression, plus mu (w - w0) for FedProx."""
-    data, model, lr = random_set(45), linear(), 0.2
+    data = random_set(45)
+    model = linear()
+    lr = 0.2
     start_D = by_hand_D = flat(model)
     for inputs, those in batches_of(data, size, epochs=3):
         gradient_D = gradient_at(by_hand_D, inputs.reshape(len(those), -1).double().numpy(), those.numpy(), CLASSES)
@@ -150,7 +153,8 @@ def test_the_model_trains_in_training_mode():
 
 
 def test_gradients_of_an_earlier_client_do_not_count():
-    model, clean = linear(), linear()
+    model = linear()
+    clean = linear()
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1e6)
     training.train(job_of(random_set(20), model, 0.2, 8, 1))

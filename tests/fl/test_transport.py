@@ -141,7 +141,8 @@ def test_the_sooner_of_the_deadline_and_the_protocols_own_ends_a_stage(work, dea
 
 def test_who_did_not_answer_comes_before_who_failed(work):
     """The others may have failed for want of it."""
-    silent, failed = only("client/2", lambda _: []), only("client/0", lambda reply: [with_error(reply, 4, "alone")])
+    silent = only("client/2", lambda _: [])
+    failed = only("client/0", lambda reply: [with_error(reply, 4, "alone")])
     grid = Tampered(work, lambda address, reply: [r for s in silent(address, reply) for r in failed(address, s)])
     assert list(Asked(work, grid, timeout_s=0.5).dropped) == ["client/2", "client/0"]
 
@@ -239,7 +240,8 @@ def test_the_envelope_says_what_is_asked(work):
 def test_bytes_are_counted_by_stage_and_address_against_numpys_files():
     work = workspace_of(*MASKED)
     grid = InProcessGrid(work.hash, 4)
-    mask, unmask = Asked(work, grid, "mask"), Asked(work, grid, "unmask", there=4)
+    mask = Asked(work, grid, "mask")
+    unmask = Asked(work, grid, "unmask", there=4)
     length = work.initial_D.numel() + 1
     for client in (f"client/{i}" for i in range(4)):
         assert mask.rows[client, "mask", "up_bytes"] == len(npy(np.zeros(length, np.uint64))) + len("masked")

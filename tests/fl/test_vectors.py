@@ -45,7 +45,9 @@ FLOATS = 3 + 3 + 3 + 3 + 10 + 4 + 12 + 1 + 0 + 6
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_comes_back_bit_for_bit(name):
     torch.manual_seed(1)
-    model, other = model_of(name).eval(), model_of(name).eval()  # without dropout
+    # without dropout
+    model = model_of(name).eval()
+    other = model_of(name).eval()
     flat_D = vectors.flatten(model)
     assert flat_D.shape == (vectors.Layout(model).length,) == (sum(p.numel() for p in model.parameters()),)
     assert flat_D.dtype == torch.float32

@@ -18,7 +18,9 @@ from privacy.mpc_agreement import manifest_bytes
 from privacy.secure_sum import Contribution, Flow, Party, Records, Value
 from privacy.vectors import Address, VectorSpec
 
-PARTY, CLIENT, WHEN = "party/1", "client/0", 2
+PARTY = "party/1"
+CLIENT = "client/0"
+WHEN = 2
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
@@ -33,7 +35,8 @@ class FaultySum(CryptenSum):
 
     def __init__(self, fault: str, **options: object) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
-        self._fault, self._round = fault, 0
+        self._fault = fault
+        self._round = 0
 
     def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
         if (stage, me.address, me.round) == ("reveal", PARTY, WHEN):
@@ -69,7 +72,9 @@ class FaultySum(CryptenSum):
         return handed
 
     def _tamper(self, handed: dict[str, Value]) -> None:
-        box, manifests, size = handed[CLIENT], handed["manifests"], manifest_bytes(len(self.roles))
+        box = handed[CLIENT]
+        manifests = handed["manifests"]
+        size = manifest_bytes(len(self.roles))
         assert isinstance(box, bytes)
         assert isinstance(manifests, bytes)
         if self._fault == "box":

@@ -23,7 +23,8 @@ class Probe(Mechanism):
     name = "probe"
 
     def __init__(self, faults: Mapping[str, str] | None = None, double: bool = False) -> None:
-        self._faults, self._double = dict(faults or {}), double
+        self._faults = dict(faults or {})
+        self._double = double
 
     def prepare(self, job: ClientJob) -> None:
         job.batches = ()

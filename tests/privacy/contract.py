@@ -189,7 +189,8 @@ class SecureSumContract:
         assert isinstance(round_.refused["client/1"], MalformedContribution)
 
     def test_unknown_senders_are_refused_at_every_stage(self, secure_sum):
-        intruder, met = "client/99", []
+        intruder = "client/99"
+        met = []
 
         class Intruded(Round):
             def serve(self, exchange):

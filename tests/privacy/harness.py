@@ -14,7 +14,8 @@ from privacy.sealing import Identity, Roster
 from privacy.secure_sum import Credentials, Exchange, Flow, Party, Records, SecureSum, SetupFlow, Store
 from privacy.vectors import Address, Segment, Total, Vector, VectorSpec
 
-RUN, ATTEMPT = "ab" * 32, "0123456789abcdef"
+RUN = "ab" * 32
+ATTEMPT = "0123456789abcdef"
 UPDATE_BOUND = 4.0
 
 
@@ -80,10 +81,13 @@ class Round:
 
     def set_up(self) -> None:
         """Nobody is gone, and no stage counts."""
-        gone, self.gone, self.number = self.gone, {}, 0
+        gone = self.gone
+        self.gone = {}
+        self.number = 0
         if self.vectors:
             self.drive(self.secure_sum.setup([*self.vectors, *self.secure_sum.roles], self.spec))
-        self.gone, self.number = gone, 1
+        self.gone = gone
+        self.number = 1
         for noted in (self.stages, self.asked, self.contributed, self.refused, self.memories):
             noted.clear()
 

@@ -25,7 +25,8 @@ from tests.privacy.he_setups import generator
 HOLDERS = ["keyholder", "clients"]
 SUMS = [PadSum, BfvSum, CkksSum]
 BOUND = 4.0
-COUNT, LENGTH = 4, 30
+COUNT = 4
+LENGTH = 30
 ALL = [f"client/{client}" for client in range(COUNT)]
 WINDOW = 16
 
@@ -145,7 +146,8 @@ def on_the_wire(round_: Recorded) -> set[bytes]:
 def plaintexts(spec: VectorSpec, vector_D: Vector) -> dict[str, bytes]:
     """The ways in which somebody could have written an update."""
     scheme = FixedPoint.of(spec, 16, "test")
-    fixed, bits = scheme.encode(vector_D), scheme.sum_bits
+    fixed = scheme.encode(vector_D)
+    bits = scheme.sum_bits
     signed = fixed.astype(np.int64) - 32767
     dense = sum(int(value) << (bits * place) for place, value in enumerate(fixed))
     return {

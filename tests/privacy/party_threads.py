@@ -57,7 +57,10 @@ class ThreadPeers(Peers):
         queues: Mapping[tuple[Address, Address], Queue],
         patience_s: float,
     ) -> None:
-        self._me, self._parties, self._queues, self._patience_s = me, parties, queues, patience_s
+        self._me = me
+        self._parties = parties
+        self._queues = queues
+        self._patience_s = patience_s
 
     def exchange(self, message: bytes) -> list[bytes]:
         for party in self._parties:

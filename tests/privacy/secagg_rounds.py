@@ -33,7 +33,8 @@ class Lying(Round):
     before: dict[tuple[str, Address], Party] = field(default_factory=dict)  # a party as it was before it answered
 
     def respond(self, exchange: Exchange, address: Address) -> Records:
-        stage, sent = exchange.stage, exchange.outbox[address]
+        stage = exchange.stage
+        sent = exchange.outbox[address]
         sent = transported(self.lies.get(stage, lambda _, records: records)(address, sent))
         self.before[stage, address] = copied(self.party(address))
         try:

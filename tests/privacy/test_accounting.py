@@ -49,9 +49,11 @@ def sampled_delta(sigma: float, rate: float, at: float, other: float, eps: float
 
 def configurations(number: int) -> list[tuple[float, float, int, float]]:
     """Random (sigma, rate, steps, delta), of an epsilon that still means something: at most 50 by Renyi DP."""
-    rng, found = np.random.default_rng(3), []
+    rng = np.random.default_rng(3)
+    found = []
     while len(found) < number:
-        sigma, delta = float(rng.uniform(0.6, 4)), float(10 ** rng.uniform(-7, -4))
+        sigma = float(rng.uniform(0.6, 4))
+        delta = float(10 ** rng.uniform(-7, -4))
         rate = 1.0 if rng.random() < 0.2 else float(10 ** rng.uniform(-4, math.log10(0.2)))
         steps = int(10 ** rng.uniform(0, math.log10(5000)))
         if epsilon(poisson_steps(sigma, rate, steps), delta, "rdp") <= 50:
@@ -67,7 +69,8 @@ def mostly_slow(found: list[tuple[float, float, int, float]]) -> list[Any]:
 @pytest.mark.parametrize(("sigma", "rate", "steps", "delta"), mostly_slow(configurations(30)))
 def test_prv_and_pld_agree(sigma, rate, steps, delta):
     event = poisson_steps(sigma, rate, steps)
-    prv, pld = epsilon(event, delta, "prv"), epsilon(event, delta, "pld")
+    prv = epsilon(event, delta, "prv")
+    pld = epsilon(event, delta, "pld")
     assert abs(prv - pld) <= 0.02 * pld + 0.011
     assert epsilon(event, delta, "rdp") >= pld - 1e-9
 
@@ -110,7 +113,9 @@ def test_an_unsampled_gaussian_costs_the_same_under_each_relation(accountant, re
 @pytest.mark.parametrize("relation", ["add_remove", "zero_out"])
 @pytest.mark.parametrize("accountant", ["prv", "pld"])
 def test_a_sampled_gaussian_against_an_integral(accountant, relation):
-    sigma, rate, delta = 0.8, 0.1, 1e-4
+    sigma = 0.8
+    rate = 0.1
+    delta = 1e-4
     found = epsilon(poisson_steps(sigma, rate, 1), delta, accountant, relation)
     slack = 2 * PRV_ERROR if accountant == "prv" else 1e-3
     assert sampled_delta(sigma, rate, 1, 0, found) <= delta
@@ -120,7 +125,9 @@ def test_a_sampled_gaussian_against_an_integral(accountant, relation):
 
 def test_replacing_in_a_sample_against_an_integral():
     """One value moves from -1 to 1, so the sensitivity is 2 and noise of 2 sigma is sigma times it."""
-    sigma, rate, delta = 0.8, 0.1, 1e-4
+    sigma = 0.8
+    rate = 0.1
+    delta = 1e-4
     found = epsilon(poisson_steps(sigma, rate, 1), delta, "pld", "replace")
     assert sampled_delta(2 * sigma, rate, -1, 1, found) <= delta < sampled_delta(2 * sigma, rate, -1, 1, found - 1e-3)
 
@@ -275,7 +282,8 @@ def test_extremes_give_a_bound_or_a_refusal(accountant, sigma, rate, steps, delt
     try:
         found = epsilon(poisson_steps(sigma, rate, steps), delta, accountant)
     except ConfigError as error:
-        found, refusal = 0.0, str(error)
+        found = 0.0
+        refusal = str(error)
     else:
         refusal = ""
     assert found >= 0

@@ -56,7 +56,8 @@ SERVER_JOB = ServerJob(1, SeededRandomness("test"), 2, ("client/0", "client/1"),
 
 
 def test_mechanisms_run_in_order_at_the_client_and_in_reverse_at_the_server():
-    backend, job = PrivacyBackend(PlainSum(), (Add(), Double())), client_job()
+    backend = PrivacyBackend(PlainSum(), (Add(), Double()))
+    job = client_job()
     backend.prepare(job)
     assert job.examples == (10 + 1) * 2
     assert backend.on_update(job, torch.tensor([5.0])).tolist() == [(5 + 1) * 2]
@@ -64,16 +65,19 @@ def test_mechanisms_run_in_order_at_the_client_and_in_reverse_at_the_server():
 
 
 def test_the_other_order_is_another_backend():
-    backend, job = PrivacyBackend(PlainSum(), (Double(), Add())), client_job()
+    backend = PrivacyBackend(PlainSum(), (Double(), Add()))
+    job = client_job()
     assert backend.on_update(job, torch.tensor([5.0])).tolist() == [5 * 2 + 1]
     assert backend.on_total(SERVER_JOB, np.array([5.0])).tolist() == [(5 + 1) * 2]
 
 
 @pytest.mark.parametrize("mechanisms", [(), (Idle(),)])
 def test_without_mechanisms_everything_passes_untouched(mechanisms):
-    backend, job = PrivacyBackend(PlainSum(), mechanisms), client_job()
+    backend = PrivacyBackend(PlainSum(), mechanisms)
+    job = client_job()
     before = dict(vars(job))
-    update_D, total_D = torch.randn(4), np.arange(4.0)
+    update_D = torch.randn(4)
+    total_D = np.arange(4.0)
     backend.prepare(job)
     assert all(vars(job)[name] is value for name, value in before.items())
     assert backend.on_update(job, update_D) is update_D

@@ -117,7 +117,8 @@ def test_what_no_scaling_mends_is_refused(value):
 
 def test_noise_on_the_sum_is_gaussian_with_the_current_clip():
     """The clip of the job's state decides, not the one that the configuration started with."""
-    total_D, mechanism = np.random.default_rng(1).normal(0, 50, 20_000), ClientDp(noise_multiplier=1.7, clip=1.0)
+    total_D = np.random.default_rng(1).normal(0, 50, 20_000)
+    mechanism = ClientDp(noise_multiplier=1.7, clip=1.0)
     mechanism.settle(PLAN)
     noised_D = mechanism.on_total(server_job(clip=3.0), total_D)
     assert kstest((noised_D - total_D) / (1.7 * 3.0), norm.cdf).pvalue > 1e-3
@@ -126,7 +127,8 @@ def test_noise_on_the_sum_is_gaussian_with_the_current_clip():
 
 
 def test_the_total_shifts_the_noise_and_nothing_else():
-    total_D, mechanism = np.random.default_rng(1).normal(0, 50, 20_000), ClientDp(noise_multiplier=1.7)
+    total_D = np.random.default_rng(1).normal(0, 50, 20_000)
+    mechanism = ClientDp(noise_multiplier=1.7)
     alone_D = mechanism.on_total(server_job(clip=3.0), np.zeros(20_000))
     assert np.allclose(mechanism.on_total(server_job(clip=3.0), total_D) - alone_D, total_D, atol=1e-12)
 
@@ -146,7 +148,8 @@ def test_one_client_more_or_less_moves_the_sum_by_at_most_the_clip(cohort, clip)
 
 
 def test_what_it_tells_of_itself():
-    mechanism, job = ClientDp(noise_multiplier=0.5), client_job(clip=2.0)
+    mechanism = ClientDp(noise_multiplier=0.5)
+    job = client_job(clip=2.0)
     mechanism.on_update(job, torch.tensor([0.0, 5.0]))
     assert job.diagnostics == {"client_dp.update_norm": 5.0, "client_dp.clipped_fraction": 1.0}
     mechanism.on_update(job, torch.tensor([0.0, 2.0]))
@@ -162,7 +165,8 @@ def test_what_it_tells_of_itself():
 
 def test_the_adaptive_clip_splits_the_noise_as_its_paper_says():
     """Andrew et al. 2021 (arXiv:1905.03871), Theorem 1, on what is drawn: the noises measured, not asked for."""
-    z, bit_std = 0.8, 0.05 * 100
+    z = 0.8
+    bit_std = 0.05 * 100
     mechanism = ClientDp(noise_multiplier=z, adaptive=True, clip_learning_rate=0.2, quantile=0.3)
     mechanism.settle(PLAN)
     z_sum = mechanism.sum_multiplier
@@ -187,7 +191,9 @@ def test_the_adaptive_clip_finds_the_quantile_of_the_norms(start, quantile):
     """Norms are log-normal with a known quantile; the clip is followed over its last rounds, for it is noisy."""
     mechanism = ClientDp(noise_multiplier=0.5, clip=start, adaptive=True, quantile=quantile)
     mechanism.settle(PLAN)
-    state, norms, clips = mechanism.initial_state(), np.random.default_rng(3), []
+    state = mechanism.initial_state()
+    norms = np.random.default_rng(3)
+    clips = []
     assert state == {"client_dp.clip": start}
     for number in range(1, 141):
         jobs = [client_job(client, number, state["client_dp.clip"]) for client in range(100)]
@@ -201,9 +207,11 @@ def test_the_adaptive_clip_finds_the_quantile_of_the_norms(start, quantile):
 
 
 def test_a_bit_is_worth_half_and_a_fixed_clip_sends_none():
-    adaptive, fixed = ClientDp(noise_multiplier=0.5, adaptive=True), ClientDp(noise_multiplier=0.5)
+    adaptive = ClientDp(noise_multiplier=0.5, adaptive=True)
+    fixed = ClientDp(noise_multiplier=0.5)
     for length, bit in ((0.5, 0.5), (1.0, 0.5), (1.5, -0.5)):
-        job, other = client_job(), client_job()
+        job = client_job()
+        other = client_job()
         adaptive.on_update(job, torch.tensor([length]))
         fixed.on_update(other, torch.tensor([length]))
         assert (job.extra, other.extra) == ([bit], [])
@@ -265,7 +273,8 @@ def test_a_target_is_met_by_the_client_that_takes_part_most_often(kind):
 
 
 def test_what_a_participation_is_charged():
-    central, local = ClientDp(noise_multiplier=1.3, adaptive=True), LocalDp(noise_multiplier=0.9)
+    central = ClientDp(noise_multiplier=1.3, adaptive=True)
+    local = LocalDp(noise_multiplier=0.9)
     for mechanism, relation, sigma in ((central, "zero_out", 1.3), (local, "replace", 0.9)):
         mechanism.settle(PLAN)
         charge = mechanism.charge(7)

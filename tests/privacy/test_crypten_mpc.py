@@ -27,7 +27,10 @@ from tests.privacy import party_threads
 from tests.privacy.contract import SecureSumContract, assert_sum, vectors
 from tests.privacy.harness import UPDATE_BOUND, MemoryStore, Round, identity_of, spec_of
 
-COUNT, LENGTH, PARTIES, MINIMUM = 4, 30, 3, 2
+COUNT = 4
+LENGTH = 30
+PARTIES = 3
+MINIMUM = 2
 ROLES = ("party/0", "party/1", "party/2")
 SUM = CryptenSum(PARTIES, UPDATE_BOUND)
 REPORT = {"digest", "left out"}
@@ -149,7 +152,8 @@ def test_a_contribution_that_one_party_was_not_handed_is_left_out_by_all(round_,
 
 def without(records: Records, client: Address) -> Records:
     names = str(records["contributors"]).split(",")
-    place, size = names.index(client), manifest_bytes(PARTIES)
+    place = names.index(client)
+    size = manifest_bytes(PARTIES)
     manifests = records["manifests"][: size * place] + records["manifests"][size * (place + 1) :]
     kept = {name: value for name, value in records.items() if name != client}
     return {**kept, "contributors": ",".join(n for n in names if n != client), "manifests": manifests}
@@ -188,7 +192,8 @@ def test_the_set_is_kept_before_anything_is_revealed(round_, monkeypatch):
     expected = {f"client/{i}": hashlib.sha256(manifests[sizes * i : sizes * (i + 1)]).hexdigest() for i in range(COUNT)}
     for role in ROLES:
         name = f"{round_.party(role).run}-1-{round_.party(role).attempt}"
-        attempt, whole = f"set-{name}", f"set-{round_.party(role).run}-1"
+        attempt = f"set-{name}"
+        whole = f"set-{round_.party(role).run}-1"
         assert set(stores[role].values) == {f"revealed-{name}", attempt, whole}
         assert json.loads(stores[role].values[attempt]) == expected
         assert stores[role].values[whole] == ",".join(sorted(expected)).encode()
@@ -291,14 +296,16 @@ def again(round_: Recorded, client: Address) -> Records:
 
 
 def replaced(records: Records, client: Address, upload: Records, party: Address) -> Records:
-    size, place = manifest_bytes(PARTIES), str(records["contributors"]).split(",").index(client)
+    size = manifest_bytes(PARTIES)
+    place = str(records["contributors"]).split(",").index(client)
     manifests = records["manifests"]
     manifests = manifests[: size * place] + upload["manifest"] + manifests[size * (place + 1) :]
     return {**records, client: upload[party], "manifests": manifests}
 
 
 def test_a_client_that_gives_different_sets_of_boxes_is_named_by_all(round_):
-    second, handed = again(round_, "client/2"), round_.handed
+    second = again(round_, "client/2")
+    handed = round_.handed
     handed["party/1"] = replaced(handed["party/1"], "client/2", second, "party/1")
     for outcome in reveal(round_, handed).values():
         assert isinstance(outcome, PrivacyRefusal)
@@ -307,14 +314,16 @@ def test_a_client_that_gives_different_sets_of_boxes_is_named_by_all(round_):
 
 def test_a_box_of_another_submission_under_the_first_manifest_is_named_by_all(round_):
     """Its client sealed it, in this attempt: the sum of such shares would be noise."""
-    second, handed = again(round_, "client/2"), round_.handed
+    second = again(round_, "client/2")
+    handed = round_.handed
     handed["party/1"]["client/2"] = second["party/1"]
     outcomes = reveal(round_, handed)
     assert_refused(outcomes, "party/1", BadSignature, "of client/2 is not what it sent: a box is not the one")
 
 
 def test_a_client_may_submit_again_to_all(round_):
-    second, handed = again(round_, "client/2"), round_.handed
+    second = again(round_, "client/2")
+    handed = round_.handed
     handed = {role: replaced(handed[role], "client/2", second, role) for role in ROLES}
     total = reveal(round_, handed)["party/0"]["sum"]
     assert np.array_equal(total, round_.passed["reveal", "party/0"][1]["sum"])
@@ -565,8 +574,10 @@ def test_the_server_waits_for_parties_no_longer_than_it_was_told():
 
 @pytest.mark.parametrize("parties", [2, 3, 5])
 def test_an_upload_is_as_long_as_the_vector_whatever_the_number_of_parties(parties):
-    secure_sum, length = CryptenSum(parties, UPDATE_BOUND), 26_010
-    spec, vector = spec_of(length, 10), vectors(1, length)
+    secure_sum = CryptenSum(parties, UPDATE_BOUND)
+    length = 26_010
+    spec = spec_of(length, 10)
+    vector = vectors(1, length)
     round_ = Round(secure_sum, spec, vector)
     for fractional_bits, width in ((16, 4), (24, 4), (30, 8)):
         secure_sum = round_.secure_sum = CryptenSum(parties, UPDATE_BOUND, fractional_bits)

@@ -83,7 +83,9 @@ def test_draws_are_uniform_over_their_bits(bits):
 
 
 def test_links_differ_by_key_session_purpose_and_direction():
-    keys, sessions, purposes = (bytes(32), bytes([1] * 32)), (b"a", b"b"), ("party 0 to 1", "party 1 to 0", "dealer 0")
+    keys = (bytes(32), bytes([1] * 32))
+    sessions = (b"a", b"b")
+    purposes = ("party 0 to 1", "party 1 to 0", "dealer 0")
     made = [link(k, n, purpose).integers((2,), 64) for k in keys for n in sessions for purpose in purposes]
     assert len({tuple(words.tolist()) for words in made}) == 12
 

@@ -36,7 +36,9 @@ def skellam_pmf(variance: float) -> dict[int, float]:
 
 def p_value(drawn: np.ndarray, pmf: dict[int, float]) -> float:
     """Chi-square over cells that expect at least 20 draws each; who is outside the table counts in the last."""
-    edges, cells, mass = [], [], 0.0
+    edges = []
+    cells = []
+    mass = 0.0
     for k, p in pmf.items():
         mass += p
         if mass * len(drawn) >= 20:

@@ -35,7 +35,8 @@ def settled(plan: Plan = PLAN, **settings_: object) -> DistributedDp:
 
 
 def client_job(client: int = 0, number: int = 1) -> ClientJob:
-    model, source = PLAN.model, SeededRandomness("noise", client, number)
+    model = PLAN.model
+    source = SeededRandomness("noise", client, number)
     return ClientJob(f"client/{client}", number, {}, source, 20, model, torch.optim.SGD(model.parameters(), lr=0.1), ())
 
 
@@ -75,7 +76,8 @@ def test_without_noise_the_sum_is_that_of_float64_but_for_rounding(dimension):
 
 def test_updates_are_clipped_first():
     mechanism = settled(noise_multiplier=SILENT, bits=40, clip=0.5)
-    long, short = updates_of(2, 50, norm=2.0)[0], updates_of(2, 50, seed=1, norm=0.25)[1]
+    long = updates_of(2, 50, norm=2.0)[0]
+    short = updates_of(2, 50, seed=1, norm=0.25)[1]
     expected = long.double().numpy() * 0.25 + short.double().numpy()
     assert np.abs(summed(mechanism, [long, short]) - expected).max() < 1e-6
 
@@ -128,7 +130,8 @@ def test_no_round_shares_its_rotation_with_the_next():
 @pytest.mark.parametrize(("n_min", "colluders"), [(2, 0), (8, 0), (8, 6), (10, 3)])
 def test_epsilon_is_charged_at_the_honest_shares_and_not_at_who_answered(n_min, colluders):
     mechanism = settled(replace(PLAN, min_contributors=n_min), noise_multiplier=1.2, colluders=colluders)
-    grid, padded = mechanism._grid, padded_length(50)
+    grid = mechanism._grid
+    padded = padded_length(50)
     honest_variance = grid.variance * (n_min - colluders)
     assert math.isclose(math.sqrt(honest_variance), 1.2 * grid.l2)
     event = mechanism.charge(0).event
@@ -236,7 +239,8 @@ def test_a_run_learns_through_integers(tmp_path, secure_sum):
     state = run(tmp_path, *DP, *secure_sum)
     plain = run(tmp_path / "plain", "training.weighting=uniform")
     start = workspace_of().initial_D
-    step, wanted = state.weights_D - start, plain.weights_D - start
+    step = state.weights_D - start
+    wanted = plain.weights_D - start
     assert torch.nn.functional.cosine_similarity(step, wanted, dim=0) > 0.95
 
 

@@ -56,7 +56,8 @@ def renyi(log_p: np.ndarray, shift: int, alpha: float) -> float:
 
     What is cut off would make it too small, so the last terms on both sides must be nothing beside the greatest.
     """
-    p, q = log_p[shift:], log_p[: len(log_p) - shift]
+    p = log_p[shift:]
+    q = log_p[: len(log_p) - shift]
     held = np.isfinite(p) & np.isfinite(q)
     terms = alpha * p[held] + (1 - alpha) * q[held]
     assert max(terms[0], terms[-1]) < terms.max() - 40
@@ -83,7 +84,9 @@ def test_the_skellam_bound_is_close_where_the_variance_is_large(alpha, shift):
 
 def test_the_skellam_bound_holds_for_vectors():
     """Coordinates are independent, so their divergences add up; the norms are those of the whole shift."""
-    shift, variance, alpha = (5, 3, 1, 1, 1), 400.0, 6
+    shift = (5, 3, 1, 1, 1)
+    variance = 400.0
+    alpha = 6
     exact = sum(renyi(log_skellam(variance), step, alpha) for step in shift)
     assert exact <= skellam_rdp(alpha, sum(shift), math.sqrt(sum(step**2 for step in shift)), variance) <= 1.02 * exact
 
@@ -110,7 +113,8 @@ scales = st.floats(0.1, 1e6)
 def test_skellam_events_cost_what_the_bound_says(l2, dimension, variance, alpha):
     """Never less; and more only where xi would be below zero, which an event may not be."""
     l1 = l1_bound(l2, dimension)
-    curve, bound = rdp_of(skellam_zcdp(l1, l2, variance))(alpha), skellam_rdp(alpha, l1, l2, variance)
+    curve = rdp_of(skellam_zcdp(l1, l2, variance))(alpha)
+    bound = skellam_rdp(alpha, l1, l2, variance)
     assert curve >= bound * (1 - 1e-12)
     assert curve <= bound + l2**2 / (4 * variance**2) + 1e-12 * bound
 
@@ -118,7 +122,8 @@ def test_skellam_events_cost_what_the_bound_says(l2, dimension, variance, alpha)
 @pytest.mark.parametrize("sigma", [0.5, 0.6, 1.0, 3.0])
 @pytest.mark.parametrize("shares", [1, 2, 7, 20])
 def test_discrete_gaussian_bounds_are_above_the_exact_divergence(sigma, shares):
-    log_p, spread = log_gaussian_sum(sigma, shares), sigma * math.sqrt(shares)
+    log_p = log_gaussian_sum(sigma, shares)
+    spread = sigma * math.sqrt(shares)
     compared = 0
     for alpha in (1.01, 1.5, 2, 5, 16):
         for shift in sorted({1, 2, max(1, int(10 * spread / alpha))}):
@@ -162,7 +167,8 @@ def gaussian_epsilon(noise_multiplier: float, rounds: int) -> float:
 @pytest.mark.parametrize("noise_multiplier", [0.7, 2.0, 20.0])
 @pytest.mark.parametrize("rounds", [1, 100])
 def test_epsilon_tends_to_the_gaussian_mechanisms_from_above(noise_multiplier, rounds):
-    limit, dimension = gaussian_epsilon(noise_multiplier, rounds), 1 << 20
+    limit = gaussian_epsilon(noise_multiplier, rounds)
+    dimension = 1 << 20
     found = [skellam_epsilon(l2, dimension, (noise_multiplier * l2) ** 2, rounds, DELTA) for l2 in (10.0, 1e3, 1e5)]
     assert found == sorted(found, reverse=True)
     assert limit * (1 - 1e-12) <= found[2] <= limit * (1 + 1e-6)
@@ -271,7 +277,8 @@ def test_where_all_is_gaussian_the_bound_is_near_the_quantile():
 
 def test_the_bits_are_the_least_that_hold_the_bound():
     for cohort, norm, variance in SETTINGS:
-        bits, bound = modulus_bits(cohort, norm, 256, variance), coordinate_bound(cohort, norm, 256, variance)
+        bits = modulus_bits(cohort, norm, 256, variance)
+        bound = coordinate_bound(cohort, norm, 256, variance)
         assert 2 ** (bits - 2) < bound <= 2 ** (bits - 1)
 
 

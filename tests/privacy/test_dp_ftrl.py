@@ -40,7 +40,8 @@ from tests.privacy.exact import gaussian_delta, gaussian_epsilon
 from tests.privacy.test_client_dp import PLAN as CLIENT_PLAN
 
 PLAN = replace(CLIENT_PLAN, rounds=100, separation=10, participations=(10,) * 200)
-SIGMA, CLIP = 1.3, 0.7
+SIGMA = 1.3
+CLIP = 0.7
 Matrix = NDArray[np.float64]
 
 
@@ -101,14 +102,16 @@ def test_the_strategy_is_the_root_of_the_prefix_sums():
 
 @pytest.mark.parametrize("bands", [1, 2, 5, 10])
 def test_the_noise_is_the_inverse_strategy_on_fresh_noise(bands):
-    c_TT, std = strategy(bands, 40), SIGMA * CLIP * np.linalg.norm(strategy(bands, 40)[:, 0])
+    c_TT = strategy(bands, 40)
+    std = SIGMA * CLIP * np.linalg.norm(strategy(bands, 40)[:, 0])
     expected_TD = solve_triangular(c_TT, std * drawn(40, 7), lower=True)
     assert np.allclose(noise(settled(bands), 40, 7), expected_TD, rtol=1e-12, atol=1e-12)
     assert np.allclose(np.linalg.inv(c_TT) @ (std * drawn(40, 7)), expected_TD, atol=1e-10)
 
 
 def test_the_total_shifts_the_noise_and_is_in_no_later_round():
-    mechanism, memory = settled(4), dict[str, torch.Tensor]()
+    mechanism = settled(4)
+    memory = dict[str, torch.Tensor]()
     totals_TD = np.random.default_rng(1).normal(0, 50, (9, 7))
     noised_TD = np.stack([mechanism.on_total(server_job(t + 1, memory), totals_TD[t]) for t in range(9)])
     assert np.allclose(noised_TD - totals_TD, noise(mechanism, 9, 7), atol=1e-12)
@@ -161,7 +164,8 @@ def test_a_client_that_keeps_away_for_the_bands_pays_a_gaussian_a_participation(
 @settings(max_examples=40, deadline=None)
 def test_one_that_returns_earlier_would_pay_more(data, bands):
     """So `settle` refuses."""
-    first, gap = data.draw(st.integers(0, 3)), data.draw(st.integers(1, bands - 1))
+    first = data.draw(st.integers(0, 3))
+    gap = data.draw(st.integers(1, bands - 1))
     assert price(whitening(bands, first + gap + bands), (first, first + gap)) > 2 / SIGMA**2 * (1 + 1e-3)
     with pytest.raises(ConfigError, match=f"^mechanism.dp_ftrl.bands={bands}: some client returns after {gap} rounds"):
         settled(bands, replace(PLAN, separation=gap))
@@ -238,7 +242,8 @@ def test_with_a_band_a_round_the_largest_error_is_landaus_constant(rounds):
 
 
 def test_it_remembers_the_last_rounds_and_replaces_what_it_remembers():
-    mechanism, memory = settled(4), dict[str, torch.Tensor]()
+    mechanism = settled(4)
+    memory = dict[str, torch.Tensor]()
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     expected_TD = noise(mechanism, 8, 5)
     for number in range(1, 9):
@@ -269,7 +274,8 @@ def test_without_the_noise_of_the_rounds_before_it_does_not_go_on():
 
 
 def test_what_it_tells_of_itself():
-    mechanism, job = settled(), client_job()
+    mechanism = settled()
+    job = client_job()
     clipped_D = mechanism.on_update(job, torch.tensor([3.0, 4.0]))
     assert clipped_D.tolist() == pytest.approx([0.6 * CLIP, 0.8 * CLIP])
     assert job.diagnostics == {"dp_ftrl.update_norm": 5.0, "dp_ftrl.clipped_fraction": 1.0}

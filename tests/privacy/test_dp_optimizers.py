@@ -20,11 +20,19 @@ from privacy.dp_sgd import MODES, DpSgd
 from privacy.mechanism import Batch, ClientJob, Plan
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness
 
-IMAGE, CLASSES = (1, 28, 28), 10
-N, BATCH, STEPS, LR, SIGMA = 26, 8, 4, 0.5, 1.5
-RATE, EXPECTED = 1 / 4, 6.5  # four batches of at most 8 make an epoch of 26
+IMAGE = (1, 28, 28)
+CLASSES = 10
+N = 26
+BATCH = 8
+STEPS = 4
+LR = 0.5
+SIGMA = 1.5
+# four batches of at most 8 make an epoch of 26
+RATE = 1 / 4
+EXPECTED = 6.5
 CLIPPINGS = [(mode, "flat") for mode in MODES] + [(m, c) for m in MODES[:3] for c in ("per_layer", "adaptive")]
-NOBODY, EVERYBODY = np.ones(N), np.zeros(N)
+NOBODY = np.ones(N)
+EVERYBODY = np.zeros(N)
 Clip = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 
 
@@ -58,7 +66,8 @@ class Scripted(Randomness):
     """Every Gaussian is a constant; inclusions are as scripted, then drawn; all inclusions are remembered."""
 
     def __init__(self, gaussian: float = 0.0, script: Sequence[NDArray[np.float64]] = (), seed: int = 5) -> None:
-        self._gaussian, self._script = gaussian, list(script)
+        self._gaussian = gaussian
+        self._script = list(script)
         self._generator = np.random.default_rng(seed)
         self.draws: list[NDArray[np.float64]] = []
 
@@ -171,8 +180,11 @@ def assert_close(found_D: torch.Tensor, wanted_D: torch.Tensor, tolerance: float
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("mode", MODES)
 def test_flat_clipping_is_that_of_a_microbatch_loop(mode, name):
-    model, examples, source = model_of(name), examples_of(), Scripted()
-    bound, seen = float(np.median(norms(model, examples))), list[float]()
+    model = model_of(name)
+    examples = examples_of()
+    source = Scripted()
+    bound = float(np.median(norms(model, examples)))
+    seen = list[float]()
     job = job_of(model, examples, source)
     found_D = trained(DpSgd(SIGMA, clip=bound, mode=mode), job)
     wanted_D = microbatches(model, examples, source.draws, flat_clip(bound, seen))
@@ -185,7 +197,9 @@ def test_flat_clipping_is_that_of_a_microbatch_loop(mode, name):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_under_a_public_rate_the_public_batch_size_divides(mode):
-    model, examples, source = model_of(), examples_of(), Scripted()
+    model = model_of()
+    examples = examples_of()
+    source = Scripted()
     bound = float(np.median(norms(model, examples)))
     found_D = trained(
         DpSgd(SIGMA, clip=bound, mode=mode), job_of(model, examples, source), plan_of(model, sample_rate=0.4)
@@ -195,7 +209,9 @@ def test_under_a_public_rate_the_public_batch_size_divides(mode):
 
 @pytest.mark.parametrize("mode", MODES[:3])
 def test_each_parameter_has_a_bound_of_its_own(mode):
-    model, examples, source = model_of("cnn"), examples_of(), Scripted()
+    model = model_of("cnn")
+    examples = examples_of()
+    source = Scripted()
     bound = float(np.median(norms(model, examples)))
     found_D = trained(DpSgd(SIGMA, clip=bound, clipping="per_layer", mode=mode), job_of(model, examples, source))
     own = bound / math.sqrt(8)  # four layers with weights and biases
@@ -213,7 +229,8 @@ def test_each_parameter_has_a_bound_of_its_own(mode):
     CLIPPINGS,
 )
 def test_a_batch_in_pieces_is_the_whole_batch(mode, clipping):
-    model, examples = model_of("cnn"), examples_of()
+    model = model_of("cnn")
+    examples = examples_of()
     bound = float(np.median(norms(model, examples)))
     whole_D, pieces_D = (
         trained(
@@ -231,13 +248,17 @@ def test_a_batch_in_pieces_is_the_whole_batch(mode, clipping):
 @pytest.mark.parametrize("mode", ["hooks", "functorch", "ew"])
 def test_the_adaptive_bound_follows_the_quantile(mode, gaussian):
     """Andrew et al. 2021, section 2.1: C <- C exp(-eta (b - gamma)); everybody is drawn, so b is beyond dispute."""
-    model, examples, source = model_of("cnn"), examples_of(), Scripted(gaussian)
+    model = model_of("cnn")
+    examples = examples_of()
+    source = Scripted(gaussian)
     bound = float(np.median(norms(model, examples)))
     dp = DpSgd(SIGMA, clip=bound, clipping="adaptive", mode=mode, clip_learning_rate=0.7, target_unclipped_quantile=0.3)
     found_D = trained(dp, job_of(model, examples, source), plan_of(model, batch_size=N))
 
     count_std = max(0.05 * N, 0.51 * SIGMA)
-    twin, wanted_D, bounds = deepcopy(model), torch.zeros_like(found_D, dtype=torch.float64), [bound]
+    twin = deepcopy(model)
+    wanted_D = torch.zeros_like(found_D, dtype=torch.float64)
+    bounds = [bound]
     for _ in range(STEPS):
         below = sum(one <= bounds[-1] for one in norms(twin, examples))
         step_D = microbatches(twin, examples, [EVERYBODY], flat_clip(bounds[-1]), 1.0, N)
@@ -251,7 +272,8 @@ def test_the_adaptive_bound_follows_the_quantile(mode, gaussian):
 
 def adaptive_release(draw: NDArray[np.float64], gaussian: float = 0.0, **options) -> tuple[torch.Tensor, torch.Tensor]:
     """What one adaptive step releases: the noised sum of gradients (D,), and the log of the bound that follows."""
-    model, examples = model_of(), examples_of()
+    model = model_of()
+    examples = examples_of()
     bound = float(np.median(norms(model, examples)))
     job = job_of(model, examples, Scripted(gaussian, [draw]))
     update_D = trained(DpSgd(SIGMA, clip=bound, clipping="adaptive", **options), job, plan_of(model, steps=1))
@@ -273,7 +295,8 @@ def test_the_count_is_divided_by_what_is_expected_and_not_by_who_was_drawn():
 
 def test_the_adaptive_bound_costs_no_more_than_is_accounted():
     """One record more moves both releases together by at most 1/sigma of their noise; here it is just not clipped."""
-    zero, one = adaptive_release(drawn(25)), adaptive_release(drawn(25), gaussian=1.0)
+    zero = adaptive_release(drawn(25))
+    one = adaptive_release(drawn(25), gaussian=1.0)
     stds = [float((a - b).abs().mean()) for a, b in zip(one, zero, strict=True)]
     order = [int(i) for i in np.argsort(norms(model_of(), examples_of()))]
     more = adaptive_release(drawn(25, order[N // 2 - 1]))
@@ -283,7 +306,8 @@ def test_the_adaptive_bound_costs_no_more_than_is_accounted():
 
 @pytest.mark.parametrize(("mode", "clipping"), CLIPPINGS)
 def test_a_step_without_examples_is_noise_alone(mode, clipping):
-    model, clip = model_of("cnn"), 0.8
+    model = model_of("cnn")
+    clip = 0.8
     dp = DpSgd(SIGMA, clip=clip, clipping=clipping, mode=mode)
     found_D = trained(dp, job_of(model, examples_of(), Scripted(1.0, [NOBODY])), plan_of(model, steps=1))
     multiplier = SIGMA
@@ -294,7 +318,8 @@ def test_a_step_without_examples_is_noise_alone(mode, clipping):
 
 @pytest.mark.parametrize(("mode", "clipping"), CLIPPINGS)
 def test_an_empty_draw_between_two_others_changes_nothing_but_the_noise(mode, clipping):
-    model, examples = model_of(), examples_of()
+    model = model_of()
+    examples = examples_of()
     bound = float(np.median(norms(model, examples)))
     full = [drawn(1, 5, 24), drawn(2, 23, 24, 25)]
 
@@ -318,7 +343,9 @@ def test_the_adaptive_bound_moves_when_nobody_was_drawn():
 @pytest.mark.parametrize("mode", ["ew", "ghost"])
 def test_noise_is_gaussian_and_grows_with_the_steps(mode, source):
     """False alarms of the system's source: one in a million runs."""
-    model, clip, steps = model_of("mlp"), 0.8, 5
+    model = model_of("mlp")
+    clip = 0.8
+    steps = 5
     plan = plan_of(model, sample_rate=1e-12, steps=steps)
     noise_D = trained(DpSgd(SIGMA, clip=clip, mode=mode), job_of(model, examples_of(), source), plan).double().numpy()
     std = math.sqrt(steps) * LR * SIGMA * clip / BATCH

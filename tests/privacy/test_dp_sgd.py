@@ -33,7 +33,8 @@ def numbered(count: int) -> Examples:
 def draws_of(count: int, randomness, **plan) -> list[list[int]]:
     """Who is drawn, step by step; a draw of nobody shows nothing."""
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 1))
-    dp, job = DpSgd(1.0, max_physical_batch_size=10**9), job_of(model, numbered(count), randomness)
+    dp = DpSgd(1.0, max_physical_batch_size=10**9)
+    job = job_of(model, numbered(count), randomness)
     dp.settle(plan_of(model, examples=(count,), **plan))
     dp.prepare(job)
     return [labels.tolist() for _, labels in job.batches]
@@ -55,29 +56,35 @@ def steps_of(rate: float, steps: int, sigma: float = 1.0) -> DpEvent:
     ],
 )
 def test_what_is_charged_is_what_is_done(examples, schedule, rate, steps):
-    model, source = model_of(), Scripted()
+    model = model_of()
+    source = Scripted()
     dp = DpSgd(1.0)
     trained(dp, job_of(model, examples_of(examples), source), plan_of(model, examples=(examples,), **schedule))
     assert len(source.draws) == steps
     charge = dp.charge(0)
     assert (charge.unit, charge.relation) == ("record", "add_remove")
-    found, wanted = RdpAccountant(), RdpAccountant()
+    found = RdpAccountant()
+    wanted = RdpAccountant()
     found.compose(charge.event)
     wanted.compose(steps_of(rate, steps))
     assert found.get_epsilon(1e-5) == pytest.approx(wanted.get_epsilon(1e-5), rel=1e-9)
 
 
 def test_each_client_has_the_schedule_of_its_own_examples():
-    model, source = model_of(), Scripted()
+    model = model_of()
+    source = Scripted()
     plan = plan_of(model, clients=2, examples=(26, 50), participations=(1, 1), epochs=1, steps=None)
-    dp, job = DpSgd(1.0), job_of(model, examples_of(50), source)
+    dp = DpSgd(1.0)
+    job = job_of(model, examples_of(50), source)
     job.address = "client/1"
     trained(dp, job, plan)
     assert len(source.draws) == 7
     assert dp.charge(0).event != dp.charge(1).event
 
 
-COUNT, RATE, STEPS = 200, 0.1, 2000
+COUNT = 200
+RATE = 0.1
+STEPS = 2000
 
 
 @pytest.mark.parametrize("randomness", [OsRandomness(), SeededRandomness("sampling")], ids=["os", "seeded"])
@@ -103,8 +110,10 @@ def test_inclusion_is_poisson(randomness):
 
 
 def test_pieces_hold_the_draw_and_fit_into_memory():
-    model, seen = model_of(), []
-    dp, job = DpSgd(1.0, max_physical_batch_size=3), job_of(model, numbered(26), Scripted())
+    model = model_of()
+    seen = []
+    dp = DpSgd(1.0, max_physical_batch_size=3)
+    job = job_of(model, numbered(26), Scripted())
     dp.settle(plan_of(model, steps=1, batch_size=26))
     dp.prepare(job)
     for _, labels in job.batches:
@@ -115,8 +124,10 @@ def test_pieces_hold_the_draw_and_fit_into_memory():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_model_that_was_given_stays_as_it_was(mode):
-    model, examples = model_of("cnn"), examples_of()
-    state, logits = deepcopy(model.state_dict()), model(examples.inputs).detach()
+    model = model_of("cnn")
+    examples = examples_of()
+    state = deepcopy(model.state_dict())
+    logits = model(examples.inputs).detach()
     job = job_of(model, examples, SeededRandomness(1))
     update_D = trained(DpSgd(1.0, mode=mode), job)
     assert update_D.abs().max() > 0
@@ -133,7 +144,8 @@ def test_the_model_that_was_given_stays_as_it_was(mode):
     ("mode", "clipping"), [*((mode, "flat") for mode in MODES), ("ew", "per_layer"), ("ew", "adaptive")]
 )
 def test_a_client_leaves_nothing_to_the_next_one(mode, clipping):
-    shared, updates = DpSgd(1.0, clip=0.5, clipping=clipping, mode=mode), []
+    shared = DpSgd(1.0, clip=0.5, clipping=clipping, mode=mode)
+    updates = []
     model = model_of()
     for dp in (shared, shared, DpSgd(1.0, clip=0.5, clipping=clipping, mode=mode)):
         job = job_of(model, examples_of(), SeededRandomness(len(updates) > 0), momentum=0.9)

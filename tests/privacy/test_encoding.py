@@ -117,7 +117,8 @@ def test_the_inverse_restores_what_was_rotated(dimension, seed):
 
 def test_rotating_changes_none_of_its_arguments():
     chosen = rotation(5, "run")
-    update_D, rotated_P = np.arange(5.0), np.arange(8.0)
+    update_D = np.arange(5.0)
+    rotated_P = np.arange(8.0)
     chosen.apply(update_D), chosen.invert(rotated_P)
     assert np.array_equal(update_D, np.arange(5.0))
     assert np.array_equal(rotated_P, np.arange(8.0))
@@ -192,7 +193,9 @@ def test_the_condition_biases_little_at_the_papers_beta():
 
 def test_the_condition_is_met_as_often_as_beta_says():
     """And the norm that it bounds is nearly reached, so the bound is no idle one."""
-    dimension, norm, beta = 1024, 5.0, math.exp(-0.5)
+    dimension = 1024
+    norm = 5.0
+    beta = math.exp(-0.5)
     scaled_P = rotation(dimension, "beta").apply(np.eye(1, dimension)[0] * norm)
     source = generator("beta")
     squares = [squared_norm(conditional_round(scaled_P, 1e6, source)) for _ in range(2000)]
@@ -256,8 +259,11 @@ def test_a_modulus_out_of_range_is_refused(bits):
 
 def test_noise_free_sums_come_back():
     """The whole way for ten clients: the error of the mean is that of rounding alone."""
-    dimension, scale, norm = 1000, 50.0, 2.0
-    chosen, source = rotation(dimension, "whole"), generator("whole")
+    dimension = 1000
+    scale = 50.0
+    norm = 2.0
+    chosen = rotation(dimension, "whole")
+    source = generator("whole")
     updates = [clip_l2(source.standard_normal(dimension), norm) for _ in range(10)]
     bound = rounded_norm_bound(norm * scale, chosen.padded, math.exp(-0.5))
     sent = [to_modulus(conditional_round(chosen.apply(u) * scale, bound, source), 14) for u in updates]

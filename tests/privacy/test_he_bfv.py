@@ -18,13 +18,15 @@ from tests.privacy.he_setups import (
     with_keys,
 )
 
-SHARED, PUBLIC = named("lean", "bfv", symmetric=True), named("lean", "bfv", symmetric=False)
+SHARED = named("lean", "bfv", symmetric=True)
+PUBLIC = named("lean", "bfv", symmetric=False)
 
 
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_a_sum_is_exact(symmetric, masked):
-    setup, vectors = bfv(symmetric), integers(16, 10_000, 16)
+    setup = bfv(symmetric)
+    vectors = integers(16, 10_000, 16)
     total = opened(setup, vectors, masked)
     assert total.dtype == np.uint64
     assert np.array_equal(total, sum(vectors))
@@ -136,7 +138,8 @@ def test_masked_slots_are_uniform_to_whoever_decrypts_them():
 
 
 def test_the_key_of_another_opens_nothing():
-    mine, theirs = bfv(), with_keys(bfv().scheme)
+    mine = bfv()
+    theirs = with_keys(bfv().scheme)
     messages, _ = uploads(mine, integers(2, 5000, 16), masked=False)
     with pytest.raises(MalformedContribution, match="counts"):
         mine.scheme.open(added(mine, messages, 5000), theirs.decryption, 2, 5000)

@@ -25,7 +25,8 @@ def count(setup):
 def test_modular_arithmetic_is_that_of_integers():
     modulus = np.uint64((1 << 60) - 93)
     left, right = generator("modular").integers(0, modulus, (2, 1000), np.uint64)
-    left[:2], right[:2] = [0, modulus - np.uint64(1)], modulus - np.uint64(1)
+    left[:2] = [0, modulus - np.uint64(1)]
+    right[:2] = modulus - np.uint64(1)
     whole = [left.astype(object), right.astype(object)]
     assert (add_mod(left, right, modulus) == (whole[0] + whole[1]) % int(modulus)).all()
     assert (subtract_mod(left, right, modulus) == (whole[0] - whole[1]) % int(modulus)).all()
@@ -69,7 +70,8 @@ def test_keys_of_another_set_or_damaged_ones_are_refused(setup, symmetric):
 
 def test_no_upload_holds_the_key_or_repeats_itself():
     setup = ckks()
-    first, second = message_of(setup, masked=False), message_of(setup, masked=False)
+    first = message_of(setup, masked=False)
+    second = message_of(setup, masked=False)
     assert first != second
     one, two = (residues(setup.scheme.parameters, message, count(setup)) for message in (first, second))
     assert not (one == two).any(axis=3).all()
@@ -103,7 +105,8 @@ def test_bytes_of_a_seal_file_are_not_uniform_but_packed_residues_are():
 
 @pytest.mark.parametrize("setup", [ckks(), ckks("lean", False), bfv(), bfv(False), ckks("nvflare", False)], ids=str)
 def test_a_message_of_another_length_is_refused(setup):
-    message, parameters = message_of(setup), setup.scheme.parameters
+    message = message_of(setup)
+    parameters = setup.scheme.parameters
     for damaged in [b"", message[:-1], message + b"\0", message[1:], message + message, message[: len(message) // 2]]:
         with pytest.raises(MalformedContribution):
             CiphertextSum(parameters, count(setup)).add(damaged)
@@ -125,7 +128,8 @@ def test_a_message_of_other_parameters_is_refused():
 
 def test_a_message_counts_whole_or_not_at_all():
     setup = ckks("lean", False)
-    here, good = ring(setup.scheme.parameters), message_of(setup)
+    here = ring(setup.scheme.parameters)
+    good = message_of(setup)
     raws = list(here.parse(good, count(setup)))
     total = CiphertextSum(setup.scheme.parameters, count(setup))
     total.add(good)

@@ -30,7 +30,8 @@ LEAN = [("lean", True), ("lean", False)]
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize(("name", "symmetric"), [*LEAN, ("nvflare", False)])
 def test_a_sum_is_that_of_float64_within_the_tolerance(name, symmetric, masked):
-    setup, vectors = ckks(name, symmetric), reals(10, 9000)
+    setup = ckks(name, symmetric)
+    vectors = reals(10, 9000)
     error = opened(setup, vectors, masked) - sum(vectors)
     assert np.abs(error).max() <= setup.scheme.tolerance(10)
     assert error.std() == pytest.approx(setup.scheme.error_deviation(10), rel=0.08)
@@ -39,7 +40,8 @@ def test_a_sum_is_that_of_float64_within_the_tolerance(name, symmetric, masked):
 def test_errors_under_a_public_key_have_the_tail_of_laplace_and_under_a_shared_one_of_gauss():
     """So twelve deviations, which no Gaussian reaches, are too few for a public key."""
     for symmetric, beyond_3 in [(True, math.erfc(3 / math.sqrt(2))), (False, math.exp(-3 * math.sqrt(2)))]:
-        setup, zeros = ckks("lean", symmetric), np.zeros(4095 * 60)
+        setup = ckks("lean", symmetric)
+        zeros = np.zeros(4095 * 60)
         error = np.abs(opened(setup, [zeros], masked=False)) / setup.scheme.error_deviation(1)
         assert np.mean(error > 3) == pytest.approx(beyond_3, rel=0.3)  # 0.0027 and 0.0144
         deviations = setup.scheme.tolerance(1) / setup.scheme.error_deviation(1)
@@ -60,7 +62,8 @@ def test_any_length_comes_back(count, length, symmetric, data):
 
 
 def test_the_last_real_of_a_ciphertext_is_reserved():
-    lean, published = ckks().scheme, ckks("nvflare", False).scheme
+    lean = ckks().scheme
+    published = ckks("nvflare", False).scheme
     assert (lean.values_per_ciphertext, published.values_per_ciphertext) == (4095, 4095)
     assert [lean.ciphertexts(length) for length in (1, 4095, 4096, 26010, 10**6)] == [1, 1, 2, 7, 245]
 
@@ -193,7 +196,8 @@ def test_a_mask_of_another_length_is_never_cut_to_fit():
 
 
 def test_the_key_of_another_opens_nothing():
-    mine, theirs = ckks(), with_keys(ckks().scheme)
+    mine = ckks()
+    theirs = with_keys(ckks().scheme)
     messages, _ = uploads(mine, reals(2, 4095), masked=False)
     with pytest.raises(MalformedContribution, match="damaged"):
         mine.scheme.open(added(mine, messages, 4095), theirs.decryption, 2, 4095)

@@ -33,7 +33,8 @@ def centred(values: np.ndarray, modulus: int) -> np.ndarray:
 
 def ckks_noise(setup: Setup, count: int) -> np.ndarray:
     """Coefficients of so many encryptions of nothing."""
-    parameters, noise = setup.scheme.parameters, []
+    parameters = setup.scheme.parameters
+    noise = []
     layout = ring(parameters).ciphertext
     for _ in range(count):
         cipher = sealapi.Ciphertext()
@@ -75,7 +76,8 @@ def test_noise_of_a_bfv_sum_is_as_predicted_and_does_not_grow_with_the_plaintext
     """The phase of a sum is q m / t and the noise, whatever m is and though it wraps modulo t."""
     contributions = 16
     setup = bare("bfv", bits, symmetric)
-    here, t = ring(setup.scheme.parameters), ring(setup.scheme.parameters).plain_modulus
+    here = ring(setup.scheme.parameters)
+    t = ring(setup.scheme.parameters).plain_modulus
     slots = [generator("noise", i).integers(0, t, (1, DEGREE), np.uint64) for i in range(contributions)]
     messages = [setup.encryption.encrypt(setup.scheme.plaintexts(row)) for row in slots]
     message = added(setup, messages, 1)
@@ -99,7 +101,9 @@ def round_half_up(numerator: int, denominator: int) -> int:
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_where_decryption_fails_the_bound_said_so(symmetric):
     """From a plain modulus that is refused by far to one that is accepted: no failure among the accepted."""
-    bits, contributions, seen = (54,) if symmetric else (54, 50), 4, set()
+    bits = (54,) if symmetric else (54, 50)
+    contributions = 4
+    seen = set()
     for plain_bits in sorted(set(range(42, 53)) - set(bits)):  # t must not be a prime of q itself
         setup = bare("bfv", bits, symmetric, plain_bits)
         failure = bfv_failure_log2(setup.scheme.parameters, contributions, 1, symmetric)

@@ -64,7 +64,8 @@ def test_named_sets_are_the_published_ones():
 
 @pytest.mark.parametrize("scheme", ["ckks", "bfv"])
 def test_lean_has_a_special_prime_only_for_a_public_key(scheme):
-    shared, public = named("lean", scheme, symmetric=True), named("lean", scheme, symmetric=False)
+    shared = named("lean", scheme, symmetric=True)
+    public = named("lean", scheme, symmetric=False)
     assert (shared.coeff_modulus_bits, shared.data_bits) == ((54,), (54,))
     assert (public.coeff_modulus_bits, public.data_bits) == ((54, 50), (54,))
 

@@ -56,7 +56,9 @@ def test_nobody_has_paid_before_anything_ran():
 @pytest.mark.parametrize(("accountant", "oracle"), ORACLES)
 def test_a_client_pays_for_each_participation(accountant, oracle):
     """Counts 1, 3 and 7, charged over seven rounds; the worst is the third client."""
-    ledger, charge, counts = Ledger(), gaussian(2.0), {4: 1, 0: 3, 9: 7}
+    ledger = Ledger()
+    charge = gaussian(2.0)
+    counts = {4: 1, 0: 3, 9: 7}
     for number in range(7):
         ledger.add({client: [charge] for client, times in counts.items() if number < times})
     epsilons = ledger.epsilons("client", DELTA, accountant)
@@ -70,7 +72,8 @@ def test_a_client_pays_for_each_participation(accountant, oracle):
 @pytest.mark.parametrize("times", [1, 10])
 def test_no_accountant_claims_less_than_the_truth(accountant, above, times):
     """Nor much more: what one Gaussian costs is known exactly."""
-    ledger, truth = Ledger(), exact_epsilon(*[2.0] * times)
+    ledger = Ledger()
+    truth = exact_epsilon(*[2.0] * times)
     for _ in range(times):
         ledger.add({0: [gaussian(2.0)]})
     assert truth * (1 - 1e-4) <= ledger.worst(DELTA, accountant)["client"] <= truth * above + 0.02
@@ -89,7 +92,8 @@ def test_charges_of_different_kinds_compose(accountant, oracle):
 
 
 def test_records_and_clients_are_never_added():
-    ledger, sampled = Ledger(), dp_sgd(1.1, 0.1, 10)
+    ledger = Ledger()
+    sampled = dp_sgd(1.1, 0.1, 10)
     ledger.add({0: [gaussian(2.0), sampled], 1: [sampled], 2: [gaussian(2.0)]})
     ledger.add({1: [sampled]})
     clients, records = (ledger.epsilons(unit, DELTA, "rdp") for unit in ("client", "record"))
@@ -124,7 +128,9 @@ def test_who_owes_nothing_has_no_epsilon():
 @settings(max_examples=25, deadline=None)
 def test_only_what_was_paid_counts_not_in_which_order(rounds, shuffler):
     """And epsilon never falls as rounds are added; the worst is the maximum."""
-    ledger, other, last = Ledger(), Ledger(), {}
+    ledger = Ledger()
+    other = Ledger()
+    last = {}
     for paid in rounds:
         ledger.add({client: [gaussian(sigma)] for client, sigma in paid.items()})
         now = ledger.epsilons("client", DELTA, "rdp")

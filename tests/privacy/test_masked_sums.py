@@ -112,7 +112,8 @@ def test_messages_add_modulo_the_power_of_two(bits, length, count, data):
 
 def test_a_message_that_is_refused_changes_no_sum():
     scheme = pad_scheme(spec_of(3, 4), 16)
-    adder, mask = scheme.adder(), scheme.draw_mask(mask_key("refused"))
+    adder = scheme.adder()
+    mask = scheme.draw_mask(mask_key("refused"))
     adder.add(scheme.encrypt(np.zeros(4, np.float32), b"", mask))
     before = adder.message()
     for wrong in (b"", before[:-1], before + b"0", b"\xff" * len(before), None):

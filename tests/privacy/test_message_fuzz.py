@@ -29,7 +29,8 @@ OTHERS: list[Value] = [
     np.full(LENGTH + 1, np.nan),
     np.full(LENGTH + 1, 7, np.int64),
 ]
-CASES, TRIES = 2_000, 40
+CASES = 2_000
+TRIES = 40
 MADE = [
     *(pytest.param(partial(made, keys, BOUND), id=f"{made.name}-{keys}") for made in SUMS for keys in HOLDERS),
     pytest.param(partial(SecAggSum, COUNT, bound=BOUND), id="secagg"),
@@ -41,7 +42,8 @@ def mutated(records: Records, draw: np.random.Generator) -> Records:
     """One record gone, doubled under another name, of another kind, or damaged."""
     changed = dict(records)
     name = str(draw.choice(sorted(changed))) if changed else "more"
-    value, kind = changed.get(name), draw.integers(5)
+    value = changed.get(name)
+    kind = draw.integers(5)
     if kind == 0:
         changed.pop(name, None)
     elif kind == 1:
@@ -99,7 +101,8 @@ class Damaged(Recorded):
 def test_damaged_requests_crash_nobody_and_change_no_sum(made):
     secure_sum = made()
     round_ = Damaged(secure_sum, spec_of(LENGTH, COUNT, 2), vectors(COUNT, LENGTH))
-    round_.draw, round_.lines = generator("requests", secure_sum.name, *secure_sum.roles), []
+    round_.draw = generator("requests", secure_sum.name, *secure_sum.roles)
+    round_.lines = []
     total = round_.run()
     assert_sum(total, round_.vectors, secure_sum)
     assert len(round_.lines) > 100

@@ -76,7 +76,8 @@ def test_additive_shares_become_bits(committee, values):
 def test_a_sign_is_that_of_the_signed_word_that_is_left(committee, values, bound):
     """Of x - low and high - x, which wrap: both are at least 0 exactly where low <= x <= high."""
     shares = shared(of(values), committee.parties)
-    at_least, at_most = run(committee, "at_least", shares, bound), run(committee, "at_most", shares, bound)
+    at_least = run(committee, "at_least", shares, bound)
+    at_most = run(committee, "at_most", shares, bound)
     assert at_least.tolist() == [wrapped(value - bound) >= 0 for value in values]
     assert at_most.tolist() == [wrapped(bound - value) >= 0 for value in values]
 

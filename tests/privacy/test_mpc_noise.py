@@ -43,7 +43,8 @@ def settled(noise: PartyNoise = NOISE, **changes: object) -> PartyDp:
 
 
 def client_job() -> ClientJob:
-    model, source = PLAN.model, SeededRandomness("party dp")
+    model = PLAN.model
+    source = SeededRandomness("party dp")
     return ClientJob("client/0", 1, {}, source, 20, model, torch.optim.SGD(model.parameters(), lr=0.1), ())
 
 
@@ -223,7 +224,8 @@ def test_weights_must_be_equal():
 @pytest.mark.slow
 def test_a_round_is_the_clipped_sum_and_its_noise(three_parties):
     """From the clients' halves to the opened sum."""
-    mechanism, aggregate = settled(), named("noised_sum", noise_multiplier=1.5, clip=0.5, colluders=1)
+    mechanism = settled()
+    aggregate = named("noised_sum", noise_multiplier=1.5, clip=0.5, colluders=1)
     updates_CD = np.random.default_rng(0).standard_normal((10, PLAN.dimension)).astype(np.float32)
     clipped_CD = np.array([mechanism.on_update(client_job(), torch.from_numpy(one)).numpy() for one in updates_CD])
     integers_CL = np.rint(np.column_stack([clipped_CD, np.ones(10)]) * 2.0**BITS).astype(np.int64)

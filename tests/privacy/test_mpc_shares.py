@@ -61,7 +61,8 @@ def test_splitting_leaves_the_values_alone():
 @pytest.mark.parametrize("payload", [b"", bytes(31), bytes(33), bytes(8)])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_share_of_another_length_is_refused(payload, whole):
-    ring, sum_D = ring_of(64, 4), np.zeros(4, np.uint64)
+    ring = ring_of(64, 4)
+    sum_D = np.zeros(4, np.uint64)
     with pytest.raises(MalformedContribution, match=r"a share must have 32 bytes, got \d+"):
         ring.add_share(sum_D, payload, whole)
     assert not sum_D.any()
@@ -163,7 +164,8 @@ def another_key(key: bytes, difference: list[int]) -> bytes:
 def view(vectors: list[list[int]], wholes: tuple[int, ...], honest: int, randomness: list[list[bytes]]) -> list[bytes]:
     """All parties but one, and the server: the shares sealed to them, what the honest one reveals, every length."""
     ring = ring_of(8, len(vectors[0]))
-    seen, revealed_D = [], np.zeros(len(vectors[0]), np.uint8)
+    seen = []
+    revealed_D = np.zeros(len(vectors[0]), np.uint8)
     for vector, whole, keys in zip(vectors, wholes, randomness, strict=True):
         payloads = ring.split(np.array(vector, np.uint8), PARTIES, whole, Listed(keys))
         seen += [p if party != honest else bytes(len(p)) for party, p in enumerate(payloads)]

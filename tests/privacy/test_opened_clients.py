@@ -114,7 +114,8 @@ def test_a_round_without_its_opener(made):
         round_ = Round(made("clients", BOUND), spec_of(LENGTH, COUNT, minimum), contributions, gone=gone)
         return round_.run()
 
-    first, others = {"client/0"}, tuple(ALL[1:])
+    first = {"client/0"}
+    others = tuple(ALL[1:])
     assert total_without({"elect": first}).survivors == others  # another is elected
     assert total_without({"collect": first}).survivors == others  # it comes back to open
     with pytest.raises(PrivacyRefusal, match="client/0 did not open the sum"):
@@ -139,7 +140,8 @@ def test_no_keys_no_round(made, keys):
 @pytest.mark.parametrize("made", [BfvSum, CkksSum])
 def test_a_key_comes_from_the_keyholder_or_not_at_all(made):
     round_ = recorded(made("keyholder", BOUND))
-    me, parcel = round_.party("client/1"), next(sent for to, sent, _ in round_.at("deliver") if to == "client/1")
+    me = round_.party("client/1")
+    parcel = next(sent for to, sent, _ in round_.at("deliver") if to == "client/1")
     for wrong in ({"maker": "client/0"}, {"maker": "server"}, {}):
         with pytest.raises(ProtocolError, match="makes no keys"):
             round_.secure_sum.respond("deliver", {"parcel": parcel["parcel"], **wrong}, me, lambda: None)
@@ -159,7 +161,8 @@ def test_no_secret_passes_the_server(secure_sum):
     round_ = recorded(secure_sum)
     stages = {stage for stage, *_ in round_.passed}
     assert stages >= {"collect", "open"} | (set() if isinstance(secure_sum, PadSum) else {"keys", "deliver"})
-    wire, secrets = on_the_wire(round_), secrets_of(round_)
+    wire = on_the_wire(round_)
+    secrets = secrets_of(round_)
     assert len(secrets) >= 2 * COUNT
     for name, secret in secrets.items():
         assert len(windows(secret)) > 10
@@ -177,6 +180,7 @@ def test_the_search_finds_what_a_plain_sum_sends():
 
 def test_the_search_finds_a_pad_without_its_mask():
     round_ = recorded(PadSum("keyholder", BOUND))
-    scheme, vector = round_.secure_sum.scheme(round_.spec), round_.vectors["client/1"]
+    scheme = round_.secure_sum.scheme(round_.spec)
+    vector = round_.vectors["client/1"]
     zero = scheme.encrypt(vector, b"", np.zeros(LENGTH + 2, np.uint64))
     assert windows(zero) & windows(plaintexts(round_.spec, vector)["packed"])

@@ -31,7 +31,8 @@ def party(address: Address, identity: Identity | None = None, store: MemoryStore
 
 def drive(parties: Mapping[Address, Party], meddle: Meddle = lambda stage, address, reply: reply) -> Roster:
     """The protocol to its end, as a transport drives it: whoever refuses, or is refused, has dropped out."""
-    flow, respondents = PROTOCOL.flow(RUN, 0, ATTEMPT), None
+    flow = PROTOCOL.flow(RUN, 0, ATTEMPT)
+    respondents = None
     while True:
         try:
             exchange = next(flow) if respondents is None else flow.send(respondents)
@@ -93,7 +94,8 @@ def keys_of_another(_: Records) -> Records:
 
 def half_of_another(_: Records) -> Records:
     """Its own signing key, with an exchange key that it did not sign for."""
-    mine, other = identity_of("client/1").public, Identity.generate(OsRandomness()).public
+    mine = identity_of("client/1").public
+    other = Identity.generate(OsRandomness()).public
     reply = PROTOCOL.respond(INTRODUCE, {}, party("client/1"))
     mixed = Roster({"client/1": type(mine)(mine.signing, other.exchange)})
     return {**reply, "keys": mixed.to_bytes()}
@@ -169,7 +171,8 @@ def test_another_one_later_is_refused_and_says_whose_keys_are_new():
 
 @pytest.mark.parametrize("half", ["signing", "exchange", "both"])
 def test_a_roster_in_which_its_own_keys_are_not_its_own_is_refused(half):
-    mine, other = identity_of("client/0").public, Identity.generate(OsRandomness()).public
+    mine = identity_of("client/0").public
+    other = Identity.generate(OsRandomness()).public
     signing = mine.signing if half == "exchange" else other.signing
     exchange = mine.exchange if half == "signing" else other.exchange
     me = party("client/0")

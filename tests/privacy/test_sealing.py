@@ -87,7 +87,8 @@ def test_shared_keys_are_those_of_rfc_7748():
 
 def test_the_oracle_of_hkdf_is_rfc_5869():
     """Appendix A.1."""
-    info, salt = bytes(range(0xF0, 0xFA)), bytes(range(13))
+    info = bytes(range(0xF0, 0xFA))
+    salt = bytes(range(13))
     expected = "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865"
     assert hkdf(b"\x0b" * 22, info, salt, 42).hex() == expected
 
@@ -123,7 +124,8 @@ def test_a_signature_is_what_it_says():
 
 def test_a_tag_is_the_hmac_of_its_parts():
     """RFC 2104 by its definition."""
-    key, message = bytes(range(32)), framed(b"one", b"", b"two")
+    key = bytes(range(32))
+    message = framed(b"one", b"", b"two")
     inner, outer = (bytes(byte ^ pad for byte in key + bytes(32)) for pad in (0x36, 0x5C))
     expected = hashlib.sha256(outer + hashlib.sha256(inner + message).digest()).digest()
     assert mac(key, [b"one", b"", b"two"]) == expected
@@ -272,7 +274,8 @@ def test_half_of_all_numbers_are_on_no_curve():
 
 
 def mutate(data: bytes, draw: np.random.Generator) -> bytes:
-    damaged, kind = bytearray(data), draw.integers(6)
+    damaged = bytearray(data)
+    kind = draw.integers(6)
     start, end = sorted(draw.integers(0, len(data), 2).tolist())
     if kind == 0:
         damaged[start] ^= 1 << int(draw.integers(8))
@@ -291,7 +294,8 @@ def mutate(data: bytes, draw: np.random.Generator) -> bytes:
 
 def test_a_damaged_roster_is_refused_or_another():
     """2,000 cases; a digit of a key may make another key, which has another digest."""
-    draw, refused = SeededRandomness("roster fuzz").generator(), 0
+    draw = SeededRandomness("roster fuzz").generator()
+    refused = 0
     for _ in range(2000):
         damaged = mutate(ROSTER.to_bytes(), draw)
         try:
@@ -471,7 +475,8 @@ def test_a_tag_holds_for_its_parts_alone(one, other, key):
 
 
 def test_a_tag_with_any_bit_changed_fails():
-    key, tag = bytes(range(32)), mac(bytes(range(32)), [b"one", b"two"])
+    key = bytes(range(32))
+    tag = mac(bytes(range(32)), [b"one", b"two"])
     for bad in [*flipped(tag), tag[:-1], tag + b"\0", b"", None, 7, "é" * 32]:
         with pytest.raises(BadSignature, match=r"^client/0 did not authenticate this$"):
             check_mac(key, [b"one", b"two"], bad, "client/0")
@@ -509,7 +514,9 @@ def test_masks_are_those_of_big_integers(key, count, modulus):
 
 @pytest.mark.parametrize("modulus", [2**16, 2**24, 2**40 - 87, 2**40 + 1, 2**61 + 1])
 def test_masks_of_many_blocks_are_those_of_big_integers(modulus):
-    key, count = RANDOMNESS.key(), 100_000  # blocks are of 32,768 words
+    # blocks are of 32,768 words
+    key = RANDOMNESS.key()
+    count = 100_000
     values = uniform(key, count, modulus)
     assert values.tolist() == slow(key, count, modulus)
     assert np.array_equal(uniform(key, 40_000, modulus), values[:40_000])
@@ -527,7 +534,8 @@ def test_masks_are_uniform(modulus):
 
 
 def test_both_ends_take_the_same_mask_off():
-    modulus, secret = 2**40 - 87, np.arange(1000, dtype=np.uint64)
+    modulus = 2**40 - 87
+    secret = np.arange(1000, dtype=np.uint64)
     key = ALICE.shared(BOB.public, HEADER, b"salt")
     masked = (secret + uniform(key, 1000, modulus)) % modulus
     assert not np.array_equal(masked, secret)

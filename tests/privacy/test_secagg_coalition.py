@@ -24,7 +24,8 @@ from tests.privacy.harness import residue_spec
 from tests.privacy.opened_rounds import windows
 from tests.privacy.secagg_rounds import STAGES, Lying, Sparse, addresses
 
-BITS, COUNT = 2, 5
+BITS = 2
+COUNT = 5
 MODULUS = 1 << BITS
 Table = dict[bytes, np.ndarray]  # words by seed
 
@@ -107,7 +108,8 @@ def explained(
     first: Seen, other: Mapping[Address, int], colluding: frozenset[Address], survivors: list[Address]
 ) -> tuple[Table, set[bytes]]:
     """A table under which the other inputs look alike, and the seeds whose words it changes."""
-    table, changed = {seed: words.copy() for seed, words in first.table.items()}, set[bytes]()
+    table = {seed: words.copy() for seed, words in first.table.items()}
+    changed = set[bytes]()
 
     def adjust(seed: bytes, by: int) -> None:
         table[seed][0] = (int(table[seed][0]) + by) % 256

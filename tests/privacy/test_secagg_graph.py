@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from privacy.errors import ConfigError, TooFewContributors
 from privacy.secagg_graph import SMALL, Bounds, Ring
 
-C, M = "curious", "malicious"
+C = "curious"
+M = "malicious"
 
 # clients, collusion, drop-out, server, k, t: as printed in the tests of Google's open implementation, whose authors are
 # the paper's (google/federated-compute, fcp/secagg/server/graph_parameter_finder_test.cc; 40 and 20 bits).
@@ -82,7 +83,8 @@ def at_least(count: int, marked: int, drawn: int, least: int) -> Fraction:
 @pytest.mark.parametrize(("count", "dropout", "collusion"), [(60, 0.2, 0.1), (150, 0.3, 0.05), (300, 0.1, 0.2)])
 def test_what_is_chosen_meets_the_bounds_and_two_neighbours_fewer_do_not(count, dropout, collusion, server):
     """In exact arithmetic, with the bounds written down anew."""
-    colluding, dropping = math.floor(collusion * count + 1e-9), math.floor(dropout * count + 1e-9)
+    colluding = math.floor(collusion * count + 1e-9)
+    dropping = math.floor(dropout * count + 1e-9)
 
     def meets(degree: int, threshold: int) -> bool:
         half = Fraction(1, 2**41)
@@ -134,7 +136,8 @@ def test_who_colludes_is_a_share_of_the_cohort_however_few_take_part():
     """A server that says that half are not there makes no cohort of its friends."""
     limits = bounds(0.3, 0.1)
     for count in (70, 50, 40):
-        whole, half = limits.plan(count, count), limits.plan(count, 100)
+        whole = limits.plan(count, count)
+        half = limits.plan(count, 100)
         assert half.threshold > whole.threshold
         assert 2 * half.threshold - half.holders > 2 * whole.threshold - whole.holders
     assert limits.plan(12, 100).threshold == 12
@@ -147,7 +150,8 @@ def test_who_colludes_is_a_share_of_the_cohort_however_few_take_part():
 def test_the_ring_is_a_regular_graph_that_everybody_sees_alike(count, digest):
     plan = bounds().plan(count, count)
     clients = [f"client/{i}" for i in range(count)]
-    ring, same = Ring(clients, digest, plan), Ring(clients[::-1], digest, plan)
+    ring = Ring(clients, digest, plan)
+    same = Ring(clients[::-1], digest, plan)
     for client in clients:
         neighbours = ring.neighbours(client)
         assert neighbours == same.neighbours(client)
@@ -158,14 +162,16 @@ def test_the_ring_is_a_regular_graph_that_everybody_sees_alike(count, digest):
 
 
 def test_another_list_has_another_graph():
-    clients, plan = [f"client/{i}" for i in range(60)], bounds().plan(60, 60)
+    clients = [f"client/{i}" for i in range(60)]
+    plan = bounds().plan(60, 60)
     rings = [Ring(clients, bytes([i]) * 32, plan) for i in range(20)]
     assert len({tuple(ring.neighbours("client/0")) for ring in rings}) == 20
 
 
 def test_any_pair_is_as_often_neighbours_as_any_other():
     """Over many digests: a place in the ring is nobody's choice."""
-    clients, plan = [f"client/{i}" for i in range(40)], bounds(0.1).plan(40, 40)
+    clients = [f"client/{i}" for i in range(40)]
+    plan = bounds(0.1).plan(40, 40)
     rounds = 3000
     met = sum("client/1" in Ring(clients, i.to_bytes(32, "big"), plan).neighbours("client/0") for i in range(rounds))
     chance = plan.degree / 39

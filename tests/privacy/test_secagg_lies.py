@@ -204,7 +204,8 @@ def test_boxes_of_another_attempt_are_refused(honest):
 
 
 def test_a_client_masks_with_no_fewer_than_can_take_its_mask_off(honest):
-    names, boxes = ring_neighbours(honest, VICTIM)[:1], honest.passed["mask", VICTIM][0]["boxes"][:92]
+    names = ring_neighbours(honest, VICTIM)[:1]
+    boxes = honest.passed["mask", VICTIM][0]["boxes"][:92]
     error = refused(honest, "mask", {"sharers": names[0], "boxes": boxes})
     assert isinstance(error, PrivacyRefusal)
     assert "1 neighbours of client/1 hold its shares, too few" in str(error)
@@ -323,7 +324,8 @@ def gained(round_: Lying, told: Mapping[Address, str], colluding: frozenset[Addr
 
     Those that collude sign whatever helps, and give all that they have.
     """
-    parties, signed = dict[Address, Party](), dict[Address, bytes]()
+    parties = dict[Address, Party]()
+    signed = dict[Address, bytes]()
     for client, survivors in told.items():
         parties[client] = copied(round_.before["confirm", client])
         try:
@@ -344,7 +346,8 @@ def gained(round_: Lying, told: Mapping[Address, str], colluding: frozenset[Addr
         owners = [client, *ring_neighbours(round_, client)]
         assert len(released) == SHARE_BYTES * len(owners), "one share of each, never two"
         survives = VICTIM in told[client].split(",")
-        seeds, keys = seeds + survives, keys + (not survives)
+        seeds = seeds + survives
+        keys = keys + (not survives)
     return seeds, keys
 
 
@@ -361,9 +364,11 @@ def forged(round_: Lying, colluding: Address, survivors: str) -> bytes:
 def test_no_server_gets_both_secrets_below_the_coalition_and_one_does_at_it(count):
     """Every way to tell some clients that the victim survived and the others that it did not."""
     round_ = ran(count=count)
-    bounds, plan = round_.secure_sum._bounds, round_.secure_sum.plan(count, count)
+    bounds = round_.secure_sum._bounds
+    plan = round_.secure_sum.plan(count, count)
     everybody = addresses(count)
-    there, gone = ",".join(everybody), ",".join(name for name in everybody if name != VICTIM)
+    there = ",".join(everybody)
+    gone = ",".join(name for name in everybody if name != VICTIM)
     for size in (bounds.coalition(plan) - 1, bounds.coalition(plan)):
         colluding = frozenset(everybody[count - size :])
         others = [name for name in everybody if name not in colluding]

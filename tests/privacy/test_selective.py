@@ -110,7 +110,8 @@ class Surveyed(Recorded):
     """Clients whose sensitivities are other than their updates."""
 
     def respond(self, exchange: Exchange, address: str):
-        updates, self.vectors = self.vectors, {a: self.map_of(a) for a in self.vectors}
+        updates = self.vectors
+        self.vectors = {a: self.map_of(a) for a in self.vectors}
         if exchange.stage != "sensitivity":
             self.vectors = updates
         try:

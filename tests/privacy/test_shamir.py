@@ -55,9 +55,11 @@ def coefficients(points: dict[int, int]) -> list[int]:
 
 def test_the_modulus_is_a_prime_that_a_key_just_fits_below():
     """Miller and Rabin's test, with 40 random bases."""
-    odd, twos = PRIME - 1, 0
+    odd = PRIME - 1
+    twos = 0
     while odd % 2 == 0:
-        odd, twos = odd // 2, twos + 1
+        odd = odd // 2
+        twos = twos + 1
     for _ in range(40):
         value = pow(2 + int.from_bytes(os.urandom(31), "big"), odd, PRIME)
         assert value in (1, PRIME - 1) or PRIME - 1 in [pow(value, 1 << i, PRIME) for i in range(twos)]
@@ -104,7 +106,8 @@ def test_too_few_shares_give_something_else():
 
 
 def test_a_coefficient_beyond_the_prime_is_drawn_again():
-    beyond, fine = PRIME.to_bytes(32, "big"), (7).to_bytes(32, "big")
+    beyond = PRIME.to_bytes(32, "big")
+    fine = (7).to_bytes(32, "big")
     assert split(bytes(32), 2, 2, Given([beyond, b"\xff" * 32, fine])) == split(bytes(32), 2, 2, Given([fine]))
     assert [int.from_bytes(share, "big") for share in split(bytes(32), 2, 2, Given([fine]))] == [7, 14]
 

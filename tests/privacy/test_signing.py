@@ -20,7 +20,8 @@ from tests.privacy.harness import MemoryStore, spec_of
 RANDOMNESS = SeededRandomness("signing")
 PEOPLE = {name: Identity.generate(RANDOMNESS) for name in ("client/0", "client/1", "keyholder")}
 ROSTER = Roster({name: person.public for name, person in PEOPLE.items()})
-RUN, ATTEMPT = "ab" * 32, "0123456789abcdef"
+RUN = "ab" * 32
+ATTEMPT = "0123456789abcdef"
 HEADER = reply_header(RUN, 3, ATTEMPT, "collect", "client/0")
 
 names = st.text("ab/é", max_size=3)

@@ -116,7 +116,8 @@ def test_flooding_keeps_it(keys, bits):
 @pytest.mark.parametrize(("bits", "deviation"), [(30, 2**15), (20, 2**10), (40, 2**20)])
 def test_the_noise_of_an_opening_is_that_of_the_rule(bits, deviation):
     """sqrt(12 tau) 2^(s/2) times the noise of a sum, tau ciphertexts under a key, measured on the opened values."""
-    count, length = 3, 3 * FULL - 1
+    count = 3
+    length = 3 * FULL - 1
     contributions = vectors(count, length)
     exact = sum(vector.astype(np.float64) for vector in contributions.values())
     errors = {}

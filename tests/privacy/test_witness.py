@@ -23,7 +23,8 @@ from tests.outside.masked_sum import MaskedSum
 from tests.privacy.harness import Round, residue_spec, spec_of
 
 BOUND = 4.0
-LENGTH, COUNT = 30_000, 3
+LENGTH = 30_000
+COUNT = 3
 ALLOWED = allowance(rounds=100, cohort=10)
 KEY = b"\x07" * 32
 
@@ -34,7 +35,8 @@ class Witnessed(Round):
     rehearse = True
 
     def respond(self, exchange, address):
-        me, before = self.party(address), dict(self.memories.get(address, {}))
+        me = self.party(address)
+        before = dict(self.memories.get(address, {}))
         inbound = exchange.outbox[address]
         records = self.secure_sum.respond(exchange.stage, inbound, me, lambda: self.vectors[address])
         if exchange.collect and address.startswith("client/"):
@@ -70,7 +72,9 @@ def uploaded(secure_sum: SecureSum, rounds: int = 1, rehearse: bool = True) -> N
     round_.rehearse = rehearse
     round_.set_up()
     for number in range(1, rounds + 1):
-        round_.number, round_.attempt, round_.vectors = number, f"attempt {number}", updates(number)
+        round_.number = number
+        round_.attempt = f"attempt {number}"
+        round_.vectors = updates(number)
         round_.memories.clear()
         round_.upload()
 
@@ -151,7 +155,8 @@ def unencrypted(monkeypatch) -> None:
 
     def encrypt(self, plaintext):
         zeros = type(self)._honest(self, plaintext)
-        raw, here = self._ring.raw(zeros), self._ring
+        raw = self._ring.raw(zeros)
+        here = self._ring
         if here.parameters.scheme == "ckks":
             from privacy.he_wire import save
 

@@ -51,7 +51,9 @@ def test_replacing_syncs_the_file_before_the_rename_and_the_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    replace, fsync, kinds = files.os.replace, files.os.fsync, {True: "folder", False: "file"}
+    replace = files.os.replace
+    fsync = files.os.fsync
+    kinds = {True: "folder", False: "file"}
     monkeypatch.setattr(files.os, "replace", lambda *paths: (calls.append("rename"), replace(*paths)))
     monkeypatch.setattr(
         files.os,

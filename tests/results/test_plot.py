@@ -152,7 +152,8 @@ values = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, m
 
 @given(values, st.sampled_from(["accuracy", "loss"]), st.sampled_from(["accuracy", "loss"]))
 def test_the_front_holds_whom_nobody_beats(numbers: list[tuple[int, int]], across: str, up: str) -> None:
-    x, y = of_column(BY_KEY[across]), of_column(BY_KEY[up])
+    x = of_column(BY_KEY[across])
+    y = of_column(BY_KEY[up])
     found = [Point({}, Interval(float(a)), Interval(float(b))) for a, b in numbers]
 
     def beats(one: Point, other: Point) -> bool:

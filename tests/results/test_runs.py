@@ -58,7 +58,8 @@ def test_what_makes_a_pair(tmp_path: Path) -> None:
         configuration(training={"lr": 0.2}),
     ]
     runs = collect([store(tmp_path, values, "finished", summary()) for values in variants])
-    pairs, groups = runs["pair"].to_list(), runs["configuration"].to_list()
+    pairs = runs["pair"].to_list()
+    groups = runs["configuration"].to_list()
     assert pairs[0] == pairs[1] == pairs[2]
     assert len({pairs[0], pairs[3], pairs[4]}) == 3
     assert groups[0] == groups[3]

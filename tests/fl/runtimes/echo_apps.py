@@ -15,7 +15,8 @@ server_app = ServerApp()
 
 @client_app.query()
 def echo(message: Message, context: Context) -> Message:
-    partition, approved = int(context.node_config["partition-id"]), str(context.node_config["approved-config"])
+    partition = int(context.node_config["partition-id"])
+    approved = str(context.node_config["approved-config"])
     said = {"partition": partition, "approved": approved, "process": os.getpid()}
     return Message(RecordDict({"said": ConfigRecord(said)}), reply_to=message)
 
@@ -27,7 +28,8 @@ def main(grid: Grid, context: Context) -> None:
     started = time.monotonic()
     while len(nodes := {info.name: info.node_id for info in grid.get_nodes()}) < config["nodes"]:
         time.sleep(0.1)
-    times_s, said = [time.monotonic() - started], []
+    times_s = [time.monotonic() - started]
+    said = []
     print("all nodes are here", flush=True)
     for number in range(config["rounds"]):
         started = time.monotonic()
@@ -42,7 +44,8 @@ def main(grid: Grid, context: Context) -> None:
 
 def ask(grid: Grid, nodes: list[int], number: int) -> list[dict[str, object]]:
     messages = [Message(RecordDict(), node, "query", group_id=str(number)) for node in nodes]
-    waiting, said = set(grid.push_messages(messages)), []
+    waiting = set(grid.push_messages(messages))
+    said = []
     while waiting:
         for reply in grid.pull_messages(waiting):
             waiting.discard(reply.metadata.reply_to_message_id)

@@ -16,7 +16,9 @@ class Recorder:
     """Any grid, and a file for each message: `N-stage-address.sent` and `.received`."""
 
     def __init__(self, inner: Any, folder: Path) -> None:
-        self._inner, self._folder, self._numbers = inner, folder, count()
+        self._inner = inner
+        self._folder = folder
+        self._numbers = count()
         self._names: dict[str, str] = {}
         folder.mkdir(parents=True)
 
@@ -27,7 +29,8 @@ class Recorder:
         listed = list(messages)
         identifiers = list(self._inner.push_messages(listed))
         for identifier, message in zip(identifiers, listed, strict=True):
-            stage, address = message.content[ENVELOPE]["stage"], str(message.content[ADDRESS]["address"])
+            stage = message.content[ENVELOPE]["stage"]
+            address = str(message.content[ADDRESS]["address"])
             self._names[identifier] = f"{next(self._numbers):03d}-{stage}-{address.replace('/', '_')}"
             self._keep(self._names[identifier], "sent", message.content)
         return identifiers

@@ -18,7 +18,8 @@ from results.rows import read_rows
 from tests.experiments.command import OUTSIDE, ROOT, Ended, Here, read
 from tests.outside.probe import BOUND, known_update
 
-CLIENTS, ROUNDS = 3, 2
+CLIENTS = 3
+ROUNDS = 2
 BASE = (
     "out=run",
     f"clients={CLIENTS}",
@@ -335,7 +336,8 @@ def test_messages_that_go_wrong_are_left_out_in_every_runtime(
     found = []
     for name in ("here", "there"):
         rows = read_rows(tmp_path / name / "rows.parquet")
-        struck, refused = rows.filter(metric=f"fault_{kind}"), rows.filter(metric="rejected")
+        struck = rows.filter(metric=f"fault_{kind}")
+        refused = rows.filter(metric="rejected")
         assert len(struck) >= 2
         assert sorted(struck.select("round", "where").rows()) == sorted(refused.select("round", "where").rows())
         found.append(sorted(struck.select("round", "where").rows()))

@@ -48,8 +48,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, 
 
 def test_another_run_in_between_changes_nothing(tmp_path, reference):
     """Two servers take turns in one process; what they share is the process, its threads and its generators."""
-    work, other = workspace(canonical(*TRAINING)), workspace(canonical("training.threads=2", "rounds=3"))
-    server, second = server_of(work, tmp_path / "one"), server_of(other, tmp_path / "two")
+    work = workspace(canonical(*TRAINING))
+    other = workspace(canonical("training.threads=2", "rounds=3"))
+    server = server_of(work, tmp_path / "one")
+    second = server_of(other, tmp_path / "two")
     second._round(1)
     server._round(1)
     second._round(2)
@@ -109,7 +111,8 @@ def exchange(work: Workspace, grid: InProcessGrid, stage: str, clients: range, r
 
 def test_nothing_is_kept_of_a_client_that_remembers_nothing():
     work = workspace_of(*PROBE, "clients=300")
-    before, grid = contexts(), InProcessGrid(work.hash, 300)
+    before = contexts()
+    grid = InProcessGrid(work.hash, 300)
     assert exchange(work, grid, "collect", range(300), 1) == 300
     assert contexts() == before
     assert not grid._states
@@ -183,14 +186,17 @@ def test_a_context_travels_to_the_workers_and_back(workers):
 
 def test_a_deadline_is_kept_with_workers_and_late_replies_are_forgotten(workers):
     work = workspace_of("clients=48", "+mechanism.nap._target_=tests.fl.runtimes.test_inprocess.Nap")
-    grid, model_D = WorkerGrid(work.hash, 48, workers[1]._pool), work.initial_D.numpy()
-    first, started = transport_of(work, grid, deadline_s=1.5), time.monotonic()
+    grid = WorkerGrid(work.hash, 48, workers[1]._pool)
+    model_D = work.initial_D.numpy()
+    first = transport_of(work, grid, deadline_s=1.5)
+    started = time.monotonic()
     everybody = Exchange("collect", {f"client/{i}": {} for i in range(48)}, lambda *_: None, True)
     there = [address for address, _ in first.replies(everybody, attempt_of(work, 1), model_D)]
     assert 1.5 <= time.monotonic() - started < 4
     assert 1 <= len(there) < 12
     assert set(first.dropped) | set(there) == set(everybody.outbox)
-    second, started = transport_of(work, grid), time.monotonic()
+    second = transport_of(work, grid)
+    started = time.monotonic()
     one = Exchange("collect", {"client/7": {}}, lambda *_: None, True)
     assert [address for address, _ in second.replies(one, attempt_of(work, 2), model_D)] == ["client/7"]
     assert second.dropped == {}

@@ -58,7 +58,8 @@ def test_a_run_ends_where_the_plain_one_does_and_its_parties_tell_their_costs(tm
     listening: list[set[str]] = []
     in_round(monkeypatch, 2, lambda: listening.extend(map(addresses, parties())))
     tolerance = workspace_of(*CRYPTEN).tolerance
-    found, plain = run(tmp_path / "run", *CRYPTEN), run(tmp_path / "plain")
+    found = run(tmp_path / "run", *CRYPTEN)
+    plain = run(tmp_path / "plain")
     assert 0 < (found.weights_D - plain.weights_D).abs().max() < 100 * tolerance
     assert listening == [{"127.0.0.1"}] * 2
     assert not parties()
@@ -192,7 +193,8 @@ def test_weights_are_the_same_however_many_parties_and_workers(tmp_path):
 @pytest.mark.slow
 def test_distributed_noise_under_shares_is_that_under_the_plain_sum(tmp_path):
     noised = ("mechanism=distributed_dp", "delta=1e-2", SEEDED)
-    plain, hidden = run(tmp_path / "plain", *noised), run(tmp_path / "shared", *noised, *CRYPTEN)
+    plain = run(tmp_path / "plain", *noised)
+    hidden = run(tmp_path / "shared", *noised, *CRYPTEN)
     assert torch.equal(plain.weights_D, hidden.weights_D)
     assert workspace_of(*noised, *CRYPTEN).backend.holds_against("client") == ["outsider", "server"]
 
@@ -253,7 +255,8 @@ def test_a_step_is_that_of_numpys_aggregate_though_one_client_cheats(tmp_path, m
 @pytest.mark.slow
 def test_the_parties_noise_is_charged_for_and_repeats_where_it_is_seeded(tmp_path):
     noised = (*CRYPTEN, SEEDED, "mechanism=party_dp", "secure_sum/aggregate=noised_sum", "delta=1e-2")
-    first, second = run(tmp_path / "first", *noised), run(tmp_path / "second", *noised)
+    first = run(tmp_path / "first", *noised)
+    second = run(tmp_path / "second", *noised)
     assert torch.equal(first.weights_D, second.weights_D)
     loud = run(tmp_path / "loud", *noised, "secure_sum.aggregate.noise_multiplier=100", "rounds=1")
     assert (loud.weights_D - first.weights_D).std() > 1

@@ -96,7 +96,8 @@ def test_it_answers_with_the_roles_keys(folders: dict[str, Path], path: Path) ->
 
 def test_its_supernode_passes_on_without_looking(path: Path) -> None:
     context = Context(1, 7, {ROLE: "keyholder", RESIDENT: str(path)}, RecordDict(), {})
-    direct, relayed = relay(path, "keyholder", asking()), reply(asking(), context)
+    direct = relay(path, "keyholder", asking())
+    relayed = reply(asking(), context)
     assert set(unpack(relayed)) == set(unpack(direct)) == {"client/0", "client/1", "signature"}
     assert not context.state
 
@@ -233,7 +234,8 @@ def test_arguments_that_will_not_do(
 
 
 def test_keys_are_made_where_the_roster_comes_through_the_server(tmp_path: Path) -> None:
-    config, folder = canonical(*RELAYED), tmp_path / "own"
+    config = canonical(*RELAYED)
+    folder = tmp_path / "own"
     process = start(folder, "--relayed", approve=hash_of(config))
     try:
         secret = (folder / "identity.key").read_bytes()
@@ -267,7 +269,8 @@ def test_without_a_roster_it_does_not_start_where_one_is_pinned(
 @pytest.mark.slow
 def test_killed_or_stopped_it_makes_room_for_the_next(tmp_path: Path) -> None:
     keys.make_all(tmp_path / "roles", EVERYBODY)
-    folder, path = tmp_path / "roles" / "keyholder", tmp_path / "elsewhere"
+    folder = tmp_path / "roles" / "keyholder"
+    path = tmp_path / "elsewhere"
     first = start(folder, "--socket", str(path))
     end(first)
     assert path.exists()

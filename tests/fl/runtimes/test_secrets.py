@@ -27,7 +27,8 @@ from tests.composed import canonical
 from tests.experiments.command import ROOT, Here, read
 from tests.fl.runtimes.recording import Recorder, recorded
 
-CLIENTS, ROUNDS = 3, 2
+CLIENTS = 3
+ROUNDS = 2
 WINDOW_BYTES = 24  # of a large secret, which may leak in part
 SUMS = [(name, holder) for name in ("ckks", "bfv", "pad") for holder in ("clients", "keyholder")]
 
@@ -84,13 +85,16 @@ def mask_keys(folder: Path, identities: Mapping[Address, Identity], roster: Rost
     """The key of each mask of the run, and what it expands from."""
     found: dict[str, bytes] = {}
     for file in sorted(folder.glob("*-collect-*.received")):
-        request, records = recorded(file.with_suffix(".sent")), unpack(recorded(file))
-        envelope, opener = request[ENVELOPE], str(unpack(request)["opener"])
+        request = recorded(file.with_suffix(".sent"))
+        records = unpack(recorded(file))
+        envelope = request[ENVELOPE]
+        opener = str(unpack(request)["opener"])
         client = str(request["address"]["address"])
         header = Header("mask", *(envelope[part] for part in ("run", "round", "attempt")), "", client, opener)
         key = identities[client].shared(roster[opener], header, records["salt"])
         check_mac(key, [hashlib.sha256(records["message"]).digest()], records["tag"], client)
-        found[f"{file.stem} mask key"], found[f"{file.stem} mask seed"] = key, mac(key, [b"mask"])
+        found[f"{file.stem} mask key"] = key
+        found[f"{file.stem} mask seed"] = mac(key, [b"mask"])
     return found
 
 
@@ -121,7 +125,8 @@ def all_secrets(
 
 
 def test_what_leaks_is_found():
-    secret, large = bytes(range(100, 132)), np.random.default_rng(1).bytes(5000)
+    secret = bytes(range(100, 132))
+    large = np.random.default_rng(1).bytes(5000)
     for hidden in (secret, secret.hex().encode(), base64.b64encode(b"x" + secret), base64.b64encode(secret + b"yz")):
         assert leaks(b"before" + hidden + b"after", {"small": secret}) == {"small"}
     assert leaks(b"before" + large[1000:3000], {"large": large, "small": secret}) == {"large"}

@@ -12,7 +12,9 @@ import time
 from collections import deque
 from contextlib import suppress
 
-TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+TUNSETIFF = 0x400454CA
+IFF_TUN = 0x0001
+IFF_NO_PI = 0x1000
 LARGEST = 1 << 16
 
 
@@ -23,7 +25,8 @@ def device(name: str) -> int:
 
 
 def main(one: str, other: str, delay_s: float) -> None:
-    a, b = device(one), device(other)
+    a = device(one)
+    b = device(other)
     print("ready", flush=True)
     held: dict[int, deque[tuple[float, bytes]]] = {a: deque(), b: deque()}  # by where it is handed out
     while True:

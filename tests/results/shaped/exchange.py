@@ -9,7 +9,9 @@ import sys
 import time
 from threading import Thread
 
-PORT, TRIES, PIECE = 7070, 5, 1 << 16
+PORT = 7070
+TRIES = 5
+PIECE = 1 << 16
 
 
 def receive(peer: socket.socket, size: int) -> None:

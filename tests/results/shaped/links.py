@@ -71,7 +71,8 @@ def star(profile: Profile, clients: int) -> Iterator[tuple[str, list[str]]]:
 
 def join(host: str, router: str, own: str, gateway: str, prefix: int, link: Link) -> None:
     """A link between a host and its router; up is from the host."""
-    outer, inner = f"{host}o", f"{host}i"
+    outer = f"{host}o"
+    inner = f"{host}i"
     run(f"ip link add {outer} netns {host} type veth peer name {inner} netns {router}")
     for name, device, address in ((host, outer, own), (router, inner, gateway)):
         run(f"ip -n {name} addr add {address}/{prefix} dev {device}")
@@ -85,7 +86,8 @@ def join(host: str, router: str, own: str, gateway: str, prefix: int, link: Link
 @contextmanager
 def delayed(near: str, far: str, delay_s: float) -> Iterator[None]:
     """A link between the routers on which everything takes so long."""
-    one, other = f"{TAG}d", f"{TAG}e"
+    one = f"{TAG}d"
+    other = f"{TAG}e"
     with ExitStack() as stack:
         if missing("netem"):
             stack.enter_context(program("delay.py", one, other, str(delay_s)))
