@@ -28,10 +28,10 @@ commands:
 FORWARDED = ("run", "sweep", "hash", "configuration", "explain")
 PRINTING = {  # the module of each, which is imported when it is asked for
     "table": "results.table",
-    "plot": "results.plot",
+    "plot": "results.commands.plot",
     "report": "experiments.report",
-    "query": "results.query",
-    "reproduce": "experiments.reproduce",
+    "query": "results.commands.query",
+    "reproduce": "experiments.published.reproduce",
     "bench": "experiments.benchmarks",
     "attack": "experiments.attacks",
 }

@@ -7,17 +7,19 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.tracking import track
-from fl import config as configuration
-from fl import runtimes, vectors
+from fl import runtimes
 from fl.checkpoint import Checkpoints
-from fl.keys import read_roster
+from fl.config.checks import check
+from fl.config.identity import hash_of, to_json
+from fl.keys.folders import read_roster
 from fl.ledger import LedgerFile
 from fl.server import Errand
 from fl.threats import threat_card
+from fl.training import vectors
 from fl.workspace import Workspace, workspace
+from privacy.accounting.ledger import Ledger
+from privacy.checks import UNITS
 from privacy.errors import FedveilError, RunRefused
-from privacy.ledger import Ledger
-from privacy.parameters import UNITS
 from privacy.sealing import Roster
 from results.environment import describe
 from results.store import RunDirectory, default_directory, open_run
@@ -58,8 +60,8 @@ def execute(config: DictConfig, sweep: bool = False, since: float | None = None)
     Raises:
         FedveilError: with a one-line message; status.json records it, and the rows so far are kept.
     """
-    canonical = configuration.to_json(config)
-    directory = directory_of(config, configuration.hash_of(canonical), sweep)
+    canonical = to_json(config)
+    directory = directory_of(config, hash_of(canonical), sweep)
     if not sweep:
         _refuse_early(config, canonical, directory)
     yaml = OmegaConf.to_yaml(config, resolve=True)
@@ -78,7 +80,7 @@ def execute(config: DictConfig, sweep: bool = False, since: float | None = None)
 
 def _refuse_early(config: DictConfig, canonical: str, directory: Path) -> None:
     """A mistyped command leaves no folder behind and removes none; a sweep records its failing cell instead."""
-    configuration.check(config)
+    check(config)
     if config.force or not RunDirectory(directory).finished:
         workspace(canonical)
         _roster(config)

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.composing import composed
-from fl.config import hash_of, to_json
+from experiments.hydra.compose import composed
+from fl.config.identity import hash_of, to_json
 from results import render
-from results.plot import overview
+from results.plots.overview import overview
 from results.runs import collect, find_runs
 from results.table import table
 

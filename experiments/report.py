@@ -4,16 +4,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.overrides import command_of
+from experiments.hydra.command_of import command_of
 from privacy.errors import ConfigError
-from results import replay
 from results.columns import COLUMNS
 from results.index import collect_under
-from results.network import load
-from results.output import Parser, add_runs, write
+from results.networks import replay
+from results.networks.links import load
+from results.output import Parser, add_columns, add_runs, split, write
 from results.report.content import content
 from results.report.page import page
-from results.table import add_columns, phases, split, table
+from results.table import phases, table
 
 
 def main(argv: Sequence[str]) -> int:

@@ -19,11 +19,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import objectives, sharing, twins
-from experiments.messages import CONFIGS, one_line
-from experiments.outcomes import FAILED, OK, OUTCOMES, REFUSED, Told, conclude, tell
-from experiments.sharing import PRINT
-from fl.config import check, hash_of, register_schema, to_json
+from experiments.hydra.error_lines import CONFIGS, one_line
+from experiments.sweeps import cores_and_gpus as sharing
+from experiments.sweeps import objectives
+from experiments.sweeps import plain_twins as twins
+from experiments.sweeps.cores_and_gpus import PRINT
+from experiments.sweeps.exit_status import FAILED, OK, OUTCOMES, REFUSED, Told, conclude, tell
+from fl.config.checks import check
+from fl.config.identity import hash_of, to_json
+from fl.config.schema import register_schema
 from privacy.errors import FedveilError, RuntimeFailure
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 from omegaconf import DictConfig
 
-from fl.config import MLFLOW, TENSORBOARD
+from fl.config.schema import MLFLOW, TENSORBOARD
 from privacy.errors import RuntimeFailure
 from results import files
 from results.store import TRACKED, RunDirectory

@@ -1,234 +1,42 @@
-"""The ServerApp and the ClientApp: the same ones in every runtime.
+"""The ServerApp and the ClientApp of a deployment, which Flower's own processes load by the names in this module.
 
-A client acts only on a configuration whose hash is approved: by its node configuration (`approved-config`), or, in a
-simulation, by the environment of the process that the simulation started. Its keys are where its own node configuration
-says (`keys`), never where the server does. A node of another role passes its messages on to the role's resident process
-(`resident`, a socket).
+A SuperNode whose node configuration names a socket (`resident`) passes its messages on to the resident process of its
+role; any other one answers itself. Simulations have apps of their own: fl/runtimes/simulated.py.
 """
 
-import logging
-import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fl import keys, relaying
-from fl.config import hash_of
-from fl.faults import tamper
-from fl.participant import SETUP_ROUND, Request, answer
-from fl.runtimes.committee import FIRST_ROLE_NODE, attended
-from fl.server import Errand, serve
-from fl.transport import (
-    ADDRESS,
-    ARRAYS,
-    CLEAR,
-    ENVELOPE,
-    FAILURE,
-    METRICS,
-    MODEL,
-    SCALARS,
-    STATE,
-    as_array,
-    failure,
-    note_of,
-    pack,
-    read_array,
-    record_of,
-    report,
-    unpack,
-)
-from fl.workspace import Workspace, workspace
-from privacy.errors import ConfigError, FedveilError, ProtocolError
-from privacy.relayed_roster import STAGES
-from privacy.sealing import Roster
-from privacy.secure_sum import Credentials, Value
-from privacy.vectors import Address, Vector
+from fl.node import RESIDENT, ROLE, participate, told
+from fl.runtimes.relay import relay
 
-APPROVED = "approved-config"
-PARTITION = "partition-id"
-ROLE = "role"  # of a party beside clients and server
-KEYS = "keys"  # the folder of this node's keys, in a deployment
-RESIDENT = "resident"  # the socket of the process that plays the role
-APPROVED_VARIABLE = "FEDVEIL_APPROVED_CONFIG"
-MEMORY_ROUND = "memory-round"
-
-log = logging.getLogger("fedveil")
 client_app = ClientApp()
 server_app = ServerApp()
 
 
 @client_app.train()
-def participate(message: Message, context: Context) -> Message:
+def answer(message: Message, context: Context) -> Message:
     """Answer one stage of the protocol."""
-    return Message(reply(message.content, context), reply_to=message)
+    return Message(told(lambda: _answer(message.content, context)), reply_to=message)
 
 
-def reply(content: RecordDict, context: Context) -> RecordDict:
-    """What a node replies; an error travels back by name, for the server to tell why."""
-    try:
-        resident = context.node_config.get(RESIDENT)
-        if resident is None:
-            return _participate(content, context)
-        from fl.runtimes.resident import relay
-
-        return relay(Path(str(resident)), str(context.node_config.get(ROLE)), content)
-    except Exception as error:
-        if not isinstance(error, FedveilError):  # a defect, not a refusal: show where
-            log.warning("a client cannot answer", exc_info=error)
-        return RecordDict({FAILURE: failure(error)})
-
-
-def _participate(content: RecordDict, context: Context) -> RecordDict:
-    envelope = record_of(content, ENVELOPE, ConfigRecord)
-    to = record_of(content, ADDRESS, ConfigRecord)
-    if envelope is None or to is None:
-        raise ProtocolError("a message without an envelope or an address")
-    work = accept(str(envelope["config"]), context)
-    request = Request(
-        own_address(str(to["address"]), context),
-        str(envelope["stage"]),
-        cast(int, envelope["round"]),
-        str(envelope["attempt"]),
-        unpack(content),
-        _model(content),
-        _state(content),
-    )
-    memory = recall(context.state, request)
-    told = RecordDict()
-    measured = work.config.runtime.measure_sum_error and request.round != SETUP_ROUND
-
-    def tell(vector: Vector) -> None:
-        told[CLEAR] = ArrayRecord({CLEAR: as_array(vector)})
-
-    own = credentials(work, request.address, context, request.stage)
-    if own is not None and work.relayed and request.stage in STAGES:
-        records, metrics = relaying.join(work, request, own)
-    else:
-        records, metrics = answer(work, request, memory, own, tell if measured else None)
-    remember(context.state, request, memory)
-    answered = pack(records)
-    answered[ENVELOPE] = note_of(request.attempt, answered, signed=own is not None)
-    tamper(answered, request.address, request.round, request.stage, work.config, context.state)
-    answered.update(told)
-    if work.config.runtime.client_metrics:
-        answered[METRICS] = report(metrics)
-    return answered
-
-
-def accept(canonical: str, context: Context) -> Workspace:
-    """The workspace of a configuration that this node approves.
-
-    Raises:
-        ConfigError: the hash is not the approved one, or none is approved.
-    """
-    approved = context.node_config.get(APPROVED) or os.environ.get(APPROVED_VARIABLE)
-    asked = hash_of(canonical)
-    if approved != asked:
-        raise ConfigError.of(
-            APPROVED, approved, f"this node refuses the configuration {asked}, which it did not approve"
-        )
-    work = workspace(canonical)
-    work.activate()
-    return work
-
-
-def own_address(asked: Address, context: Context) -> Address:
-    """The address that this node answers to: its role's; simulated nodes play whichever client is asked.
-
-    Raises:
-        ProtocolError: the message is for somebody else.
-    """
-    own = context.node_config.get(ROLE)
-    if own is None and _stands_alone(context):
-        own = f"client/{context.node_config[PARTITION]}"
-    if asked != (own or asked) or (own is None and not asked.startswith("client/")):
-        raise ProtocolError(f"a message for {asked} came to {own or 'a client'}")
-    return asked
-
-
-def _stands_alone(context: Context) -> bool:
-    """Whether this is a client's own node; simulations give their nodes less to know."""
-    return APPROVED in context.node_config and PARTITION in context.node_config
-
-
-def credentials(work: Workspace, address: Address, context: Context, stage: str) -> Credentials | None:
-    """The keys and the store of a role, where the secure sum needs them.
-
-    Raises:
-        ConfigError: this node has no keys, or none that will do.
-        PrivacyRefusal: the roster comes through the server, and this node took none.
-    """
-    secure_sum = work.backend.secure_sum
-    folder = context.node_config.get(KEYS)
-    if not secure_sum.pinned:
-        return None
-    if folder is not None and work.relayed:
-        return relaying.credentials(Path(str(folder)), address, work, stage)
-    if folder is not None:
-        return keys.deployed(Path(str(folder)), address, work.everybody, work.hash)
-    if _stands_alone(context) or work.relayed:
-        allowed = f"secure_sum={secure_sum.name} needs the folder of {address}'s keys, in its --node-config"
-        raise ConfigError.of(KEYS, None, allowed)
-    return keys.simulated(address, work.everybody)
-
-
-def role_context(address: Address, approved: str, folder: Path | None = None) -> Context:
-    """The node that a process is which plays one role beside clients and server; what it remembers is in it."""
-    config = {APPROVED: approved, ROLE: address} | ({} if folder is None else {KEYS: str(folder)})
-    return Context(1, FIRST_ROLE_NODE, dict(config), RecordDict(), {})
-
-
-def recall(state: RecordDict, request: Request) -> dict[str, Value]:
-    """The participant's memory of this attempt at this round; that of an earlier one is removed."""
-    noted = state.get(MEMORY_ROUND)
-    if noted == {"round": request.round, "attempt": request.attempt}:
-        return unpack(state)
-    remember(state, request, {})
-    return {}
-
-
-def remember(state: RecordDict, request: Request, memory: dict[str, Value]) -> None:
-    """Keep the memory in the node's state until another attempt or round begins."""
-    for name in (ARRAYS, SCALARS, MEMORY_ROUND):
-        state.pop(name, None)
-    if memory:
-        state.update(pack(memory))
-        state[MEMORY_ROUND] = ConfigRecord({"round": request.round, "attempt": request.attempt})
-
-
-def _model(content: RecordDict) -> Vector | None:
-    model = record_of(content, MODEL, ArrayRecord)
-    return None if model is None else cast(Vector, read_array(MODEL, model[MODEL]).copy())  # torch wants to own it
-
-
-def _state(content: RecordDict) -> dict[str, float]:
-    record = record_of(content, STATE, ConfigRecord) or ConfigRecord()
-    return {name: value for name, value in record.items() if isinstance(value, float)}
-
-
-Locate = Callable[[Grid, Workspace], Mapping[Address, int]]
-
-
-def server_app_of(work: Workspace, locate: Locate, errand: Errand) -> ServerApp:
-    """A ServerApp for the runtimes that run it in this process, with the processes of other roles beside it."""
-    app = ServerApp()
-
-    @app.main()
-    def main(grid: Grid, _context: Context) -> None:
-        with attended(work, grid) as (wider, parties):
-            serve(work, wider, {**locate(wider, work), **parties}, errand)
-
-    return app
+def _answer(content: RecordDict, context: Context) -> RecordDict:
+    resident = context.node_config.get(RESIDENT)
+    if resident is None:
+        return participate(content, context)
+    return relay(Path(str(resident)), str(context.node_config.get(ROLE)), content)
 
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """The ServerApp of a deployment: configuration, folder and pinned public keys are in Flower's run configuration."""
+    """Serve a run: its configuration, folder and pinned public keys are in Flower's run configuration."""
     from fl.runtimes.deployment import POLL_S, locate
+    from fl.server import Errand, serve
+    from fl.workspace import workspace
+    from privacy.sealing import Roster
 
     given = {name: str(value) for name, value in context.run_config.items()}
     work = workspace(given["config"])

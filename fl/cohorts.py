@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.config import SamplerConfig
+from fl.config.schema import SamplerConfig
 from privacy.errors import ConfigError
 from privacy.randomness import seed_from
 

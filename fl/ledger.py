@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from privacy.accounting.ledger import Ledger
 from privacy.errors import RunRefused
-from privacy.ledger import Ledger
 from results.files import sync
 
 if TYPE_CHECKING:
-    from privacy.charges import Charge
+    from privacy.accounting.charges import Charge
 
 NAME = "ledger.jsonl"
 DIGEST_KEY = b', "digest": "'
@@ -102,7 +102,7 @@ def _grouped(charges: "Mapping[int, list[Charge]]") -> list[dict[str, Any]]:
 
 
 def _charges_of(line: Mapping[str, Any]) -> "dict[int, list[Charge]]":
-    from privacy.charges import Charge
+    from privacy.accounting.charges import Charge
 
     charges: dict[int, list[Charge]] = defaultdict(list)
     for entry in line["charges"]:

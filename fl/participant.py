@@ -10,20 +10,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from fl import training
-from fl.fault_options import ZERO
-from fl.faults import claimed_weight, drop_out, killed, kind_of, scale_of, spoilt
+from fl.faults.inject import claimed_weight, drop_out, killed, kind_of, scale_of, spoilt
+from fl.faults.options import ZERO
 from fl.metering import Phases, parts
-from fl.sensitivity import sensitivity
-from fl.workspace import Workspace, seed_generators
+from fl.training import local as training
+from fl.training.generators import seed_generators
+from fl.training.sensitivity import sensitivity
+from fl.workspace import Workspace
 from privacy.errors import MalformedContribution, ProtocolError
-from privacy.mechanism import ClientJob
+from privacy.mechanisms.contract import ClientJob
 from privacy.randomness import OsRandomness
-from privacy.secure_sum import Credentials, Party, Records, Value
-from privacy.signing import signed
+from privacy.secure_sums.contract import Credentials, Party, Records, Value
+from privacy.secure_sums.signed_replies import signed
+from privacy.secure_sums.vectors import Address, Vector
 from privacy.spans import Recorder, recording, span
-from privacy.vectors import Address, Vector
-from privacy.witness import Upload, allowance, examine
+from privacy.witness.examine import Upload, allowance, examine
 from results.rows import WITNESS
 
 SETUP_ROUND = 0

@@ -11,10 +11,10 @@ from fl.metering import Meter
 from fl.transport import Attempt, Transport, require_intact, unpack
 from privacy.errors import PrivacyRefusal, ProtocolError
 from privacy.sealing import Roster
-from privacy.secure_sum import Exchange, Records
-from privacy.signing import reply_header, verified
+from privacy.secure_sums.contract import Exchange, Records
+from privacy.secure_sums.signed_replies import reply_header, verified
+from privacy.secure_sums.vectors import Address, Vector
 from privacy.spans import span
-from privacy.vectors import Address, Vector
 
 T = TypeVar("T")
 

@@ -17,29 +17,30 @@ from flwr.serverapp import Grid
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fl import vectors
 from fl.checkpoint import Checkpoints, State
-from fl.evaluation import Scores, evaluate
-from fl.faults import Noting, claims_in, killed
+from fl.faults.inject import Noting, claims_in, killed
 from fl.ledger import LedgerFile
 from fl.metering import Meter
 from fl.participant import SETUP_ROUND
 from fl.rounds import drive
 from fl.sum_error import ClearContributions, require_within
+from fl.training import vectors
+from fl.training.evaluation import Scores, evaluate
+from fl.training.generators import preserved_generators
 from fl.transport import Attempt, Transport
-from fl.workspace import Workspace, address_of, preserved_generators
+from fl.workspace import Workspace, address_of
+from privacy.checks import UNITS
 from privacy.errors import PrivacyRefusal, RuntimeFailure, TooFewContributors
-from privacy.mechanism import ServerJob
-from privacy.parameters import UNITS
-from privacy.relayed_roster import RelayedRoster
+from privacy.mechanisms.contract import ServerJob
 from privacy.sealing import Roster
-from privacy.secure_sum import Exchange
-from privacy.signing import SERVER, require_everybody
-from privacy.vectors import Address, Total, Vector
+from privacy.secure_sums.contract import Exchange
+from privacy.secure_sums.relayed_roster import RelayedRoster
+from privacy.secure_sums.signed_replies import SERVER, require_everybody
+from privacy.secure_sums.vectors import Address, Total, Vector
 from results.rows import WITNESS
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
-    from privacy.charges import Charge
+    from privacy.accounting.charges import Charge
 
 log = logging.getLogger("fedveil")
 T = TypeVar("T")

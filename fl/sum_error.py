@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from privacy.errors import PrivacyRefusal
-from privacy.vectors import Address, OrderedSum, Sum, Total, Vector, VectorSpec
+from privacy.secure_sums.vectors import Address, OrderedSum, Sum, Total, Vector, VectorSpec
 
 
 class SumError(NamedTuple):

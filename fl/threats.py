@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeGuard
 
 from fl.workspace import HIDDEN_AMONG, Workspace
-from privacy.ledger import Ledger
-from privacy.secure_sum import SecureSum
-from privacy.trust import SERVER_ALONE, Trust
-from privacy.witness import FALSE_ALARM
+from privacy.accounting.ledger import Ledger
+from privacy.secure_sums.contract import SecureSum
+from privacy.secure_sums.trust import SERVER_ALONE, Trust
+from privacy.witness.examine import FALSE_ALARM
 
 if TYPE_CHECKING:  # they take TenSEAL, which other sums can do without
-    from privacy.he import CkksSum
-    from privacy.opened_sum import OpenedSum
-    from privacy.selective_sum import SelectiveSum
+    from privacy.secure_sums.he.protocol import OpenedSum
+    from privacy.secure_sums.he.selective_protocol import SelectiveSum
+    from privacy.secure_sums.he.sums import CkksSum
 
 FLOATING = ("dp_sgd", "client_dp", "dp_ftrl", "local_dp")  # mechanisms whose noise is no integer
 NOISED_BY_CLIENTS = ("dp_sgd", "local_dp", "distributed_dp")
@@ -62,15 +62,15 @@ def _holders(trust: Trust) -> Iterator[str]:
 
 
 def _is_opened(secure_sum: SecureSum) -> "TypeGuard[OpenedSum]":
-    return _is(secure_sum, "privacy.opened_sum", "OpenedSum")
+    return _is(secure_sum, "privacy.secure_sums.he.protocol", "OpenedSum")
 
 
 def _is_selective(secure_sum: SecureSum) -> "TypeGuard[SelectiveSum]":
-    return _is(secure_sum, "privacy.selective_sum", "SelectiveSum")
+    return _is(secure_sum, "privacy.secure_sums.he.selective_protocol", "SelectiveSum")
 
 
 def _is_ckks(secure_sum: SecureSum) -> "TypeGuard[CkksSum]":
-    return _is(secure_sum, "privacy.he", "CkksSum")
+    return _is(secure_sum, "privacy.secure_sums.he.sums", "CkksSum")
 
 
 def _is(secure_sum: SecureSum, module: str, name: str) -> bool:

@@ -22,11 +22,11 @@ from flwr.common.constant import SType
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from fl.faults import FAULT, Noting, Wire
+from fl.faults.inject import FAULT, Noting, Wire
 from fl.metering import Meter, serialised_bytes
 from privacy import errors
-from privacy.secure_sum import Exchange, Records, Value
-from privacy.vectors import Address, Vector
+from privacy.secure_sums.contract import Exchange, Records, Value
+from privacy.secure_sums.vectors import Address, Vector
 
 TRAIN = "train"
 RAW_BYTES = "fedveil.bytes"  # the serialisation type of an Array that carries bytes as they are

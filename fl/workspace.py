@@ -2,30 +2,30 @@
 
 import math
 import os
-import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property, lru_cache, partial
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from numpy.typing import NDArray
 from torch.optim.lr_scheduler import LRScheduler
 
-from fl import cohorts, consistency, devices, vectors
-from fl import config as configuration
-from fl.data import ImageData, load_data
-from fl.partition import partition
+from fl import cohorts
+from fl.config import consistency
+from fl.config.build import build
+from fl.config.identity import from_json, hash_of
+from fl.config.schema import RELAYED
+from fl.data.image_data import ImageData, load_data
+from fl.data.partition import partition
+from fl.training import devices, vectors
+from fl.training.generators import preserved_generators, seed_generators
 from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError, FedveilError
-from privacy.mechanism import Mechanism, Plan
-from privacy.randomness import OsRandomness, Randomness, SeededRandomness, seed_from
-from privacy.secure_sum import SecureSum
-from privacy.vectors import Address, Segment, VectorSpec
+from privacy.mechanisms.contract import Mechanism, Plan
+from privacy.randomness import OsRandomness, Randomness, SeededRandomness
+from privacy.secure_sums.contract import SecureSum
+from privacy.secure_sums.vectors import Address, Segment, VectorSpec
 
 UPDATE = "update"
 EXTRA = "extra"
@@ -33,63 +33,9 @@ WEIGHT = "weight"
 HIDDEN_AMONG = 2  # contributions at least, by default
 
 
-Built = TypeVar("Built")
-
-
 def address_of(client: int) -> Address:
     """The address of a client."""
     return f"client/{client}"
-
-
-def build(kind: type[Built], key: str, node: Any, **arguments: Any) -> Built:
-    """Instantiate the object of a kind that a configuration node describes.
-
-    Raises:
-        ConfigError: the node names nothing that can be built with its values, or something of another kind.
-    """
-    if not isinstance(node, Mapping):
-        raise ConfigError.of(key, node, "must be a group of keys, with a _target_ among them")
-    described = ", ".join(f"{name}={value}" for name, value in node.items())
-    if "_target_" not in node:
-        raise ConfigError(f"{key} ({described}): needs a _target_, the dotted name of a class")
-    try:
-        built = instantiate(node, **arguments)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, FedveilError):
-            raise cause from None
-        raise ConfigError(f"{key} ({described}): {' '.join(str(cause or error).split())}") from error
-    if not isinstance(built, kind):
-        raise ConfigError(f"{key} ({described}): must be a {kind.__module__}.{kind.__qualname__}")
-    return built
-
-
-def seed_generators(device: torch.device, *labels: int | str) -> int:
-    """Seed every global generator from the labels, and give the seed."""
-    seed = seed_from(*labels)
-    # not torch.manual_seed: without a GPU it queues a stack trace for CUDA's start, two milliseconds a call
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    return seed
-
-
-@contextmanager
-def preserved_generators(device: torch.device) -> Iterator[None]:
-    """Restore every global generator after the block: seeding is this project's business, not its caller's."""
-    cuda = device.type == "cuda"
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    before_cuda = torch.cuda.get_rng_state(device) if cuda else None
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
-        if before_cuda is not None:
-            torch.cuda.set_rng_state(before_cuda, device)
 
 
 class Workspace:
@@ -101,8 +47,8 @@ class Workspace:
 
     def __init__(self, canonical: str) -> None:
         self.canonical = canonical
-        self.hash = configuration.hash_of(canonical)
-        self.config = configuration.from_json(canonical)
+        self.hash = hash_of(canonical)
+        self.config = from_json(canonical)
         self.device = devices.resolve(self.config.device)
         self.activate()
         self.backend = self._backend()
@@ -193,7 +139,7 @@ class Workspace:
     @property
     def relayed(self) -> bool:
         """Whether public keys come through the server, and were not exchanged outside it."""
-        return self.config.runtime.roster == configuration.RELAYED
+        return self.config.runtime.roster == RELAYED
 
     @cached_property
     def data(self) -> ImageData:

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from privacy.checks import UNITS
 from privacy.errors import ConfigError
-from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
-from privacy.parameters import UNITS
-from privacy.secure_sum import SecureSum
+from privacy.mechanisms.contract import ClientJob, Mechanism, Plan, ServerJob
+from privacy.secure_sums.contract import SecureSum
 
 if TYPE_CHECKING:
-    from privacy.charges import Charge
+    from privacy.accounting.charges import Charge
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def _reading_order(key: str) -> tuple[int, str]:
 
 
 def _chosen(group: Mapping[str, Any]) -> str | None:
-    """The name of what was chosen: its `name`, or the last part of its `_target_` (`privacy.he.CkksSum` is `ckks`)."""
+    """The name of what was chosen: its `name`, or the last part of its `_target_` (`privacy.CkksSum` is `ckks`)."""
     if "name" in group:
         return _text(group["name"])
     if "_target_" not in group:

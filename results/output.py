@@ -12,6 +12,8 @@ from polars.exceptions import PolarsError
 
 from privacy.errors import ConfigError
 from results import render
+from results.columns import BY_KEY
+from results.networks.links import names
 from results.render import Sheet
 
 FORMATS: dict[str, Callable[[Sheet], str]] = {
@@ -92,3 +94,23 @@ def write(out: Path, text: str) -> None:
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError.of("--out", out, f"cannot be written ({error.strerror})") from error
+
+
+def split(text: str | None) -> list[str]:
+    """The words of `A,B,...`."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """The options that say which columns a table has."""
+    parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(BY_KEY)}, and those of a --network")
+    add_networks(parser)
+
+
+def add_networks(parser: argparse.ArgumentParser) -> None:
+    """The option that has rounds modelled."""
+    parser.add_argument(
+        "--network",
+        metavar="A,B,...",
+        help=f"model rounds over other links: {', '.join(names())}, or a YAML file like results/networks/wan_1g.yaml",
+    )

@@ -15,7 +15,7 @@ from results.store import CONFIG, ENDED, LOCK, STATUS, SUMMARY, RunDirectory, is
 
 PROTECTION = ("secure_sum", "mechanism", "noise", "delta", "accountant", "epsilon_budget", "witness")
 STAMPED = ("", f"/{CONFIG}", f"/{STATUS}", f"/{SUMMARY}")  # the folder itself, and what is read of it
-PLAIN_SUM = "privacy.secure_sum.PlainSum"
+PLAIN_SUM = "privacy.PlainSum"
 
 # the two long texts that runs share are categories: so much less memory over many runs
 RUNS = pl.Schema(

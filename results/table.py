@@ -1,64 +1,20 @@
-"""`fedveil table`: one row a configuration, with its overheads against the paired plain run."""
+"""The table: one row a configuration, with its overheads against the paired plain run."""
 
-import argparse
-import gc
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from privacy.errors import ConfigError
-from results import breakdown, replay
+from results import breakdown
 from results.columns import ASSUMPTION, BY_KEY, COLUMNS, CONFIGURATION, DEFAULT, Column
 from results.comparison import compare, latest
-from results.index import collect_under
 from results.labels import LAST, Parts, label_parts, text_of
-from results.network import Network, load, names
-from results.output import Parser, add_output, add_runs, deliver
+from results.networks import replay
+from results.networks.links import Network
 from results.render import NOISE, Sheet
-
-
-def main(argv: Sequence[str]) -> int:
-    """Print the table of the runs named in `argv`, or write it to a file; returns the exit status.
-
-    Raises:
-        ConfigError: an unknown option or column, a folder without runs, a file that cannot be written.
-    """
-    options = _parser().parse_args(argv)
-    columns = None if options.columns is None else split(options.columns)
-    networks = [load(name) for name in split(options.network)]
-    if networks and options.breakdown:
-        raise ConfigError.of("--network", options.network, "models whole rounds; leave --breakdown out")
-    with _uncollected():
-        runs = collect_under(options.runs)
-        sheet = phases(runs, columns) if options.breakdown else table(runs, columns, networks)
-    if options.plot is not None:
-        from results.plot import overview  # which takes its rows from here
-
-        overview(runs, options.plot)
-    deliver(sheet, options.format, options.out)
-    return 0
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Millions of objects and no cycle among them: the garbage collector would go over them for a tenth of the time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def split(text: str | None) -> list[str]:
-    """The words of `A,B,...`."""
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 def table(runs: pl.DataFrame, columns: Sequence[str] | None = None, networks: Sequence[Network] = ()) -> Sheet:
@@ -66,7 +22,8 @@ def table(runs: pl.DataFrame, columns: Sequence[str] | None = None, networks: Se
 
     Args:
         runs: finished ones make the rows; the others are listed below them.
-        columns: keys of `results.columns.COLUMNS`, and of `results.replay.columns` of a network; None for the usual
+        columns: keys of `results.columns.COLUMNS`, and of `results.networks.replay.columns` of a network; None for the
+        usual
             ones that were measured, and those of the networks. The configuration comes first and the trust assumption
             last in any case.
         networks: over which rounds are modelled.
@@ -97,31 +54,6 @@ def phases(runs: pl.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
     rows = _labelled(found.to_dicts())
     shown = (CONFIGURATION, *(_measured(found, breakdown.COLUMNS) if chosen is None else chosen))
     return Sheet(shown, rows, _unfinished(runs), (*breakdown.NOTES, *_meanings(shown, rows)))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="fedveil table", description=f"{__doc__}", allow_abbrev=False)
-    add_runs(parser)
-    add_output(parser)
-    add_columns(parser)
-    parser.add_argument("--breakdown", action="store_true", help="seconds and bytes by party and phase, a line each")
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy and phases too: .png, .pdf or .svg")
-    return parser
-
-
-def add_columns(parser: argparse.ArgumentParser) -> None:
-    """The options that say which columns a table has."""
-    parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(BY_KEY)}, and those of a --network")
-    add_networks(parser)
-
-
-def add_networks(parser: argparse.ArgumentParser) -> None:
-    """The option that has rounds modelled."""
-    parser.add_argument(
-        "--network",
-        metavar="A,B,...",
-        help=f"model rounds over other links: {', '.join(names())}, or a YAML file like results/networks/wan_1g.yaml",
-    )
 
 
 def _columns(keys: Sequence[str], allowed: Mapping[str, Column]) -> list[Column]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from experiments.composing import composed
+from experiments.hydra.compose import composed
 from fl.checkpoint import Checkpoints, State
-from fl.config import to_json
+from fl.config.identity import to_json
 from fl.metering import Meter
 from fl.runtimes import inprocess
 from fl.runtimes.inprocess import InProcessGrid

@@ -8,11 +8,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from experiments.messages import CONFIGS
+from experiments.hydra.error_lines import CONFIGS
 from fl import runtimes
-from fl.config import RUNTIMES, check, from_json, to_json
-from fl.data import LOSSLESS_ORIGINALS
-from fl.workspace import Workspace, build
+from fl.config.build import build
+from fl.config.checks import check
+from fl.config.identity import from_json, to_json
+from fl.config.schema import RUNTIMES
+from fl.data.image_data import LOSSLESS_ORIGINALS
+from fl.workspace import Workspace
 from privacy.backend import PrivacyBackend
 from tests.composed import compose
 

@@ -18,7 +18,7 @@ NOWHERE = {"torchvision"}  # it has no CPU build, and CrypTen, which asks for it
 MOVES_OR_COUNTS_BYTES = {"count_bytes", "send_and_receive", "push_messages", "pull_messages"}
 BASELINE = "experiments/benchmarks/flower_secagg.py"  # a grid of its own, for Flower's workflow to run on
 MAY_MOVE_AND_COUNT = ("fl/transport.py", "fl/metering.py", "fl/runtimes/", "tests/", BASELINE)
-SHIM = "privacy.crypten_compat"
+SHIM = "privacy.secure_sums.mpc.crypten.compat"
 
 
 def called_name(call: ast.Call) -> str:
@@ -91,21 +91,33 @@ def test_no_file_crosses_a_wall() -> None:
 @pytest.mark.parametrize(
     ("path", "source", "expected"),
     [
-        ("privacy/he.py", "x = 1\nimport flwr.app\n", ["privacy/he.py:2: privacy/ may not import flwr"]),
+        (
+            "privacy/secure_sums/he/sums.py",
+            "x = 1\nimport flwr.app\n",
+            ["privacy/secure_sums/he/sums.py:2: privacy/ may not import flwr"],
+        ),
         (
             "privacy/a/b.py",
             "def f():\n    from fl.rounds import drive\n",
             ["privacy/a/b.py:2: privacy/ may not import fl"],
         ),
-        ("privacy/he.py", "from omegaconf import OmegaConf", ["privacy/he.py:1: privacy/ may not import omegaconf"]),
         (
-            "privacy/he.py",
+            "privacy/secure_sums/he/sums.py",
+            "from omegaconf import OmegaConf",
+            ["privacy/secure_sums/he/sums.py:1: privacy/ may not import omegaconf"],
+        ),
+        (
+            "privacy/secure_sums/he/sums.py",
             "import importlib\nm = importlib.import_module('results.store')",
-            ["privacy/he.py:2: privacy/ may not import results"],
+            ["privacy/secure_sums/he/sums.py:2: privacy/ may not import results"],
         ),
         ("results/table.py", "import torch, fl", ["results/table.py:1: results/ may not import fl"]),
         ("fl/rounds.py", "import experiments.run as run", ["fl/rounds.py:1: fl/ may not import experiments"]),
-        ("fl/models.py", "from torchvision import models", ["fl/models.py:1: fl/ may not import torchvision"]),
+        (
+            "fl/models/plain.py",
+            "from torchvision import models",
+            ["fl/models/plain.py:1: fl/ may not import torchvision"],
+        ),
         (
             "fl/rounds.py",
             "r = grid.send_and_receive([])",
@@ -117,11 +129,15 @@ def test_no_file_crosses_a_wall() -> None:
             "from flwr.supercore import count_bytes as size",
             ["fl/apps.py:1: count_bytes belongs to the transport"],
         ),
-        ("privacy/mpc.py", "import crypten", ["privacy/mpc.py:1: crypten is imported from privacy.crypten_compat"]),
         (
             "privacy/mpc.py",
-            "import crypten.mpc\nfrom privacy.crypten_compat import crypten",
-            ["privacy/mpc.py:1: crypten is imported from privacy.crypten_compat"],
+            "import crypten",
+            ["privacy/mpc.py:1: crypten is imported from privacy.secure_sums.mpc.crypten.compat"],
+        ),
+        (
+            "privacy/mpc.py",
+            "import crypten.mpc\nfrom privacy.secure_sums.mpc.crypten.compat import crypten",
+            ["privacy/mpc.py:1: crypten is imported from privacy.secure_sums.mpc.crypten.compat"],
         ),
     ],
 )
@@ -132,11 +148,14 @@ def test_a_breach_is_found(path: str, source: str, expected: list[str]) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("privacy/he.py", "import tenseal, torch\nfrom privacy.errors import ConfigError\nfrom . import flwr_like"),
-        ("privacy/he.py", "import flask\nfrom floats import results"),
-        ("privacy/he.py", '"""Not fl, not flwr: import flwr, send_and_receive."""'),
-        ("privacy/crypten_compat.py", "import crypten"),
-        ("privacy/mpc.py", "from privacy.crypten_compat import crypten\nimport crypten.mpc"),
+        (
+            "privacy/secure_sums/he/sums.py",
+            "import tenseal, torch\nfrom privacy.errors import ConfigError\nfrom . import flwr_like",
+        ),
+        ("privacy/secure_sums/he/sums.py", "import flask\nfrom floats import results"),
+        ("privacy/secure_sums/he/sums.py", '"""Not fl, not flwr: import flwr, send_and_receive."""'),
+        ("privacy/secure_sums/mpc/crypten/compat.py", "import crypten"),
+        ("privacy/mpc.py", "from privacy.secure_sums.mpc.crypten.compat import crypten\nimport crypten.mpc"),
         ("privacy/mpc.py", "from privacy import crypten_compat\ndef f():\n    import crypten"),
         ("fl/rounds.py", "import flwr, hydra, privacy.backend, results.store"),
         ("fl/runtimes/ray.py", "grid.push_messages([])"),

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from tests.test_layering import ROOT, imported
 
 PACKAGES = ("configs", "experiments", "fl", "privacy", "results")
-OPTIONAL = ("browser", "launchers", "tracking")  # what the code imports where it is asked for
+OPTIONAL = ("browser", "launchers", "testing", "tracking")  # what the code imports where it is asked for
 SUPPORTED = ("3.11", "3.12")
 
 
@@ -47,7 +47,9 @@ def third_party(path: Path) -> set[str]:
     return modules - set(sys.stdlib_module_names) - set(PACKAGES)
 
 
-@pytest.mark.parametrize("package", ["flwr", "opacus", "tenseal", "torch", "privacy.crypten_compat", "hydra"])
+@pytest.mark.parametrize(
+    "package", ["flwr", "opacus", "tenseal", "torch", "privacy.secure_sums.mpc.crypten.compat", "hydra"]
+)
 def test_the_six_packages_import(package: str) -> None:
     assert importlib.import_module(package)
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from tenseal import sealapi
 
 from privacy.errors import ConfigError
-from privacy.he_bfv import Bfv
-from privacy.he_ckks import Ckks
-from privacy.he_parameters import HeParameters
-from privacy.he_seal import Ring, ring
-from privacy.he_wire import Layout, Raw, Residues, ciphertext_layout, load, save
+from privacy.secure_sums.he.bfv import Bfv
+from privacy.secure_sums.he.ckks import Ckks
+from privacy.secure_sums.he.parameters import HeParameters
+from privacy.secure_sums.he.ring import Ring, ring
+from privacy.secure_sums.he.seal_files import Layout, Raw, Residues, ciphertext_layout, load, save
 
 Ternary = NDArray[np.int8]
 

@@ -5,7 +5,7 @@ from functools import partial
 
 from experiments.attacks import Case, Finding
 from experiments.attacks.scene import OTHER, VICTIM, Scene, Uploads, message_of, scene, taken_for
-from privacy.secure_sum import Records
+from privacy.secure_sums.contract import Records
 
 HOLDS = "all uploads, and an opener for one request"
 

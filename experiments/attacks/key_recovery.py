@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.attacks import Case, Finding
+from experiments.attacks.ckks_key import Ternary, recover_key, secret_coefficients, secret_key
 from experiments.attacks.scene import VICTIM, Attempt, Scene, close, message_of, scene
 from privacy.errors import MalformedContribution
-from privacy.he_attack import Ternary, recover_key, secret_coefficients, secret_key
 from privacy.randomness import OsRandomness
 
 HOLDS = "the sum's ciphertext, and its opening in float64"

@@ -21,20 +21,22 @@ from numpy.typing import NDArray
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.attacks import Finding
-from experiments.composing import composed
-from experiments.messages import one_line
-from fl import keys
-from fl.config import check, to_json
+from experiments.hydra.compose import composed
+from experiments.hydra.error_lines import one_line
+from fl.config.checks import check
+from fl.config.identity import to_json
+from fl.keys import folders as keys
 from fl.metering import Phases
 from fl.participant import SETUP_ROUND, Request, contribution
-from fl.workspace import Workspace, address_of, preserved_generators
+from fl.training.generators import preserved_generators
+from fl.workspace import Workspace, address_of
 from privacy.errors import ConfigError, PrivacyRefusal, ProtocolError, RuntimeFailure
-from privacy.he_keys import SECRET
-from privacy.masked_sums import Scheme
-from privacy.opened_sum import OpenedSum
 from privacy.randomness import OsRandomness
-from privacy.secure_sum import Credentials, Exchange, Party, Records, Value
-from privacy.vectors import Address, Sum, Vector
+from privacy.secure_sums.contract import Credentials, Exchange, Party, Records, Value
+from privacy.secure_sums.he.codecs import Scheme
+from privacy.secure_sums.he.key_delivery import SECRET
+from privacy.secure_sums.he.protocol import OpenedSum
+from privacy.secure_sums.vectors import Address, Sum, Vector
 
 Uploads = Mapping[Address, Records]
 Forge = Callable[[Records, Uploads], Records]  # the request of an honest server, and what clients sent, to another

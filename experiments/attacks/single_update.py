@@ -8,11 +8,11 @@ import numpy as np
 
 from experiments.attacks import Case, Finding
 from experiments.attacks.scene import VICTIM, Scene, Uploads, message_of, scene, taken_for
-from privacy.opened_sum import TAG_BYTES
-from privacy.packing import pack_words, unpack_words
-from privacy.secure_sum import Records
-from privacy.selective import at_random, protected_spec
-from privacy.selective_sum import SelectiveSum
+from privacy.secure_sums.contract import Records
+from privacy.secure_sums.he.protocol import TAG_BYTES
+from privacy.secure_sums.he.selection import at_random, protected_spec
+from privacy.secure_sums.he.selective_protocol import SelectiveSum
+from privacy.secure_sums.packing import pack_words, unpack_words
 
 HOLDS = "all uploads, and an opener for one request"
 

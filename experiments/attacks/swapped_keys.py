@@ -12,17 +12,18 @@ from pathlib import Path
 from experiments.attacks import Case, Finding
 from experiments.attacks.scene import VICTIM, Attempt, Scene, configured, honest, message_of, taken_for
 from experiments.attacks.single_update import alone
-from experiments.messages import one_line
-from fl import keys, relaying
+from experiments.hydra.error_lines import one_line
+from fl.keys import folders as keys
+from fl.keys import relayed as relaying
 from fl.participant import SETUP_ROUND
 from fl.workspace import Workspace
 from privacy.errors import PrivacyRefusal, ProtocolError
-from privacy.he_keys import KEYHOLDER
 from privacy.randomness import OsRandomness
-from privacy.relayed_roster import HAND_OUT, STAGES, RelayedRoster
 from privacy.sealing import Identity, Roster
-from privacy.secure_sum import Credentials, Party, Records
-from privacy.vectors import Address, Vector
+from privacy.secure_sums.contract import Credentials, Party, Records
+from privacy.secure_sums.he.key_delivery import KEYHOLDER
+from privacy.secure_sums.relayed_roster import HAND_OUT, STAGES, RelayedRoster
+from privacy.secure_sums.vectors import Address, Vector
 
 HOLDS = "all uploads, and keys of its own"
 

@@ -14,10 +14,10 @@ from experiments.attacks import Case, Finding
 from experiments.attacks.scene import scene
 from fl.workspace import Workspace, address_of
 from privacy.errors import ConfigError
-from privacy.he import BfvSum, CkksSum, PadSum
-from privacy.masked_sums import Scheme
-from privacy.opened_sum import OpenedSum
-from privacy.vectors import Address, Vector, VectorSpec
+from privacy.secure_sums.he.codecs import Scheme
+from privacy.secure_sums.he.protocol import OpenedSum
+from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
+from privacy.secure_sums.vectors import Address, Vector, VectorSpec
 
 HOLDS = "nothing: nobody attacks"
 # the default bound, and what passes it

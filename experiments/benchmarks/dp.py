@@ -16,14 +16,14 @@ from torch.nn.functional import cross_entropy
 
 from experiments.benchmarks import Figure
 from experiments.benchmarks.runtime import step, timed
-from experiments.messages import CONFIGS
+from experiments.hydra.error_lines import CONFIGS
 from fl import metering
-from fl.models import Shape
+from fl.config.build import build
+from fl.models.plain import Shape
 from fl.server import progress_bar
-from fl.training import clear_gradients
-from fl.workspace import build
-from privacy.dp_sgd import MODES, DpSgd
-from privacy.mechanism import Batch, ClientJob, Plan
+from fl.training.local import clear_gradients
+from privacy.mechanisms.contract import Batch, ClientJob, Plan
+from privacy.mechanisms.dp_sgd import MODES, DpSgd
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness
 
 SHAPES: dict[str, tuple[Shape, int]] = {

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.masked_sums import Adder, Mask
-from privacy.vectors import Sum, Vector
+from privacy.secure_sums.he.codecs import Adder, Mask
+from privacy.secure_sums.vectors import Sum, Vector
 
 
 class Float32:

@@ -28,7 +28,7 @@ from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECOR
 from experiments.benchmarks.secagg_costs import Case, Costs
 from fl.runtimes.inprocess import FIRST_CLIENT_NODE, InProcessGrid
 from privacy.errors import RuntimeFailure
-from privacy.vectors import Sum
+from privacy.secure_sums.vectors import Sum
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ from rich.progress import Progress, TaskID
 from experiments.benchmarks import Figure
 from experiments.benchmarks.float32 import Float32
 from privacy.errors import ConfigError
-from privacy.he_cipher import Keys, generate_keys
-from privacy.he_parameters import named
-from privacy.masked_sums import Mask, Scheme, bfv_scheme, ckks_scheme, pad_scheme, sum_of_masks
 from privacy.randomness import OsRandomness
+from privacy.secure_sums.he.ciphers import Keys, generate_keys
+from privacy.secure_sums.he.codecs import Mask, Scheme, bfv_scheme, ckks_scheme, pad_scheme, sum_of_masks
+from privacy.secure_sums.he.parameters import named
+from privacy.secure_sums.vectors import Segment, Sum, VectorSpec
 from privacy.spans import Recorder, recording, span
-from privacy.vectors import Segment, Sum, VectorSpec
 
 CLIENTS = 16
 VALUE_BITS = 16

@@ -31,17 +31,17 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from experiments.benchmarks import Figure
-from fl.keys import FileStore
+from fl.keys.folders import FileStore
 from fl.server import progress_bar
-from privacy import mpc_aggregates
-from privacy.crypten_mpc import PARTIES, CryptenSum, revealed
 from privacy.errors import ConfigError
-from privacy.mpc_shares import needed_bits
-from privacy.peers import Meeting
 from privacy.randomness import OsRandomness
 from privacy.sealing import Identity, Roster, open_box
-from privacy.secure_sum import Credentials, Party, Records
-from privacy.vectors import Address, Segment, Vector, VectorSpec
+from privacy.secure_sums.contract import Credentials, Party, Records
+from privacy.secure_sums.meeting import Meeting
+from privacy.secure_sums.mpc.aggregates import by_name as mpc_aggregates
+from privacy.secure_sums.mpc.protocol import PARTIES, CryptenSum, revealed
+from privacy.secure_sums.mpc.shares import needed_bits
+from privacy.secure_sums.vectors import Address, Segment, Vector, VectorSpec
 
 SIZES = (26_010, 1_000_000)  # parameters: the small CNN's, and the bar's
 RUN = "00" * 32
@@ -249,7 +249,7 @@ class Seat:
 
     def naive(self) -> Vector:
         """What CrypTen's own examples do: a party that has a vector shares it."""
-        from privacy.crypten_compat import crypten
+        from privacy.secure_sums.mpc.crypten.compat import crypten
 
         nothing = torch.zeros(self._setting.spec.length)
         parties = self._setting.parties

@@ -23,15 +23,16 @@ from rich.progress import Progress
 
 from experiments.benchmarks import Figure
 from experiments.benchmarks.bare import BareLoop
-from experiments.composing import composed
+from experiments.hydra.compose import composed
 from fl import participant, runtimes
 from fl.checkpoint import Checkpoints
-from fl.config import to_json
+from fl.config.build import build
+from fl.config.identity import to_json
 from fl.metering import Meter, Phases
 from fl.runtimes import inprocess
 from fl.server import Errand, Server, progress_bar
-from fl.workspace import Workspace, build, workspace
-from privacy.mechanism import ClientJob, Mechanism
+from fl.workspace import Workspace, workspace
+from privacy.mechanisms.contract import ClientJob, Mechanism
 
 SETTING = ("clients=1000", "cohort=50", "model=cnn", "training.batch_size=32", "training.epochs=1")
 EMPTY = ("clients=10", "model=cnn", "+mechanism.empty._target_=experiments.benchmarks.runtime.NoTraining")

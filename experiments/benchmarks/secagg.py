@@ -26,17 +26,17 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from experiments.benchmarks import Figure
 from experiments.benchmarks.secagg_costs import GONE_FROM, Case, Costs, number
-from fl.keys import FileStore
+from fl.keys.folders import FileStore
 from fl.server import progress_bar
 from privacy.errors import ConfigError
 from privacy.randomness import OsRandomness
 from privacy.sealing import Identity, Roster
-from privacy.secagg import SecAggSum
-from privacy.secagg_masks import MaskedVectors
-from privacy.secure_sum import Credentials, Exchange, Party, Records, Value
-from privacy.signing import reply_header, signed, verified
+from privacy.secure_sums.contract import Credentials, Exchange, Party, Records, Value
+from privacy.secure_sums.secagg.masks import MaskedVectors
+from privacy.secure_sums.secagg.protocol import SecAggSum
+from privacy.secure_sums.signed_replies import reply_header, signed, verified
+from privacy.secure_sums.vectors import Address, Segment, Total, VectorSpec
 from privacy.spans import Recorder, recording
-from privacy.vectors import Address, Segment, Total, VectorSpec
 
 RUN = "00" * 32
 ATTEMPT = "bench"

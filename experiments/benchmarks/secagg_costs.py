@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from privacy.vectors import Address, Sum, Vector
+from privacy.secure_sums.vectors import Address, Sum, Vector
 
 GONE_FROM = "mask"  # who drops out has shared its secrets, and sends no vector: the dearest time to be gone
 

@@ -12,9 +12,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.composing import composed
-from experiments.messages import CONFIGS
-from fl.config import UNHASHED, to_json
+from experiments.hydra.compose import composed
+from experiments.hydra.error_lines import CONFIGS
+from fl.config.identity import UNHASHED, to_json
 
 # whose option is read off their values; `privacy` names those of mechanism and secure_sum together
 GROUPS = (

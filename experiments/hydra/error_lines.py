@@ -11,7 +11,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from privacy.errors import FedveilError
 
 # by path, not as a package: CrypTen installs a top-level package called `configs` too
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 _FULL_KEY = re.compile(r"full_key: (\S+)")
 _NO_OPTION = re.compile(r"Could not find '([^']+)/([^/']+)'")

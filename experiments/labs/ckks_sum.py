@@ -6,7 +6,7 @@
 # values a ciphertext holds, what the scale is for, where the error comes from, and why an opened sum can give the key
 # away.
 #
-# It takes half a minute. Everything below is the code that experiments run on (`privacy/he_ckks.py`).
+# It takes half a minute. Everything below is the code that experiments run on (`privacy/secure_sums/he/ckks.py`).
 
 # %%
 from functools import reduce
@@ -14,12 +14,12 @@ from functools import reduce
 import numpy as np
 import polars as pl
 
+from experiments.attacks.ckks_key import recover_key, secret_coefficients
 from experiments.labs import check, near
-from privacy.he_attack import recover_key, secret_coefficients
-from privacy.he_cipher import CiphertextSum, DecryptionKey, EncryptionKey, generate_keys
-from privacy.he_ckks import Ckks, Flooding
-from privacy.he_parameters import named
 from privacy.randomness import OsRandomness
+from privacy.secure_sums.he.ciphers import CiphertextSum, DecryptionKey, EncryptionKey, generate_keys
+from privacy.secure_sums.he.ckks import Ckks, Flooding
+from privacy.secure_sums.he.parameters import named
 
 # so many clients, whose values are at most this large
 COHORT = 10

@@ -11,20 +11,20 @@ from typing import Any
 from privacy.errors import ConfigError
 
 MODULES = {
-    "ciphertext_words": "experiments.he_figures",
-    "ckks_operations": "experiments.he_figures",
-    "crypten_model": "experiments.mpc_figures",
-    "crypten_processes": "experiments.mpc_figures",
-    "dp_sgd_epsilon": "experiments.formulas",
-    "flare_round": "experiments.flare_figures",
-    "he_system": "experiments.he_figures",
-    "link_arithmetic": "experiments.formulas",
-    "selective_size": "experiments.he_figures",
-    "share_aggregation": "experiments.mpc_figures",
-    "share_parties": "experiments.mpc_figures",
-    "tenseal_ciphertext": "experiments.tenseal_figures",
-    "tenseal_context": "experiments.tenseal_figures",
-    "tenseal_precision": "experiments.tenseal_figures",
+    "ciphertext_words": "experiments.published.he",
+    "ckks_operations": "experiments.published.he",
+    "crypten_model": "experiments.published.mpc",
+    "crypten_processes": "experiments.published.mpc",
+    "dp_sgd_epsilon": "experiments.published.formulas",
+    "flare_round": "experiments.published.nvidia_flare",
+    "he_system": "experiments.published.he",
+    "link_arithmetic": "experiments.published.formulas",
+    "selective_size": "experiments.published.he",
+    "share_aggregation": "experiments.published.mpc",
+    "share_parties": "experiments.published.mpc",
+    "tenseal_ciphertext": "experiments.published.tenseal",
+    "tenseal_context": "experiments.published.tenseal",
+    "tenseal_precision": "experiments.published.tenseal",
 }
 
 

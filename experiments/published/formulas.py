@@ -3,9 +3,9 @@
 
 def dp_sgd_epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> dict[str, float]:
     """Epsilon of DP-SGD as libraries printed it before 2020, and as today's accountants give it."""
-    from privacy.accounting import epsilon, epsilon_pre_2020
-    from privacy.charges import poisson_steps
-    from privacy.parameters import ACCOUNTANTS
+    from privacy.accounting.charges import poisson_steps
+    from privacy.accounting.epsilon import epsilon, epsilon_pre_2020
+    from privacy.checks import ACCOUNTANTS
 
     event = poisson_steps(noise_multiplier, sample_rate, steps)
     found = {f"epsilon_{accountant}": epsilon(event, delta, accountant) for accountant in ACCOUNTANTS}
@@ -14,7 +14,7 @@ def dp_sgd_epsilon(noise_multiplier: float, sample_rate: float, steps: int, delt
 
 def link_arithmetic(parameters: float, bytes_per_parameter: float, nodes: int, network: str) -> dict[str, float]:
     """One model sent over one link of a network profile, and all that so many nodes send in a step."""
-    from results.network import load
+    from results.networks.links import load
 
     size_bytes = parameters * bytes_per_parameter
     exchange_s = load(network).transfer_s(size_bytes, "client/0", "server")

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from experiments.benchmarks.float32 import Float32
-from privacy.he_cipher import generate_keys
-from privacy.he_parameters import HeParameters
-from privacy.masked_sums import Scheme, ckks_scheme
-from privacy.vectors import Segment, Vector, VectorSpec
+from privacy.secure_sums.he.ciphers import generate_keys
+from privacy.secure_sums.he.codecs import Scheme, ckks_scheme
+from privacy.secure_sums.he.parameters import HeParameters
+from privacy.secure_sums.vectors import Segment, Vector, VectorSpec
 
 MIB = 1 << 20
 PIECE = 256  # ciphertexts that are in memory at a time, whatever the model's size

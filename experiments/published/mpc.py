@@ -98,7 +98,7 @@ def _be_party(model: str, rank: int, parties: int, meeting: Path) -> Times:
     }
     import torch
 
-    from privacy.crypten_compat import crypten
+    from privacy.secure_sums.mpc.crypten.compat import crypten
 
     torch.set_num_threads(1)
     crypten.init()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.he_figures import System
+from experiments.published.he import System
 
 EXAMPLES = 50_000  # of CIFAR-10, over all clients
 STEPS = 5
@@ -31,7 +31,7 @@ def flare_round(
     """
     import torch
 
-    from fl.models import ModerateCnn
+    from fl.models.plain import ModerateCnn
 
     model = ModerateCnn((3, 32, 32), 10)
     size = sum(parameter.numel() for parameter in model.parameters())

@@ -15,17 +15,18 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from experiments import computed
-from experiments.composing import composed
-from experiments.messages import one_line
-from experiments.outcomes import FAILED, OK
-from fl.config import check, hash_of, to_json
+from experiments.hydra.compose import composed
+from experiments.hydra.error_lines import one_line
+from experiments.published import by_name as computed
+from experiments.sweeps.exit_status import FAILED, OK
+from fl.config.checks import check
+from fl.config.identity import hash_of, to_json
 from privacy.errors import ConfigError, FedveilError
-from results import registry, verdicts
 from results.output import FORMATS, Parser
-from results.registry import Compare, Figure, Kind, Row, Table
+from results.published import registry, verdicts
+from results.published.registry import Compare, Figure, Kind, Row, Table
+from results.published.verdicts import Result
 from results.store import default_directory
-from results.verdicts import Result
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _pair(name: str, row: Row, overrides: Sequence[str], seed: int) -> Pair:
 
 
 def _is_not_protection(override: str) -> bool:
-    """Of a plain twin's overrides; that they give what `experiments.twins` does is tested of every table."""
+    """True for an override that a plain twin keeps; tests compare it with `experiments.sweeps.plain_twins`."""
     return not override.lstrip("+~").startswith(("privacy=", "secure_sum", "mechanism", "noise=", "delta="))
 
 

@@ -14,8 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiments.outcomes import OUTCOMES
-from experiments.twins import COMMON, common
+from experiments.sweeps.exit_status import OUTCOMES
+from experiments.sweeps.plain_twins import COMMON, common
 from privacy.errors import ConfigError
 
 SLOTS = "FEDVEIL_SLOTS"  # a folder with a lock for each process of joblib; it names how many there are

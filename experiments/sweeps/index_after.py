@@ -11,7 +11,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from experiments.sharing import PRINT
+from experiments.sweeps.cores_and_gpus import PRINT
 from privacy.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from fl.config import FedveilConfig
+from fl.config.schema import FedveilConfig
 from results.runs import PLAIN_SUM, PROTECTION, is_plain
 
 COMMON = "FEDVEIL_COMMON"  # JSON: what all cells of a sweep say of what only protection reads

@@ -1,10 +1,10 @@
 """What a configuration may not ask of its privacy backend: options that would do nothing, or pass for a promise."""
 
-from fl.config import RELAYED, FedveilConfig
-from fl.fault_options import MESSAGES, VECTORS, WEIGHTS, ZERO
+from fl.config.schema import RELAYED, FedveilConfig
+from fl.faults.options import MESSAGES, VECTORS, WEIGHTS, ZERO
 from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError
-from privacy.signing import SERVER
+from privacy.secure_sums.signed_replies import SERVER
 
 
 def check(config: FedveilConfig, backend: PrivacyBackend, some_client: int) -> None:

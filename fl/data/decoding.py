@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.config import DataConfig
+from fl.config.schema import DataConfig
 from privacy.errors import ConfigError
 
 BATCH_ROWS = 1000

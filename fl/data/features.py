@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl.decoding import progress
+from fl.data.decoding import progress
 from privacy.errors import ConfigError
 
 # J and L of Tramer and Boneh 2021

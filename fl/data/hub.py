@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fl.decoding import BATCH_ROWS, Raw, Request, choose_splits, decode_table
+from fl.data.decoding import BATCH_ROWS, Raw, Request, choose_splits, decode_table
 from privacy.errors import ConfigError
 
 DATA_VARIABLE = "FEDVEIL_DATA"
@@ -46,7 +46,7 @@ class Hub:
         return ["hub", self.request.hub, *self.request.reading()]
 
     def read(self) -> tuple[Raw, Raw | None]:
-        """Download and decode both splits; see `Source.read` in fl/sources.py."""
+        """Download and decode both splits; see `Source.read` in fl/data/sources.py."""
         train, test = self._download()
         return self._decode(train, True), (None if test is None else self._decode(test, False))
 

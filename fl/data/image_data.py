@@ -24,11 +24,11 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from fl import features
-from fl.config import DataConfig
-from fl.decoding import Raw, Request
-from fl.hub import DATA_VARIABLE, one_line
-from fl.sources import Source, find
+from fl.config.schema import DataConfig
+from fl.data import features
+from fl.data.decoding import Raw, Request
+from fl.data.hub import DATA_VARIABLE, one_line
+from fl.data.sources import Source, find
 from privacy.errors import ConfigError
 
 CACHE_VARIABLE = "FEDVEIL_CACHE"

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.config import DataConfig
-from fl.data import ImageData
+from fl.config.schema import DataConfig
+from fl.data.image_data import ImageData
 from privacy.errors import ConfigError
 
 Indices = NDArray[np.int64]

@@ -1,7 +1,7 @@
 """Where images come from: folders of parquet or IDX files, scikit-learn, Debian, and the hub at last.
 
-A source finds one data set and reads it once, as plain arrays; `fl/data.py` keeps what it read. The libraries
-that do the reading are slow to import, so they are imported where they are used.
+A source finds one data set and reads it once, as plain arrays; `fl/data/image_data.py` keeps what it read. The
+libraries that do the reading are slow to import, so they are imported where they are used.
 """
 
 import gzip
@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.decoding import BATCH_ROWS, Raw, Request, choose_splits, decode_table
-from fl.hub import DATA_VARIABLE, Hub, not_found
+from fl.data.decoding import BATCH_ROWS, Raw, Request, choose_splits, decode_table
+from fl.data.hub import DATA_VARIABLE, Hub, not_found
 from privacy.errors import ConfigError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist

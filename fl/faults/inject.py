@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Array, Message, RecordDict
 
-from fl.config import FedveilConfig
-from fl.fault_options import DUPLICATED, LATE, MESSAGES, REPLAYED, TAMPERED, WIRE, FaultsConfig
+from fl.config.schema import FedveilConfig
+from fl.faults.options import DUPLICATED, LATE, MESSAGES, REPLAYED, TAMPERED, WIRE, FaultsConfig
 from privacy.errors import RuntimeFailure
 from privacy.randomness import seed_from
-from privacy.secure_sum import Exchange
-from privacy.vectors import Address, Vector
+from privacy.secure_sums.contract import Exchange
+from privacy.secure_sums.vectors import Address, Vector
 
 FAULT = "fault_"  # and what it is: the metric of one that happened
 KEPT = "kept/"  # before the name of a record of an earlier round, which a client keeps to send it again

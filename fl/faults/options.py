@@ -38,7 +38,7 @@ class FaultsConfig:
     killed_round: int | None = None  # in this round, when it is asked
 
 
-# as those of `fl.config`: key, what is allowed, and the words for it
+# as those of `fl.config.schema`: key, what is allowed, and the words for it
 CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("faults.scaled_clients", lambda v: v >= 0, "must be at least 0"),
     ("faults.scale", math.isfinite, "must be a finite number"),

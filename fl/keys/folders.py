@@ -2,7 +2,7 @@
 
 In a simulation one party plays all roles: a master key in the run's folder stands for everybody's, and each role's
 store is a folder beside it. In a deployment each role has a folder of its own, with the keys that it made and the
-roster that everybody has (or that came through the server: `fl.relaying`). All of it is for its owner alone (mode
+roster that everybody has (or that came through the server: `fl.keys.relayed`). All of it is for its owner alone (mode
 0600), and nothing secret of it is in a message or checkpoint.
 
 `python -m fl.keys make FOLDER ADDRESS` makes a role's keys, `python -m fl.keys roster FILE PUBLIC...` the roster.
@@ -19,12 +19,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from privacy.errors import ConfigError, FedveilError, RunRefused
-from privacy.peers import Peers
 from privacy.randomness import KEY_BYTES, OsRandomness
 from privacy.sealing import Identity, PublicKeys, Roster, mac
-from privacy.secure_sum import Credentials, Store
-from privacy.signing import SERVER, require_everybody
-from privacy.vectors import Address
+from privacy.secure_sums.contract import Credentials, Store
+from privacy.secure_sums.meeting import Peers
+from privacy.secure_sums.signed_replies import SERVER, require_everybody
+from privacy.secure_sums.vectors import Address
 from results.files import replacing, sync
 
 KEYS_VARIABLE = "FEDVEIL_KEYS"  # the folder of a simulation's keys, for the processes that it starts
@@ -318,7 +318,3 @@ def _list(arguments: argparse.Namespace) -> str:
     with replacing(arguments.file) as temporary:
         temporary.write_bytes(roster.to_bytes())
     return f"{roster.digest.hex()}  {arguments.file}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

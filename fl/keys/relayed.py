@@ -1,21 +1,21 @@
 """A role's part in a roster that comes through the server: keys that it makes on first use, and what it keeps.
 
-The folder is that of any deployment (`fl.keys`); the roster is kept in the store of the configuration.
+The folder is that of any deployment (`fl.keys.folders`); the roster is kept in the store of the configuration.
 """
 
 from pathlib import Path
 
-from fl import keys
+from fl.keys import folders as keys
 from fl.metering import Phases
 from fl.participant import PROTECT, Request
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, PrivacyRefusal
 from privacy.randomness import OsRandomness
-from privacy.relayed_roster import KEPT, STAGES, RelayedRoster
 from privacy.sealing import Roster
-from privacy.secure_sum import Credentials, Party, Records
-from privacy.signing import require_everybody
-from privacy.vectors import Address
+from privacy.secure_sums.contract import Credentials, Party, Records
+from privacy.secure_sums.relayed_roster import KEPT, STAGES, RelayedRoster
+from privacy.secure_sums.signed_replies import require_everybody
+from privacy.secure_sums.vectors import Address
 
 
 def introduced(folder: Path, address: Address, run: str) -> Credentials:

@@ -1,14 +1,15 @@
 """Models that do well under DP-SGD: bounded activations, normalisation within an example, features not learned.
 
-They keep the contract of fl/models.py. The scattering models take what `data.features=scattering` computes, so their
+They keep the contract of fl/models/plain.py. The scattering models take what `data.features=scattering` computes, so
+their
 `shape` is (81 C, H // 4, W // 4). Architectures of Tramer and Boneh 2021 (arXiv:2011.11660) are those of models.py in
 their code, ftramer/Handcrafted-DP.
 """
 
 from torch import nn
 
-from fl.features import PER_CHANNEL
-from fl.models import Shape, cnn_layers
+from fl.data.features import PER_CHANNEL
+from fl.models.plain import Shape, cnn_layers
 from privacy.errors import ConfigError
 
 GROUP = 4  # channels that are normalised together

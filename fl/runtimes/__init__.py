@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fl import keys
+from fl.keys import folders as keys
 
 if TYPE_CHECKING:  # torch takes seconds to import, and certificates need none
     from fl.server import Errand

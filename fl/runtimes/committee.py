@@ -19,15 +19,15 @@ from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from fl import keys
+from fl.keys import folders as keys
+from fl.node import FIRST_ROLE_NODE, reply, role_context
 from fl.runtimes.lifetime import end_with_parent
 from fl.workspace import Workspace
 from privacy.errors import RuntimeFailure
-from privacy.peers import Meeting
-from privacy.secure_sum import Credentials
-from privacy.vectors import Address
+from privacy.secure_sums.contract import Credentials
+from privacy.secure_sums.meeting import Meeting
+from privacy.secure_sums.vectors import Address
 
-FIRST_ROLE_NODE = 2**62  # far from the numbers that engines give their nodes
 WAIT_S = 0.05
 
 _context: Context  # of the role that this process plays
@@ -117,7 +117,6 @@ def _alive(address: Address) -> Iterator[None]:
 
 def _start(canonical: str, run_hash: str, address: Address, parcel: keys.Parcel | None) -> None:
     """In the new process: it plays one role, for one configuration, and remembers it between stages."""
-    from fl.apps import role_context
     from fl.workspace import workspace
 
     global _context, _own
@@ -128,9 +127,7 @@ def _start(canonical: str, run_hash: str, address: Address, parcel: keys.Parcel 
 
 
 def _serve(message: Message) -> Message:
-    from fl.apps import client_app
-
-    return client_app(message, _context)
+    return reply(message, _context)
 
 
 def _ready() -> int:

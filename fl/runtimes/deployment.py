@@ -25,15 +25,15 @@ from typing import Any, cast
 import tomli_w
 from flwr.serverapp import Grid
 
-from fl import keys
+from fl.keys import folders as keys
 from fl.runtimes.loopback import START_S, Link, Node, environment, superlink, tool
 from fl.runtimes.processes import Process, Processes
-from fl.runtimes.resident import SOCKET, answers
+from fl.runtimes.relay import SOCKET, answers
 from fl.server import Errand
 from fl.workspace import Workspace, address_of
 from privacy.errors import ConfigError, RuntimeFailure
 from privacy.sealing import Roster
-from privacy.vectors import Address
+from privacy.secure_sums.vectors import Address
 
 APPS = "fl.apps"
 POLL_S = 0.2  # between two looks of the ServerApp for nodes and replies; each is a request over TLS

@@ -16,13 +16,14 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fl.apps import APPROVED, client_app, server_app_of
-from fl.faults import outlasting
+from fl.faults.inject import outlasting
+from fl.node import APPROVED
 from fl.runtimes.lifetime import end_with_parent
+from fl.runtimes.simulated import client_app, server_app_of
 from fl.server import Errand
 from fl.workspace import Workspace, address_of, workspace
 from privacy.errors import ConfigError, RuntimeFailure
-from privacy.vectors import Address
+from privacy.secure_sums.vectors import Address
 
 SERVER_NODE = 1
 FIRST_CLIENT_NODE = 2

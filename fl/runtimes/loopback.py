@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tomli_w
 
-from fl.keys import KEYS_VARIABLE
+from fl.keys.folders import KEYS_VARIABLE
 from fl.runtimes.certificates import Certificates, make_certificates, make_node_key
 from fl.runtimes.processes import Processes
 from privacy.errors import RuntimeFailure

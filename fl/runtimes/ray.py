@@ -10,12 +10,13 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from fl.apps import APPROVED_VARIABLE, client_app, server_app_of
-from fl.keys import KEYS_VARIABLE
+from fl.keys.folders import KEYS_VARIABLE
+from fl.node import APPROVED_VARIABLE
+from fl.runtimes.simulated import client_app, server_app_of
 from fl.server import Errand
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, RuntimeFailure
-from privacy.vectors import Address
+from privacy.secure_sums.vectors import Address
 
 POLL_S = 0.005
 NODES_TIMEOUT_S = 120.0

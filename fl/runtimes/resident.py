@@ -9,7 +9,6 @@ as Protocol Buffers. Parties meet before they listen, and their dealer, whom nob
 """
 
 import argparse
-import os
 import signal
 import socket
 import sys
@@ -20,106 +19,20 @@ from types import FrameType
 from typing import NoReturn
 
 from flwr.app import Context, RecordDict
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
-from fl import keys
-from fl.config import hash_of
-from privacy.errors import ConfigError, FedveilError, ProtocolError, RuntimeFailure
-from privacy.vectors import Address
+from fl.config.identity import hash_of
+from fl.keys import folders as keys
+from fl.runtimes.relay import SOCKET, answers, receive, send, short_name
+from privacy.errors import ConfigError, FedveilError, RuntimeFailure
+from privacy.secure_sums.vectors import Address
 
-SOCKET = "socket"  # in the role's folder
 MEETING = ("party/", "dealer")  # roles that must reach others of theirs
 HASH_DIGITS = 64
-LENGTH_BYTES = 8
-MAX_BYTES = 2**31 - 1  # what Protocol Buffers can hold
-CHUNK_BYTES = 1 << 20  # memory is taken as bytes come, whatever length was announced
 STALL_S = 30.0  # a relay that says nothing for so long is given up
 QUEUE = 16
 
 
 # ---- The SuperNode's end
-
-
-def relay(path: Path, role: Address, content: RecordDict) -> RecordDict:
-    """What the process that plays a role answers.
-
-    Raises:
-        RuntimeFailure: it is not there, or died.
-    """
-    try:
-        connection = _connected(path)
-    except OSError:
-        start = f"start `python -m fl.runtimes.resident {role}`"
-        raise RuntimeFailure(f"the process of {role} does not answer at {path}: {start}") from None
-    try:
-        with connection:
-            _send(connection, content)
-            return _receive(connection)
-    except (OSError, ProtocolError):
-        raise RuntimeFailure(f"the process of {role} died") from None
-
-
-def answers(path: Path) -> bool:
-    """Whether a process listens at a socket."""
-    try:
-        _connected(path).close()
-    except OSError:
-        return False
-    return True
-
-
-def _connected(path: Path) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        with _short(path) as name:
-            connection.connect(name)
-    except OSError:
-        connection.close()
-        raise
-    return connection
-
-
-@contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """Another name for a path: that of a socket has 108 bytes at most."""
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
-
-
-def _send(connection: socket.socket, content: RecordDict) -> None:
-    data = recorddict_to_proto(content).SerializeToString()
-    connection.sendall(len(data).to_bytes(LENGTH_BYTES, "big"))
-    connection.sendall(data)
-
-
-def _receive(connection: socket.socket) -> RecordDict:
-    """The records of one message.
-
-    Raises:
-        ProtocolError: it is too long, ends early, or holds no records.
-    """
-    length = int.from_bytes(_exactly(connection, LENGTH_BYTES), "big")
-    if length > MAX_BYTES:
-        raise ProtocolError(f"a message of {length} bytes is longer than {MAX_BYTES}")
-    data = _exactly(connection, length)
-    try:
-        return recorddict_from_proto(ProtoRecordDict.FromString(data))
-    except Exception as error:  # these bytes make the parsers raise whatever they may
-        raise ProtocolError(f"{length} bytes are no records: {error}") from None
-
-
-def _exactly(connection: socket.socket, count: int) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        chunk = connection.recv(min(CHUNK_BYTES, count - len(data)))
-        if not chunk:
-            raise ProtocolError(f"a message ends after {len(data)} of {count} bytes")
-        data += chunk
-    return bytes(data)
 
 
 # ---- The resident's end
@@ -137,7 +50,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             path.unlink(missing_ok=True)  # of a process that was killed
-            with _short(path) as name:
+            with short_name(path) as name:
                 listener.bind(name)
             path.chmod(0o660)
         except OSError as error:
@@ -155,18 +68,13 @@ def serve(listener: socket.socket, context: Context) -> NoReturn:
         connection, _ = listener.accept()
         with connection, suppress(OSError):  # a relay that died wants no answer
             connection.settimeout(STALL_S)
-            _send(connection, _answer(connection, context))
+            send(connection, _answer(connection, context))
 
 
 def _answer(connection: socket.socket, context: Context) -> RecordDict:
-    from fl.apps import reply
-    from fl.transport import FAILURE, failure
+    from fl.node import participate, told
 
-    try:
-        content = _receive(connection)
-    except ProtocolError as error:
-        return RecordDict({FAILURE: failure(error)})
-    return reply(content, context)
+    return told(lambda: participate(receive(connection), context))
 
 
 def play(role: Address, folder: Path, approved: str, path: Path) -> None:
@@ -175,7 +83,7 @@ def play(role: Address, folder: Path, approved: str, path: Path) -> None:
     Raises:
         ConfigError: keys, approved hash or socket will not do.
     """
-    from fl.apps import role_context  # takes seconds: what is wrong with the arguments shows before
+    from fl.node import role_context  # takes seconds: what is wrong with the arguments shows before
 
     with listening(path) as listener:
         print(f"{role} listens at {path}, for the configuration {approved}", flush=True)
@@ -255,7 +163,7 @@ def _check(role: Address, folder: Path, approved: str, relayed: bool) -> None:
     if len(approved) != HASH_DIGITS or set(approved) - set("0123456789abcdef"):
         raise ConfigError.of("approve", approved, "must be the hash that `fedveil hash` prints")
     if relayed:
-        from fl.relaying import introduced
+        from fl.keys.relayed import introduced
 
         introduced(folder, role, approved)
     else:

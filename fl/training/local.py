@@ -8,8 +8,8 @@ from typing import cast
 
 import torch
 
-from fl.data import ImageData
-from privacy.mechanism import Batch, ClientJob
+from fl.data.image_data import ImageData
+from privacy.mechanisms.contract import Batch, ClientJob
 
 AHEAD = 1024  # examples that are normalised together: small batches cost more calls than arithmetic
 

@@ -4,12 +4,12 @@ Jin et al. 2023 (FedML-HE, arXiv 2303.10837, section 2.4): the mean over example
 cross-entropy - sum_c y_c log p_c the derivative along y_c is - d log p_c / d w; over the classes its norm is taken.
 Gradient inversion (Zhu et al. 2019) works on just these values.
 
-Shapes: D values of the model's state, as `fl.vectors` lays them out, C classes.
+Shapes: D values of the model's state, as `fl.training.vectors` lays them out, C classes.
 """
 
 import torch
 
-from privacy.mechanism import Loader
+from privacy.mechanisms.contract import Loader
 
 EXAMPLES = 16  # of a client, the first ones: more change the order of values little
 

@@ -6,9 +6,9 @@ from contextlib import suppress
 
 from dp_accounting import DpEvent, get_sigma_gaussian
 
-from privacy.accounting import check_delta, epsilon
+from privacy.accounting.epsilon import check_delta, epsilon
+from privacy.checks import positive
 from privacy.errors import ConfigError
-from privacy.parameters import positive
 
 LEAST_SIGMA = 1e-3
 MOST_SIGMA = 1e6

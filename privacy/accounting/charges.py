@@ -1,6 +1,6 @@
 """What a mechanism costs, as a value: a `DpEvent` of dp-accounting, by whom it is owed, and how costs add up.
 
-**Noise is in units of the sensitivity under the relation that is named**, see `privacy.accounting`.
+**Noise is in units of the sensitivity under the relation that is named**, see `privacy.accounting.epsilon`.
 """
 
 import math
@@ -23,8 +23,8 @@ from dp_accounting import (
     ZCDpEvent,
 )
 
+from privacy.checks import UNITS
 from privacy.errors import ConfigError
-from privacy.parameters import UNITS
 
 RELATIONS = ("add_remove", "zero_out", "replace")
 

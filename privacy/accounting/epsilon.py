@@ -1,4 +1,4 @@
-"""The epsilon of what mechanisms cost: three accountants turn events (`privacy.charges`) into it.
+"""The epsilon of what mechanisms cost: three accountants turn events (`privacy.accounting.charges`) into it.
 
 - `prv`, Opacus (Gopi et al. 2021): Gaussians, alone or Poisson sampled. Its errors of epsilon (0.01) and delta (a
   thousandth) are added, so it is an upper bound.
@@ -41,9 +41,9 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from opacus.accountants import PRVAccountant, RDPAccountant
 
-from privacy.charges import RELATIONS, Leaves, kind_of, leaves_of, one_of
+from privacy.accounting.charges import RELATIONS, Leaves, kind_of, leaves_of, one_of
+from privacy.checks import ACCOUNTANTS
 from privacy.errors import ConfigError
-from privacy.parameters import ACCOUNTANTS
 
 NEIGHBORS = {
     "add_remove": NeighboringRelation.ADD_OR_REMOVE_ONE,

@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from privacy.parameters import UNITS
+from privacy.checks import UNITS
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
-    from privacy.charges import Charge
+    from privacy.accounting.charges import Charge
 
 Cost = frozenset[tuple["Charge", int]]
 
@@ -58,7 +58,8 @@ def _cost(paid: "Counter[Charge]", unit: str) -> Cost:
 
 
 def _epsilon(cost: Cost, delta: float, accountant: str) -> float:
-    from privacy import accounting, charges
+    from privacy.accounting import charges
+    from privacy.accounting import epsilon as accounting
 
     whole = charges.compose(cost)
     return accounting.epsilon(whole.event, delta, accountant, whole.relation)

@@ -8,74 +8,19 @@ Shapes: D is the number of values of the model.
 
 import logging
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
-from dp_accounting import DpEvent, SelfComposedDpEvent
 from numpy.typing import NDArray
 
-from privacy import calibration, charges
-from privacy.charges import Charge
-from privacy.encoding import clip_l2
-from privacy.errors import ConfigError, PrivacyRefusal
-from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
-from privacy.parameters import LEAST_CLIP, MOST_CLIP, check_noise, clip_norm, positive, within
+from privacy.accounting import charges
+from privacy.accounting.charges import Charge
+from privacy.checks import LEAST_CLIP, MOST_CLIP, check_noise, clip_norm, positive, within
+from privacy.errors import ConfigError
+from privacy.mechanisms.client_clipping import clip_within, require_uniform, solve
+from privacy.mechanisms.contract import ClientJob, Mechanism, Plan, ServerJob
 
 log = logging.getLogger("fedveil")
-
-
-def clip_to(update_D: torch.Tensor, bound: float) -> tuple[torch.Tensor, float]:
-    """The update scaled to an L2 norm of at most `bound`, and the norm that it had; a zero update stays zero.
-
-    Raises:
-        NonFiniteContribution: NaN or infinity, which no scaling mends.
-    """
-    host_D = update_D.cpu().numpy()
-    clipped_D = clip_l2(host_D, bound)
-    norm = float(np.linalg.norm(host_D.astype(np.float64)))  # in float32 the square of 1e20 is infinite
-    return (update_D if clipped_D is host_D else torch.from_numpy(clipped_D).to(update_D.device)), norm
-
-
-def clip_within(update_D: torch.Tensor, clip: float, rounding: float) -> tuple[torch.Tensor, float]:
-    """As `clip_to`, with room for what the secure sum's rounding may add: the sum's sensitivity is `clip`.
-
-    Raises:
-        PrivacyRefusal: rounding alone takes more than half of it.
-        NonFiniteContribution: NaN or infinity.
-    """
-    if 2 * rounding > clip:
-        raise PrivacyRefusal(
-            f"the secure sum may move an update by {rounding:.3g}, over half the clip of {clip:.3g}: "
-            "raise secure_sum.value_bits, or lower secure_sum.bound"
-        )
-    return clip_to(update_D, clip - rounding)
-
-
-def require_uniform(mechanism: str, plan: Plan) -> None:
-    """Weights would let one client count more than the clip allows.
-
-    Raises:
-        ConfigError: weights by examples; delta too large for the number of clients.
-    """
-    if not plan.uniform_weights:
-        raise ConfigError.of("training.weighting", "examples", f"{mechanism} needs training.weighting=uniform")
-    if plan.delta >= 1 / plan.clients:
-        raise ConfigError.of("delta", plan.delta, f"must be below 1/clients = {1 / plan.clients:.2g}")
-
-
-def solve(
-    mechanism: str, plan: Plan, target_epsilon: float, event_of: Callable[[float], DpEvent], relation: str
-) -> float:
-    """The noise multiplier at which the client that takes part most often pays the target."""
-    times = max(plan.participations)
-
-    def run_of(sigma: float) -> DpEvent:
-        return SelfComposedDpEvent(event_of(sigma), times)
-
-    sigma = calibration.solve_noise_multiplier(run_of, target_epsilon, plan.delta, plan.accountant, relation)
-    log.info("%s: noise_multiplier=%.4f for epsilon=%g", mechanism, sigma, target_epsilon)
-    return sigma
 
 
 class ClientDp(Mechanism):
@@ -181,66 +126,3 @@ class ClientDp(Mechanism):
         fraction = 0.5 + (below + float(generator.normal(0.0, std))) / cohort_size
         moved = clip * math.exp(-self._clip_learning_rate * (fraction - self._quantile))
         return float(min(max(moved, LEAST_CLIP), MOST_CLIP))
-
-
-class LocalDp(Mechanism):
-    """Each client clips and noises its own update: nobody has to be trusted, and nothing averages out but the noise.
-
-    `noise_multiplier`, or `epsilon_per_round` by the analytic Gaussian mechanism (Balle and Wang 2018, Algorithm 1), or
-    `target_epsilon` for the whole run. Under replacement two clipped updates are 2 clip apart.
-    """
-
-    name = "local_dp"
-    unit = "client"
-    holds_against = ("outsider", "server")
-
-    def __init__(
-        self,
-        noise_multiplier: float | None = None,
-        target_epsilon: float | None = None,
-        epsilon_per_round: float | None = None,
-        clip: float = 1.0,
-    ) -> None:
-        if epsilon_per_round is None:
-            check_noise("mechanism.local_dp", noise_multiplier, target_epsilon)
-        elif noise_multiplier is not None or target_epsilon is not None:
-            raise ConfigError.of(
-                "mechanism.local_dp.epsilon_per_round",
-                epsilon_per_round,
-                "noise_multiplier and target_epsilon must be null beside it",
-            )
-        else:
-            positive("mechanism.local_dp.epsilon_per_round", epsilon_per_round)
-        clip_norm("mechanism.local_dp.clip", clip)
-        self.noise_multiplier = noise_multiplier
-        self.target_epsilon = target_epsilon
-        self.clip = clip
-        self._epsilon_per_round = epsilon_per_round
-        self._charge: Charge | None = None
-
-    def settle(self, plan: Plan) -> None:
-        """Check the plan and solve the noise, in units of the sensitivity 2 clip.
-
-        Raises:
-            ConfigError: weights by examples, delta, or an epsilon out of reach.
-        """
-        require_uniform(self.name, plan)
-        if self._epsilon_per_round is not None:
-            self.noise_multiplier = calibration.analytic_gaussian_sigma(self._epsilon_per_round, plan.delta)
-        elif self.target_epsilon is not None:
-            self.noise_multiplier = solve(self.name, plan, self.target_epsilon, charges.gaussian_event, "replace")
-        assert self.noise_multiplier is not None
-        self._charge = Charge(self.name, self.unit, "replace", charges.gaussian_event(self.noise_multiplier))
-
-    def charge(self, client: int) -> Charge | None:  # noqa: ARG002
-        """A Gaussian a participation, over all pairs of updates that a client could have sent."""
-        return self._charge
-
-    def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
-        """Clip, and add noise of `noise_multiplier` times twice the clip."""
-        assert self.noise_multiplier is not None
-        clipped_D, norm = clip_to(update_D, self.clip)
-        std = 2 * self.clip * self.noise_multiplier
-        noise_D = job.randomness.generator().standard_normal(len(clipped_D), np.float32)
-        job.diagnostics |= {"local_dp.update_norm": norm, "local_dp.clipped_fraction": float(norm > self.clip)}
-        return clipped_D + torch.from_numpy(noise_D).mul_(std).to(clipped_D.device)

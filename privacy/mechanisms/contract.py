@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
 from privacy.randomness import Randomness
-from privacy.secure_sum import Value
-from privacy.vectors import Address
+from privacy.secure_sums.contract import Value
+from privacy.secure_sums.vectors import Address
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
-    from privacy.charges import Charge
-    from privacy.party_noise import PartyNoise
+    from privacy.accounting.charges import Charge
+    from privacy.noise.parties import PartyNoise
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, C, H, W) float32 and labels (B,) int64
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # mean over logits (B, classes) and labels (B,)
@@ -113,7 +113,7 @@ class ServerJob:
 class Mechanism:
     """Base of every mechanism. A subclass names itself and overrides the hooks that it needs.
 
-    `unit` is what it protects (privacy.parameters.UNITS). `holds_against` says who learns no more than epsilon allows:
+    `unit` is what it protects (privacy.checks.UNITS). `holds_against` says who learns no more than epsilon allows:
     `outsider` (who sees the models), `server`.
     """
 

@@ -23,11 +23,13 @@ import torch
 from dp_accounting import DpEvent
 from numpy.typing import NDArray
 
-from privacy import distributed_noise as noise
-from privacy.charges import Charge
-from privacy.client_dp import clip_to, require_uniform, solve
-from privacy.discrete_noise import VARIANCE_RANGE, discrete_gaussian, skellam
-from privacy.encoding import (
+from privacy.accounting.charges import Charge
+from privacy.checks import check_noise, clip_norm
+from privacy.errors import ConfigError
+from privacy.mechanisms.client_clipping import clip_to, require_uniform, solve
+from privacy.mechanisms.contract import ClientJob, Mechanism, Plan, ServerJob
+from privacy.noise import cost_of_integer_noise as noise
+from privacy.noise.integer_encoding import (
     MAX_MODULUS_BITS,
     Rotation,
     conditional_round,
@@ -37,9 +39,7 @@ from privacy.encoding import (
     rounded_norm_bound,
     to_modulus,
 )
-from privacy.errors import ConfigError
-from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
-from privacy.parameters import check_noise, clip_norm
+from privacy.noise.samplers import VARIANCE_RANGE, discrete_gaussian, skellam
 
 DISTRIBUTIONS = ("skellam", "discrete_gaussian")
 BETA = math.exp(-0.5)  # of conditional rounding: both papers' choice

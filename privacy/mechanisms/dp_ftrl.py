@@ -30,12 +30,12 @@ import torch
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from privacy import charges
-from privacy.charges import Charge
-from privacy.client_dp import clip_within, require_uniform, solve
+from privacy.accounting import charges
+from privacy.accounting.charges import Charge
+from privacy.checks import check_noise, clip_norm
 from privacy.errors import ConfigError
-from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
-from privacy.parameters import check_noise, clip_norm
+from privacy.mechanisms.client_clipping import clip_within, require_uniform, solve
+from privacy.mechanisms.contract import ClientJob, Mechanism, Plan, ServerJob
 
 HISTORY = "dp_ftrl.noise"
 log = logging.getLogger("fedveil")

@@ -22,12 +22,13 @@ from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 from opacus.validators import ModuleValidator
 from torch.nn.functional import cross_entropy
 
-from privacy import accounting, calibration, charges
-from privacy.charges import Charge
-from privacy.dp_optimizers import KINDS, Adaptive, Sourced
+from privacy.accounting import calibration, charges
+from privacy.accounting import epsilon as accounting
+from privacy.accounting.charges import Charge
+from privacy.checks import check_noise, clip_norm, positive, within
 from privacy.errors import ConfigError
-from privacy.mechanism import Batch, ClientJob, Loader, Mechanism, Plan
-from privacy.parameters import check_noise, clip_norm, positive, within
+from privacy.mechanisms.contract import Batch, ClientJob, Loader, Mechanism, Plan
+from privacy.mechanisms.dp_sgd_optimizers import KINDS, Adaptive, Sourced
 
 MODES = ("hooks", "ew", "functorch", "ghost")
 SMALL = 50_000  # parameters: above, the gradients of single examples cost more than ghost's second pass

@@ -1,6 +1,7 @@
 """Client-level differential privacy whose noise the parties of an MPC add: the client's clip, and what it all costs.
 
-The noise stands in `secure_sum.aggregate=noised_sum` (`privacy.party_noise`). It holds against the server, and against
+The noise stands in `secure_sum.aggregate=noised_sum` (`privacy.noise.parties`). It holds against the server, and
+against
 as many colluding parties as it was sized for, with or without the server; outsiders, who know no party's share, face
 more of it. No number of clients has to survive, as the noise does not come from them.
 """
@@ -9,12 +10,13 @@ import logging
 
 import torch
 
-from privacy import accounting, charges
-from privacy.charges import Charge
-from privacy.client_dp import clip_within, require_uniform
+from privacy.accounting import charges
+from privacy.accounting import epsilon as accounting
+from privacy.accounting.charges import Charge
 from privacy.errors import ConfigError
-from privacy.mechanism import ClientJob, Mechanism, Plan
-from privacy.party_noise import PartyNoise
+from privacy.mechanisms.client_clipping import clip_within, require_uniform
+from privacy.mechanisms.contract import ClientJob, Mechanism, Plan
+from privacy.noise.parties import PartyNoise
 
 log = logging.getLogger("fedveil")
 

@@ -6,7 +6,8 @@ The relation is zero-out: the neighbour's vector becomes zero, its noise share s
 leave together, charge one honest share less.) Shares beyond those charged are post-processing.
 
 Both mechanisms have bounds that are affine in the order, xi + rho alpha, so each is a `ZCDpEvent` of dp-accounting and
-composes there, at the integer orders of privacy/accounting.py: the theorem about Skellam noise is stated for integers.
+composes there, at the integer orders of privacy/accounting/epsilon.py: the theorem about Skellam noise is stated for
+integers.
 """
 
 import math
@@ -16,10 +17,10 @@ from dp_accounting import ZCDpEvent
 from dp_accounting.rdp import compute_epsilon
 from scipy.optimize import minimize_scalar
 
-from privacy.accounting import INTEGER_ORDERS
-from privacy.encoding import MAX_MODULUS_BITS
+from privacy.accounting.epsilon import INTEGER_ORDERS
+from privacy.checks import positive
 from privacy.errors import ConfigError
-from privacy.parameters import positive
+from privacy.noise.integer_encoding import MAX_MODULUS_BITS
 
 Curve = Callable[[int], float]
 

@@ -16,8 +16,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.checks import positive
 from privacy.errors import ConfigError, NonFiniteContribution, PrivacyRefusal
-from privacy.parameters import positive
 from privacy.randomness import SeededRandomness
 
 Ints = NDArray[np.int64]

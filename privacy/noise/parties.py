@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from privacy.discrete_noise import VARIANCE_RANGE
+from privacy.checks import clip_norm, positive
 from privacy.errors import ConfigError
-from privacy.parameters import clip_norm, positive
+from privacy.noise.samplers import VARIANCE_RANGE
 
 if TYPE_CHECKING:
     from dp_accounting import DpEvent
@@ -64,7 +64,7 @@ class PartyNoise:
     @property
     def reach(self) -> float:
         """What the noise of all parties stays below on a coordinate, but with probability 2^-40."""
-        from privacy.distributed_noise import coordinate_bound
+        from privacy.noise.cost_of_integer_noise import coordinate_bound
 
         return coordinate_bound(self.parties, 0.0, 1, self.share_variance)
 
@@ -74,7 +74,7 @@ class PartyNoise:
         Raises:
             ConfigError: delta outside (0, 1).
         """
-        from privacy.distributed_noise import l1_bound, skellam_zcdp, tightest
+        from privacy.noise.cost_of_integer_noise import l1_bound, skellam_zcdp, tightest
 
         assert known < self.parties
         l1 = l1_bound(self.sensitivity, dimension)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.declared import Declarations, Encoding, Open, Rehearsal
 from privacy.errors import (
     DuplicateSender,
     MalformedContribution,
@@ -23,15 +22,15 @@ from privacy.errors import (
     UnknownSender,
     shown,
 )
-from privacy.peers import Meeting, Peers
 from privacy.randomness import Randomness
 from privacy.sealing import Header, Identity, Roster
-from privacy.spans import span
-from privacy.trust import EVERYTHING, Trust
-from privacy.vectors import Address, OrderedSum, Total, Vector, VectorSpec
+from privacy.secure_sums.declarations import Declarations, Encoding, Open, Rehearsal
+from privacy.secure_sums.meeting import Meeting, Peers
+from privacy.secure_sums.trust import EVERYTHING, Trust
+from privacy.secure_sums.vectors import Address, Total, Vector, VectorSpec
 
 if TYPE_CHECKING:
-    from privacy.party_noise import PartyNoise
+    from privacy.noise.parties import PartyNoise
 
 Value = NDArray[np.generic] | bytes | int | float | str
 Records = Mapping[str, Value]
@@ -256,44 +255,3 @@ def bytes_of(records: Records, name: str) -> bytes:
 def unknown_stage(stage: str) -> ProtocolError:
     """The error for a stage that a protocol does not have."""
     return ProtocolError(f"no stage is called {shown(stage)}")
-
-
-class PlainSum(SecureSum):
-    """No protection: each client sends its vector and the server adds. Overheads are taken against it."""
-
-    name = "plain"
-    assumption = "the server is trusted: it sees every client's update"
-    exact = True  # float64 additions of float32 values
-    stages = ("collect",)
-
-    def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
-        """One stage, `collect`: each reply is one vector, added in cohort order."""
-        require_contributors(cohort, spec)
-        ordered = OrderedSum(cohort, spec)
-
-        def receive(address: Address, records: Records) -> None:
-            with span("add"):
-                ordered.add(address, spec.check(_from_wire(records.get("vector"), spec)))
-
-        outbox = {address: dict[str, Value]() for address in cohort}
-        respondents = yield Exchange("collect", outbox, receive, collect=True, names=("vector",))
-        require_contributors(respondents, spec)
-        return spec.total(ordered.close(), respondents)
-
-    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:  # noqa: ARG002
-        """The contribution as it is."""
-        if stage != "collect":
-            raise unknown_stage(stage)
-        return {"vector": me.spec.check(contribution()).astype(_wire_type(me.spec), copy=False)}
-
-
-def _wire_type(spec: VectorSpec) -> np.dtype[np.generic]:
-    """Residues travel in the narrowest type of NumPy that holds them."""
-    return spec.dtype if spec.modulus_bits is None else np.min_scalar_type((1 << spec.modulus_bits) - 1)
-
-
-def _from_wire(vector: object, spec: VectorSpec) -> object:
-    """Residues widened again; whatever is of another type is left for `check` to refuse."""
-    if isinstance(vector, np.ndarray) and vector.dtype == _wire_type(spec):
-        return vector.astype(spec.dtype, copy=False)
-    return None if spec.modulus_bits is not None else vector

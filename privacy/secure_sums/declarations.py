@@ -5,13 +5,54 @@ kind here names that distribution. What a box holds is declared by what the clie
 receiver can look.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from privacy.uniformity import Numbers
+Integers = NDArray[np.uint64]
+LONG = 1 << 16  # numbers of which all tests are made; of longer ones the first test takes all, the others so many
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Integers in [0, modulus), shape (R, N), that are uniform and independent where protection is on."""
+
+    name: str
+    values_RN: Integers
+    modulus: int
+
+    @classmethod
+    def of(cls, name: str, values: NDArray[Any], modulus: int) -> "Numbers":
+        """One row, or several; of any unsigned type."""
+        return cls(name, np.atleast_2d(values).astype(np.uint64, copy=False), modulus)
+
+    @classmethod
+    def of_bytes(cls, name: str, data: bytes) -> "Numbers":
+        """Bytes of a key, seed or share."""
+        return cls.of(name, np.frombuffer(data, np.uint8), 256)
+
+    def difference(self, left: Integers, right: Integers) -> Integers:
+        """What is left of `left` less `right`, modulo the modulus."""
+        if self.modulus == 1 << 64:
+            return left - right
+        modulus = np.uint64(self.modulus)
+        # below 2^63 the sum cannot wrap; above it no modulus but a power of two is in use
+        return (left + (modulus - right)) % modulus if self.modulus < 1 << 63 else (left - right) & (modulus - 1)
+
+    def series(self) -> Iterator[tuple[str, Integers]]:
+        """What is to be uniform of these alone, in words."""
+        yield self.name, self.values_RN.reshape(-1)
+        row_N = self.values_RN[0, :LONG]
+        if len(row_N) > 1:
+            yield f"the differences of successive {self.name}", self.difference(row_N[1:], row_N[:-1])
+        if len(self.values_RN) > 1:
+            columns = max(1, LONG // len(self.values_RN))
+            some_RN = self.values_RN[:, :columns]
+            between = self.difference(some_RN[1:], some_RN[:-1]).reshape(-1)
+            yield f"the differences of {self.name} between ciphertexts", between
 
 
 class Declared:

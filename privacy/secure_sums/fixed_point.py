@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.errors import ConfigError
+from privacy.secure_sums.vectors import Sum, Vector, VectorSpec
 from privacy.spans import span
-from privacy.vectors import Sum, Vector, VectorSpec
 
 Unsigned = NDArray[np.uint64]
 

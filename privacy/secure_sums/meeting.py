@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from privacy.checks import positive
 from privacy.errors import ConfigError
-from privacy.parameters import positive
-from privacy.sealing import Header
 
 if TYPE_CHECKING:
-    from privacy.secure_sum import Credentials
-    from privacy.vectors import Address
+    from privacy.secure_sums.vectors import Address
 
 
 class Peers(ABC):
@@ -101,18 +99,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def pair_keys(me: "Address", own: "Credentials", meeting: Meeting, run: str) -> dict[int, bytes]:
-    """The keys of 32 bytes that a member shares with each of the others, by their ranks, for one configuration.
-
-    Raises:
-        UnknownSender: the roster lacks one of them.
-    """
-    others = {rank: peer for rank, peer in enumerate(meeting.members) if peer != me}
-    return {rank: own.identity.shared(own.roster[peer], _pair(run, me, peer), b"") for rank, peer in others.items()}
-
-
-def _pair(run: str, me: "Address", peer: "Address") -> Header:
-    """The same at both ends."""
-    return Header("mpc pair", run, 0, "", "", *sorted((me, peer)))

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from privacy.errors import PrivacyRefusal, shown
-from privacy.secure_sum import Credentials, Party
-from privacy.vectors import Address
+from privacy.secure_sums.contract import Credentials, Party
+from privacy.secure_sums.vectors import Address
 
 
 def note_set(contributors: Sequence[Address], me: Party, own: Credentials) -> None:

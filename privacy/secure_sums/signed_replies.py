@@ -13,8 +13,8 @@ import numpy as np
 
 from privacy.errors import ConfigError, MalformedContribution
 from privacy.sealing import Header, Roster
-from privacy.secure_sum import Party, Records, Value
-from privacy.vectors import Address
+from privacy.secure_sums.contract import Party, Records, Value
+from privacy.secure_sums.vectors import Address
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -1,6 +1,7 @@
 """The contract of every secure sum. A subclass named `Test...` with a fixture `secure_sum` inherits the whole suite."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ from privacy.errors import (
     TooFewContributors,
     UnknownSender,
 )
-from privacy.secure_sum import SecureSum
-from privacy.vectors import Total
-from tests.privacy.harness import UPDATE_BOUND, Round, residue_spec, spec_of
+from privacy.secure_sums.contract import Exchange, Records, SecureSum
+from privacy.secure_sums.vectors import Address, Total
+from privacy.testing.harness import UPDATE_BOUND, Round, residue_spec, spec_of
 
 
 def vectors(count: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -49,7 +50,7 @@ INHERITED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executor
 class SecureSumContract:
     """Inherit, and supply `secure_sum`."""
 
-    def test_the_sum_is_that_of_float64(self, secure_sum):
+    def test_the_sum_is_that_of_float64(self, secure_sum: SecureSum) -> None:
         contributions = vectors(7, 300)
         total = Round(secure_sum, spec_of(300, 7), contributions).run()
         assert total.survivors == tuple(contributions)
@@ -57,7 +58,9 @@ class SecureSumContract:
 
     @settings(deadline=None, max_examples=25, suppress_health_check=INHERITED)
     @given(data=st.data(), length=st.integers(1, 40), count=st.integers(1, 6))
-    def test_any_length_and_any_values(self, secure_sum, data, length, count):
+    def test_any_length_and_any_values(
+        self, secure_sum: SecureSum, data: st.DataObject, length: int, count: int
+    ) -> None:
         value = st.floats(-UPDATE_BOUND, UPDATE_BOUND, width=32)
         contributions = {
             f"client/{client}": np.array(
@@ -69,7 +72,7 @@ class SecureSumContract:
         total = Round(secure_sum, spec_of(length, count), contributions).run()
         assert_sum(total, contributions, secure_sum)
 
-    def test_the_order_of_arrival_changes_no_bit(self, secure_sum):
+    def test_the_order_of_arrival_changes_no_bit(self, secure_sum: SecureSum) -> None:
         if not secure_sum.exact:
             return
         contributions = vectors(6, 50)
@@ -86,7 +89,9 @@ class SecureSumContract:
 
     @settings(deadline=None, max_examples=25, suppress_health_check=INHERITED)
     @given(data=st.data(), length=st.integers(1, 30), count=st.integers(1, 6), bits=st.sampled_from([4, 8, 16, 31, 62]))
-    def test_residues_are_summed_exactly(self, secure_sum, data, length, count, bits):
+    def test_residues_are_summed_exactly(
+        self, secure_sum: SecureSum, data: st.DataObject, length: int, count: int, bits: int
+    ) -> None:
         if not secure_sum.exact:
             return
         value = st.integers(0, 2**bits - 1)
@@ -101,7 +106,7 @@ class SecureSumContract:
         assert [*total.update_D.tolist(), total.weight] == expected
 
     @pytest.mark.parametrize("value", [-1, 2**16, 2**62])
-    def test_what_is_no_residue_never_leaves(self, secure_sum, value):
+    def test_what_is_no_residue_never_leaves(self, secure_sum: SecureSum, value: float) -> None:
         if not secure_sum.exact:
             return
         contributions = {f"client/{i}": np.array([i, i, 1], np.int64) for i in range(3)}
@@ -110,7 +115,7 @@ class SecureSumContract:
         assert round_.run().survivors == ("client/0", "client/2")
         assert isinstance(round_.refused["client/1"], MalformedContribution)
 
-    def test_drop_out_at_every_stage(self, secure_sum):
+    def test_drop_out_at_every_stage(self, secure_sum: SecureSum) -> None:
         contributions = vectors(5, 20)
         whole = Round(secure_sum, spec_of(20, 5), contributions)
         whole.run()
@@ -121,11 +126,11 @@ class SecureSumContract:
             assert set(total.survivors) <= set(round_.contributed), "a survivor whom nobody asked to contribute"
             assert_sum(total, contributions, secure_sum)
 
-    def test_nobody(self, secure_sum):
+    def test_nobody(self, secure_sum: SecureSum) -> None:
         with pytest.raises(TooFewContributors, match="0 contributors"):
             Round(secure_sum, spec_of(4, 3), {}).run()
 
-    def test_everybody_drops_out(self, secure_sum):
+    def test_everybody_drops_out(self, secure_sum: SecureSum) -> None:
         contributions = vectors(3, 4)
         whole = Round(secure_sum, spec_of(4, 3), contributions)
         whole.run()
@@ -133,7 +138,7 @@ class SecureSumContract:
             with pytest.raises(TooFewContributors):
                 Round(secure_sum, spec_of(4, 3), contributions, gone={stage: set(contributions)}).run()
 
-    def test_one_survivor(self, secure_sum):
+    def test_one_survivor(self, secure_sum: SecureSum) -> None:
         contributions = vectors(3, 4)
         whole = Round(secure_sum, spec_of(4, 3), contributions)
         whole.run()
@@ -142,7 +147,7 @@ class SecureSumContract:
         assert total.survivors == ("client/1",)
         assert_sum(total, contributions, secure_sum)
 
-    def test_fewer_than_the_minimum_are_refused(self, secure_sum):
+    def test_fewer_than_the_minimum_are_refused(self, secure_sum: SecureSum) -> None:
         contributions = vectors(3, 4)
         whole = Round(secure_sum, spec_of(4, 3), contributions)
         whole.run()
@@ -152,7 +157,7 @@ class SecureSumContract:
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("position", [0, 3, -1])
-    def test_what_is_not_finite_never_leaves(self, secure_sum, value, position):
+    def test_what_is_not_finite_never_leaves(self, secure_sum: SecureSum, value: float, position: int) -> None:
         contributions = vectors(3, 6)
         contributions["client/1"][position] = value
         round_ = Round(secure_sum, spec_of(6, 3), contributions)
@@ -172,7 +177,9 @@ class SecureSumContract:
         ],
         ids=["short", "long", "float64", "two-dimensional", "empty"],
     )
-    def test_another_length_or_type_never_leaves(self, secure_sum, spoil):
+    def test_another_length_or_type_never_leaves(
+        self, secure_sum: SecureSum, spoil: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
         contributions = vectors(3, 6)
         contributions["client/1"] = spoil(contributions["client/1"])
         round_ = Round(secure_sum, spec_of(6, 3), contributions)
@@ -181,19 +188,19 @@ class SecureSumContract:
         assert total.survivors == ("client/0", "client/2")
 
     @pytest.mark.parametrize(("position", "value"), [(-1, 1.01), (-1, -1.5), (2, 4.5)])
-    def test_a_value_over_its_bound_never_leaves(self, secure_sum, position, value):
+    def test_a_value_over_its_bound_never_leaves(self, secure_sum: SecureSum, position: int, value: float) -> None:
         contributions = vectors(3, 6)
         contributions["client/1"][position] = value
         round_ = Round(secure_sum, spec_of(6, 3), contributions)
         round_.run()
         assert isinstance(round_.refused["client/1"], MalformedContribution)
 
-    def test_unknown_senders_are_refused_at_every_stage(self, secure_sum):
+    def test_unknown_senders_are_refused_at_every_stage(self, secure_sum: SecureSum) -> None:
         intruder = "client/99"
         met = []
 
         class Intruded(Round):
-            def serve(self, exchange):
+            def serve(self, exchange: Exchange) -> None:
                 with pytest.raises(UnknownSender, match=intruder):
                     exchange.deliver(intruder, {})
                 met.append(exchange.stage)
@@ -204,19 +211,19 @@ class SecureSumContract:
         assert met
         assert_sum(total, contributions, secure_sum)
 
-    def test_duplicates_are_refused_at_every_stage_and_count_once(self, secure_sum):
+    def test_duplicates_are_refused_at_every_stage_and_count_once(self, secure_sum: SecureSum) -> None:
         met = []
 
         class Doubled(Round):
-            def serve(self, exchange):
+            def serve(self, exchange: Exchange) -> None:
                 sent = {}
                 deliver = exchange.deliver
 
-                def remember(address, records):
+                def remember(address: Address, records: Records) -> None:
                     sent[address] = records
                     deliver(address, records)
 
-                exchange.deliver = remember
+                exchange.deliver = remember  # type: ignore[method-assign]
                 super().serve(exchange)
                 for address, records in sent.items():
                     with pytest.raises(DuplicateSender, match=address):
@@ -228,9 +235,9 @@ class SecureSumContract:
         assert met
         assert_sum(total, contributions, secure_sum)
 
-    def test_an_empty_answer_leaves_its_sender_out(self, secure_sum):
+    def test_an_empty_answer_leaves_its_sender_out(self, secure_sum: SecureSum) -> None:
         class Emptied(Round):
-            def respond(self, exchange, address):
+            def respond(self, exchange: Exchange, address: Address) -> Records:
                 records = super().respond(exchange, address)
                 return {} if address == "client/1" and exchange.collect else records
 
@@ -241,18 +248,18 @@ class SecureSumContract:
         assert total.survivors == ("client/0", "client/2")
         assert_sum(total, contributions, secure_sum)
 
-    def test_an_unknown_stage_is_refused(self, secure_sum):
+    def test_an_unknown_stage_is_refused(self, secure_sum: SecureSum) -> None:
         round_ = Round(secure_sum, spec_of(6, 3), vectors(3, 6))
         with pytest.raises(ProtocolError, match="no-such-stage"):
             secure_sum.respond("no-such-stage", {}, round_.party("client/0"), lambda: pytest.fail("trained"))
 
-    def test_memory_is_flat(self, secure_sum):
+    def test_memory_is_flat(self, secure_sum: SecureSum) -> None:
         round_ = Round(secure_sum, spec_of(6, 3), vectors(3, 6))
         round_.run()
         for memory in round_.memories.values():
             assert all(isinstance(value, np.ndarray | bytes | int | float | str) for value in memory.values())
 
-    def test_the_trust_assumption_is_said(self, secure_sum):
+    def test_the_trust_assumption_is_said(self, secure_sum: SecureSum) -> None:
         assert secure_sum.name
         assert len(secure_sum.assumption) > 10
         assert secure_sum.tolerance(spec_of(3, 2)) >= 0

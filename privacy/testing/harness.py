@@ -4,15 +4,16 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass, field
 from functools import cache, partial
+from typing import cast
 
 import numpy as np
 
 from privacy.errors import ProtocolError
-from privacy.peers import Peers
 from privacy.randomness import OsRandomness, SeededRandomness
 from privacy.sealing import Identity, Roster
-from privacy.secure_sum import Credentials, Exchange, Flow, Party, Records, SecureSum, SetupFlow, Store
-from privacy.vectors import Address, Segment, Total, Vector, VectorSpec
+from privacy.secure_sums.contract import Credentials, Exchange, Flow, Party, Records, SecureSum, SetupFlow, Store, Value
+from privacy.secure_sums.meeting import Peers
+from privacy.secure_sums.vectors import Address, Segment, Total, Vector, VectorSpec
 
 RUN = "ab" * 32
 ATTEMPT = "0123456789abcdef"
@@ -66,7 +67,7 @@ class Round:
     stages: list[str] = field(default_factory=list)
     contributed: list[Address] = field(default_factory=list)
     refused: dict[Address, Exception] = field(default_factory=dict)
-    memories: dict[Address, dict] = field(default_factory=dict)
+    memories: dict[Address, dict[str, Value]] = field(default_factory=dict)
     stores: dict[Address, MemoryStore] = field(default_factory=dict)
     asked: dict[str, set[Address]] = field(default_factory=dict)
     attempt: str = ATTEMPT
@@ -98,7 +99,7 @@ class Round:
                 self.serve(exchange)
                 exchange = flow.send(exchange.respondents())
         except StopIteration as stop:
-            return stop.value
+            return cast("Total | None", stop.value)
 
     @property
     def client_stages(self) -> list[str]:
@@ -122,7 +123,7 @@ class Round:
         if self.secure_sum.meeting is None or not set(there) <= set(roles):
             yield from ((address, partial(self.respond, exchange, address)) for address in there)
             return
-        from tests.privacy import party_threads  # with it CrypTen, which other sums do without
+        from privacy.testing import party_threads  # with it CrypTen, which other sums do without
 
         self.peers = party_threads.peers_among(roles)
         size = len(roles)

@@ -10,11 +10,12 @@ from typing import TypeVar
 
 import torch
 
-from privacy import crypten_party
-from privacy.crypten_compat import crypten
 from privacy.errors import RuntimeFailure
-from privacy.peers import Peers
-from privacy.vectors import Address
+from privacy.secure_sums.meeting import Peers
+from privacy.secure_sums.mpc.crypten import party as crypten_party
+from privacy.secure_sums.mpc.crypten.compat import crypten
+from privacy.secure_sums.mpc.crypten.dealer import Meter
+from privacy.secure_sums.vectors import Address
 
 T = TypeVar("T")
 PATIENCE_S = 30.0  # threads share a busy machine
@@ -44,7 +45,7 @@ def _restart(size: int) -> None:
     crypten_party._meter = None
     for rank, thread in enumerate(_threads):
         thread.submit(crypten.communicator._init, use_threads=True, rank=rank, world_size=size).result()
-    crypten_party._meter = crypten_party.Meter()  # as `start` leaves a process
+    crypten_party._meter = Meter()  # as `start` leaves a process
 
 
 class ThreadPeers(Peers):
@@ -54,7 +55,7 @@ class ThreadPeers(Peers):
         self,
         me: Address,
         parties: Sequence[Address],
-        queues: Mapping[tuple[Address, Address], Queue],
+        queues: Mapping[tuple[Address, Address], Queue[bytes]],
         patience_s: float,
     ) -> None:
         self._me = me
@@ -79,5 +80,5 @@ class ThreadPeers(Peers):
 
 def peers_among(parties: Sequence[Address], patience_s: float = PATIENCE_S) -> dict[Address, ThreadPeers]:
     """The peers of each party, with nothing under way."""
-    queues: dict[tuple[Address, Address], Queue] = {(a, b): Queue() for a in parties for b in parties}
+    queues: dict[tuple[Address, Address], Queue[bytes]] = {(a, b): Queue() for a in parties for b in parties}
     return {party: ThreadPeers(party, parties, queues, patience_s) for party in parties}

@@ -21,13 +21,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from privacy.declared import Boxed, Declarations, Fixed, Open, Rehearsal
 from privacy.errors import FedveilError, MalformedContribution, WitnessAlarm
-from privacy.secure_sum import Party, Records, SecureSum, Store, Value
-from privacy.signing import SIGNATURE
-from privacy.uniformity import SERIES, Integers, Numbers, too_regular
-from privacy.vectors import Vector
-from privacy.windows import WINDOW_BYTES, holds_any, most_windows, windows_of
+from privacy.secure_sums.contract import Party, Records, SecureSum, Store, Value
+from privacy.secure_sums.declarations import Boxed, Declarations, Fixed, Integers, Numbers, Open, Rehearsal
+from privacy.secure_sums.signed_replies import SIGNATURE
+from privacy.secure_sums.vectors import Vector
+from privacy.witness.plaintext_search import WINDOW_BYTES, holds_any, most_windows, windows_of
+from privacy.witness.uniformity import SERIES, too_regular
 
 FALSE_ALARM = 1e-9  # of a run
 SAMPLE = 1024  # numbers of a series that the store keeps

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.declared import Encoding
-from privacy.packing import pack, word_bits
 from privacy.randomness import Randomness
+from privacy.secure_sums.declarations import Encoding
+from privacy.secure_sums.packing import pack, word_bits
 
 WINDOW_BYTES = 16
 # each at a multiple of eight, where packed integers begin at a byte

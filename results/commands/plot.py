@@ -7,18 +7,17 @@ from pathlib import Path
 import polars as pl
 
 from privacy.errors import ConfigError
-from results import breakdown, replay
-from results.columns import COLUMNS, Column
+from results.columns import COLUMNS
 from results.index import collect_under
-from results.network import Network, load
-from results.output import Parser, add_runs
+from results.networks import replay
+from results.networks.links import Network, load
+from results.output import Parser, add_networks, add_runs, split
 from results.plots import curves, pareto
-from results.plots import overview as overviews
 from results.plots import phases as bars
+from results.plots.overview import bar_column, overview
 from results.plots.points import Axis, Row, axis, points
-from results.plots.rounds import accuracy_by_round
 from results.plots.style import WIDTHS, picture
-from results.table import add_networks, phases, split, table
+from results.table import phases, table
 
 KINDS = {
     "overview": "accuracy by round, and the phases of a round below it",
@@ -78,31 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def overview(runs: pl.DataFrame, out: Path, width: str = "page", key: str = "--plot") -> None:
-    """Draw the finished ones of a frame of `results.runs.RUNS`: accuracy by round, and phases.
-
-    Raises:
-        ConfigError: another ending than .png, .pdf or .svg; no finished run, or more than a page holds.
-    """
-    column = _bar_column("--y", Y["phases"])
-    found = bars.stacks(phases(runs).rows, column)
-    with picture(out, key, width) as figure:
-        overviews.draw(figure, table(runs).rows, accuracy_by_round(runs), found, column.heading, width)
-
-
 def _phases(runs: pl.DataFrame, out: Path, width: str, y: str) -> None:
-    column = _bar_column("--y", y)
+    column = bar_column("--y", y)
     found = bars.stacks(phases(runs).rows, column)
     with picture(out, "--out", width) as figure:
         figure.set_size_inches(WIDTHS[width], bars.draw(figure, found, column.heading, width))
-
-
-def _bar_column(option: str, key: str) -> Column:
-    """A figure of the breakdown that adds up."""
-    allowed = {column.key: column for column in breakdown.COLUMNS if column.kind == "mean"}
-    if key not in allowed:
-        raise ConfigError.of(option, key, f"no such figure; allowed are {', '.join(allowed)}")
-    return allowed[key]
 
 
 def _plane(runs: pl.DataFrame, out: Path, width: str, kind: str, x: str, y: str, networks: Sequence[Network]) -> None:

@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from privacy.errors import ConfigError
 
-FOLDER = Path(__file__).with_name("networks")
+FOLDER = Path(__file__).parent
 SERVER = "server"
 PLACES = {SERVER: 0, "keyholder": 1, "dealer": 2}  # where they are, among a profile's places
 BYTES_PER_S = 1e6 / 8  # of a Mbps

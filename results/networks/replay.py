@@ -21,7 +21,7 @@ from typing import NamedTuple
 import polars as pl
 
 from results.columns import Column
-from results.network import Network
+from results.networks.links import Network
 from results.rows import WITNESS
 from results.store import RunDirectory
 

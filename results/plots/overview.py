@@ -1,19 +1,27 @@
 """`fedveil table --plot FILE` and `fedveil plot overview`: accuracy by round above, and where a round's time goes."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from results.plots import phases
+from privacy.errors import ConfigError
+from results import breakdown
+from results.columns import Column
+from results.plots import phases as bars
 from results.plots.phases import Stacks
 from results.plots.points import Row
-from results.plots.style import FEW, WIDTHS, legend, legend_height, look
+from results.plots.rounds import accuracy_by_round
+from results.plots.style import FEW, WIDTHS, legend, legend_height, look, picture
+from results.table import phases, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, FigureBase
 
 ACCURACY = 2.2  # inches
+
+PHASE_TIME = "phase_s"  # the figure of the breakdown that its bars show
 
 
 def draw(figure: "Figure", rows: Sequence[Row], curves: pl.DataFrame, found: Stacks, heading: str, width: str) -> None:
@@ -29,11 +37,11 @@ def draw(figure: "Figure", rows: Sequence[Row], curves: pl.DataFrame, found: Sta
     """
     names = _names(rows)
     accuracy = ACCURACY + legend_height(list(dict.fromkeys(names)), width)
-    bars = phases.height(found, width) + 0.5  # about; its legend tells
-    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(accuracy, bars))
+    height = bars.height(found, width) + 0.5  # about; its legend tells
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(accuracy, height))
     above, below = parts[:, 0]
     _draw_accuracy(above, rows, names, curves, width)
-    figure.set_size_inches(WIDTHS[width], accuracy + phases.draw(below, found, heading, width))
+    figure.set_size_inches(WIDTHS[width], accuracy + bars.draw(below, found, heading, width))
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
@@ -61,3 +69,23 @@ def _draw_accuracy(
     axes.set(xlabel="round", ylabel="test accuracy (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, list(handles.values()), list(handles), width)
+
+
+def overview(runs: pl.DataFrame, out: Path, width: str = "page", key: str = "--plot") -> None:
+    """Draw the finished ones of a frame of `results.runs.RUNS`: accuracy by round, and phases.
+
+    Raises:
+        ConfigError: another ending than .png, .pdf or .svg; no finished run, or more than a page holds.
+    """
+    column = bar_column("--y", PHASE_TIME)
+    found = bars.stacks(phases(runs).rows, column)
+    with picture(out, key, width) as figure:
+        draw(figure, table(runs).rows, accuracy_by_round(runs), found, column.heading, width)
+
+
+def bar_column(option: str, key: str) -> Column:
+    """A figure of the breakdown that adds up."""
+    allowed = {column.key: column for column in breakdown.COLUMNS if column.kind == "mean"}
+    if key not in allowed:
+        raise ConfigError.of(option, key, f"no such figure; allowed are {', '.join(allowed)}")
+    return allowed[key]

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 import polars as pl
 
 from results.columns import Column
-from results.registry import Figure, Kind, Row, Table
+from results.published.registry import Figure, Kind, Row, Table
 from results.render import Sheet
 
 TEXTS = ("row", "figure", "setting", "verdict")

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from experiments import cli
-from experiments.messages import CONFIGS
+from experiments.hydra.error_lines import CONFIGS
 from results import index
 from results.store import open_run
 from tests.experiments.command import FEDVEIL, QUICK, Here, environment, fedveil, read, refused
@@ -61,11 +61,15 @@ BAD: list[tuple[list[str], str, str]] = [
     (["model=null"], "model=null: ", "allowed are cnn, .*, mlp, moderate_cnn, resnet18_gn"),
     # objects
     (["model._target_=fl.models.Nope"], "model (_target_=fl.models.Nope): ", "importable"),
-    (["secure_sum._target_=builtins.dict"], "secure_sum (_target_=builtins.dict): ", "a privacy.secure_sum.SecureSum$"),
+    (
+        ["secure_sum._target_=builtins.dict"],
+        "secure_sum (_target_=builtins.dict): ",
+        "a privacy.SecureSum$",
+    ),
     (
         ["+mechanism.x._target_=builtins.dict"],
         "mechanism.x (_target_=builtins",
-        "a privacy.mechanism.Mechanism$",
+        "a privacy.Mechanism$",
     ),
     (["model._target_=builtins.dict"], "model (_target_=builtins.dict): ", "must be a torch.nn.modules.module.Module$"),
     (["model._target_=torch.nn.Identity"], "model._target_=torch.nn.Identity: ", "it has nothing to train$"),

@@ -12,7 +12,7 @@ from dp_accounting.rdp import RdpAccountant
 from results.rows import read_rows
 from tests.experiments.command import Here, read, refused
 from tests.fl.spending import BUDGET, CLIENT_DP, DELTA, SPENDING, charged, epsilon_of
-from tests.privacy.exact import gaussian_epsilon
+from tests.privacy.accounting.exact import gaussian_epsilon
 
 
 def test_a_run_ends_before_the_round_that_would_pass_its_budget(here, tmp_path):
@@ -112,7 +112,7 @@ def test_a_summary_promises_nothing_for_plain(here):
     assert not {key for key in summary if key.startswith(("epsilon_", "delta", "holds", "accountant"))}
 
 
-BOTH = ("mechanism=client_dp", "+mechanism.dp_sgd._target_=privacy.dp_sgd.DpSgd", "accountant=rdp")
+BOTH = ("mechanism=client_dp", "+mechanism.dp_sgd._target_=privacy.DpSgd", "accountant=rdp")
 
 
 def test_two_units_hold_against_their_own(here):
@@ -152,7 +152,10 @@ def test_local_dp_works_with_the_accountant_that_is_the_default_or_is_refused_be
 
 
 def test_relations_that_cannot_be_added_are_refused_before_anything_trains(here):
-    extra = ("+mechanism.local_dp._target_=privacy.client_dp.LocalDp", "+mechanism.local_dp.noise_multiplier=1.0")
+    extra = (
+        "+mechanism.local_dp._target_=privacy.LocalDp",
+        "+mechanism.local_dp.noise_multiplier=1.0",
+    )
     line = refused(here.run("mechanism=client_dp", *extra, f"delta={DELTA}", "accountant=rdp", "out=run"))
     assert "relation" in line
     assert not Path("run").exists(), "it was refused after it had trained"

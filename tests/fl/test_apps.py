@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from fl import keys
-from fl.apps import APPROVED, APPROVED_VARIABLE, KEYS, PARTITION, client_app
-from fl.config import hash_of
+from fl.apps import client_app
+from fl.config.identity import hash_of
+from fl.keys import folders as keys
+from fl.node import APPROVED, APPROVED_VARIABLE, KEYS, PARTITION
 from fl.runtimes.inprocess import InProcessGrid
 from fl.transport import ADDRESS, ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, read_report, unpack
-from privacy.secure_sum import PlainSum
-from privacy.signing import reply_header, verified
+from privacy.secure_sums.plain import PlainSum
+from privacy.secure_sums.signed_replies import reply_header, verified
 from tests.composed import MASKED, PROBE, canonical
 
 CLIENT = "client/1"

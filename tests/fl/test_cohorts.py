@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from fl.cohorts import Schedule, schedule, separation
-from fl.config import SamplerConfig
+from fl.config.schema import SamplerConfig
 from privacy.errors import ConfigError
 from privacy.randomness import seed_from
 

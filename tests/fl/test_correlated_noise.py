@@ -9,7 +9,7 @@ from dp_accounting.rdp import RdpAccountant
 from fl.checkpoint import Checkpoints
 from fl.ledger import LedgerFile
 from tests.composed import run, server_of, workspace_of
-from tests.fl.stopping import stopped_in
+from tests.fl.faults.stopping import stopped_in
 
 DELTA = 1e-3
 BANDS = 3

@@ -15,11 +15,11 @@ from dp_accounting import GaussianDpEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.messages import CONFIGS
+from experiments.hydra.error_lines import CONFIGS
 from fl.checkpoint import Checkpoints
 from fl.ledger import NAME, LedgerFile
 from fl.runtimes.inprocess import InProcessGrid
-from privacy.charges import Charge, poisson_steps
+from privacy.accounting.charges import Charge, poisson_steps
 from privacy.errors import RunRefused
 from tests.composed import run, server_of, workspace_of
 from tests.fl.spending import BUDGET, CLIENT_DP, DELTA, SPENDING, charged, epsilon_of, lines

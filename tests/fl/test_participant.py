@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fl import vectors
 from fl.participant import Request, answer, client_index
+from fl.training import vectors
 from fl.workspace import Workspace
 from privacy.errors import NonFiniteContribution, ProtocolError
 from tests.composed import MASKED, PROBE, examples_of, gradient_at, workspace_of

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.messages import CONFIGS
-from fl import keys, runtimes
+from experiments.hydra.error_lines import CONFIGS
+from fl import runtimes
 from fl.checkpoint import Checkpoints
+from fl.keys import folders as keys
 from fl.ledger import LedgerFile
 from fl.runtimes import inprocess
 from fl.runtimes.committee import attended
@@ -20,7 +21,7 @@ from fl.server import Errand, Server
 from fl.transport import ADDRESS, ENVELOPE, unpack
 from fl.workspace import Workspace
 from privacy.errors import FedveilError, PrivacyRefusal
-from privacy.packing import unpack_words
+from privacy.secure_sums.packing import unpack_words
 from tests.composed import PROBE, canonical
 from tests.fl.grids import Tampered, with_error
 from tests.fl.spending import DELTA, charged, epsilon_of

@@ -15,7 +15,8 @@ from privacy.errors import (
     ProtocolError,
     TooFewContributors,
 )
-from privacy.secure_sum import Exchange, PlainSum
+from privacy.secure_sums.contract import Exchange
+from privacy.secure_sums.plain import PlainSum
 from tests.composed import MASKED, PROBE, attempt_of, transport_of, workspace_of
 from tests.fl.grids import Tampered, only, with_error
 from tests.outside.probe import known_update

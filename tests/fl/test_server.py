@@ -7,16 +7,16 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from fl import vectors
 from fl.checkpoint import Checkpoints
 from fl.runtimes import inprocess
 from fl.runtimes.inprocess import InProcessGrid
 from fl.server import Errand
+from fl.training import vectors
 from privacy.errors import ConfigError, TooFewContributors
-from privacy.vectors import Total
+from privacy.secure_sums.vectors import Total
 from tests.composed import PROBE, examples_of, gradient_at, run, server_of, workspace_of
+from tests.fl.faults.stopping import stopped_in
 from tests.fl.grids import Tampered, with_error
-from tests.fl.stopping import stopped_in
 from tests.outside.probe import known_update
 
 FULL_BATCH = ("training.batch_size=10000", "training.lr=0.5", "rounds=3", "data.partition=dirichlet")

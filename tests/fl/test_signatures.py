@@ -9,17 +9,17 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from hypothesis import assume, given
 
-from fl import keys
+from fl.keys import folders as keys
 from fl.runtimes import inprocess
 from fl.runtimes.inprocess import InProcessGrid
 from fl.server import Errand, Server
 from fl.transport import ARRAYS, pack, unpack
 from privacy.errors import BadSignature, ConfigError, PrivacyRefusal
-from privacy.signing import SIGNATURE, verified
+from privacy.secure_sums.signed_replies import SIGNATURE, verified
 from tests.composed import PROBE, server_of, workspace_of
 from tests.fl.grids import Tampered, sender, untouched, with_content
 from tests.fl.test_rounds import EVERYBODY, expected
-from tests.privacy.test_signing import HEADER, ROSTER, party, records, same, signed
+from tests.privacy.secure_sums.test_signed_replies import HEADER, ROSTER, party, records, same, signed
 
 # three stages, and no party but clients: they elect who opens, send, and one of them opens
 PAD = (*PROBE, "secure_sum=pad", "secure_sum.keys=clients", "secure_sum.bound=4")

@@ -11,7 +11,7 @@ from fl.metering import Meter
 from fl.participant import Request, answer
 from fl.server import Errand
 from fl.workspace import Workspace
-from privacy.secure_sum import PlainSum
+from privacy.secure_sums.plain import PlainSum
 from privacy.spans import note, span
 from results.breakdown import by_phase
 from results.summary import summarise

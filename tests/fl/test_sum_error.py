@@ -12,16 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl import runtimes
-from fl.apps import APPROVED, client_app
+from fl.apps import client_app
 from fl.checkpoint import Checkpoints
-from fl.config import hash_of
+from fl.config.identity import hash_of
+from fl.node import APPROVED
 from fl.server import Errand, Server
 from fl.sum_error import ClearContributions
 from fl.transport import ARRAYS, CLEAR, ENVELOPE, METRICS
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, NonFiniteContribution, PrivacyRefusal
-from privacy.secure_sum import PlainSum
-from privacy.vectors import Segment, Total, VectorSpec
+from privacy.secure_sums.plain import PlainSum
+from privacy.secure_sums.vectors import Segment, Total, VectorSpec
 from tests.composed import MASKED, PROBE, canonical, compose, run, server_of, workspace_of
 from tests.fl.grids import Tampered, only
 from tests.outside.probe import known_update
@@ -235,7 +236,7 @@ def test_what_is_no_contribution_is_no_measure_of_one(tmp_path):
 def test_a_deployment_refuses_it_at_the_server_and_at_the_client():
     from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-    from fl.config import check
+    from fl.config.checks import check
     from fl.transport import ADDRESS, ENVELOPE, FAILURE
 
     line = (

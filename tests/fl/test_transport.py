@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from fl.runtimes.inprocess import FIRST_CLIENT_NODE, InProcessGrid
 from fl.transport import ADDRESS, ENVELOPE, FAILURE, METRICS, MODEL, unpack
 from privacy.errors import ConfigError, RuntimeFailure
-from privacy.secure_sum import Exchange
+from privacy.secure_sums.contract import Exchange
 from tests.composed import MASKED, attempt_of, transport_of, workspace_of
 from tests.fl.grids import Tampered, only, untouched, with_content, with_error
 from tests.fl.wire import npy

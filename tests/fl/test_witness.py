@@ -11,7 +11,7 @@ from fl.checkpoint import Checkpoints, State
 from fl.metering import Meter
 from fl.server import Errand
 from privacy.errors import WitnessAlarm
-from privacy.witness import FALSE_ALARM
+from privacy.witness.examine import FALSE_ALARM
 from results.summary import summarise
 from tests.composed import workspace_of
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from privacy.he import PadSum
-from privacy.masked_sums import Scheme
-from privacy.packing import pack_words
-from privacy.vectors import VectorSpec
+from privacy.secure_sums.he.codecs import Scheme
+from privacy.secure_sums.he.sums import PadSum
+from privacy.secure_sums.packing import pack_words
+from privacy.secure_sums.vectors import VectorSpec
 
 
 class BarePad(PadSum):

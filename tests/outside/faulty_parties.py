@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privacy import crypten_mpc
-from privacy.crypten_mpc import CryptenSum
-from privacy.mpc_aggregates import Sum
-from privacy.mpc_agreement import manifest_bytes
-from privacy.secure_sum import Contribution, Flow, Party, Records, Value
-from privacy.vectors import Address, VectorSpec
+from privacy.secure_sums.contract import Contribution, Flow, Party, Records, Value
+from privacy.secure_sums.mpc import protocol as crypten_mpc
+from privacy.secure_sums.mpc.aggregates.by_name import Sum
+from privacy.secure_sums.mpc.agreement import manifest_bytes
+from privacy.secure_sums.mpc.protocol import CryptenSum
+from privacy.secure_sums.vectors import Address, VectorSpec
 
 PARTY = "party/1"
 CLIENT = "client/0"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import MalformedContribution
 from privacy.randomness import Randomness, SeededRandomness
-from privacy.secure_sum import (
+from privacy.secure_sums.contract import (
     Contribution,
     Exchange,
     Flow,
@@ -18,7 +18,7 @@ from privacy.secure_sum import (
     require_contributors,
     unknown_stage,
 )
-from privacy.vectors import Address, VectorSpec
+from privacy.secure_sums.vectors import Address, VectorSpec
 
 SEED_BYTES = 16
 

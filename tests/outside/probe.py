@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privacy.mechanism import ClientJob, Mechanism, ServerJob
+from privacy.mechanisms.contract import ClientJob, Mechanism, ServerJob
 
 BOUND = 4.0
 

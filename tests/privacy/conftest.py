@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from privacy.secure_sum import SecureSum
-from tests.privacy.committee import Committee
-from tests.privacy.opened_rounds import BOUND, HOLDERS, SUMS, Recorded, recorded
+from privacy.secure_sums.contract import SecureSum
+from tests.privacy.secure_sums.he.opened_rounds import BOUND, HOLDERS, SUMS, Recorded, recorded
+from tests.privacy.secure_sums.mpc.committee import Committee
 
 
 @pytest.fixture(params=[(made, keys) for made in SUMS for keys in HOLDERS], ids=lambda p: f"{p[0].name}-{p[1]}")

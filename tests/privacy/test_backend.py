@@ -4,9 +4,9 @@ import torch
 
 from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError
-from privacy.mechanism import ClientJob, Mechanism, ServerJob
+from privacy.mechanisms.contract import ClientJob, Mechanism, ServerJob
 from privacy.randomness import SeededRandomness
-from privacy.secure_sum import PlainSum
+from privacy.secure_sums.plain import PlainSum
 from tests.outside.masked_sum import MaskedSum
 
 

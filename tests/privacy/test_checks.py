@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
+from privacy.checks import check_noise, clip_norm, positive, within
 from privacy.errors import ConfigError
-from privacy.parameters import check_noise, clip_norm, positive, within
 
 ABOVE = "must be a finite number above 0"
 RANGE = "must be from 1.2e-38 to 3.4e+38, which float32 can hold"

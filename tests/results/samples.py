@@ -5,8 +5,8 @@ from typing import Any
 
 from results.store import open_run
 
-PLAIN = {"_target_": "privacy.secure_sum.PlainSum"}
-CKKS = {"_target_": "privacy.he.CkksSum", "scale": 40}
+PLAIN = {"_target_": "privacy.PlainSum"}
+CKKS = {"_target_": "privacy.CkksSum", "scale": 40}
 
 
 def configuration(**changes: Any) -> dict[str, Any]:

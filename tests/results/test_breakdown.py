@@ -7,13 +7,13 @@ import pytest
 
 from privacy.errors import ConfigError
 from results.breakdown import ALL, breakdown, by_phase
+from results.commands.table import main
 from results.rows import Row, to_frame
 from results.runs import collect
 from results.store import RunDirectory
-from results.table import main
 from tests.results.samples import CKKS, configuration, store, summary
 
-PARTY_SUM = {"_target_": "privacy.crypten_mpc.CryptenSum"}
+PARTY_SUM = {"_target_": "privacy.CryptenSum"}
 
 
 def client(number: int, index: int, train_s: float, protect_s: float, stage: str, up: float) -> list[Row]:

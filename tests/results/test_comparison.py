@@ -107,7 +107,7 @@ def test_another_configuration_is_no_twin(tmp_path: Path) -> None:
 
 
 def test_noise_without_a_secure_sum_is_compared_with_plain(tmp_path: Path) -> None:
-    noise = {"dp": {"_target_": "privacy.dp_sgd.DpSgd"}}
+    noise = {"dp": {"_target_": "privacy.DpSgd"}}
     plain = store(tmp_path, configuration(), "finished", summary(train_s=2.0))
     noised = store(tmp_path, configuration(mechanism=noise), "finished", summary(train_s=3.0, epsilon=1.5))
     _, row = rows_of([plain, noised])

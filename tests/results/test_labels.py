@@ -51,7 +51,7 @@ def test_groups_within_groups() -> None:
 
 def test_mechanisms_by_their_names() -> None:
     def dp(sigma: float) -> dict[str, Any]:
-        return {"dp_sgd": {"_target_": "privacy.dp_sgd.DpSgd", "noise_multiplier": sigma}}
+        return {"dp_sgd": {"_target_": "privacy.DpSgd", "noise_multiplier": sigma}}
 
     runs = [configuration(), configuration(mechanism=dp(1.0)), configuration(mechanism=dp(2.0), secure_sum=CKKS)]
     assert labels(*runs) == [
@@ -64,7 +64,7 @@ def test_mechanisms_by_their_names() -> None:
 def test_two_classes_of_one_name_are_told_apart() -> None:
     other = configuration(secure_sum={"_target_": "elsewhere.PlainSum"})
     assert labels(configuration(), other) == [
-        "secure_sum._target_=privacy.secure_sum.PlainSum",
+        "secure_sum._target_=privacy.PlainSum",
         "secure_sum._target_=elsewhere.PlainSum",
     ]
 

@@ -49,7 +49,7 @@ def test_what_is_read_of_a_run(tmp_path: Path) -> None:
 
 
 def test_what_makes_a_pair(tmp_path: Path) -> None:
-    noise = {"dp": {"_target_": "privacy.dp_sgd.DpSgd"}}
+    noise = {"dp": {"_target_": "privacy.DpSgd"}}
     variants = [
         configuration(),
         configuration(secure_sum=CKKS),

@@ -7,11 +7,12 @@ import polars as pl
 import pytest
 
 from privacy.errors import ConfigError
+from results.commands.table import main
 from results.runs import collect
-from results.table import main, table
+from results.table import table
 from tests.results.samples import CKKS, configuration, store, summary
 
-NOISE = {"dp": {"_target_": "privacy.dp_sgd.DpSgd"}}
+NOISE = {"dp": {"_target_": "privacy.DpSgd"}}
 
 
 @pytest.fixture

@@ -15,17 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tenseal import sealapi
 
-from privacy.declared import Uniform
 from privacy.errors import ConfigError, MalformedContribution
-from privacy.he_cipher import DecryptionKey, EncryptionKey
-from privacy.he_declared import declared
-from privacy.he_noise import check_bfv
-from privacy.he_parameters import MAX_PRIME_BITS, HeParameters
-from privacy.he_seal import Ring, add_mod, plain_modulus, ring, subtract_mod
-from privacy.he_wire import Residues
 from privacy.sealing import uniform
+from privacy.secure_sums.declarations import Numbers, Uniform
+from privacy.secure_sums.he.ciphers import DecryptionKey, EncryptionKey
+from privacy.secure_sums.he.declarations import declared
+from privacy.secure_sums.he.noise_bounds import check_bfv
+from privacy.secure_sums.he.parameters import MAX_PRIME_BITS, HeParameters
+from privacy.secure_sums.he.ring import Ring, add_mod, plain_modulus, ring, subtract_mod
+from privacy.secure_sums.he.seal_files import Residues
 from privacy.spans import each, span
-from privacy.uniformity import Numbers
 
 Unsigned = NDArray[np.uint64]
 

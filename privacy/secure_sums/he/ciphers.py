@@ -13,9 +13,9 @@ import numpy as np
 from tenseal import sealapi
 
 from privacy.errors import MalformedContribution
-from privacy.he_parameters import HeParameters
-from privacy.he_seal import ring
-from privacy.he_wire import Layout, Residues, load, save
+from privacy.secure_sums.he.parameters import HeParameters
+from privacy.secure_sums.he.ring import ring
+from privacy.secure_sums.he.seal_files import Layout, Residues, load, save
 from privacy.spans import note, span
 
 

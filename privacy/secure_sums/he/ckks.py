@@ -17,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tenseal import sealapi
 
-from privacy.declared import Encoding
+from privacy.checks import positive
 from privacy.errors import ConfigError, MalformedContribution
-from privacy.he_cipher import DecryptionKey, EncryptionKey
-from privacy.he_declared import plaintext_encodings
-from privacy.he_noise import noise_variance
-from privacy.he_parameters import HeParameters
-from privacy.he_seal import Ring, ring
-from privacy.he_wire import Residues
-from privacy.parameters import positive
 from privacy.randomness import Randomness
+from privacy.secure_sums.declarations import Encoding
+from privacy.secure_sums.he.ciphers import DecryptionKey, EncryptionKey
+from privacy.secure_sums.he.declarations import plaintext_encodings
+from privacy.secure_sums.he.noise_bounds import noise_variance
+from privacy.secure_sums.he.parameters import HeParameters
+from privacy.secure_sums.he.ring import Ring, ring
+from privacy.secure_sums.he.seal_files import Residues
 from privacy.spans import each, span
 
 Floats = NDArray[np.float64]

@@ -15,20 +15,19 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.declared import Encoding, Uniform
 from privacy.errors import MalformedContribution
-from privacy.fixed_point import FixedPoint
-from privacy.he_bfv import Bfv
-from privacy.he_cipher import CiphertextSum, DecryptionKey, EncryptionKey
-from privacy.he_ckks import Ckks, Flooding
-from privacy.he_declared import declared, mask_numbers
-from privacy.he_parameters import HeParameters
-from privacy.packing import pack_words, unpack_words
 from privacy.randomness import Randomness
 from privacy.sealing import uniform
+from privacy.secure_sums.declarations import Encoding, Numbers, Uniform
+from privacy.secure_sums.fixed_point import FixedPoint
+from privacy.secure_sums.he.bfv import Bfv
+from privacy.secure_sums.he.ciphers import CiphertextSum, DecryptionKey, EncryptionKey
+from privacy.secure_sums.he.ckks import Ckks, Flooding
+from privacy.secure_sums.he.declarations import declared, mask_numbers
+from privacy.secure_sums.he.parameters import HeParameters
+from privacy.secure_sums.packing import pack_words, unpack_words
+from privacy.secure_sums.vectors import Sum, Vector, VectorSpec
 from privacy.spans import span
-from privacy.uniformity import Numbers
-from privacy.vectors import Sum, Vector, VectorSpec
 
 Mask = NDArray[np.uint64]
 

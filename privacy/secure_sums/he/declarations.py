@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from privacy.declared import Encoding, Uniform
-from privacy.he_parameters import HeParameters
-from privacy.he_seal import Ring, ring
-from privacy.he_wire import Raw, Residues, packed_bits, save
-from privacy.packing import pack
-from privacy.uniformity import Numbers
+from privacy.secure_sums.declarations import Encoding, Numbers, Uniform
+from privacy.secure_sums.he.parameters import HeParameters
+from privacy.secure_sums.he.ring import Ring, ring
+from privacy.secure_sums.he.seal_files import Raw, Residues, packed_bits, save
+from privacy.secure_sums.packing import pack
 
 _REMAINDERS = 1 << 12  # coefficients that are put together from their residues, where there are several primes
 

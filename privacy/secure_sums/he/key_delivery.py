@@ -8,11 +8,11 @@ store, or, `rotated`, for one attempt at a round, in its memory alone.
 from collections.abc import Generator, Sequence
 
 from privacy.errors import PrivacyRefusal, ProtocolError, shown
-from privacy.he_cipher import Keys, generate_keys, public_key_of
-from privacy.he_parameters import HeParameters
 from privacy.sealing import open_box, seal
-from privacy.secure_sum import Credentials, Exchange, Party, Records, bytes_of
-from privacy.vectors import Address
+from privacy.secure_sums.contract import Credentials, Exchange, Party, Records, bytes_of
+from privacy.secure_sums.he.ciphers import Keys, generate_keys, public_key_of
+from privacy.secure_sums.he.parameters import HeParameters
+from privacy.secure_sums.vectors import Address
 
 KEYHOLDER = "keyholder"
 PUBLIC = "he.public"

@@ -17,8 +17,8 @@ That d is uniform and independent of s is the RLWE assumption on the ciphertexts
 import math
 
 from privacy.errors import ConfigError
-from privacy.he_parameters import HeParameters
-from privacy.he_seal import ring
+from privacy.secure_sums.he.parameters import HeParameters
+from privacy.secure_sums.he.ring import ring
 
 FAILURE_LOG2 = -64.0  # of a wrong decryption anywhere in a run
 

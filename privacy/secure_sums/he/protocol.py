@@ -21,14 +21,10 @@ from abc import abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from privacy.declared import Declarations, Encoding, Fixed, Rehearsal
+from privacy.checks import positive
 from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError, shown
-from privacy.he_keys import KEYHOLDER, SECRET, STAGES, KeyDelivery, ignored
-from privacy.masked_sums import Mask, Scheme, sum_of_masks
-from privacy.opened_sets import note_set
-from privacy.parameters import positive
 from privacy.sealing import check_mac, mac
-from privacy.secure_sum import (
+from privacy.secure_sums.contract import (
     Contribution,
     Credentials,
     Exchange,
@@ -41,10 +37,13 @@ from privacy.secure_sum import (
     require_contributors,
     unknown_stage,
 )
+from privacy.secure_sums.declarations import Declarations, Encoding, Fixed, Numbers, Rehearsal
+from privacy.secure_sums.he.codecs import Mask, Scheme, sum_of_masks
+from privacy.secure_sums.he.key_delivery import KEYHOLDER, SECRET, STAGES, KeyDelivery, ignored
+from privacy.secure_sums.one_set_a_round import note_set
+from privacy.secure_sums.trust import Trust, of_opener
+from privacy.secure_sums.vectors import Address, OrderedSum, Sum, Vector, VectorSpec
 from privacy.spans import span
-from privacy.trust import Trust, of_opener
-from privacy.uniformity import Numbers
-from privacy.vectors import Address, OrderedSum, Sum, Vector, VectorSpec
 
 HOLDERS = ("keyholder", "clients")
 DIGEST_BYTES = 32

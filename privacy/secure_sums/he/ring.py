@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from tenseal import sealapi
 
 from privacy.errors import ConfigError, MalformedContribution
-from privacy.he_parameters import HeParameters
-from privacy.he_wire import (
+from privacy.sealing import mac, uniform
+from privacy.secure_sums.he.parameters import HeParameters
+from privacy.secure_sums.he.seal_files import (
     SEED_BYTES,
     Layout,
     Raw,
@@ -25,8 +26,7 @@ from privacy.he_wire import (
     plaintext_layout,
     save,
 )
-from privacy.packing import pack, unpack
-from privacy.sealing import mac, uniform
+from privacy.secure_sums.packing import pack, unpack
 from privacy.spans import span
 
 _FINGERPRINT_BYTES = 8

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import ConfigError, MalformedContribution
 from privacy.randomness import SeededRandomness
-from privacy.vectors import Segment, Sum, Vector, VectorSpec
+from privacy.secure_sums.vectors import Segment, Sum, Vector, VectorSpec
 
 CHOICES = ("random", "sensitivity")
 

@@ -8,12 +8,8 @@ are to be encrypted. Stages then: sensitivity, rank, positions (Jin et al. 2023,
 from collections.abc import Sequence
 from dataclasses import replace
 
-from privacy.declared import Declarations, Open
 from privacy.errors import PrivacyRefusal
-from privacy.he_keys import ignored
-from privacy.masked_sums import Scheme
-from privacy.opened_sum import Gathering, OpenedSum
-from privacy.secure_sum import (
+from privacy.secure_sums.contract import (
     Contribution,
     Credentials,
     Exchange,
@@ -23,9 +19,20 @@ from privacy.secure_sum import (
     bytes_of,
     require_contributors,
 )
-from privacy.selective import Selection, at_random, check_fraction, clear_spec, most_sensitive, protected_spec
-from privacy.trust import SERVER_ALONE, Trust
-from privacy.vectors import Address, Sum, Vector, VectorSpec
+from privacy.secure_sums.declarations import Declarations, Open
+from privacy.secure_sums.he.codecs import Scheme
+from privacy.secure_sums.he.key_delivery import ignored
+from privacy.secure_sums.he.protocol import Gathering, OpenedSum
+from privacy.secure_sums.he.selection import (
+    Selection,
+    at_random,
+    check_fraction,
+    clear_spec,
+    most_sensitive,
+    protected_spec,
+)
+from privacy.secure_sums.trust import SERVER_ALONE, Trust
+from privacy.secure_sums.vectors import Address, Sum, Vector, VectorSpec
 
 POSITIONS = "he.positions"  # of what is encrypted, where the clients' sensitivities decide
 

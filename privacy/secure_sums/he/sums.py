@@ -1,16 +1,16 @@
 """The three sums that one opener opens, as they are configured: CKKS, BFV, and one-time masks alone.
 
-What they share, both halves of it, is `privacy.opened_sum` and, where a part stays out, `privacy.selective_sum`; how
-each carries a vector, `privacy.masked_sums`.
+What they share, both halves of it, is `privacy.secure_sums.he.protocol` and, where a part stays out,
+`privacy.secure_sums.he.selective_protocol`; how each carries a vector, `privacy.secure_sums.he.codecs`.
 """
 
+from privacy.checks import positive
 from privacy.errors import ConfigError
-from privacy.he_parameters import HeParameters, named
-from privacy.masked_sums import FloodingRule, Scheme, bfv_scheme, ckks_scheme, pad_scheme
-from privacy.opened_sum import OpenedSum
-from privacy.parameters import positive
-from privacy.selective_sum import SelectiveSum
-from privacy.vectors import VectorSpec
+from privacy.secure_sums.he.codecs import FloodingRule, Scheme, bfv_scheme, ckks_scheme, pad_scheme
+from privacy.secure_sums.he.parameters import HeParameters, named
+from privacy.secure_sums.he.protocol import OpenedSum
+from privacy.secure_sums.he.selective_protocol import SelectiveSum
+from privacy.secure_sums.vectors import VectorSpec
 
 FLOODING_BITS = 30  # the default of OpenFHE, for the server's advantage of 2^-30
 MOST_FLOODING_BITS = 128

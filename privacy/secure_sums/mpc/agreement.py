@@ -23,12 +23,12 @@ from privacy.errors import (
     ProtocolError,
     shown,
 )
-from privacy.opened_sets import note_set, require_no_other_set
-from privacy.peers import Peers
 from privacy.randomness import KEY_BYTES
 from privacy.sealing import open_box
-from privacy.secure_sum import Credentials, Party, Records, bytes_of, require_contributors
-from privacy.vectors import Address
+from privacy.secure_sums.contract import Credentials, Party, Records, bytes_of, require_contributors
+from privacy.secure_sums.meeting import Peers
+from privacy.secure_sums.one_set_a_round import note_set, require_no_other_set
+from privacy.secure_sums.vectors import Address
 
 DIGEST_BYTES = 32
 SIGNATURE_BYTES = 64

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from privacy.crypten_compat import ArithmeticSharedTensor, BinarySharedTensor, beaver, crypten
-from privacy.crypten_dealer import word_masks
+from privacy.secure_sums.mpc.crypten.compat import ArithmeticSharedTensor, BinarySharedTensor, beaver, crypten
+from privacy.secure_sums.mpc.crypten.dealer import word_masks
 
 WORD_BITS = 64
 STRIDES = (1, 2, 4, 8, 16, 32)  # between the groups of bits that a level of the carry tree joins

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privacy import mpc_aggregates
-from privacy.declared import Boxed, Declarations, Encoding, Fixed, Rehearsal
+from privacy.checks import positive
 from privacy.errors import (
     ConfigError,
     FedveilError,
@@ -30,14 +29,9 @@ from privacy.errors import (
     TooFewContributors,
     shown,
 )
-from privacy.mpc_aggregates import named
-from privacy.mpc_agreement import Manifest, Taken, agree, check_box, manifest_bytes, number_of
-from privacy.mpc_shares import WIDTHS, Elements, Ring
-from privacy.parameters import positive
-from privacy.peers import Meeting
 from privacy.randomness import KEY_BYTES
 from privacy.sealing import BOX_BYTES, seal
-from privacy.secure_sum import (
+from privacy.secure_sums.contract import (
     Contribution,
     Exchange,
     Flow,
@@ -48,10 +42,15 @@ from privacy.secure_sum import (
     require_contributors,
     unknown_stage,
 )
+from privacy.secure_sums.declarations import Boxed, Declarations, Encoding, Fixed, Numbers, Rehearsal
+from privacy.secure_sums.meeting import Meeting
+from privacy.secure_sums.mpc.aggregates import by_name as mpc_aggregates
+from privacy.secure_sums.mpc.aggregates.by_name import named
+from privacy.secure_sums.mpc.agreement import Manifest, Taken, agree, check_box, manifest_bytes, number_of
+from privacy.secure_sums.mpc.shares import WIDTHS, Elements, Ring
+from privacy.secure_sums.trust import LEFT_OUT, Trust
+from privacy.secure_sums.vectors import Address, Sum, Total, Vector, VectorSpec
 from privacy.spans import span
-from privacy.trust import LEFT_OUT, Trust
-from privacy.uniformity import Numbers
-from privacy.vectors import Address, Sum, Total, Vector, VectorSpec
 
 PARTIES = (2, 3, 5)
 DEALER = "dealer"

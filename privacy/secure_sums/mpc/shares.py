@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from privacy.errors import ConfigError, MalformedContribution
 from privacy.randomness import KEY_BYTES, Randomness
-from privacy.vectors import Sum, Vector, VectorSpec
+from privacy.secure_sums.vectors import Sum, Vector, VectorSpec
 
 Elements = NDArray[np.unsignedinteger[Any]]  # of the ring, little-endian
 

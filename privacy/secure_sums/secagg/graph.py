@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from privacy.errors import ConfigError, TooFewContributors
-from privacy.vectors import Address
+from privacy.secure_sums.vectors import Address
 
 MALICIOUS = "malicious"
 CURIOUS = "curious"

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from privacy.errors import BadSignature, MalformedContribution, ProtocolError, shown
 from privacy.randomness import KEY_BYTES, Randomness
 from privacy.sealing import agree, derive, framed
-from privacy.secure_sum import Party, Records, bytes_of
-from privacy.vectors import Address
+from privacy.secure_sums.contract import Party, Records, bytes_of
+from privacy.secure_sums.vectors import Address
 
 EVERYBODY = "cohort"
 PUBLIC_BYTES = 2 * KEY_BYTES

@@ -22,10 +22,10 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
 from privacy.errors import MalformedContribution
-from privacy.fixed_point import FixedPoint
-from privacy.packing import Words, pack_words, unpack_words
+from privacy.secure_sums.fixed_point import FixedPoint
+from privacy.secure_sums.packing import Words, pack_words, unpack_words
+from privacy.secure_sums.vectors import Sum, Vector
 from privacy.spans import span
-from privacy.vectors import Sum, Vector
 
 Elements = NDArray[np.unsignedinteger[Any]]
 Seeds = Iterable[bytes]  # keys of 32 bytes

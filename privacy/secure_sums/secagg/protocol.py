@@ -25,16 +25,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from privacy.declared import Declarations, Encoding, Rehearsal, Uniform
+from privacy.checks import positive
 from privacy.errors import BadSignature, MalformedContribution, PrivacyRefusal, ProtocolError
-from privacy.fixed_point import FixedPoint
-from privacy.opened_sets import note_set
-from privacy.packing import unpack_words
-from privacy.parameters import positive
 from privacy.randomness import KEY_BYTES
 from privacy.sealing import framed
-from privacy.secagg_graph import KEY, MALICIOUS, Bounds, Plan, Ring
-from privacy.secagg_keys import (
+from privacy.secure_sums.contract import (
+    Contribution,
+    Exchange,
+    Flow,
+    Party,
+    Records,
+    SecureSum,
+    bytes_of,
+    require_contributors,
+    unknown_stage,
+)
+from privacy.secure_sums.declarations import Declarations, Encoding, Numbers, Rehearsal, Uniform
+from privacy.secure_sums.fixed_point import FixedPoint
+from privacy.secure_sums.one_set_a_round import note_set
+from privacy.secure_sums.packing import unpack_words
+from privacy.secure_sums.secagg.graph import KEY, MALICIOUS, Bounds, Plan, Ring
+from privacy.secure_sums.secagg.keys import (
     EVERYBODY,
     ClosedList,
     PrivateKeys,
@@ -46,24 +57,12 @@ from privacy.secagg_keys import (
     signatures_of,
     verified_list,
 )
-from privacy.secagg_masks import MaskedVectors
-from privacy.secagg_server import BOX_BYTES, Collected
-from privacy.secure_sum import (
-    Contribution,
-    Exchange,
-    Flow,
-    Party,
-    Records,
-    SecureSum,
-    bytes_of,
-    require_contributors,
-    unknown_stage,
-)
-from privacy.shamir import SHARE_BYTES, split
+from privacy.secure_sums.secagg.masks import MaskedVectors
+from privacy.secure_sums.secagg.server_state import BOX_BYTES, Collected
+from privacy.secure_sums.secagg.shamir import SHARE_BYTES, split
+from privacy.secure_sums.trust import EVERYTHING, LEFT_OUT, Trust
+from privacy.secure_sums.vectors import Address, Vector, VectorSpec
 from privacy.spans import span
-from privacy.trust import EVERYTHING, LEFT_OUT, Trust
-from privacy.uniformity import Numbers
-from privacy.vectors import Address, Vector, VectorSpec
 
 # what a client remembers of an attempt
 _KEYS = "secagg.keys"

@@ -9,12 +9,20 @@ from dataclasses import dataclass, field
 
 from privacy.errors import MalformedContribution, PrivacyRefusal
 from privacy.randomness import KEY_BYTES
-from privacy.secagg_graph import Ring
-from privacy.secagg_keys import PUBLIC_BYTES, SIGNATURE_BYTES, ClosedList, box_bytes, parts, private_key, public_of
-from privacy.secure_sum import Records, bytes_of
-from privacy.shamir import SHARE_BYTES, combine
+from privacy.secure_sums.contract import Records, bytes_of
+from privacy.secure_sums.secagg.graph import Ring
+from privacy.secure_sums.secagg.keys import (
+    PUBLIC_BYTES,
+    SIGNATURE_BYTES,
+    ClosedList,
+    box_bytes,
+    parts,
+    private_key,
+    public_of,
+)
+from privacy.secure_sums.secagg.shamir import SHARE_BYTES, combine
+from privacy.secure_sums.vectors import Address
 from privacy.spans import span
-from privacy.vectors import Address
 
 Receive = Callable[[Address, Records], None]
 BOX_BYTES = box_bytes(2 * SHARE_BYTES)  # around a share of each of a client's secrets

@@ -24,12 +24,13 @@ from experiments.attacks import (
     wrapped_sum,
 )
 from experiments.attacks.scene import VICTIM, close, scene
-from fl import keys, workspace
-from privacy import masked_sums
+from fl import workspace
+from fl.keys import folders as keys
 from privacy.errors import RuntimeFailure
-from privacy.he_ckks import Ckks
-from privacy.masked_sums import Mask
-from privacy.vectors import VectorSpec
+from privacy.secure_sums.he import codecs as masked_sums
+from privacy.secure_sums.he.ckks import Ckks
+from privacy.secure_sums.he.codecs import Mask
+from privacy.secure_sums.vectors import VectorSpec
 from tests.experiments.command import Ended, Here, refused
 
 MODULES = {

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from experiments.attacks.ckks_key import recover_key, secret_coefficients, secret_key
 from privacy.errors import ConfigError
-from privacy.he_attack import recover_key, secret_coefficients, secret_key
-from privacy.he_cipher import DecryptionKey
-from privacy.he_ckks import Flooding
-from privacy.he_seal import ring
-from tests.privacy.he_setups import Setup, added, bfv, ckks, generator, integers, reals, uploads, with_keys
+from privacy.secure_sums.he.ciphers import DecryptionKey
+from privacy.secure_sums.he.ckks import Flooding
+from privacy.secure_sums.he.ring import ring
+from tests.privacy.secure_sums.he.setups import Setup, added, bfv, ckks, generator, integers, reals, uploads, with_keys
 
 
 def truth(setup: Setup) -> np.ndarray:

@@ -4,7 +4,7 @@ import pytest
 from experiments.benchmarks import main, mpc
 from experiments.benchmarks.mpc import Clients, Seat, Setting
 from privacy.errors import ConfigError
-from tests.privacy.party_threads import peers_among
+from privacy.testing.party_threads import peers_among
 
 
 def test_uploads_are_no_longer_for_more_parties_and_no_shorter_than_the_floor():

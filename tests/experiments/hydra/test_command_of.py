@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.overrides import _text, command_of, overrides_of
-from fl.config import hash_of, to_json
+from experiments.hydra.command_of import _text, command_of, overrides_of
+from fl.config.identity import hash_of, to_json
 from tests.composed import compose
 from tests.experiments.command import Here
 

@@ -4,7 +4,7 @@ import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.messages import one_line
+from experiments.hydra.error_lines import one_line
 from privacy.errors import ConfigError
 from tests.composed import compose
 

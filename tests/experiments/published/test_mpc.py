@@ -2,9 +2,9 @@
 
 import pytest
 
-from experiments.mpc_figures import crypten_model, crypten_processes, share_aggregation, share_parties
+from experiments.published.mpc import crypten_model, crypten_processes, share_aggregation, share_parties
 from tests.experiments.command import Here
-from tests.experiments.test_reproduce import cells
+from tests.experiments.published.test_reproduce import cells
 
 pytestmark = pytest.mark.slow
 

@@ -4,10 +4,10 @@ import shlex
 
 import pytest
 
-from experiments.twins import twin_of
-from fl.config import to_json
-from results import registry
-from results.registry import Kind
+from experiments.sweeps.plain_twins import twin_of
+from fl.config.identity import to_json
+from results.published import registry
+from results.published.registry import Kind
 from tests.composed import compose
 from tests.experiments.command import Here
 

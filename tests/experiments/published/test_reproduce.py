@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from privacy.mechanism import Mechanism, ServerJob
-from results import registry
+from privacy.mechanisms.contract import Mechanism, ServerJob
+from results.published import registry
 from results.render import DASH
 from tests.experiments.command import Here, read, refused
 

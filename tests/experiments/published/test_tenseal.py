@@ -1,8 +1,8 @@
 import pytest
 
-from experiments.tenseal_figures import tenseal_context, tenseal_precision
+from experiments.published.tenseal import tenseal_context, tenseal_precision
 from tests.experiments.command import Here
-from tests.experiments.test_reproduce import cells
+from tests.experiments.published.test_reproduce import cells
 
 CIPHERTEXTS = {
     "8192 [60, 40, 60] 2^40": "229.9",

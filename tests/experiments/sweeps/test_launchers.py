@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import objectives, sharing
+from experiments.sweeps import cores_and_gpus as sharing
+from experiments.sweeps import objectives
 from privacy.errors import ConfigError
 from tests.experiments.command import QUICK, Ended, Here, environment, fedveil, read
 

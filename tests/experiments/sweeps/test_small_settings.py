@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from privacy.errors import ConfigError
-from results import registry
+from results.published import registry
 from tests.experiments.command import Here, read, refused
-from tests.experiments.test_reproduce import RUNS, cells, verdict
+from tests.experiments.published.test_reproduce import RUNS, cells, verdict
 
 TABLE = """
 title: Ours
@@ -129,7 +129,7 @@ def test_no_such_setting(here: Here) -> None:
 
 
 def test_functions_are_there() -> None:
-    from experiments import computed
+    from experiments.published import by_name as computed
 
     for name in computed.MODULES:
         assert callable(computed.function(name))

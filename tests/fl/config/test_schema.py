@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fl.config import CHECKS, FedveilConfig, check, cohort_size, from_json, hash_of, to_json
+from fl.config.checks import CHECKS, check, cohort_size
+from fl.config.identity import from_json, hash_of, to_json
+from fl.config.schema import FedveilConfig
 from privacy.errors import ConfigError
 from tests.composed import compose
 

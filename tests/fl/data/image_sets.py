@@ -11,11 +11,11 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from fl.config import DataConfig
-from fl.data import load_data
+from fl.config.schema import DataConfig
+from fl.data.image_data import load_data
 from privacy.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "configs" / "data"
 Examples = tuple[np.ndarray[Any, Any], list[Any]]
 

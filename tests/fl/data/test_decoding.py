@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fl.data import load_data
-from tests.fl.image_sets import Examples, encoded, examples, message, node, write_parquet
+from fl.data.image_data import load_data
+from tests.fl.data.image_sets import Examples, encoded, examples, message, node, write_parquet
 
 pytestmark = pytest.mark.usefixtures("machine_without_data")
 

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from fl import data as fl_data
-from fl import features, vectors
-from fl.config import DataConfig
-from fl.data import ImageData, load_data
-from fl.evaluation import evaluate
+from fl.config.schema import DataConfig
+from fl.data import features
+from fl.data import image_data as fl_data
+from fl.data.image_data import ImageData, load_data
+from fl.training import vectors
+from fl.training.evaluation import evaluate
 from privacy.errors import ConfigError
 from tests.composed import compose, run, workspace_of
-from tests.fl.test_data import examples, write_idx
+from tests.fl.data.test_image_data import examples, write_idx
 
 DIGITS = DataConfig(name="digits", features="scattering")
 # images of the toy set

@@ -12,11 +12,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from fl import data as fl_data
-from fl import decoding
-from fl.config import DataConfig
-from fl.data import load_data
-from tests.fl.image_sets import CONFIGS, ROOT, examples, node, write_idx, write_parquet
+from fl.config.schema import DataConfig
+from fl.data import decoding
+from fl.data import image_data as fl_data
+from fl.data.image_data import load_data
+from tests.fl.data.image_sets import CONFIGS, ROOT, examples, node, write_idx, write_parquet
 
 pytestmark = pytest.mark.usefixtures("machine_without_data")
 
@@ -148,7 +148,7 @@ def test_processes_at_once_decode_once(tmp_path: Path) -> None:
     images, labels = examples(2000, (28, 28))
     write_parquet(tmp_path / "set" / "train.parquet", images, labels=labels)
     script = (
-        "import sys; from fl import data, decoding; from fl.config import DataConfig\n"
+        "import sys; from fl import data, decoding; from fl.config.schema import DataConfig\n"
         "seen, decode = [], decoding._decode_images\n"
         "decoding._decode_images = lambda *a: (seen.append(1), decode(*a))[1]\n"
         "d = data.load_data(DataConfig(name='toy', path=sys.argv[1]))\n"
@@ -196,10 +196,10 @@ def test_normalise_on_the_device() -> None:
 
 
 def test_slow_libraries_wait_until_they_are_needed() -> None:
-    script = "import sys, fl.data, fl.partition, fl.models; print(*sys.modules)"
+    script = "import sys, fl.data.image_data, fl.data.partition, fl.models.plain; print(*sys.modules)"
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = ran.stdout.split()
-    assert {"torch", "fl.data"} <= set(loaded)
+    assert {"torch", "fl.data.image_data"} <= set(loaded)
     assert not {"datasets", "flwr_datasets", "sklearn", "pyarrow", "PIL", "rich"} & set(loaded)
 
 

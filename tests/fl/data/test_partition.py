@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fl.config import DataConfig
-from fl.data import ImageData, Split
-from fl.partition import dirichlet_sizes, partition
+from fl.config.schema import DataConfig
+from fl.data.image_data import ImageData, Split
+from fl.data.partition import dirichlet_sizes, partition
 from privacy.errors import ConfigError
 
 

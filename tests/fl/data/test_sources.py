@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl import hub
-from fl.data import load_data
-from fl.sources import DEBIAN_FASHION_MNIST, read_idx
-from tests.fl.image_sets import examples, message, node, write_idx, write_parquet
+from fl.data import hub
+from fl.data.image_data import load_data
+from fl.data.sources import DEBIAN_FASHION_MNIST, read_idx
+from tests.fl.data.image_sets import examples, message, node, write_idx, write_parquet
 
 pytestmark = pytest.mark.usefixtures("machine_without_data")
 

@@ -7,8 +7,8 @@ from flwr.app import Message, RecordDict
 
 from fl import runtimes
 from fl.checkpoint import Checkpoints
-from fl.fault_options import FaultsConfig
-from fl.faults import Wire, drop_out, kind_of, scale_of, scaled_clients
+from fl.faults.inject import Wire, drop_out, kind_of, scale_of, scaled_clients
+from fl.faults.options import FaultsConfig
 from fl.metering import Meter
 from fl.runtimes.inprocess import InProcessGrid
 from fl.server import Errand

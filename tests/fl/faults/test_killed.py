@@ -9,7 +9,7 @@ import pytest
 from privacy.errors import ConfigError, FedveilError
 from tests.composed import workspace_of
 from tests.experiments.command import QUICK, Ended, fedveil, read
-from tests.fl.faulty_runs import WITH_PARTIES, ended, run
+from tests.fl.faults.runs import WITH_PARTIES, ended, run
 
 ROLES = {"keyholder": WITH_PARTIES["ckks keyholder"], "party/1": WITH_PARTIES["crypten"]}
 

@@ -14,15 +14,16 @@ import pytest
 import torch
 
 import fl.server
-from fl import runtimes, training
+from fl import runtimes
 from fl.checkpoint import Checkpoints
 from fl.runtimes import inprocess
 from fl.server import Errand, Server
+from fl.training import local as training
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, PrivacyRefusal, TooFewContributors
 from tests.composed import canonical, examples_of, gradient_at, server_of, workspace_of
 from tests.experiments.command import FEDVEIL, Here, read
-from tests.fl.faulty_runs import (
+from tests.fl.faults.runs import (
     BASE,
     CLIENTS,
     ROUNDS,
@@ -36,7 +37,7 @@ from tests.fl.faulty_runs import (
     run,
 )
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 ALL = [
     *SUMS,
     *(pytest.param(name, marks=pytest.mark.slow) for name in WITH_PARTIES),

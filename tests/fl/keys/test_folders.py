@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fl import keys
+from fl.keys import folders as keys
 from privacy.errors import ConfigError
 from privacy.sealing import Header, Roster
 

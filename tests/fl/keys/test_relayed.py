@@ -7,20 +7,22 @@ from pathlib import Path
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from fl import keys, runtimes
-from fl.apps import APPROVED, KEYS, PARTITION, ROLE, client_app
+from fl import runtimes
+from fl.apps import client_app
 from fl.checkpoint import Checkpoints
+from fl.keys import folders as keys
+from fl.node import APPROVED, KEYS, PARTITION, ROLE
 from fl.runtimes.inprocess import FIRST_CLIENT_NODE
 from fl.server import Errand, Server, serve
 from fl.transport import ADDRESS, ARRAYS, ENVELOPE, FAILURE, pack, unpack
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, PrivacyRefusal
 from privacy.sealing import Roster
-from privacy.signing import reply_header, verified
+from privacy.secure_sums.signed_replies import reply_header, verified
+from privacy.testing.harness import identity_of
 from tests.composed import canonical, workspace_of
 from tests.fl.grids import Tampered, untouched, with_content
 from tests.fl.runtimes.test_secrets import leaks
-from tests.privacy.harness import identity_of
 
 PAD = ("secure_sum=pad", "secure_sum.keys=clients", "training.weighting=uniform")
 DEPLOYED = ("runtime=deployment", "runtime.federation=lab")

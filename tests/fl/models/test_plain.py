@@ -7,9 +7,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from privacy.errors import ConfigError
-from tests.fl.model_contract import Shape, gives_logits, keeps_examples_apart_and_learns
+from tests.fl.models.contract import Shape, gives_logits, keeps_examples_apart_and_learns
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "model"
+CONFIGS = Path(__file__).parents[3] / "configs" / "model"
 NAMES = ("cnn", "cnn_mcmahan", "lenet", "logistic", "mlp", "moderate_cnn", "resnet18_gn")
 PRIVATE = ("cnn_tanh", "cnn_tanh_cifar", "cnn_tanh_gn", "scatter_cnn", "scatter_linear")  # of test_private_models.py
 DIGITS = (1, 8, 8)

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from fl import private_models as models
-from fl.workspace import build
+from fl.config.build import build
+from fl.models import private as models
 from privacy.errors import ConfigError
 from tests.composed import compose, workspace_of
-from tests.fl.model_contract import Shape, gives_logits, keeps_examples_apart_and_learns
+from tests.fl.models.contract import Shape, gives_logits, keeps_examples_apart_and_learns
 
 # features of Fashion-MNIST and of CIFAR-10
 GREY = (81, 7, 7)

@@ -12,7 +12,7 @@ import torch
 
 from fl import runtimes
 from fl.checkpoint import Checkpoints, State
-from fl.keys import MASTER
+from fl.keys.folders import MASTER
 from fl.server import Errand
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, RuntimeFailure

@@ -15,11 +15,11 @@ from flwr.app import Context, Message, RecordDict
 
 from fl.checkpoint import Checkpoints
 from fl.runtimes.inprocess import InProcessGrid, WorkerGrid, check_workers, grid_of
-from fl.vectors import sha256
+from fl.training.vectors import sha256
 from fl.workspace import Workspace, workspace
 from privacy.errors import ConfigError, RuntimeFailure
-from privacy.mechanism import Mechanism
-from privacy.secure_sum import Exchange
+from privacy.mechanisms.contract import Mechanism
+from privacy.secure_sums.contract import Exchange
 from tests.composed import MASKED, PROBE, attempt_of, canonical, run, server_of, transport_of, workspace_of
 
 ROOT = Path(__file__).parents[3]

@@ -11,8 +11,9 @@ import psutil
 import pytest
 import torch
 
-from fl import keys, participant, runtimes
+from fl import participant, runtimes
 from fl.checkpoint import Checkpoints, State
+from fl.keys import folders as keys
 from fl.server import Errand, Server
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, FedveilError, PrivacyRefusal, RunRefused, RuntimeFailure

@@ -15,15 +15,16 @@ import pytest
 from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
-from fl import keys
-from fl.apps import RESIDENT, ROLE, reply
-from fl.config import hash_of
-from fl.runtimes.resident import MAX_BYTES, answers, listening, main, relay
+from fl.config.identity import hash_of
+from fl.keys import folders as keys
+from fl.node import RESIDENT, ROLE, reply
+from fl.runtimes.relay import MAX_BYTES, answers, relay
+from fl.runtimes.resident import listening, main
 from fl.transport import ADDRESS, ENVELOPE, FAILURE, pack, unpack
 from privacy.errors import ConfigError, RuntimeFailure
 from privacy.randomness import OsRandomness
 from privacy.sealing import Header, Identity, Roster, open_box
-from privacy.signing import reply_header, verified
+from privacy.secure_sums.signed_replies import reply_header, verified
 from tests.composed import canonical
 
 CONFIG = canonical("secure_sum=ckks", "clients=2")

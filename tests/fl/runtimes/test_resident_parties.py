@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fl import keys
-from fl.config import hash_of
-from fl.runtimes.resident import answers, main
+from fl.config.identity import hash_of
+from fl.keys import folders as keys
+from fl.runtimes.relay import answers
+from fl.runtimes.resident import main
 from tests.composed import canonical
 
 CONFIG = canonical(

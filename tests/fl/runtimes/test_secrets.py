@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl import keys
+from fl.keys import folders as keys
 from fl.runtimes import deployment, inprocess
 from fl.runtimes.committee import attended
 from fl.runtimes.inprocess import InProcessGrid
 from fl.server import Errand, serve
 from fl.transport import ENVELOPE, unpack
 from fl.workspace import Workspace, workspace
-from privacy.he_seal import ring
 from privacy.sealing import Header, Identity, Roster, check_mac, mac
-from privacy.vectors import Address
+from privacy.secure_sums.he.ring import ring
+from privacy.secure_sums.vectors import Address
 from tests.composed import canonical
 from tests.experiments.command import ROOT, Here, read
 from tests.fl.runtimes.recording import Recorder, recorded

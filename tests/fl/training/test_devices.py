@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl import devices
+from fl.training import devices
 from privacy.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GPU = torch.device("cuda")  # settings can be made where there is none
 
 

@@ -6,7 +6,7 @@ import torch
 
 from fl import runtimes
 from fl.server import Errand
-from fl.workspace import preserved_generators, seed_generators
+from fl.training.generators import preserved_generators, seed_generators
 from privacy.errors import FedveilError
 from tests.composed import PROBE, workspace_of
 

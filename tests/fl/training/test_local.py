@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl import training
-from fl.data import ImageData, Split
+from fl.data.image_data import ImageData, Split
+from fl.training import local as training
 from privacy.errors import ConfigError
-from privacy.mechanism import ClientJob
+from privacy.mechanisms.contract import ClientJob
 from privacy.randomness import OsRandomness
 from tests.composed import gradient_at, workspace_of
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fl.sensitivity import EXAMPLES, sensitivity
+from fl.training.sensitivity import EXAMPLES, sensitivity
 
 
 class Examples:

@@ -8,8 +8,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from experiments.messages import CONFIGS
-from fl import vectors
+from experiments.hydra.error_lines import CONFIGS
+from fl.training import vectors
 
 MODELS = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
 

@@ -21,8 +21,8 @@ from dp_accounting import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting import epsilon
-from privacy.charges import Charge, compose, gaussian_event, poisson_steps
+from privacy.accounting.charges import Charge, compose, gaussian_event, poisson_steps
+from privacy.accounting.epsilon import epsilon
 from privacy.errors import ConfigError
 
 noises = st.floats(0, 1e6) | st.integers(0, 100)

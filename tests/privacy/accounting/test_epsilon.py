@@ -22,12 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from privacy import accounting
-from privacy.accounting import ACCOUNTANTS, epsilon, epsilon_pre_2020
-from privacy.calibration import analytic_gaussian_sigma, solve_noise_multiplier
-from privacy.charges import RELATIONS, Charge, compose, gaussian_event, poisson_steps
+from privacy.accounting import epsilon as accounting
+from privacy.accounting.calibration import analytic_gaussian_sigma, solve_noise_multiplier
+from privacy.accounting.charges import RELATIONS, Charge, compose, gaussian_event, poisson_steps
+from privacy.accounting.epsilon import ACCOUNTANTS, epsilon, epsilon_pre_2020
 from privacy.errors import ConfigError
-from tests.privacy.exact import gaussian_delta, gaussian_epsilon
+from tests.privacy.accounting.exact import gaussian_delta, gaussian_epsilon
 
 PRV_ERROR = 0.01
 STEPS = poisson_steps(1.0, 0.01, 10)

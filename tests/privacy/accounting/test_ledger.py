@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from privacy.charges import Charge
-from privacy.ledger import Ledger
+from privacy.accounting.charges import Charge
+from privacy.accounting.ledger import Ledger
 
 DELTA = 1e-5
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from privacy.mechanism import Plan
+from privacy.mechanisms.contract import Plan
 
 PLAN = Plan(
     clients=20,

@@ -11,15 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
-from privacy.client_dp import ClientDp, LocalDp, clip_to
 from privacy.errors import ConfigError, NonFiniteContribution, PrivacyRefusal
-from privacy.fixed_point import FixedPoint
-from privacy.mechanism import ClientJob, ServerJob
+from privacy.mechanisms.client_clipping import clip_to
+from privacy.mechanisms.client_dp import ClientDp
+from privacy.mechanisms.contract import ClientJob, ServerJob
+from privacy.mechanisms.local_dp import LocalDp
 from privacy.randomness import SeededRandomness
-from privacy.vectors import Segment, VectorSpec
+from privacy.secure_sums.fixed_point import FixedPoint
+from privacy.secure_sums.vectors import Segment, VectorSpec
 from tests.composed import workspace_of
-from tests.privacy import plans
-from tests.privacy.exact import gaussian_delta
+from tests.privacy.accounting.exact import gaussian_delta
+from tests.privacy.mechanisms import plans
 
 SILENT = 1e-300  # a noise multiplier whose noise vanishes beside any sum
 PLAN = replace(

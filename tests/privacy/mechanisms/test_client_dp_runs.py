@@ -6,17 +6,22 @@ import pytest
 import torch
 from scipy.stats import kstest, norm
 
-from fl import vectors
 from fl.checkpoint import Checkpoints
 from fl.runtimes.inprocess import InProcessGrid
+from fl.training import vectors
 from fl.transport import STATE
-from privacy.vectors import Total
+from privacy.secure_sums.vectors import Total
 from tests.composed import PROBE, run, server_of, workspace_of
-from tests.fl.stopping import stopped_in
+from tests.fl.faults.stopping import stopped_in
 from tests.outside.probe import known_update
 
 SEEDED = ("noise=seeded", "delta=1e-3", "accountant=rdp", "training.weighting=uniform")
-KNOWN = (*PROBE, "+mechanism.client_dp._target_=privacy.client_dp.ClientDp", "+mechanism.client_dp.clip=7.0", *SEEDED)
+KNOWN = (
+    *PROBE,
+    "+mechanism.client_dp._target_=privacy.ClientDp",
+    "+mechanism.client_dp.clip=7.0",
+    *SEEDED,
+)
 ADAPTIVE = (
     *SEEDED,
     "mechanism=client_dp",

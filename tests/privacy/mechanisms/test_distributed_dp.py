@@ -11,19 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest, skellam
 
-from privacy import accounting, charges
+from privacy.accounting import charges
+from privacy.accounting import epsilon as accounting
 from privacy.backend import PrivacyBackend
-from privacy.distributed_dp import DistributedDp
-from privacy.distributed_noise import skellam_rdp
-from privacy.encoding import from_modulus, padded_length, rounded_norm_bound
 from privacy.errors import ConfigError, TooFewContributors
-from privacy.mechanism import ClientJob, Mechanism, Plan, ServerJob
+from privacy.mechanisms.contract import ClientJob, Mechanism, Plan, ServerJob
+from privacy.mechanisms.distributed_dp import DistributedDp
+from privacy.noise.cost_of_integer_noise import skellam_rdp
+from privacy.noise.integer_encoding import from_modulus, padded_length, rounded_norm_bound
 from privacy.randomness import OsRandomness, SeededRandomness
-from privacy.secure_sum import PlainSum
+from privacy.secure_sums.plain import PlainSum
+from privacy.testing.harness import Round, residue_spec
 from tests.composed import run, server_of, workspace_of
 from tests.outside.masked_sum import MaskedSum
-from tests.privacy.harness import Round, residue_spec
-from tests.privacy.plans import PLAN
+from tests.privacy.mechanisms.plans import PLAN
 
 SILENT = 1e-7  # its shares are zero, but once in a million values
 

@@ -23,21 +23,21 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular, toeplitz
 from scipy.stats import kstest, norm
 
-from fl import vectors
 from fl.checkpoint import Checkpoints
-from privacy.accounting import epsilon
-from privacy.charges import Charge, compose
-from privacy.client_dp import ClientDp
-from privacy.dp_ftrl import DpFtrl
+from fl.training import vectors
+from privacy.accounting.charges import Charge, compose
+from privacy.accounting.epsilon import epsilon
 from privacy.errors import ConfigError, NonFiniteContribution
-from privacy.mechanism import ClientJob, Plan, ServerJob
+from privacy.mechanisms.client_dp import ClientDp
+from privacy.mechanisms.contract import ClientJob, Plan, ServerJob
+from privacy.mechanisms.dp_ftrl import DpFtrl
 from privacy.randomness import SeededRandomness
 from tests.composed import PROBE, run, server_of, workspace_of
+from tests.fl.faults.stopping import stopped_in
 from tests.fl.spending import charged
-from tests.fl.stopping import stopped_in
 from tests.outside.probe import known_update
-from tests.privacy.exact import gaussian_delta, gaussian_epsilon
-from tests.privacy.test_client_dp import PLAN as CLIENT_PLAN
+from tests.privacy.accounting.exact import gaussian_delta, gaussian_epsilon
+from tests.privacy.mechanisms.test_client_dp import PLAN as CLIENT_PLAN
 
 PLAN = replace(CLIENT_PLAN, rounds=100, separation=10, participations=(10,) * 200)
 SIGMA = 1.3
@@ -351,7 +351,7 @@ def test_a_plan_that_breaks_the_promise_is_refused(changes, line):
 
 
 SEEDED = ("noise=seeded", "delta=1e-3", "accountant=rdp", "training.weighting=uniform", "clients=6", "cohort=2")
-OWN = ("+mechanism.dp_ftrl._target_=privacy.dp_ftrl.DpFtrl", "+mechanism.dp_ftrl.noise_multiplier=0.8")
+OWN = ("+mechanism.dp_ftrl._target_=privacy.DpFtrl", "+mechanism.dp_ftrl.noise_multiplier=0.8")
 KNOWN = (*PROBE, *OWN, "+mechanism.dp_ftrl.clip=7.0", *SEEDED, "sampler.name=separated", "rounds=7")
 
 

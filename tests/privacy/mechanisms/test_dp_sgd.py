@@ -13,14 +13,22 @@ from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from scipy.stats import binom, binomtest, chi2, chisquare
 
-from privacy.dp_sgd import MODES, DpSgd
 from privacy.errors import ConfigError, PrivacyRefusal
-from privacy.mechanism import Batch, ClientJob, Mechanism
+from privacy.mechanisms.contract import Batch, ClientJob, Mechanism
+from privacy.mechanisms.dp_sgd import MODES, DpSgd
 from privacy.randomness import OsRandomness, SeededRandomness
 from tests.composed import examples_of as digits_of
 from tests.composed import gradient_at, run, workspace_of
 from tests.fl.test_participant import vector_of
-from tests.privacy.test_dp_optimizers import Examples, Scripted, examples_of, job_of, model_of, plan_of, trained
+from tests.privacy.mechanisms.test_dp_sgd_optimizers import (
+    Examples,
+    Scripted,
+    examples_of,
+    job_of,
+    model_of,
+    plan_of,
+    trained,
+)
 
 SEEDED = ("mechanism=dp_sgd", "noise=seeded")
 

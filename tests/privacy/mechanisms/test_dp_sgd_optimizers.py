@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from scipy.stats import kstest, norm
 from torch.nn.functional import cross_entropy
 
-from fl import models, training
-from privacy.dp_sgd import MODES, DpSgd
-from privacy.mechanism import Batch, ClientJob, Plan
+from fl.models import plain as models
+from fl.training import local as training
+from privacy.mechanisms.contract import Batch, ClientJob, Plan
+from privacy.mechanisms.dp_sgd import MODES, DpSgd
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness
 
 IMAGE = (1, 28, 28)

@@ -11,9 +11,9 @@ from scipy.special import ive, logsumexp
 from scipy.stats import norm as normal
 from scipy.stats import skellam as scipy_skellam
 
-from privacy.accounting import INTEGER_ORDERS
-from privacy.discrete_noise import discrete_gaussian, skellam
-from privacy.distributed_noise import (
+from privacy.accounting.epsilon import INTEGER_ORDERS
+from privacy.errors import ConfigError
+from privacy.noise.cost_of_integer_noise import (
     coordinate_bound,
     discrete_gaussian_epsilon,
     discrete_gaussian_zcdp,
@@ -29,8 +29,8 @@ from privacy.distributed_noise import (
     sum_distance,
     tightest,
 )
-from privacy.encoding import conditional_round, from_modulus, rotation, rounded_norm_bound, to_modulus
-from privacy.errors import ConfigError
+from privacy.noise.integer_encoding import conditional_round, from_modulus, rotation, rounded_norm_bound, to_modulus
+from privacy.noise.samplers import discrete_gaussian, skellam
 from privacy.randomness import SeededRandomness
 
 DELTA = 1e-5

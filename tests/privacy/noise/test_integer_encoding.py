@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.linalg import hadamard
 from scipy.stats import norm as normal
 
-from privacy.encoding import (
+from privacy.errors import ConfigError, NonFiniteContribution, PrivacyRefusal
+from privacy.noise.integer_encoding import (
     clip_l2,
     conditional_round,
     from_modulus,
@@ -18,7 +19,6 @@ from privacy.encoding import (
     squared_norm,
     to_modulus,
 )
-from privacy.errors import ConfigError, NonFiniteContribution, PrivacyRefusal
 from privacy.randomness import SeededRandomness
 
 

@@ -8,9 +8,9 @@ from scipy.special import ive
 from scipy.stats import chisquare, kstest
 from scipy.stats import skellam as scipy_skellam
 
-from privacy import discrete_noise
-from privacy.discrete_noise import SIGMA_RANGE, VARIANCE_RANGE, discrete_gaussian, skellam
 from privacy.errors import ConfigError
+from privacy.noise import samplers as discrete_noise
+from privacy.noise.samplers import SIGMA_RANGE, VARIANCE_RANGE, discrete_gaussian, skellam
 from privacy.randomness import OsRandomness, SeededRandomness
 
 DRAWS = 200_000

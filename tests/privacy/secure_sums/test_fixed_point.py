@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import ConfigError
-from privacy.fixed_point import FixedPoint
-from privacy.vectors import Segment, VectorSpec
-from tests.privacy.harness import residue_spec
+from privacy.secure_sums.fixed_point import FixedPoint
+from privacy.secure_sums.vectors import Segment, VectorSpec
+from privacy.testing.harness import residue_spec
 
 
 def spec_with(bounds: list[float], cohort: int) -> VectorSpec:

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from privacy.errors import PrivacyRefusal, ProtocolError
-from privacy.secagg import SecAggSum
-from privacy.secure_sum import Exchange, Records, Value
-from privacy.signing import reply_header, signed, verified
-from tests.privacy.contract import assert_sum, vectors
-from tests.privacy.harness import MemoryStore, spec_of
-from tests.privacy.he_setups import generator
-from tests.privacy.opened_rounds import BOUND, COUNT, HOLDERS, LENGTH, SUMS, Recorded, recorded
+from privacy.secure_sums.contract import Exchange, Records, Value
+from privacy.secure_sums.secagg.protocol import SecAggSum
+from privacy.secure_sums.signed_replies import reply_header, signed, verified
+from privacy.testing.contract import assert_sum, vectors
+from privacy.testing.harness import MemoryStore, spec_of
+from tests.privacy.secure_sums.he.opened_rounds import BOUND, COUNT, HOLDERS, LENGTH, SUMS, Recorded, recorded
+from tests.privacy.secure_sums.he.setups import generator
 
 OTHERS: list[Value] = [
     b"",

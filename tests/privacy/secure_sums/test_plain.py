@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from privacy.errors import MalformedContribution, NonFiniteContribution
-from privacy.secure_sum import PlainSum
-from privacy.vectors import OrderedSum
+from privacy.secure_sums.plain import PlainSum
+from privacy.secure_sums.vectors import OrderedSum
+from privacy.testing.contract import SecureSumContract, vectors
+from privacy.testing.harness import Round, residue_spec, spec_of
 from tests.outside.masked_sum import MaskedSum
-from tests.privacy.contract import SecureSumContract, vectors
-from tests.privacy.harness import Round, residue_spec, spec_of
 
 
 class TestPlainSum(SecureSumContract):

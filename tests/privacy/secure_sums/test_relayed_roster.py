@@ -6,12 +6,12 @@ import pytest
 
 from privacy.errors import BadSignature, ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError
 from privacy.randomness import OsRandomness
-from privacy.relayed_roster import HAND_OUT, INTRODUCE, RelayedRoster
 from privacy.sealing import Header, Identity, Roster
-from privacy.secure_sum import Credentials, Exchange, Party, Records
-from privacy.signing import SIGNATURE, reply_header, signed, verified
-from privacy.vectors import Address
-from tests.privacy.harness import ATTEMPT, RUN, MemoryStore, identity_of, spec_of
+from privacy.secure_sums.contract import Credentials, Exchange, Party, Records
+from privacy.secure_sums.relayed_roster import HAND_OUT, INTRODUCE, RelayedRoster
+from privacy.secure_sums.signed_replies import SIGNATURE, reply_header, signed, verified
+from privacy.secure_sums.vectors import Address
+from privacy.testing.harness import ATTEMPT, RUN, MemoryStore, identity_of, spec_of
 
 EVERYBODY = ("client/0", "client/1", "keyholder")
 PROTOCOL = RelayedRoster(EVERYBODY)

@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as arrays
 from privacy.errors import BadSignature, ConfigError, MalformedContribution, UnknownSender
 from privacy.randomness import SeededRandomness
 from privacy.sealing import Identity, Roster
-from privacy.secure_sum import Credentials, Party
-from privacy.signing import SIGNATURE, fingerprint, reply_header, require_everybody, signed, verified
-from tests.privacy.harness import MemoryStore, spec_of
+from privacy.secure_sums.contract import Credentials, Party
+from privacy.secure_sums.signed_replies import SIGNATURE, fingerprint, reply_header, require_everybody, signed, verified
+from privacy.testing.harness import MemoryStore, spec_of
 
 RANDOMNESS = SeededRandomness("signing")
 PEOPLE = {name: Identity.generate(RANDOMNESS) for name in ("client/0", "client/1", "keyholder")}

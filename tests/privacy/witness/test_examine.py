@@ -6,21 +6,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from privacy import crypten_mpc, he_bfv, masked_sums, secagg, secagg_masks
-from privacy.crypten_mpc import CryptenSum
 from privacy.errors import WitnessAlarm
-from privacy.he import BfvSum, CkksSum, PadSum
-from privacy.he_bfv import Bfv
-from privacy.he_ckks import Ckks
-from privacy.he_seal import Ring
-from privacy.mpc_shares import Ring as ShareRing
 from privacy.randomness import OsRandomness
 from privacy.sealing import BOX_BYTES, uniform
-from privacy.secagg import SecAggSum
-from privacy.secure_sum import Party, PlainSum, SecureSum
-from privacy.witness import FALSE_ALARM, Upload, allowance, examine
+from privacy.secure_sums.contract import Party, SecureSum
+from privacy.secure_sums.he import bfv as he_bfv
+from privacy.secure_sums.he import codecs as masked_sums
+from privacy.secure_sums.he.bfv import Bfv
+from privacy.secure_sums.he.ckks import Ckks
+from privacy.secure_sums.he.ring import Ring
+from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
+from privacy.secure_sums.mpc import protocol as crypten_mpc
+from privacy.secure_sums.mpc.protocol import CryptenSum
+from privacy.secure_sums.mpc.shares import Ring as ShareRing
+from privacy.secure_sums.plain import PlainSum
+from privacy.secure_sums.secagg import masks as secagg_masks
+from privacy.secure_sums.secagg import protocol as secagg
+from privacy.secure_sums.secagg.protocol import SecAggSum
+from privacy.testing.harness import Round, residue_spec, spec_of
+from privacy.witness.examine import FALSE_ALARM, Upload, allowance, examine
 from tests.outside.masked_sum import MaskedSum
-from tests.privacy.harness import Round, residue_spec, spec_of
 
 BOUND = 4.0
 LENGTH = 30_000
@@ -151,14 +156,14 @@ def forged(monkeypatch, change: Callable[[np.ndarray, np.ndarray], None]) -> Non
 
 def unencrypted(monkeypatch) -> None:
     """SEAL's encryption of zero is taken away, and c1 is noise: what leaves is the encoded plaintext."""
-    from privacy import he_cipher
+    from privacy.secure_sums.he import ciphers as he_cipher
 
     def encrypt(self, plaintext):
         zeros = type(self)._honest(self, plaintext)
         raw = self._ring.raw(zeros)
         here = self._ring
         if here.parameters.scheme == "ckks":
-            from privacy.he_wire import save
+            from privacy.secure_sums.he.seal_files import save
 
             residues = here.plaintext.parse(save(plaintext)).residues_PKN[0]
         else:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.declared import Encoding
-from privacy.packing import pack_words
 from privacy.randomness import OsRandomness, SeededRandomness
-from privacy.windows import PIECES, WINDOW_BYTES, holds_any, most_windows, windows_of
+from privacy.secure_sums.declarations import Encoding
+from privacy.secure_sums.packing import pack_words
+from privacy.witness.plaintext_search import PIECES, WINDOW_BYTES, holds_any, most_windows, windows_of
 
 VECTOR = np.random.default_rng(0).normal(0, 0.01, 1500).astype(np.float32)
 WORDS = np.rint(VECTOR * 2**16).astype(np.int64).astype(np.uint64) & np.uint64(2**20 - 1)

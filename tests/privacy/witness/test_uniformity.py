@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.uniformity import Numbers, _most, too_regular
+from privacy.secure_sums.declarations import Numbers
+from privacy.witness.uniformity import _most, too_regular
 
 TINY = 1e-15
 

@@ -8,17 +8,18 @@ from hypothesis import strategies as st
 
 from privacy.errors import ConfigError
 from results.columns import BY_KEY
-from results.plot import main, overview
+from results.commands.plot import main
+from results.commands.table import main as table
 from results.plots import phases, points
+from results.plots.overview import overview
 from results.plots.points import Interval, Point, front, of_column
 from results.plots.rounds import accuracy_by_round
 from results.rows import Row, to_frame
 from results.runs import collect, find_runs
 from results.store import RunDirectory
-from results.table import main as table
 from tests.results.samples import CKKS, configuration, store, summary
 
-DP = {"dp_sgd": {"_target_": "privacy.dp_sgd.DpSgd", "noise_multiplier": 1.0}}
+DP = {"dp_sgd": {"_target_": "privacy.DpSgd", "noise_multiplier": 1.0}}
 
 
 def rows(train_s: float) -> list[Row]:

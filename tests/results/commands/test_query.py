@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from privacy.errors import ConfigError
-from results.query import main
+from results.commands.query import main
 from results.rows import Row, to_frame
 from results.runs import RUNS
 from results.store import RunDirectory

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.formulas import link_arithmetic
+from experiments.published.formulas import link_arithmetic
 from privacy.errors import ConfigError
-from results.network import Link, Network, Pair, Profile, load, names, transfer_s
+from results.networks.links import Link, Network, Pair, Profile, load, names, transfer_s
 
 MBPS = 125_000  # bytes a second
 SLOW = Profile("", "", Link(80, 40), Link(8, 16), Link(800, 800), rtt_ms=20, initial_window_bytes=None)

@@ -5,11 +5,11 @@ import polars as pl
 import pytest
 
 from privacy.errors import ConfigError
-from results.network import Link, Network, Profile, load
-from results.replay import Replay, columns, replay
+from results.commands.table import main
+from results.networks.links import Link, Network, Profile, load
+from results.networks.replay import Replay, columns, replay
 from results.rows import Row, to_frame
 from results.store import RunDirectory
-from results.table import main
 from tests.results.samples import CKKS, configuration, store, summary
 
 MB = 1e6

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from results.network import Link, Network, Profile
-from tests.results.shaped.links import exchanged_s, missing, star
+from results.networks.links import Link, Network, Profile
+from tests.results.networks.shaped.links import exchanged_s, missing, star
 
 CLIENTS = 4
 PROFILE = Profile("", "", server=Link(100, 60), client=Link(10, 30), role=Link(1, 1), rtt_ms=40)

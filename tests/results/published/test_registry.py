@@ -1,9 +1,9 @@
 import pytest
 
 from privacy.errors import ConfigError
-from results import registry
 from results.columns import SUMMARISED
-from results.registry import Figure, Kind
+from results.published import registry
+from results.published.registry import Figure, Kind
 from tests.composed import compose
 
 NO_ADDRESS = {"link_arithmetic"}  # of a report that is quoted second hand; the figures follow from the arithmetic alone

@@ -3,9 +3,10 @@ import io
 import polars as pl
 import pytest
 
-from results import render, verdicts
-from results.registry import Compare, Figure, Kind, Row, Table
-from results.verdicts import Result
+from results import render
+from results.published import verdicts
+from results.published.registry import Compare, Figure, Kind, Row, Table
+from results.published.verdicts import Result
 
 ACCURACY = Figure("accuracy", 94.63, 0.34, absolute=0.5)
 THREE = {"accuracy": [0.9449, 0.9413, 0.9464]}  # mean 94.42, standard deviation 0.2621

@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from privacy.errors import ConfigError, shown
-from privacy.mpc_contract import Aggregate, decoded, require_range
-from privacy.mpc_noise import NoisedSum
-from privacy.mpc_norms import NormBounded
-from privacy.mpc_order import Median, TrimmedMean
 from privacy.randomness import Randomness
-from privacy.vectors import VectorSpec
+from privacy.secure_sums.mpc.aggregates.contract import Aggregate, decoded, require_range
+from privacy.secure_sums.mpc.aggregates.noised_sum import NoisedSum
+from privacy.secure_sums.mpc.aggregates.norm_bounded import NormBounded
+from privacy.secure_sums.mpc.aggregates.order_statistics import Median, TrimmedMean
+from privacy.secure_sums.vectors import VectorSpec
 
 __all__ = ["Aggregate", "Sum", "named"]
 
@@ -42,7 +42,7 @@ class Sum(Aggregate):
         Raises:
             PeerLost: a peer is dead or stalled.
         """
-        from privacy import crypten_party
+        from privacy.secure_sums.mpc.crypten import party as crypten_party
 
         with crypten_party.computing():
             words: NDArray[np.int64] = _total(shares_CL).cpu().numpy()
@@ -50,7 +50,7 @@ class Sum(Aggregate):
 
 
 def _total(shares_CL: torch.Tensor) -> torch.Tensor:
-    from privacy.mpc_circuits import opened
+    from privacy.secure_sums.mpc.bit_circuits import opened
 
     return opened(shares_CL.sum(0))
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from privacy.errors import ConfigError
 from privacy.randomness import Randomness
-from privacy.vectors import VectorSpec
+from privacy.secure_sums.vectors import VectorSpec
 
 if TYPE_CHECKING:
-    from privacy.party_noise import PartyNoise
+    from privacy.noise.parties import PartyNoise
 
 RING_BITS = 64
 SIGNED_LIMIT = 1 << (RING_BITS - 1)  # what a value stays below, or it comes out negative
@@ -56,7 +56,7 @@ class Aggregate(ABC):
             PeerLost: a peer or the dealer is dead or stalled.
             TooFewContributors: fewer than the aggregate can take.
         """
-        from privacy import crypten_party
+        from privacy.secure_sums.mpc.crypten import party as crypten_party
 
         assert shares_CL.dtype == torch.int64
         with crypten_party.computing():

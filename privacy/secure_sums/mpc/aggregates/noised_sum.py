@@ -1,19 +1,19 @@
 """`noised_sum`: the sum, with noise on the update that each party adds a share of before it is opened.
 
 Nobody ever holds the sum without noise. It is linear, so it needs no dealer, and costs what the sum costs. The weight
-carries no noise: under zero-out who took part is no secret. What it costs in privacy says `privacy.party_dp`, the
-mechanism beside it, which clips.
+carries no noise: under zero-out who took part is no secret. `privacy.mechanisms.party_dp`, the mechanism beside it,
+clips and says what the noise costs in privacy.
 """
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from privacy.discrete_noise import skellam
-from privacy.mpc_contract import Aggregate, decoded, require_range, require_updates
-from privacy.party_noise import PartyNoise
+from privacy.noise.parties import PartyNoise
+from privacy.noise.samplers import skellam
 from privacy.randomness import Randomness
-from privacy.vectors import VectorSpec
+from privacy.secure_sums.mpc.aggregates.contract import Aggregate, decoded, require_range, require_updates
+from privacy.secure_sums.vectors import VectorSpec
 
 
 class NoisedSum(Aggregate):
@@ -46,7 +46,7 @@ class NoisedSum(Aggregate):
         require_range(spec, fractional_bits, noise.reach)
 
     def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:
-        from privacy import mpc_circuits as mpc
+        from privacy.secure_sums.mpc import bit_circuits as mpc
 
         noise = self.noise(mpc.parties(), fractional_bits)
         share_L = shares_CL.sum(0)

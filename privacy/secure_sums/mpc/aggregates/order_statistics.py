@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from privacy.checks import positive
 from privacy.errors import ConfigError, TooFewContributors
-from privacy.mpc_contract import Aggregate, blocks, decoded, require_range, require_updates
-from privacy.mpc_sorting import middle
-from privacy.parameters import positive
 from privacy.randomness import Randomness
-from privacy.vectors import VectorSpec
+from privacy.secure_sums.mpc.aggregates.contract import Aggregate, blocks, decoded, require_range, require_updates
+from privacy.secure_sums.mpc.aggregates.sorting_network import middle
+from privacy.secure_sums.vectors import VectorSpec
 
 
 class _Middle(Aggregate):
@@ -58,7 +58,7 @@ class _Middle(Aggregate):
 
 def _middle_sum(shares_CN: torch.Tensor, trim: int) -> torch.Tensor:
     """The sum over the middle ranks of each coordinate, opened, shape (N,)."""
-    from privacy import mpc_circuits as mpc
+    from privacy.secure_sums.mpc import bit_circuits as mpc
 
     contributors, length = shares_CN.shape
     bits_CN = mpc.masked(mpc.padded(shares_CN)).bits()

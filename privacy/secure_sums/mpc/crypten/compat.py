@@ -1,8 +1,8 @@
-"""CrypTen, made importable: `from privacy.crypten_compat import crypten`, and from nowhere else.
+"""CrypTen, made importable: `from privacy.secure_sums.mpc.crypten.compat import crypten`, and from nowhere else.
 
 CrypTen 0.4.1 (`crypten/nn/onnx_converter.py`) imports `torch.onnx._internal.registration`, which torch 2.9 moved
 into its package `torchscript_exporter`. The module takes its old name again before CrypTen asks for it.
-`tests/privacy/test_crypten_compat.py` fails on the day that CrypTen imports without this.
+`tests/privacy/secure_sums/mpc/crypten/test_compat.py` fails on the day that CrypTen imports without this.
 """
 
 import importlib

@@ -16,10 +16,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from privacy.crypten_compat import ArithmeticSharedTensor, BinarySharedTensor, TTPServer, crypten, ttp_provider
-from privacy.crypten_streams import Stream, generate_kbit_random_tensor, generate_random_ring_element
 from privacy.errors import PeerLost
-from privacy.peers import reason
+from privacy.secure_sums.meeting import reason
+from privacy.secure_sums.mpc.crypten.compat import (
+    ArithmeticSharedTensor,
+    BinarySharedTensor,
+    TTPServer,
+    crypten,
+    ttp_provider,
+)
+from privacy.secure_sums.mpc.crypten.streams import Stream, generate_kbit_random_tensor, generate_random_ring_element
 
 IDLE = timedelta(days=365)  # between rounds nothing is asked; a party that dies meanwhile closes the connection
 SPENT = "spent"

@@ -22,12 +22,17 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from privacy.crypten_compat import ArithmeticSharedTensor, DistributedCommunicator, crypten, ttp_provider
-from privacy.crypten_dealer import Client, Dealer, Meter, Spent
-from privacy.crypten_streams import draw_from_streams, install, link, pair_key_of
 from privacy.errors import ConfigError, PeerLost, RuntimeFailure
-from privacy.peers import Meeting, reason
 from privacy.randomness import OsRandomness, Randomness
+from privacy.secure_sums.meeting import Meeting, reason
+from privacy.secure_sums.mpc.crypten.compat import (
+    ArithmeticSharedTensor,
+    DistributedCommunicator,
+    crypten,
+    ttp_provider,
+)
+from privacy.secure_sums.mpc.crypten.dealer import Client, Dealer, Meter, Spent
+from privacy.secure_sums.mpc.crypten.streams import draw_from_streams, install, link, pair_key_of
 
 PROBES = 8  # words that are opened to see whether all agree
 

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from privacy.crypten_compat import CUDALongTensor, crypten, tfp_provider, ttp_provider
 from privacy.errors import ConfigError
 from privacy.randomness import KEY_BYTES, Randomness
 from privacy.sealing import mac, uniform
+from privacy.secure_sums.mpc.crypten.compat import CUDALongTensor, crypten, tfp_provider, ttp_provider
 
 WORD_BITS = 64
 USERS = (  # modules of CrypTen that hold the two functions by name

@@ -11,16 +11,16 @@ from privacy.errors import (
     PrivacyRefusal,
     ProtocolError,
 )
-from privacy.fixed_point import FixedPoint
-from privacy.he import BfvSum, CkksSum, PadSum
-from privacy.he_keys import SECRET
-from privacy.he_seal import ring
-from privacy.opened_sum import _mask_key, _mask_seed
-from privacy.secure_sum import Exchange, Party, Records, SecureSum
-from privacy.vectors import Address, Vector, VectorSpec
-from tests.privacy.contract import vectors
-from tests.privacy.harness import MemoryStore, Round, identity_of, spec_of
-from tests.privacy.he_setups import generator
+from privacy.secure_sums.contract import Exchange, Party, Records, SecureSum
+from privacy.secure_sums.fixed_point import FixedPoint
+from privacy.secure_sums.he.key_delivery import SECRET
+from privacy.secure_sums.he.protocol import _mask_key, _mask_seed
+from privacy.secure_sums.he.ring import ring
+from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
+from privacy.secure_sums.vectors import Address, Vector, VectorSpec
+from privacy.testing.contract import vectors
+from privacy.testing.harness import MemoryStore, Round, identity_of, spec_of
+from tests.privacy.secure_sums.he.setups import generator
 
 HOLDERS = ["keyholder", "clients"]
 SUMS = [PadSum, BfvSum, CkksSum]

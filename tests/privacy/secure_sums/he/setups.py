@@ -5,12 +5,12 @@ from functools import cache
 
 import numpy as np
 
-from privacy.he_bfv import Bfv
-from privacy.he_cipher import CiphertextSum, DecryptionKey, EncryptionKey, Keys, generate_keys
-from privacy.he_ckks import Ckks
-from privacy.he_parameters import named
-from privacy.he_wire import Residues
 from privacy.randomness import SeededRandomness
+from privacy.secure_sums.he.bfv import Bfv
+from privacy.secure_sums.he.ciphers import CiphertextSum, DecryptionKey, EncryptionKey, Keys, generate_keys
+from privacy.secure_sums.he.ckks import Ckks
+from privacy.secure_sums.he.parameters import named
+from privacy.secure_sums.he.seal_files import Residues
 
 
 @dataclass(frozen=True)

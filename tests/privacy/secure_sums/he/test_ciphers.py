@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from privacy.errors import ConfigError, MalformedContribution
-from privacy.he_cipher import CiphertextSum, DecryptionKey, EncryptionKey, generate_keys, residues
-from privacy.he_parameters import HeParameters
-from privacy.he_seal import add_mod, plain_modulus, ring, subtract_mod
-from privacy.he_wire import Raw
-from tests.privacy.he_setups import added, bfv, chi_square_ratio, ckks, generator, integers, reals, uploads
+from privacy.secure_sums.he.ciphers import CiphertextSum, DecryptionKey, EncryptionKey, generate_keys, residues
+from privacy.secure_sums.he.parameters import HeParameters
+from privacy.secure_sums.he.ring import add_mod, plain_modulus, ring, subtract_mod
+from privacy.secure_sums.he.seal_files import Raw
+from tests.privacy.secure_sums.he.setups import added, bfv, chi_square_ratio, ckks, generator, integers, reals, uploads
 
 LENGTH = 5000  # two ciphertexts of lean CKKS, one of BFV
 

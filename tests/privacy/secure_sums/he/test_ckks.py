@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import ConfigError, MalformedContribution
-from privacy.he_ckks import Ckks, Flooding
-from privacy.he_parameters import HeParameters, named
-from privacy.he_seal import ring
-from tests.privacy.he_setups import (
+from privacy.secure_sums.he.ckks import Ckks, Flooding
+from privacy.secure_sums.he.parameters import HeParameters, named
+from privacy.secure_sums.he.ring import ring
+from tests.privacy.secure_sums.he.setups import (
     Setup,
     added,
     chi_square_ratio,

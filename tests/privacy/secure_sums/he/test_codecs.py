@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import MalformedContribution
-from privacy.he import BfvSum, CkksSum, PadSum
-from privacy.he_cipher import generate_keys
-from privacy.masked_sums import pad_scheme, sum_of_masks
-from privacy.packing import pack_words, unpack_words, word_bits
-from privacy.secure_sum import PlainSum
-from privacy.vectors import VectorSpec
-from tests.privacy.harness import Round, residue_spec, spec_of
-from tests.privacy.he_setups import chi_square_ratio, generator, mask_key
-from tests.privacy.test_distributed_dp import PLAN, client_job, settled, updates_of
+from privacy.secure_sums.he.ciphers import generate_keys
+from privacy.secure_sums.he.codecs import pad_scheme, sum_of_masks
+from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
+from privacy.secure_sums.packing import pack_words, unpack_words, word_bits
+from privacy.secure_sums.plain import PlainSum
+from privacy.secure_sums.vectors import VectorSpec
+from privacy.testing.harness import Round, residue_spec, spec_of
+from tests.privacy.mechanisms.test_distributed_dp import PLAN, client_job, settled, updates_of
+from tests.privacy.secure_sums.he.setups import chi_square_ratio, generator, mask_key
 
 EVERY_WIDTH = st.integers(1, 64)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from privacy.errors import MalformedContribution
-from privacy.he_cipher import CiphertextSum
-from tests.privacy.he_setups import Setup, bfv, ckks, generator, integers, reals, uploads
+from privacy.secure_sums.he.ciphers import CiphertextSum
+from tests.privacy.secure_sums.he.setups import Setup, bfv, ckks, generator, integers, reals, uploads
 
 LENGTH = 300
 

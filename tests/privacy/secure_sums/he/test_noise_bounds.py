@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from tenseal import sealapi
 
+from experiments.attacks.ckks_key import coefficients
 from privacy.errors import ConfigError, MalformedContribution
-from privacy.he_attack import coefficients
-from privacy.he_bfv import Bfv
-from privacy.he_ckks import Ckks
-from privacy.he_noise import bfv_failure_log2, bfv_margin, check_bfv, noise_variance
-from privacy.he_parameters import HeParameters
-from privacy.he_seal import ring
-from privacy.he_wire import ciphertext_layout, save
-from tests.privacy.he_setups import Setup, added, generator, integers, uploads, with_keys
+from privacy.secure_sums.he.bfv import Bfv
+from privacy.secure_sums.he.ckks import Ckks
+from privacy.secure_sums.he.noise_bounds import bfv_failure_log2, bfv_margin, check_bfv, noise_variance
+from privacy.secure_sums.he.parameters import HeParameters
+from privacy.secure_sums.he.ring import ring
+from privacy.secure_sums.he.seal_files import ciphertext_layout, save
+from tests.privacy.secure_sums.he.setups import Setup, added, generator, integers, uploads, with_keys
 
 DEGREE = 4096
 

@@ -12,15 +12,14 @@ from privacy.errors import (
     ProtocolError,
     TooFewContributors,
 )
-from privacy.he import BfvSum, CkksSum, PadSum
-from privacy.he_keys import PUBLIC, SECRET
-from privacy.opened_sum import _mask_key
-from privacy.packing import unpack_words
-from privacy.secure_sum import PlainSum
-from tests.privacy.contract import vectors
-from tests.privacy.harness import Round, spec_of
-from tests.privacy.he_setups import chi_square_ratio
-from tests.privacy.opened_rounds import (
+from privacy.secure_sums.he.key_delivery import PUBLIC, SECRET
+from privacy.secure_sums.he.protocol import _mask_key
+from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
+from privacy.secure_sums.packing import unpack_words
+from privacy.secure_sums.plain import PlainSum
+from privacy.testing.contract import vectors
+from privacy.testing.harness import Round, spec_of
+from tests.privacy.secure_sums.he.opened_rounds import (
     ALL,
     BOUND,
     COUNT,
@@ -39,6 +38,7 @@ from tests.privacy.opened_rounds import (
     secrets_of,
     windows,
 )
+from tests.privacy.secure_sums.he.setups import chi_square_ratio
 
 
 @pytest.mark.parametrize("made", SUMS)

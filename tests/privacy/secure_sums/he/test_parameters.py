@@ -2,7 +2,7 @@ import pytest
 from tenseal import sealapi
 
 from privacy.errors import ConfigError
-from privacy.he_parameters import NAMES, SECURITY_BITS, HeParameters, named
+from privacy.secure_sums.he.parameters import NAMES, SECURITY_BITS, HeParameters, named
 
 
 def test_the_table_is_the_one_that_seal_holds():

@@ -13,13 +13,12 @@ from privacy.errors import (
     TooFewContributors,
     UnknownSender,
 )
-from privacy.fixed_point import FixedPoint
-from privacy.he import BfvSum, CkksSum, PadSum
-from privacy.secure_sum import Records
-from privacy.vectors import Address, Vector
-from tests.privacy.contract import SecureSumContract
-from tests.privacy.he_setups import chi_square_ratio
-from tests.privacy.opened_rounds import (
+from privacy.secure_sums.contract import Records
+from privacy.secure_sums.fixed_point import FixedPoint
+from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
+from privacy.secure_sums.vectors import Address, Vector
+from privacy.testing.contract import SecureSumContract
+from tests.privacy.secure_sums.he.opened_rounds import (
     ALL,
     BOUND,
     HOLDERS,
@@ -31,6 +30,7 @@ from tests.privacy.opened_rounds import (
     opened,
     recorded,
 )
+from tests.privacy.secure_sums.he.setups import chi_square_ratio
 
 
 class TestPad(SecureSumContract):

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tenseal import sealapi
 
 from privacy.errors import MalformedContribution
-from privacy.he_seal import ring
-from privacy.he_wire import Raw, load, packed_bits, save
-from privacy.packing import pack, unpack
-from tests.privacy.he_setups import ckks, generator
+from privacy.secure_sums.he.ring import ring
+from privacy.secure_sums.he.seal_files import Raw, load, packed_bits, save
+from privacy.secure_sums.packing import pack, unpack
+from tests.privacy.secure_sums.he.setups import ckks, generator
 
 HEADER_BYTES = 16
 

@@ -8,14 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import BadSignature, ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError
-from privacy.he import BfvSum, CkksSum
-from privacy.secure_sum import Exchange
-from privacy.selective import Selection, at_random, most_sensitive
-from privacy.selective_sum import POSITIONS
-from privacy.vectors import Vector
-from tests.privacy.contract import SecureSumContract, assert_sum, vectors
-from tests.privacy.harness import Round, residue_spec, spec_of
-from tests.privacy.opened_rounds import BOUND, COUNT, LENGTH, Recorded, on_the_wire, plaintexts, recorded, windows
+from privacy.secure_sums.contract import Exchange
+from privacy.secure_sums.he.selection import Selection, at_random, most_sensitive
+from privacy.secure_sums.he.selective_protocol import POSITIONS
+from privacy.secure_sums.he.sums import BfvSum, CkksSum
+from privacy.secure_sums.vectors import Vector
+from privacy.testing.contract import SecureSumContract, assert_sum, vectors
+from privacy.testing.harness import Round, residue_spec, spec_of
+from tests.privacy.secure_sums.he.opened_rounds import (
+    BOUND,
+    COUNT,
+    LENGTH,
+    Recorded,
+    on_the_wire,
+    plaintexts,
+    recorded,
+    windows,
+)
 
 HOLDERS = ["keyholder", "clients"]
 

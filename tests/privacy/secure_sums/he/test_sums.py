@@ -8,11 +8,11 @@ from privacy.errors import (
     ConfigError,
     PrivacyRefusal,
 )
-from privacy.he import BfvSum, CkksSum, PadSum
-from privacy.vectors import Segment, VectorSpec
-from tests.privacy.contract import assert_sum, vectors
-from tests.privacy.harness import Round, spec_of
-from tests.privacy.opened_rounds import BOUND, HOLDERS, LENGTH, SUMS, numbers, recorded
+from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
+from privacy.secure_sums.vectors import Segment, VectorSpec
+from privacy.testing.contract import assert_sum, vectors
+from privacy.testing.harness import Round, spec_of
+from tests.privacy.secure_sums.he.opened_rounds import BOUND, HOLDERS, LENGTH, SUMS, numbers, recorded
 
 
 @pytest.mark.parametrize(

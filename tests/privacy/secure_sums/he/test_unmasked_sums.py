@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from experiments.attacks.ckks_key import recover_key, secret_coefficients
 from privacy.errors import ConfigError, PrivacyRefusal, ProtocolError, TooFewContributors
-from privacy.he import BfvSum, CkksSum
-from privacy.he_attack import recover_key, secret_coefficients
-from privacy.he_keys import PUBLIC, SECRET
-from privacy.secure_sum import SecureSum
-from tests.privacy.contract import SecureSumContract, vectors
-from tests.privacy.harness import Round, spec_of
-from tests.privacy.opened_rounds import BOUND, COUNT, LENGTH, Recorded, numbers, recorded
+from privacy.secure_sums.contract import SecureSum
+from privacy.secure_sums.he.key_delivery import PUBLIC, SECRET
+from privacy.secure_sums.he.sums import BfvSum, CkksSum
+from privacy.testing.contract import SecureSumContract, vectors
+from privacy.testing.harness import Round, spec_of
+from tests.privacy.secure_sums.he.opened_rounds import BOUND, COUNT, LENGTH, Recorded, numbers, recorded
 
 HOLDERS = ["keyholder", "clients"]
 FULL = 4095  # values of one ciphertext, the reserved one apart

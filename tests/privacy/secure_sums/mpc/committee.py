@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from privacy.mpc_contract import Aggregate
-from privacy.peers import Meeting
 from privacy.randomness import SeededRandomness
+from privacy.secure_sums.meeting import Meeting
+from privacy.secure_sums.mpc.aggregates.contract import Aggregate
 
 TIMEOUT_S = 60.0
 PATIENCE_S = 120.0
@@ -134,14 +134,14 @@ def shared(contributions: np.ndarray, parties: int) -> list[np.ndarray]:
 
 def reveal(aggregate: Aggregate, shares: np.ndarray, fractional_bits: int, call: int) -> np.ndarray:
     """In a party."""
-    from privacy.crypten_compat import crypten
+    from privacy.secure_sums.mpc.crypten.compat import crypten
 
     own = SeededRandomness("reveal", call, crypten.communicator.get().get_rank())
     return aggregate.reveal(torch.from_numpy(shares), fractional_bits, own)
 
 
 def _party(rank: int, meeting: Meeting, private: Path, keys: dict[int, bytes], pipe: Any) -> None:
-    from privacy import crypten_party
+    from privacy.secure_sums.mpc.crypten import party as crypten_party
 
     torch.set_num_threads(1)
     warnings.simplefilter("error")
@@ -165,7 +165,7 @@ def _answer(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
 
 
 def _dealer(rank: int, meeting: Meeting, private: Path, keys: dict[int, bytes], pipe: Any) -> None:
-    from privacy import crypten_party
+    from privacy.secure_sums.mpc.crypten import party as crypten_party
 
     torch.set_num_threads(1)
     warnings.simplefilter("error")

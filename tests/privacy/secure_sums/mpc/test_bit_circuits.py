@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.privacy.committee import Committee, shared
+from tests.privacy.secure_sums.mpc.committee import Committee, shared
 
 EDGES = [-(2**63), 2**63 - 1, -(2**63) + 1, 0, 1, -1, 2, -2, 2**32, -(2**32), 2**31 - 1, 0x5555_5555_5555_5555]
 words = st.one_of(st.sampled_from(EDGES), st.integers(-(2**63), 2**63 - 1), st.integers(-9, 9))
@@ -25,8 +25,8 @@ def shared_by_xor(values: np.ndarray, parties: int) -> list[np.ndarray]:
 
 def circuit(name, shares, *arguments):
     """In a party: a circuit of the module, and what comes out opened."""
-    from privacy import crypten_party
-    from privacy import mpc_circuits as mpc
+    from privacy.secure_sums.mpc import bit_circuits as mpc
+    from privacy.secure_sums.mpc.crypten import party as crypten_party
 
     with crypten_party.computing():
         share = mpc.padded(torch.from_numpy(shares))

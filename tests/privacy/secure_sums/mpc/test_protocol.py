@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from privacy.crypten_mpc import CryptenSum
 from privacy.errors import (
     BadSignature,
     ConfigError,
@@ -19,13 +18,14 @@ from privacy.errors import (
     RuntimeFailure,
     TooFewContributors,
 )
-from privacy.mpc_agreement import SIGNATURE_BYTES, Manifest, manifest_bytes
-from privacy.peers import Peers
-from privacy.secure_sum import Exchange, Party, Records
-from privacy.vectors import Address, VectorSpec
-from tests.privacy import party_threads
-from tests.privacy.contract import SecureSumContract, assert_sum, vectors
-from tests.privacy.harness import UPDATE_BOUND, MemoryStore, Round, identity_of, spec_of
+from privacy.secure_sums.contract import Exchange, Party, Records
+from privacy.secure_sums.meeting import Peers
+from privacy.secure_sums.mpc.agreement import SIGNATURE_BYTES, Manifest, manifest_bytes
+from privacy.secure_sums.mpc.protocol import CryptenSum
+from privacy.secure_sums.vectors import Address, VectorSpec
+from privacy.testing import party_threads
+from privacy.testing.contract import SecureSumContract, assert_sum, vectors
+from privacy.testing.harness import UPDATE_BOUND, MemoryStore, Round, identity_of, spec_of
 
 COUNT = 4
 LENGTH = 30
@@ -185,7 +185,7 @@ def test_the_set_is_kept_before_anything_is_revealed(round_, monkeypatch):
     def gone(*_):
         raise RuntimeFailure("the power failed")
 
-    monkeypatch.setattr("privacy.crypten_mpc.revealed", gone)
+    monkeypatch.setattr("privacy.secure_sums.mpc.protocol.revealed", gone)
     assert all(isinstance(outcome, RuntimeFailure) for outcome in reveal(round_, round_.handed, remember).values())
     sizes = manifest_bytes(PARTIES)
     manifests = round_.handed["party/0"]["manifests"]
@@ -399,7 +399,7 @@ def nothing_revealed(round_, monkeypatch):
     def gone(*_):
         raise RuntimeFailure("a party is gone")
 
-    monkeypatch.setattr("privacy.crypten_mpc.revealed", gone)
+    monkeypatch.setattr("privacy.secure_sums.mpc.protocol.revealed", gone)
 
 
 @pytest.mark.usefixtures("nothing_revealed")

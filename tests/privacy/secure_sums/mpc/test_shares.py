@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from privacy.errors import ConfigError, MalformedContribution
-from privacy.mpc_shares import Ring
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness
 from privacy.sealing import uniform
-from privacy.vectors import Segment, VectorSpec
-from tests.privacy.harness import residue_spec, spec_of
+from privacy.secure_sums.mpc.shares import Ring
+from privacy.secure_sums.vectors import Segment, VectorSpec
+from privacy.testing.harness import residue_spec, spec_of
 
 KEY = "secure_sum"
 PARTIES = 3

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 
 from privacy.errors import FedveilError, PrivacyRefusal, ProtocolError
 from privacy.randomness import SeededRandomness
-from privacy.secagg import SecAggSum
-from privacy.secagg_graph import Plan
-from privacy.secure_sum import Exchange, Party, Records, Value
-from privacy.vectors import Address, VectorSpec
-from tests.privacy.contract import vectors
-from tests.privacy.harness import UPDATE_BOUND, MemoryStore, Round, spec_of, transported
+from privacy.secure_sums.contract import Exchange, Party, Records, Value
+from privacy.secure_sums.secagg.graph import Plan
+from privacy.secure_sums.secagg.protocol import SecAggSum
+from privacy.secure_sums.vectors import Address, VectorSpec
+from privacy.testing.contract import vectors
+from privacy.testing.harness import UPDATE_BOUND, MemoryStore, Round, spec_of, transported
 
 STAGES = ("advertise", "share_keys", "mask", "confirm", "unmask")
 Lie = Callable[[Address, Records], Records]

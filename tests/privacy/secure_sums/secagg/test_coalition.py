@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from privacy import secagg_masks
 from privacy.randomness import SeededRandomness
-from privacy.secagg import SecAggSum
-from privacy.secure_sum import Exchange, Records
-from privacy.shamir import SHARE_BYTES
-from privacy.vectors import Address, VectorSpec
-from tests.privacy.harness import residue_spec
-from tests.privacy.opened_rounds import windows
-from tests.privacy.secagg_rounds import STAGES, Lying, Sparse, addresses
+from privacy.secure_sums.contract import Exchange, Records
+from privacy.secure_sums.secagg import masks as secagg_masks
+from privacy.secure_sums.secagg.protocol import SecAggSum
+from privacy.secure_sums.secagg.shamir import SHARE_BYTES
+from privacy.secure_sums.vectors import Address, VectorSpec
+from privacy.testing.harness import residue_spec
+from tests.privacy.secure_sums.he.opened_rounds import windows
+from tests.privacy.secure_sums.secagg.rounds import STAGES, Lying, Sparse, addresses
 
 BITS = 2
 COUNT = 5
@@ -206,8 +206,8 @@ def test_another_sum_looks_otherwise():
 @pytest.mark.parametrize("size", [2, 3])
 def test_from_the_threshold_on_the_coalition_reads_an_update(size):
     """The limit is where it is said to be: with three of five it has both secrets of client/0."""
-    from privacy.secagg_keys import ClosedList, parts, private_key, public_of
-    from privacy.shamir import combine
+    from privacy.secure_sums.secagg.keys import ClosedList, parts, private_key, public_of
+    from privacy.secure_sums.secagg.shamir import combine
 
     inputs = {client: i % MODULUS for i, client in enumerate(addresses(COUNT), 3)}
     round_ = round_of(SecAggSum(COUNT), inputs, {}, {}, set())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import ConfigError, TooFewContributors
-from privacy.secagg_graph import SMALL, Bounds, Ring
+from privacy.secure_sums.secagg.graph import SMALL, Bounds, Ring
 
 C = "curious"
 M = "malicious"

@@ -15,14 +15,14 @@ from privacy.errors import (
     TooFewContributors,
     UnknownSender,
 )
-from privacy.secagg import SecAggSum
-from privacy.secagg_keys import SIGNATURE_BYTES, ClosedList, PrivateKeys, advertised, parts
-from privacy.secure_sum import Party, Records
-from privacy.shamir import SHARE_BYTES, combine
-from privacy.vectors import Address
-from tests.privacy.harness import UPDATE_BOUND
-from tests.privacy.opened_rounds import flipped
-from tests.privacy.secagg_rounds import STAGES, Lying, addresses, copied, made, ran, refusal, wider
+from privacy.secure_sums.contract import Party, Records
+from privacy.secure_sums.secagg.keys import SIGNATURE_BYTES, ClosedList, PrivateKeys, advertised, parts
+from privacy.secure_sums.secagg.protocol import SecAggSum
+from privacy.secure_sums.secagg.shamir import SHARE_BYTES, combine
+from privacy.secure_sums.vectors import Address
+from privacy.testing.harness import UPDATE_BOUND
+from tests.privacy.secure_sums.he.opened_rounds import flipped
+from tests.privacy.secure_sums.secagg.rounds import STAGES, Lying, addresses, copied, made, ran, refusal, wider
 
 VICTIM = "client/1"
 

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, TooFewContributors
-from privacy.secagg import SecAggSum
-from privacy.secagg_keys import PrivateKeys
-from tests.privacy.contract import SecureSumContract, assert_sum, vectors
-from tests.privacy.harness import UPDATE_BOUND, Round, identity_of, residue_spec, spec_of
-from tests.privacy.he_setups import chi_square_ratio
-from tests.privacy.opened_rounds import plaintexts, windows
-from tests.privacy.secagg_rounds import STAGES, Lying, Sparse, addresses, made, ran
+from privacy.secure_sums.secagg.keys import PrivateKeys
+from privacy.secure_sums.secagg.protocol import SecAggSum
+from privacy.testing.contract import SecureSumContract, assert_sum, vectors
+from privacy.testing.harness import UPDATE_BOUND, Round, identity_of, residue_spec, spec_of
+from tests.privacy.secure_sums.he.opened_rounds import plaintexts, windows
+from tests.privacy.secure_sums.he.setups import chi_square_ratio
+from tests.privacy.secure_sums.secagg.rounds import STAGES, Lying, Sparse, addresses, made, ran
 
 
 class TestSecAgg(SecureSumContract):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy.randomness import OsRandomness, Randomness
-from privacy.shamir import PRIME, combine, split
+from privacy.secure_sums.secagg.shamir import PRIME, combine, split
 
 SECRETS = st.one_of(
     st.sampled_from([0, 1, PRIME - 1]).map(lambda element: element.to_bytes(32, "big")),

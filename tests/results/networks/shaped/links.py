@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from results.network import Link, Profile
+from results.networks.links import Link, Profile
 
 HERE = Path(__file__).parent
 WIRE = 1514 / 1448  # bytes of an Ethernet frame for each that TCP carries in it: profiles count payload

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import ConfigError
-from privacy.mpc_aggregates import AGGREGATES, Sum, named
-from privacy.vectors import Segment, VectorSpec
-from tests.privacy.committee import shared
+from privacy.secure_sums.mpc.aggregates.by_name import AGGREGATES, Sum, named
+from privacy.secure_sums.vectors import Segment, VectorSpec
+from tests.privacy.secure_sums.mpc.committee import shared
 
 OPTIONS = {
     "sum": {},

@@ -11,19 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest, skellam
 
-from privacy import accounting, charges
+from privacy.accounting import charges
+from privacy.accounting import epsilon as accounting
+from privacy.accounting.ledger import Ledger
 from privacy.backend import PrivacyBackend
-from privacy.distributed_noise import skellam_epsilon
 from privacy.errors import ConfigError, PrivacyRefusal
-from privacy.ledger import Ledger
-from privacy.mechanism import ClientJob
-from privacy.mpc_aggregates import named
-from privacy.party_dp import PartyDp
-from privacy.party_noise import PartyNoise
+from privacy.mechanisms.contract import ClientJob
+from privacy.mechanisms.party_dp import PartyDp
+from privacy.noise.cost_of_integer_noise import skellam_epsilon
+from privacy.noise.parties import PartyNoise
 from privacy.randomness import SeededRandomness
-from privacy.secure_sum import PlainSum
-from privacy.vectors import Segment, VectorSpec
-from tests.privacy.plans import PLAN
+from privacy.secure_sums.mpc.aggregates.by_name import named
+from privacy.secure_sums.plain import PlainSum
+from privacy.secure_sums.vectors import Segment, VectorSpec
+from tests.privacy.mechanisms.plans import PLAN
 
 BITS = 16
 NOISE = PartyNoise(noise_multiplier=1.5, clip=0.5, colluders=1, parties=3, fractional_bits=BITS)

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import ConfigError
-from privacy.mpc_aggregates import named
-from privacy.mpc_norms import Grid, NormBounded, grid
-from privacy.vectors import Segment, VectorSpec
-from tests.privacy.committee import Committee
+from privacy.secure_sums.mpc.aggregates.by_name import named
+from privacy.secure_sums.mpc.aggregates.norm_bounded import Grid, NormBounded, grid
+from privacy.secure_sums.vectors import Segment, VectorSpec
+from tests.privacy.secure_sums.mpc.committee import Committee
 
 BITS = 16
 ONE = 1 << BITS

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import ConfigError, TooFewContributors
-from privacy.mpc_aggregates import named
-from privacy.mpc_contract import BYTES_PER_VALUE
-from privacy.vectors import Segment, VectorSpec
-from tests.privacy.committee import shared
+from privacy.secure_sums.mpc.aggregates.by_name import named
+from privacy.secure_sums.mpc.aggregates.contract import BYTES_PER_VALUE
+from privacy.secure_sums.vectors import Segment, VectorSpec
+from tests.privacy.secure_sums.mpc.committee import shared
 
 BITS = 16
 ONE = 1 << BITS

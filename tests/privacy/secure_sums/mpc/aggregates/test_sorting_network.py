@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from privacy.mpc_sorting import merge_exchange, middle
+from privacy.secure_sums.mpc.aggregates.sorting_network import merge_exchange, middle
 
 
 def zeros_and_ones(count: int) -> np.ndarray:

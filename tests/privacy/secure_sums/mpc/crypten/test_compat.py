@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
-from privacy.crypten_compat import OLD_NAME
+from privacy.secure_sums.mpc.crypten.compat import OLD_NAME
 
 A_SHARED_SUM = """
 import torch
-from privacy.crypten_compat import crypten
+from privacy.secure_sums.mpc.crypten.compat import crypten
 crypten.init()
 total = crypten.cryptensor(torch.tensor([1.0, -2.5])) + crypten.cryptensor(torch.tensor([0.25, 4.0]))
 print(total.get_plain_text().tolist())
@@ -28,6 +28,6 @@ def test_crypten_computes_through_the_shim() -> None:
 def test_the_shim_is_still_needed() -> None:
     done = run_fresh("import crypten")
     assert done.returncode != 0, (
-        "crypten imports by itself now: delete privacy/crypten_compat.py and this test, and import crypten directly"
+        "crypten imports by itself now: delete privacy/secure_sums/mpc/crypten/compat.py and this test"
     )
     assert f"No module named '{OLD_NAME}'" in done.stderr, f"crypten fails for another reason:\n{done.stderr}"

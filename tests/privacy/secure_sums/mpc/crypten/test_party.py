@@ -9,11 +9,11 @@ import psutil
 import pytest
 import torch
 
-from privacy.crypten_party import serve_dealer, start
 from privacy.errors import ConfigError, RuntimeFailure
-from privacy.mpc_aggregates import named
-from privacy.peers import Meeting
-from tests.privacy.committee import PATIENCE_S, Committee, pair_keys, shared
+from privacy.secure_sums.meeting import Meeting
+from privacy.secure_sums.mpc.aggregates.by_name import named
+from privacy.secure_sums.mpc.crypten.party import serve_dealer, start
+from tests.privacy.secure_sums.mpc.committee import PATIENCE_S, Committee, pair_keys, shared
 
 CONTRIBUTIONS = np.array([[1, -2, 3, 1], [40, 50, -60, 1]], np.int64)
 QUICK_S = 8.0
@@ -22,12 +22,13 @@ QUICK_S = 8.0
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch):
     """Other tests let this process be a party."""
-    monkeypatch.setattr("privacy.crypten_party._meter", None)
+    monkeypatch.setattr("privacy.secure_sums.mpc.crypten.party._meter", None)
 
 
 def multiplied(shares):
     """Products of every kind, in a party."""
-    from privacy import crypten_party, mpc_circuits
+    from privacy.secure_sums.mpc import bit_circuits as mpc_circuits
+    from privacy.secure_sums.mpc.crypten import party as crypten_party
 
     with crypten_party.computing():
         share = torch.from_numpy(shares)
@@ -38,20 +39,21 @@ def multiplied(shares):
 
 
 def opened(shares):
-    from privacy import crypten_party, mpc_circuits
+    from privacy.secure_sums.mpc import bit_circuits as mpc_circuits
+    from privacy.secure_sums.mpc.crypten import party as crypten_party
 
     with crypten_party.computing():
         return mpc_circuits.opened(torch.from_numpy(shares)).numpy()
 
 
 def zero_share(size):
-    from privacy.crypten_compat import ArithmeticSharedTensor
+    from privacy.secure_sums.mpc.crypten.compat import ArithmeticSharedTensor
 
     return ArithmeticSharedTensor.PRZS((size,)).share.numpy()
 
 
 def spent_on(shares):
-    from privacy import crypten_party
+    from privacy.secure_sums.mpc.crypten import party as crypten_party
 
     crypten_party.spent()
     opened(shares)
@@ -60,7 +62,7 @@ def spent_on(shares):
 
 def dealer_spent_on(shares, rank):
     """What the dealer used for products of every kind, as party 0 is told."""
-    from privacy import crypten_party
+    from privacy.secure_sums.mpc.crypten import party as crypten_party
 
     if rank != 0:
         return multiplied(shares) and None

@@ -13,13 +13,13 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from scipy.stats import chisquare
 
-from privacy import crypten_streams
-from privacy.crypten_compat import ArithmeticSharedTensor, BinarySharedTensor, crypten
-from privacy.crypten_dealer import Dealer
-from privacy.crypten_streams import Stream, draw_from_streams, install, link
 from privacy.errors import ConfigError
 from privacy.randomness import OsRandomness
-from tests.privacy.committee import pair_keys
+from privacy.secure_sums.mpc.crypten import streams as crypten_streams
+from privacy.secure_sums.mpc.crypten.compat import ArithmeticSharedTensor, BinarySharedTensor, crypten
+from privacy.secure_sums.mpc.crypten.dealer import Dealer
+from privacy.secure_sums.mpc.crypten.streams import Stream, draw_from_streams, install, link
+from tests.privacy.secure_sums.mpc.committee import pair_keys
 
 NONCES = bytes(range(96))
 SIZE = (3, 5)

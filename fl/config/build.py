@@ -1,0 +1,34 @@
+"""Objects made from the nodes of a configuration that name a class (`_target_`)."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from privacy.errors import ConfigError, FedveilError
+
+Built = TypeVar("Built")
+
+
+def build(kind: type[Built], key: str, node: Any, **arguments: Any) -> Built:
+    """Instantiate the object of a kind that a configuration node describes.
+
+    Raises:
+        ConfigError: the node names nothing that can be built with its values, or something of another kind.
+    """
+    if not isinstance(node, Mapping):
+        raise ConfigError.of(key, node, "must be a group of keys, with a _target_ among them")
+    described = ", ".join(f"{name}={value}" for name, value in node.items())
+    if "_target_" not in node:
+        raise ConfigError(f"{key} ({described}): needs a _target_, the dotted name of a class")
+    try:
+        built = instantiate(node, **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, FedveilError):
+            raise cause from None
+        raise ConfigError(f"{key} ({described}): {' '.join(str(cause or error).split())}") from error
+    if not isinstance(built, kind):
+        raise ConfigError(f"{key} ({described}): must be a {kind.__module__}.{kind.__qualname__}")
+    return built

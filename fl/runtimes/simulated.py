@@ -1,0 +1,36 @@
+"""The apps of the runtimes that simulate: a ClientApp that answers, and a ServerApp in this process."""
+
+from collections.abc import Callable, Mapping
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fl.node import reply
+from fl.runtimes.committee import attended
+from fl.server import Errand, serve
+from fl.workspace import Workspace
+from privacy.secure_sums.vectors import Address
+
+client_app = ClientApp()
+
+
+@client_app.train()
+def participate(message: Message, context: Context) -> Message:
+    """Answer one stage of the protocol."""
+    return reply(message, context)
+
+
+Locate = Callable[[Grid, Workspace], Mapping[Address, int]]
+
+
+def server_app_of(work: Workspace, locate: Locate, errand: Errand) -> ServerApp:
+    """A ServerApp for the runtimes that run it in this process, with the processes of other roles beside it."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, _context: Context) -> None:
+        with attended(work, grid) as (wider, parties):
+            serve(work, wider, {**locate(wider, work), **parties}, errand)
+
+    return app

@@ -1,0 +1,71 @@
+"""Clipping of whole updates, and the checks that every client-level mechanism makes.
+
+Shapes: D is the number of values of the model.
+"""
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from dp_accounting import DpEvent, SelfComposedDpEvent
+
+from privacy.accounting import calibration
+from privacy.errors import ConfigError, PrivacyRefusal
+from privacy.mechanisms.contract import Plan
+from privacy.noise.integer_encoding import clip_l2
+
+log = logging.getLogger("fedveil")
+
+
+def clip_to(update_D: torch.Tensor, bound: float) -> tuple[torch.Tensor, float]:
+    """The update scaled to an L2 norm of at most `bound`, and the norm that it had; a zero update stays zero.
+
+    Raises:
+        NonFiniteContribution: NaN or infinity, which no scaling mends.
+    """
+    host_D = update_D.cpu().numpy()
+    clipped_D = clip_l2(host_D, bound)
+    norm = float(np.linalg.norm(host_D.astype(np.float64)))  # in float32 the square of 1e20 is infinite
+    return (update_D if clipped_D is host_D else torch.from_numpy(clipped_D).to(update_D.device)), norm
+
+
+def clip_within(update_D: torch.Tensor, clip: float, rounding: float) -> tuple[torch.Tensor, float]:
+    """As `clip_to`, with room for what the secure sum's rounding may add: the sum's sensitivity is `clip`.
+
+    Raises:
+        PrivacyRefusal: rounding alone takes more than half of it.
+        NonFiniteContribution: NaN or infinity.
+    """
+    if 2 * rounding > clip:
+        raise PrivacyRefusal(
+            f"the secure sum may move an update by {rounding:.3g}, over half the clip of {clip:.3g}: "
+            "raise secure_sum.value_bits, or lower secure_sum.bound"
+        )
+    return clip_to(update_D, clip - rounding)
+
+
+def require_uniform(mechanism: str, plan: Plan) -> None:
+    """Weights would let one client count more than the clip allows.
+
+    Raises:
+        ConfigError: weights by examples; delta too large for the number of clients.
+    """
+    if not plan.uniform_weights:
+        raise ConfigError.of("training.weighting", "examples", f"{mechanism} needs training.weighting=uniform")
+    if plan.delta >= 1 / plan.clients:
+        raise ConfigError.of("delta", plan.delta, f"must be below 1/clients = {1 / plan.clients:.2g}")
+
+
+def solve(
+    mechanism: str, plan: Plan, target_epsilon: float, event_of: Callable[[float], DpEvent], relation: str
+) -> float:
+    """The noise multiplier at which the client that takes part most often pays the target."""
+    times = max(plan.participations)
+
+    def run_of(sigma: float) -> DpEvent:
+        return SelfComposedDpEvent(event_of(sigma), times)
+
+    sigma = calibration.solve_noise_multiplier(run_of, target_epsilon, plan.delta, plan.accountant, relation)
+    log.info("%s: noise_multiplier=%.4f for epsilon=%g", mechanism, sigma, target_epsilon)
+    return sigma

@@ -1,0 +1,57 @@
+"""`fedveil table`: one row a configuration, with its overheads against the paired plain run."""
+
+import argparse
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from privacy.errors import ConfigError
+from results.index import collect_under
+from results.networks.links import load
+from results.output import Parser, add_columns, add_output, add_runs, deliver, split
+from results.table import phases, table
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the table of the runs named in `argv`, or write it to a file; returns the exit status.
+
+    Raises:
+        ConfigError: an unknown option or column, a folder without runs, a file that cannot be written.
+    """
+    options = _parser().parse_args(argv)
+    columns = None if options.columns is None else split(options.columns)
+    networks = [load(name) for name in split(options.network)]
+    if networks and options.breakdown:
+        raise ConfigError.of("--network", options.network, "models whole rounds; leave --breakdown out")
+    with _uncollected():
+        runs = collect_under(options.runs)
+        sheet = phases(runs, columns) if options.breakdown else table(runs, columns, networks)
+    if options.plot is not None:
+        from results.plots.overview import overview  # which takes its rows from here
+
+        overview(runs, options.plot)
+    deliver(sheet, options.format, options.out)
+    return 0
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Millions of objects and no cycle among them: the garbage collector would go over them for a tenth of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="fedveil table", description=f"{__doc__}", allow_abbrev=False)
+    add_runs(parser)
+    add_output(parser)
+    add_columns(parser)
+    parser.add_argument("--breakdown", action="store_true", help="seconds and bytes by party and phase, a line each")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy and phases too: .png, .pdf or .svg")
+    return parser
