@@ -38,10 +38,11 @@ from fl.transport import (
     unpack,
 )
 from fl.workspace import Workspace, workspace
+from privacy.addresses import Address, client_address, is_client
 from privacy.errors import ConfigError, FedveilError, ProtocolError
 from privacy.secure_sums.contract import Credentials, Value
 from privacy.secure_sums.relayed_roster import STAGES
-from privacy.secure_sums.vectors import Address, Vector
+from privacy.secure_sums.vectors import Vector
 
 log = logging.getLogger("fedveil")
 
@@ -136,8 +137,8 @@ def own_address(asked: Address, context: Context) -> Address:
     """
     own = context.node_config.get(ROLE)
     if own is None and _stands_alone(context):
-        own = f"client/{context.node_config[PARTITION]}"
-    if asked != (own or asked) or (own is None and not asked.startswith("client/")):
+        own = client_address(int(context.node_config[PARTITION]))
+    if asked != (own or asked) or (own is None and not is_client(asked)):
         raise ProtocolError(f"a message for {asked} came to {own or 'a client'}")
     return asked
 

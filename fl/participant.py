@@ -17,12 +17,13 @@ from fl.training import local as training
 from fl.training.generators import seed_generators
 from fl.training.sensitivity import sensitivity
 from fl.workspace import Workspace
+from privacy.addresses import Address, client_index, is_client
 from privacy.errors import MalformedContribution, ProtocolError
 from privacy.mechanisms.contract import ClientJob
 from privacy.randomness import OsRandomness
 from privacy.secure_sums.contract import Credentials, Party, Records, Value
 from privacy.secure_sums.signed_replies import signed
-from privacy.secure_sums.vectors import Address, Vector
+from privacy.secure_sums.vectors import Vector
 from privacy.spans import Recorder, recording, span
 from privacy.witness.examine import Upload, allowance, examine
 from results.rows import WITNESS
@@ -45,14 +46,6 @@ class Request:
     state: Mapping[str, float] = field(default_factory=dict)  # what the mechanisms' server halves tell this round
 
 
-def client_index(address: Address) -> int:
-    """The client of an address such as `client/3`."""
-    role, _, index = address.partition("/")
-    if role != "client" or not index.isdecimal():
-        raise ProtocolError(f"{address} is no client")
-    return int(index)
-
-
 def answer(
     work: Workspace,
     request: Request,
@@ -67,7 +60,7 @@ def answer(
     Raises:
         FedveilError: whatever makes an answer impossible; nothing is sent then.
     """
-    if request.address.startswith("client/"):
+    if is_client(request.address):
         drop_out(client_index(request.address), request.round, request.stage, work.config.faults, work.config.seed)
     elif credentials is not None:
         killed(request.address, request.round, work.config.faults, credentials.store.claim)

@@ -9,11 +9,12 @@ from typing import TypeVar
 
 from fl.metering import Meter
 from fl.transport import Attempt, Transport, require_intact, unpack
+from privacy.addresses import Address, is_client
 from privacy.errors import PrivacyRefusal, ProtocolError
 from privacy.sealing import Roster
 from privacy.secure_sums.contract import Exchange, Records
 from privacy.secure_sums.signed_replies import reply_header, verified
-from privacy.secure_sums.vectors import Address, Vector
+from privacy.secure_sums.vectors import Vector
 from privacy.spans import span
 
 T = TypeVar("T")
@@ -86,6 +87,6 @@ def _with_reasons(transport: Transport, last: Exchange | None) -> Iterator[None]
         missing = sorted(transport.dropped.items(), key=lambda dropped: dropped[0] not in asked)
         if not missing:
             raise
-        told = [one for one in missing if not one[0].startswith("client/")] or missing[:1]
+        told = [one for one in missing if not is_client(one[0])] or missing[:1]
         reasons = "; ".join(f"{address} dropped out: {reason}" for address, reason in told)
         raise type(error)(f"{error}; {reasons}") from error

@@ -28,7 +28,8 @@ from fl.training import vectors
 from fl.training.evaluation import Scores, evaluate
 from fl.training.generators import preserved_generators
 from fl.transport import Attempt, Transport
-from fl.workspace import Workspace, address_of
+from fl.workspace import Workspace
+from privacy.addresses import Address, client_address
 from privacy.checks import UNITS
 from privacy.errors import PrivacyRefusal, RuntimeFailure, TooFewContributors
 from privacy.mechanisms.contract import ServerJob
@@ -36,7 +37,7 @@ from privacy.sealing import Roster
 from privacy.secure_sums.contract import Exchange
 from privacy.secure_sums.relayed_roster import RelayedRoster
 from privacy.secure_sums.signed_replies import SERVER, require_everybody
-from privacy.secure_sums.vectors import Address, Total, Vector
+from privacy.secure_sums.vectors import Total, Vector
 from results.rows import WITNESS
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
@@ -134,7 +135,7 @@ class Server:
         """Key distribution, once a run; clients contribute nothing but, to some sums, sensitivities."""
         self.meter.round = SETUP_ROUND
         secure_sum = self.work.backend.secure_sum
-        roles = [*(address_of(client) for client in self.work.candidates), *secure_sum.roles]
+        roles = [*(client_address(client) for client in self.work.candidates), *secure_sum.roles]
         with self.meter.span("server", "setup"):
             self._drive(secure_sum.setup(roles, self.work.spec), self._attempt(), self.weights.detach().numpy())
         self._save()
@@ -170,7 +171,7 @@ class Server:
         attempt = self._attempt(number)
         self.charge(attempt, cohort)
         measured = self.work.config.runtime.measure_sum_error
-        total = (self._measured_sum if measured else self._sum)(attempt, [address_of(client) for client in cohort])
+        total = (self._measured_sum if measured else self._sum)(attempt, [client_address(client) for client in cohort])
         self.meter.quantiles("update_norm")
         self.meter.add("server", "protocol", "survivors", len(total.survivors), "1")
         self.meter.add("server", "protocol", "clipped", total.clipped, "1")
@@ -258,7 +259,7 @@ class Server:
             if values:
                 self.meter.add("server", "ledger", f"epsilon_{unit}", max(values.values()), "1")
             for client, value in values.items() if last else ():
-                self.meter.add(address_of(client), "ledger", f"epsilon_{unit}", value, "1")
+                self.meter.add(client_address(client), "ledger", f"epsilon_{unit}", value, "1")
 
     def _score(self) -> Scores:
         with self.meter.span("server", "evaluate"):

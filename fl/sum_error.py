@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from privacy.addresses import Address
 from privacy.errors import PrivacyRefusal
-from privacy.secure_sums.vectors import Address, OrderedSum, Sum, Total, Vector, VectorSpec
+from privacy.secure_sums.vectors import OrderedSum, Sum, Total, Vector, VectorSpec
 
 
 class SumError(NamedTuple):

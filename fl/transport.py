@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from fl.faults.inject import FAULT, Noting, Wire
 from fl.metering import Meter, serialised_bytes
 from privacy import errors
+from privacy.addresses import Address, is_client
 from privacy.secure_sums.contract import Exchange, Records, Value
-from privacy.secure_sums.vectors import Address, Vector
+from privacy.secure_sums.vectors import Vector
 
 TRAIN = "train"
 RAW_BYTES = "fedveil.bytes"  # the serialisation type of an Array that carries bytes as they are
@@ -338,6 +339,6 @@ class Transport:
             raise errors.ConfigError(message)
         if kind == errors.WitnessAlarm.__name__:
             raise errors.WitnessAlarm(message)  # what one client's code does not do, no other's does
-        if kind == errors.RuntimeFailure.__name__ and not address.startswith("client/"):
+        if kind == errors.RuntimeFailure.__name__ and not is_client(address):
             raise errors.RuntimeFailure(message)  # its process died, and nobody takes its place
         self.drop(address, stage, "dropped", message)

@@ -20,22 +20,18 @@ from fl.data.image_data import ImageData, load_data
 from fl.data.partition import partition
 from fl.training import devices, vectors
 from fl.training.generators import preserved_generators, seed_generators
+from privacy.addresses import Address, client_address
 from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError, FedveilError
 from privacy.mechanisms.contract import Mechanism, Plan
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness
 from privacy.secure_sums.contract import SecureSum
-from privacy.secure_sums.vectors import Address, Segment, VectorSpec
+from privacy.secure_sums.vectors import Segment, VectorSpec
 
 UPDATE = "update"
 EXTRA = "extra"
 WEIGHT = "weight"
 HIDDEN_AMONG = 2  # contributions at least, by default
-
-
-def address_of(client: int) -> Address:
-    """The address of a client."""
-    return f"client/{client}"
 
 
 class Workspace:
@@ -196,12 +192,12 @@ class Workspace:
     @cached_property
     def everybody(self) -> tuple[Address, ...]:
         """Who has a part in the secure sum beside the server: clients, roles, and whom the server does not ask."""
-        return (*map(address_of, range(self.config.clients)), *self.members)
+        return (*map(client_address, range(self.config.clients)), *self.members)
 
     @property
     def asked(self) -> tuple[Address, ...]:
         """Those of them whom the server asks."""
-        return (*map(address_of, range(self.config.clients)), *self.backend.secure_sum.roles)
+        return (*map(client_address, range(self.config.clients)), *self.backend.secure_sum.roles)
 
     @property
     def members(self) -> tuple[Address, ...]:

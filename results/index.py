@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 from polars.exceptions import PolarsError
 
-from results import columns, files, runs
+from results import columns, files, former_names, runs
 from results.runs import RUNS, Found, collect, find_stamped
 
 NAME = ".fedveil-index.parquet"
@@ -110,5 +110,5 @@ def _keep(path: Path, index: pl.DataFrame, whole: pl.DataFrame, changed: bool) -
 
 def _made_by() -> str:
     """The code that says what an index holds: another version of it reads the runs again."""
-    sources = [Path(str(module.__file__)).read_bytes() for module in (columns, runs)]
+    sources = [Path(str(module.__file__)).read_bytes() for module in (columns, former_names, runs)]
     return hashlib.sha256(b"".join(sources)).hexdigest()

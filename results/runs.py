@@ -11,6 +11,7 @@ import polars as pl
 
 from privacy.errors import ConfigError, RunRefused
 from results.columns import SUMMARISED, TEXTS
+from results.former_names import renamed
 from results.store import CONFIG, ENDED, LOCK, STATUS, SUMMARY, RunDirectory, is_locked
 
 PROTECTION = ("secure_sum", "mechanism", "noise", "delta", "accountant", "epsilon_budget", "witness")
@@ -141,7 +142,7 @@ def _read(run: RunDirectory) -> dict[str, object]:
         "error": _optional_text(status.get("error")),
         "ended": _optional_text(status.get("ended")),
         "summarised": ended,
-        **_identity(run.configuration() or {}),
+        **_identity(renamed(run.configuration() or {})),
         **({key: _number(summary.get(key)) for key in SUMMARISED} if ended else {}),
         **{key: _optional_text(summary.get(key)) for key in TEXTS},
     }

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 import polars as pl
 
+from privacy.addresses import CLIENTS
 from results.rows import WITNESS
 
 # What no row holds; null where the run does not say.
 FINAL = ("rounds", "epsilon", "weights_sha256", "backend", "assumption")
 
-IS_CLIENT = pl.col("where").str.starts_with("client/")
+IS_CLIENT = pl.col("where").str.starts_with(CLIENTS)
 
 
 def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, object]) -> dict[str, object]:

@@ -29,21 +29,22 @@ from fl.keys import folders as keys
 from fl.metering import Phases
 from fl.participant import SETUP_ROUND, Request, contribution
 from fl.training.generators import preserved_generators
-from fl.workspace import Workspace, address_of
+from fl.workspace import Workspace
+from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError, PrivacyRefusal, ProtocolError, RuntimeFailure
 from privacy.randomness import OsRandomness
 from privacy.secure_sums.contract import Credentials, Exchange, Party, Records, Value
 from privacy.secure_sums.he.codecs import Scheme
 from privacy.secure_sums.he.key_delivery import SECRET
 from privacy.secure_sums.he.protocol import OpenedSum
-from privacy.secure_sums.vectors import Address, Sum, Vector
+from privacy.secure_sums.vectors import Sum, Vector
 
 Uploads = Mapping[Address, Records]
 Forge = Callable[[Records, Uploads], Records]  # the request of an honest server, and what clients sent, to another
 
 # where the clients share a key, the first one opens
-VICTIM = address_of(1)
-OTHER = address_of(2)
+VICTIM = client_address(1)
+OTHER = client_address(2)
 CONTROL_ROUND = 1
 ATTACKED_ROUND = 2
 
@@ -88,7 +89,7 @@ class Scene:
         self.work = work
         self.spec = work.spec
         self.secure_sum = work.backend.secure_sum
-        self.clients = [address_of(client) for client in work.cohort(ATTACKED_ROUND)]
+        self.clients = [client_address(client) for client in work.cohort(ATTACKED_ROUND)]
         self.vectors = {address: _trained(work, address) for address in self.clients} if vectors is None else vectors
         self.set_up()
 

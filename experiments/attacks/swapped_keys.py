@@ -17,13 +17,13 @@ from fl.keys import folders as keys
 from fl.keys import relayed as relaying
 from fl.participant import SETUP_ROUND
 from fl.workspace import Workspace
+from privacy.addresses import KEYHOLDER, Address
 from privacy.errors import PrivacyRefusal, ProtocolError
 from privacy.randomness import OsRandomness
 from privacy.sealing import Identity, Roster
 from privacy.secure_sums.contract import Credentials, Party, Records
-from privacy.secure_sums.he.key_delivery import KEYHOLDER
 from privacy.secure_sums.relayed_roster import HAND_OUT, STAGES, RelayedRoster
-from privacy.secure_sums.vectors import Address, Vector
+from privacy.secure_sums.vectors import Vector
 
 HOLDS = "all uploads, and keys of its own"
 

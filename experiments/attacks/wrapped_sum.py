@@ -12,12 +12,13 @@ import numpy as np
 
 from experiments.attacks import Case, Finding
 from experiments.attacks.scene import scene
-from fl.workspace import Workspace, address_of
+from fl.workspace import Workspace
+from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError
 from privacy.secure_sums.he.codecs import Scheme
 from privacy.secure_sums.he.protocol import OpenedSum
 from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
-from privacy.secure_sums.vectors import Address, Vector, VectorSpec
+from privacy.secure_sums.vectors import Vector, VectorSpec
 
 HOLDS = "nothing: nobody attacks"
 # the default bound, and what passes it
@@ -85,7 +86,7 @@ def _large(work: Workspace, value: float) -> Mapping[Address, Vector]:
     vector_D = np.zeros(work.spec.length, np.float32)
     vector_D[:SPREAD:2] = value
     vector_D[-1] = 1
-    return {address_of(client): vector_D for client in work.cohort(1)}
+    return {client_address(client): vector_D for client in work.cohort(1)}
 
 
 def _case(*overrides: str, shows: str, value: float = BOUND) -> Case:

@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from experiments.benchmarks import Figure
 from fl.keys.folders import FileStore
 from fl.server import progress_bar
+from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError
 from privacy.randomness import OsRandomness
 from privacy.sealing import Identity, Roster, open_box
@@ -41,7 +42,7 @@ from privacy.secure_sums.meeting import Meeting
 from privacy.secure_sums.mpc.aggregates import by_name as mpc_aggregates
 from privacy.secure_sums.mpc.protocol import PARTIES, CryptenSum, revealed
 from privacy.secure_sums.mpc.shares import needed_bits
-from privacy.secure_sums.vectors import Address, Segment, Vector, VectorSpec
+from privacy.secure_sums.vectors import Segment, Vector, VectorSpec
 
 SIZES = (26_010, 1_000_000)  # parameters: the small CNN's, and the bar's
 RUN = "00" * 32
@@ -129,11 +130,11 @@ class Clients:
     @property
     def addresses(self) -> list[Address]:
         """Of the clients."""
-        return [f"client/{client}" for client in range(self.setting.clients)]
+        return [client_address(client) for client in range(self.setting.clients)]
 
     def upload(self, client: int) -> Records:
         """What one sends."""
-        address = f"client/{client}"
+        address = client_address(client)
         vector = self.setting.vector(client)
         own = Credentials(self.identities[address], self.roster, FileStore(Path()))  # a client keeps nothing
         me = self.setting.player(address, own)

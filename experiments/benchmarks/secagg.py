@@ -28,6 +28,7 @@ from experiments.benchmarks import Figure
 from experiments.benchmarks.secagg_costs import GONE_FROM, Case, Costs, number
 from fl.keys.folders import FileStore
 from fl.server import progress_bar
+from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError
 from privacy.randomness import OsRandomness
 from privacy.sealing import Identity, Roster
@@ -35,7 +36,7 @@ from privacy.secure_sums.contract import Credentials, Exchange, Party, Records, 
 from privacy.secure_sums.secagg.masks import MaskedVectors
 from privacy.secure_sums.secagg.protocol import SecAggSum
 from privacy.secure_sums.signed_replies import reply_header, signed, verified
-from privacy.secure_sums.vectors import Address, Segment, Total, VectorSpec
+from privacy.secure_sums.vectors import Segment, Total, VectorSpec
 from privacy.spans import Recorder, recording
 
 RUN = "00" * 32
@@ -106,7 +107,7 @@ class OurRound:
 
     def __post_init__(self) -> None:
         """Keys of everybody, made once in a run."""
-        self.addresses = [f"client/{client}" for client in range(self.case.clients)]
+        self.addresses = [client_address(client) for client in range(self.case.clients)]
         self.identities = {address: Identity.generate(OsRandomness()) for address in self.addresses}
         self.roster = Roster({address: identity.public for address, identity in self.identities.items()})
         self.memories: dict[Address, dict[str, Value]] = {address: {} for address in self.addresses}

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from privacy.secure_sums.vectors import Address, Sum, Vector
+from privacy.addresses import Address
+from privacy.secure_sums.vectors import Sum, Vector
 
 GONE_FROM = "mask"  # who drops out has shared its secrets, and sends no vector: the dearest time to be gone
 

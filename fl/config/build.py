@@ -6,7 +6,9 @@ from typing import Any, TypeVar
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from privacy import PUBLIC
 from privacy.errors import ConfigError, FedveilError
+from results.former_names import FORMER
 
 Built = TypeVar("Built")
 
@@ -22,6 +24,9 @@ def build(kind: type[Built], key: str, node: Any, **arguments: Any) -> Built:
     described = ", ".join(f"{name}={value}" for name, value in node.items())
     if "_target_" not in node:
         raise ConfigError(f"{key} ({described}): needs a _target_, the dotted name of a class")
+    if node["_target_"] in FORMER:
+        allowed = f"is called {FORMER[node['_target_']]} now: name it so"
+        raise ConfigError.of(f"{key}._target_", node["_target_"], allowed)
     try:
         built = instantiate(node, **arguments)
     except InstantiationException as error:
@@ -30,5 +35,11 @@ def build(kind: type[Built], key: str, node: Any, **arguments: Any) -> Built:
             raise cause from None
         raise ConfigError(f"{key} ({described}): {' '.join(str(cause or error).split())}") from error
     if not isinstance(built, kind):
-        raise ConfigError(f"{key} ({described}): must be a {kind.__module__}.{kind.__qualname__}")
+        raise ConfigError(f"{key} ({described}): must be a {_public_name(kind)}")
     return built
+
+
+def _public_name(kind: type) -> str:
+    """The name under which a configuration would know a class."""
+    package = "privacy" if kind.__name__ in PUBLIC else kind.__module__
+    return f"{package}.{kind.__qualname__}"

@@ -18,10 +18,11 @@ from flwr.app import Array, Message, RecordDict
 
 from fl.config.schema import FedveilConfig
 from fl.faults.options import DUPLICATED, LATE, MESSAGES, REPLAYED, TAMPERED, WIRE, FaultsConfig
+from privacy.addresses import Address, is_client
 from privacy.errors import RuntimeFailure
 from privacy.randomness import seed_from
 from privacy.secure_sums.contract import Exchange
-from privacy.secure_sums.vectors import Address, Vector
+from privacy.secure_sums.vectors import Vector
 
 FAULT = "fault_"  # and what it is: the metric of one that happened
 KEPT = "kept/"  # before the name of a record of an earlier round, which a client keeps to send it again
@@ -123,7 +124,7 @@ def tamper(
 ) -> None:
     """Do to a client's reply what a fault does as it leaves; `own` is what the client keeps beside, for a replay."""
     faults = config.faults
-    befallen = address.startswith("client/") and number > 0 and faults.stage in (None, stage)
+    befallen = is_client(address) and number > 0 and faults.stage in (None, stage)
     if faults.kind not in TAMPERED or not befallen:
         return
     client = _index(address)
@@ -192,7 +193,7 @@ class Noting:
 
     def of(self, exchange: Exchange, number: int) -> dict[Address, str]:
         """The fault of each of those who are asked, where there is one."""
-        clients = [address for address in exchange.outbox if address.startswith("client/")] if number else []
+        clients = [address for address in exchange.outbox if is_client(address)] if number else []
         for address in clients if self._config.faults.kind == REPLAYED else ():
             self._asked.setdefault((address, exchange.stage), number)
         return {address: kind for address in clients if (kind := self._one(address, exchange, number))}

@@ -9,13 +9,13 @@ from fl.keys import folders as keys
 from fl.metering import Phases
 from fl.participant import PROTECT, Request
 from fl.workspace import Workspace
+from privacy.addresses import Address
 from privacy.errors import ConfigError, PrivacyRefusal
 from privacy.randomness import OsRandomness
 from privacy.sealing import Roster
 from privacy.secure_sums.contract import Credentials, Party, Records
 from privacy.secure_sums.relayed_roster import KEPT, STAGES, RelayedRoster
 from privacy.secure_sums.signed_replies import require_everybody
-from privacy.secure_sums.vectors import Address
 
 
 def introduced(folder: Path, address: Address, run: str) -> Credentials:

@@ -23,10 +23,10 @@ from fl.keys import folders as keys
 from fl.node import FIRST_ROLE_NODE, reply, role_context
 from fl.runtimes.lifetime import end_with_parent
 from fl.workspace import Workspace
+from privacy.addresses import Address
 from privacy.errors import RuntimeFailure
 from privacy.secure_sums.contract import Credentials
 from privacy.secure_sums.meeting import Meeting
-from privacy.secure_sums.vectors import Address
 
 WAIT_S = 0.05
 

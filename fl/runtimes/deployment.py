@@ -30,10 +30,10 @@ from fl.runtimes.loopback import START_S, Link, Node, environment, superlink, to
 from fl.runtimes.processes import Process, Processes
 from fl.runtimes.relay import SOCKET, answers
 from fl.server import Errand
-from fl.workspace import Workspace, address_of
+from fl.workspace import Workspace
+from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError, RuntimeFailure
 from privacy.sealing import Roster
-from privacy.secure_sums.vectors import Address
 
 APPS = "fl.apps"
 POLL_S = 0.2  # between two looks of the ServerApp for nodes and replies; each is a request over TLS
@@ -82,7 +82,7 @@ def _make_keys(work: Workspace, folder: Path) -> Roster | None:
     secure_sum = work.backend.secure_sum
     if work.relayed or (not secure_sum.pinned and not secure_sum.roles):
         return None
-    return keys.make_all(folder, [*map(address_of, range(work.config.runtime.supernodes)), *work.members])
+    return keys.make_all(folder, [*map(client_address, range(work.config.runtime.supernodes)), *work.members])
 
 
 def _given_roster(work: Workspace, errand: Errand) -> Roster | None:
@@ -106,7 +106,7 @@ def nodes_of(work: Workspace, folder: Path) -> list[Node]:
 
 def client_node(client: int, approved: str) -> Node:
     """The SuperNode of a client that acts on one configuration alone, named by its hash."""
-    return Node(f"client/{client}", {"partition-id": client, "approved-config": approved})
+    return Node(client_address(client), {"partition-id": client, "approved-config": approved})
 
 
 def role_node(role: Address, socket: Path) -> Node:

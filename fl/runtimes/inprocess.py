@@ -21,9 +21,9 @@ from fl.node import APPROVED
 from fl.runtimes.lifetime import end_with_parent
 from fl.runtimes.simulated import client_app, server_app_of
 from fl.server import Errand
-from fl.workspace import Workspace, address_of, workspace
+from fl.workspace import Workspace, workspace
+from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError, RuntimeFailure
-from privacy.secure_sums.vectors import Address
 
 SERVER_NODE = 1
 FIRST_CLIENT_NODE = 2
@@ -206,7 +206,8 @@ def grid_of(work: Workspace) -> Iterator[InProcessGrid]:
 def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
     """Simulated nodes play whichever client is asked: they are numbered in the order of their ids."""
     return {
-        address_of(client): node for client, node in zip(range(work.config.clients), grid.get_node_ids(), strict=True)
+        client_address(client): node
+        for client, node in zip(range(work.config.clients), grid.get_node_ids(), strict=True)
     }
 
 

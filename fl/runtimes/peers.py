@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from privacy.addresses import Address
 from privacy.errors import PeerLost, ProtocolError
 from privacy.secure_sums.contract import Credentials
 from privacy.secure_sums.meeting import Meeting, Peers, reason
@@ -21,7 +22,6 @@ from privacy.secure_sums.mpc.crypten import party as crypten_party
 from privacy.secure_sums.mpc.crypten.compat import crypten
 from privacy.secure_sums.mpc.crypten.dealer import Spent
 from privacy.secure_sums.mpc.pair_keys import pair_keys
-from privacy.secure_sums.vectors import Address
 
 MOST_BYTES = 1 << 26  # of a message between parties, which tells of each client of a cohort
 

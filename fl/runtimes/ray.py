@@ -15,8 +15,8 @@ from fl.node import APPROVED_VARIABLE
 from fl.runtimes.simulated import client_app, server_app_of
 from fl.server import Errand
 from fl.workspace import Workspace
+from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError, RuntimeFailure
-from privacy.secure_sums.vectors import Address
 
 POLL_S = 0.005
 NODES_TIMEOUT_S = 120.0
@@ -64,7 +64,7 @@ def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
         if time.monotonic() > ends:
             raise RuntimeFailure(f"Ray registered {len(nodes)} of {work.config.clients} nodes in {NODES_TIMEOUT_S:g} s")
         time.sleep(POLL_S)
-    return {f"client/{client}": node for client, node in enumerate(nodes)}
+    return {client_address(client): node for client, node in enumerate(nodes)}
 
 
 @contextmanager

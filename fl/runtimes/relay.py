@@ -13,8 +13,8 @@ from flwr.app import RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
+from privacy.addresses import Address
 from privacy.errors import ProtocolError, RuntimeFailure
-from privacy.secure_sums.vectors import Address
 
 SOCKET = "socket"  # in the role's folder
 

@@ -23,10 +23,10 @@ from flwr.app import Context, RecordDict
 from fl.config.identity import hash_of
 from fl.keys import folders as keys
 from fl.runtimes.relay import SOCKET, answers, receive, send, short_name
+from privacy.addresses import DEALER, PARTIES, Address
 from privacy.errors import ConfigError, FedveilError, RuntimeFailure
-from privacy.secure_sums.vectors import Address
 
-MEETING = ("party/", "dealer")  # roles that must reach others of theirs
+MEETING = (PARTIES, DEALER)  # roles that must reach others of theirs
 HASH_DIGITS = 64
 STALL_S = 30.0  # a relay that says nothing for so long is given up
 QUEUE = 16

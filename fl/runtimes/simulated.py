@@ -10,7 +10,7 @@ from fl.node import reply
 from fl.runtimes.committee import attended
 from fl.server import Errand, serve
 from fl.workspace import Workspace
-from privacy.secure_sums.vectors import Address
+from privacy.addresses import Address
 
 client_app = ClientApp()
 

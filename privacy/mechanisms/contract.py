@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
+from privacy.addresses import Address
 from privacy.randomness import Randomness
 from privacy.secure_sums.contract import Value
-from privacy.secure_sums.vectors import Address
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
     from privacy.accounting.charges import Charge

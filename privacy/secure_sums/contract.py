@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.addresses import Address
 from privacy.errors import (
     DuplicateSender,
     MalformedContribution,
@@ -27,7 +28,7 @@ from privacy.sealing import Header, Identity, Roster
 from privacy.secure_sums.declarations import Declarations, Encoding, Open, Rehearsal
 from privacy.secure_sums.meeting import Meeting, Peers
 from privacy.secure_sums.trust import EVERYTHING, Trust
-from privacy.secure_sums.vectors import Address, Total, Vector, VectorSpec
+from privacy.secure_sums.vectors import Total, Vector, VectorSpec
 
 if TYPE_CHECKING:
     from privacy.noise.parties import PartyNoise

@@ -12,7 +12,7 @@ from privacy.checks import positive
 from privacy.errors import ConfigError
 
 if TYPE_CHECKING:
-    from privacy.secure_sums.vectors import Address
+    from privacy.addresses import Address
 
 
 class Peers(ABC):

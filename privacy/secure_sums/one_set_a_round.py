@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from privacy.addresses import Address
 from privacy.errors import PrivacyRefusal, shown
 from privacy.secure_sums.contract import Credentials, Party
-from privacy.secure_sums.vectors import Address
 
 
 def note_set(contributors: Sequence[Address], me: Party, own: Credentials) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from privacy.addresses import Address
 from privacy.secure_sums.contract import (
     Contribution,
     Exchange,
@@ -16,7 +17,7 @@ from privacy.secure_sums.contract import (
     require_contributors,
     unknown_stage,
 )
-from privacy.secure_sums.vectors import Address, OrderedSum, VectorSpec
+from privacy.secure_sums.vectors import OrderedSum, VectorSpec
 from privacy.spans import span
 
 if TYPE_CHECKING:

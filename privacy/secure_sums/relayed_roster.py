@@ -10,11 +10,11 @@ proofs for those as well, and reads and signs in everybody's name (`fedveil atta
 
 from collections.abc import Generator, Sequence
 
+from privacy.addresses import Address
 from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError, shown
 from privacy.sealing import Header, PublicKeys, Roster
 from privacy.secure_sums.contract import Exchange, Party, Records, bytes_of, unknown_stage
 from privacy.secure_sums.signed_replies import reply_header, signed, verified
-from privacy.secure_sums.vectors import Address
 
 INTRODUCE = "introduce"
 HAND_OUT = "roster"

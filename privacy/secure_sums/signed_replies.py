@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from privacy.addresses import Address
 from privacy.errors import ConfigError, MalformedContribution
 from privacy.sealing import Header, Roster
 from privacy.secure_sums.contract import Party, Records, Value
-from privacy.secure_sums.vectors import Address
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.addresses import Address
 from privacy.errors import ConfigError, MalformedContribution, NonFiniteContribution
 
-Address = str  # who contributes, or takes another part: "server", "client/3", "party/1", "keyholder"
 Vector = NDArray[Any]  # float32 values, or int64 residues where the spec has a modulus
 Sum = NDArray[Any]  # float64 values, or int64 residues
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from privacy.addresses import Address
 from privacy.errors import (
     ConfigError,
     DuplicateSender,
@@ -18,7 +19,7 @@ from privacy.errors import (
     UnknownSender,
 )
 from privacy.secure_sums.contract import Exchange, Records, SecureSum
-from privacy.secure_sums.vectors import Address, Total
+from privacy.secure_sums.vectors import Total
 from privacy.testing.harness import UPDATE_BOUND, Round, residue_spec, spec_of
 
 

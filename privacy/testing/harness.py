@@ -8,12 +8,13 @@ from typing import cast
 
 import numpy as np
 
+from privacy.addresses import Address
 from privacy.errors import ProtocolError
 from privacy.randomness import OsRandomness, SeededRandomness
 from privacy.sealing import Identity, Roster
 from privacy.secure_sums.contract import Credentials, Exchange, Flow, Party, Records, SecureSum, SetupFlow, Store, Value
 from privacy.secure_sums.meeting import Peers
-from privacy.secure_sums.vectors import Address, Segment, Total, Vector, VectorSpec
+from privacy.secure_sums.vectors import Segment, Total, Vector, VectorSpec
 
 RUN = "ab" * 32
 ATTEMPT = "0123456789abcdef"

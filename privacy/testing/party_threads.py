@@ -10,12 +10,12 @@ from typing import TypeVar
 
 import torch
 
+from privacy.addresses import Address
 from privacy.errors import RuntimeFailure
 from privacy.secure_sums.meeting import Peers
 from privacy.secure_sums.mpc.crypten import party as crypten_party
 from privacy.secure_sums.mpc.crypten.compat import crypten
 from privacy.secure_sums.mpc.crypten.dealer import Meter
-from privacy.secure_sums.vectors import Address
 
 T = TypeVar("T")
 PATIENCE_S = 30.0  # threads share a busy machine

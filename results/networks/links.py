@@ -13,11 +13,11 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from privacy.addresses import DEALER, KEYHOLDER, SERVER
 from privacy.errors import ConfigError
 
 FOLDER = Path(__file__).parent
-SERVER = "server"
-PLACES = {SERVER: 0, "keyholder": 1, "dealer": 2}  # where they are, among a profile's places
+PLACES = {SERVER: 0, KEYHOLDER: 1, DEALER: 2}  # where they are, among a profile's places
 BYTES_PER_S = 1e6 / 8  # of a Mbps
 
 

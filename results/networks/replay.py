@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from privacy.addresses import is_client, is_party
 from results.columns import Column
 from results.networks.links import Network
 from results.rows import WITNESS
@@ -100,8 +101,8 @@ def computing_s(told: Told) -> float | None:
             spent[where] += value if computes else 0.0
         elif where != "transport" and stage != WITNESS:
             spent[where] += value if metric == "wall" else -value if metric == "comm_wall" else 0.0
-    clients = [seconds for where, seconds in spent.items() if where.startswith("client/")]
-    parties = [seconds for where, seconds in spent.items() if where.startswith("party/")]
+    clients = [seconds for where, seconds in spent.items() if is_client(where)]
+    parties = [seconds for where, seconds in spent.items() if is_party(where)]
     if not any(clients):
         return None
     return spent["server"] + max(clients) + spent["keyholder"] + max(parties, default=0.0)

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from fl.participant import Request, answer, client_index
+from fl.participant import Request, answer
 from fl.training import vectors
 from fl.workspace import Workspace
+from privacy.addresses import client_index
 from privacy.errors import NonFiniteContribution, ProtocolError
 from tests.composed import MASKED, PROBE, examples_of, gradient_at, workspace_of
 from tests.outside.probe import known_update

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from privacy.addresses import Address
 from privacy.secure_sums.contract import Contribution, Flow, Party, Records, Value
 from privacy.secure_sums.mpc import protocol as crypten_mpc
 from privacy.secure_sums.mpc.aggregates.by_name import Sum
 from privacy.secure_sums.mpc.agreement import manifest_bytes
 from privacy.secure_sums.mpc.protocol import CryptenSum
-from privacy.secure_sums.vectors import Address, VectorSpec
+from privacy.secure_sums.vectors import VectorSpec
 
 PARTY = "party/1"
 CLIENT = "client/0"

@@ -6,6 +6,7 @@ Shapes: D is the length of the vector.
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.addresses import Address
 from privacy.errors import MalformedContribution
 from privacy.randomness import Randomness, SeededRandomness
 from privacy.secure_sums.contract import (
@@ -18,7 +19,7 @@ from privacy.secure_sums.contract import (
     require_contributors,
     unknown_stage,
 )
-from privacy.secure_sums.vectors import Address, VectorSpec
+from privacy.secure_sums.vectors import VectorSpec
 
 SEED_BYTES = 16
 

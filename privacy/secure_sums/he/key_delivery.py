@@ -7,14 +7,13 @@ store, or, `rotated`, for one attempt at a round, in its memory alone.
 
 from collections.abc import Generator, Sequence
 
+from privacy.addresses import KEYHOLDER, Address
 from privacy.errors import PrivacyRefusal, ProtocolError, shown
 from privacy.sealing import open_box, seal
 from privacy.secure_sums.contract import Credentials, Exchange, Party, Records, bytes_of
 from privacy.secure_sums.he.ciphers import Keys, generate_keys, public_key_of
 from privacy.secure_sums.he.parameters import HeParameters
-from privacy.secure_sums.vectors import Address
 
-KEYHOLDER = "keyholder"
 PUBLIC = "he.public"
 SECRET = "he.secret"
 STAGES = ("keys", "deliver")

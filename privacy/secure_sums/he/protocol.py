@@ -21,6 +21,7 @@ from abc import abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from privacy.addresses import KEYHOLDER, Address, is_client
 from privacy.checks import positive
 from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError, shown
 from privacy.sealing import check_mac, mac
@@ -39,10 +40,10 @@ from privacy.secure_sums.contract import (
 )
 from privacy.secure_sums.declarations import Declarations, Encoding, Fixed, Numbers, Rehearsal
 from privacy.secure_sums.he.codecs import Mask, Scheme, sum_of_masks
-from privacy.secure_sums.he.key_delivery import KEYHOLDER, SECRET, STAGES, KeyDelivery, ignored
+from privacy.secure_sums.he.key_delivery import SECRET, STAGES, KeyDelivery, ignored
 from privacy.secure_sums.one_set_a_round import note_set
 from privacy.secure_sums.trust import Trust, of_opener
-from privacy.secure_sums.vectors import Address, OrderedSum, Sum, Vector, VectorSpec
+from privacy.secure_sums.vectors import OrderedSum, Sum, Vector, VectorSpec
 from privacy.spans import span
 
 HOLDERS = ("keyholder", "clients")
@@ -339,7 +340,7 @@ def _contributors(inbound: Records, me: Party) -> list[Address]:
     if len(contributors) > me.spec.cohort_size:  # their sum could wrap
         raise ProtocolError(f"{len(contributors)} contributors are more than a cohort of {me.spec.cohort_size}")
     for address in contributors:
-        if not address.startswith("client/"):
+        if not is_client(address):
             raise ProtocolError(f"{shown(address)} contributes nothing")
     return contributors
 

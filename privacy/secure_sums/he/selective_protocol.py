@@ -8,6 +8,7 @@ are to be encrypted. Stages then: sensitivity, rank, positions (Jin et al. 2023,
 from collections.abc import Sequence
 from dataclasses import replace
 
+from privacy.addresses import Address
 from privacy.errors import PrivacyRefusal
 from privacy.secure_sums.contract import (
     Contribution,
@@ -32,7 +33,7 @@ from privacy.secure_sums.he.selection import (
     protected_spec,
 )
 from privacy.secure_sums.trust import SERVER_ALONE, Trust
-from privacy.secure_sums.vectors import Address, Sum, Vector, VectorSpec
+from privacy.secure_sums.vectors import Sum, Vector, VectorSpec
 
 POSITIONS = "he.positions"  # of what is encrypted, where the clients' sensitivities decide
 

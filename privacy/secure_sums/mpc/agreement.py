@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from privacy.addresses import Address
 from privacy.errors import (
     BadSignature,
     FedveilError,
@@ -28,7 +29,6 @@ from privacy.sealing import open_box
 from privacy.secure_sums.contract import Credentials, Party, Records, bytes_of, require_contributors
 from privacy.secure_sums.meeting import Peers
 from privacy.secure_sums.one_set_a_round import note_set, require_no_other_set
-from privacy.secure_sums.vectors import Address
 
 DIGEST_BYTES = 32
 SIGNATURE_BYTES = 64

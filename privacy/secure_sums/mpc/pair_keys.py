@@ -6,8 +6,8 @@ from privacy.sealing import Header
 from privacy.secure_sums.meeting import Meeting
 
 if TYPE_CHECKING:
+    from privacy.addresses import Address
     from privacy.secure_sums.contract import Credentials
-    from privacy.secure_sums.vectors import Address
 
 
 def pair_keys(me: "Address", own: "Credentials", meeting: Meeting, run: str) -> dict[int, bytes]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from privacy.addresses import DEALER, Address, party_address
 from privacy.checks import positive
 from privacy.errors import (
     ConfigError,
@@ -49,11 +50,10 @@ from privacy.secure_sums.mpc.aggregates.by_name import named
 from privacy.secure_sums.mpc.agreement import Manifest, Taken, agree, check_box, manifest_bytes, number_of
 from privacy.secure_sums.mpc.shares import WIDTHS, Elements, Ring
 from privacy.secure_sums.trust import LEFT_OUT, Trust
-from privacy.secure_sums.vectors import Address, Sum, Total, Vector, VectorSpec
+from privacy.secure_sums.vectors import Sum, Total, Vector, VectorSpec
 from privacy.spans import span
 
 PARTIES = (2, 3, 5)
-DEALER = "dealer"
 KEY = "secure_sum"
 
 log = logging.getLogger("fedveil")
@@ -99,7 +99,7 @@ class CryptenSum(SecureSum):
         if insecure_provider and self._aggregate.linear:
             allowed = f"secure_sum/aggregate={self._aggregate.name} takes no correlated randomness: leave it out"
             raise ConfigError.of(f"{KEY}.insecure_provider", "true", allowed)
-        self.roles = tuple(f"party/{party}" for party in range(parties))
+        self.roles = tuple(party_address(party) for party in range(parties))
         dealer = None if self._aggregate.linear or insecure_provider else DEALER
         self.meeting = Meeting(self.roles, timeout_s, rendezvous, tunnel, dealer, insecure_provider)
         self.caveats = tuple(_caveats(self.meeting, self._aggregate.name))
@@ -119,7 +119,7 @@ class CryptenSum(SecureSum):
             coalitions.append(("the dealer", "any one party"))
             holds["the dealer"] = "the correlated randomness that products consume"
         if meeting.insecure_provider:
-            coalitions = [("party/0",)]
+            coalitions = [(party_address(0),)]
         sees = {"the server": "sealed boxes, and what is opened", "each party": "what is opened"}
         drop_out = f"{LEFT_OUT} A party that is gone ends the run."
         return Trust(tuple(coalitions), drop_out, holds, sees)

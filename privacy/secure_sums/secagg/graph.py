@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from privacy.addresses import Address
 from privacy.errors import ConfigError, TooFewContributors
-from privacy.secure_sums.vectors import Address
 
 MALICIOUS = "malicious"
 CURIOUS = "curious"

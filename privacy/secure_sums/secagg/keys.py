@@ -15,11 +15,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from privacy.addresses import Address, is_client
 from privacy.errors import BadSignature, MalformedContribution, ProtocolError, shown
 from privacy.randomness import KEY_BYTES, Randomness
 from privacy.sealing import agree, derive, framed
 from privacy.secure_sums.contract import Party, Records, bytes_of
-from privacy.secure_sums.vectors import Address
 
 EVERYBODY = "cohort"
 PUBLIC_BYTES = 2 * KEY_BYTES
@@ -175,7 +175,7 @@ def verified_list(inbound: Records, me: Party) -> ClosedList:
         raise ProtocolError(f"{me.address} is not on the list of those who take part")
     signatures = signatures_of(inbound, list(closed.keys))
     for client, public in closed.keys.items():
-        if not client.startswith("client/"):
+        if not is_client(client):
             raise ProtocolError(f"{shown(client)} contributes nothing")
         me.own.roster.verify(me.header("secagg keys", client, EVERYBODY), public, signatures[client])
     return closed

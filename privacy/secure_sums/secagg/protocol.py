@@ -25,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+from privacy.addresses import Address
 from privacy.checks import positive
 from privacy.errors import BadSignature, MalformedContribution, PrivacyRefusal, ProtocolError
 from privacy.randomness import KEY_BYTES
@@ -61,7 +62,7 @@ from privacy.secure_sums.secagg.masks import MaskedVectors
 from privacy.secure_sums.secagg.server_state import BOX_BYTES, Collected
 from privacy.secure_sums.secagg.shamir import SHARE_BYTES, split
 from privacy.secure_sums.trust import EVERYTHING, LEFT_OUT, Trust
-from privacy.secure_sums.vectors import Address, Vector, VectorSpec
+from privacy.secure_sums.vectors import Vector, VectorSpec
 from privacy.spans import span
 
 # what a client remembers of an attempt

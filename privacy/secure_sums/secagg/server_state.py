@@ -7,6 +7,7 @@ whose.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from privacy.addresses import Address
 from privacy.errors import MalformedContribution, PrivacyRefusal
 from privacy.randomness import KEY_BYTES
 from privacy.secure_sums.contract import Records, bytes_of
@@ -21,7 +22,6 @@ from privacy.secure_sums.secagg.keys import (
     public_of,
 )
 from privacy.secure_sums.secagg.shamir import SHARE_BYTES, combine
-from privacy.secure_sums.vectors import Address
 from privacy.spans import span
 
 Receive = Callable[[Address, Records], None]

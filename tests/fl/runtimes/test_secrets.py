@@ -20,9 +20,9 @@ from fl.runtimes.inprocess import InProcessGrid
 from fl.server import Errand, serve
 from fl.transport import ENVELOPE, unpack
 from fl.workspace import Workspace, workspace
+from privacy.addresses import Address
 from privacy.sealing import Header, Identity, Roster, check_mac, mac
 from privacy.secure_sums.he.ring import ring
-from privacy.secure_sums.vectors import Address
 from tests.composed import canonical
 from tests.experiments.command import ROOT, Here, read
 from tests.fl.runtimes.recording import Recorder, recorded

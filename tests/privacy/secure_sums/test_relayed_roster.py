@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+from privacy.addresses import Address
 from privacy.errors import BadSignature, ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError
 from privacy.randomness import OsRandomness
 from privacy.sealing import Header, Identity, Roster
 from privacy.secure_sums.contract import Credentials, Exchange, Party, Records
 from privacy.secure_sums.relayed_roster import HAND_OUT, INTRODUCE, RelayedRoster
 from privacy.secure_sums.signed_replies import SIGNATURE, reply_header, signed, verified
-from privacy.secure_sums.vectors import Address
 from privacy.testing.harness import ATTEMPT, RUN, MemoryStore, identity_of, spec_of
 
 EVERYBODY = ("client/0", "client/1", "keyholder")

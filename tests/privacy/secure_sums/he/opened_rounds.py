@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from privacy.addresses import Address
 from privacy.errors import (
     PrivacyRefusal,
     ProtocolError,
@@ -17,7 +18,7 @@ from privacy.secure_sums.he.key_delivery import SECRET
 from privacy.secure_sums.he.protocol import _mask_key, _mask_seed
 from privacy.secure_sums.he.ring import ring
 from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
-from privacy.secure_sums.vectors import Address, Vector, VectorSpec
+from privacy.secure_sums.vectors import Vector, VectorSpec
 from privacy.testing.contract import vectors
 from privacy.testing.harness import MemoryStore, Round, identity_of, spec_of
 from tests.privacy.secure_sums.he.setups import generator

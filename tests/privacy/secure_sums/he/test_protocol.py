@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from privacy.addresses import Address
 from privacy.errors import (
     BadSignature,
     MalformedContribution,
@@ -16,7 +17,7 @@ from privacy.errors import (
 from privacy.secure_sums.contract import Records
 from privacy.secure_sums.fixed_point import FixedPoint
 from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
-from privacy.secure_sums.vectors import Address, Vector
+from privacy.secure_sums.vectors import Vector
 from privacy.testing.contract import SecureSumContract
 from tests.privacy.secure_sums.he.opened_rounds import (
     ALL,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from privacy.addresses import Address
 from privacy.errors import (
     BadSignature,
     ConfigError,
@@ -22,7 +23,7 @@ from privacy.secure_sums.contract import Exchange, Party, Records
 from privacy.secure_sums.meeting import Peers
 from privacy.secure_sums.mpc.agreement import SIGNATURE_BYTES, Manifest, manifest_bytes
 from privacy.secure_sums.mpc.protocol import CryptenSum
-from privacy.secure_sums.vectors import Address, VectorSpec
+from privacy.secure_sums.vectors import VectorSpec
 from privacy.testing import party_threads
 from privacy.testing.contract import SecureSumContract, assert_sum, vectors
 from privacy.testing.harness import UPDATE_BOUND, MemoryStore, Round, identity_of, spec_of

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from privacy.addresses import Address
 from privacy.errors import FedveilError, PrivacyRefusal, ProtocolError
 from privacy.randomness import SeededRandomness
 from privacy.secure_sums.contract import Exchange, Party, Records, Value
 from privacy.secure_sums.secagg.graph import Plan
 from privacy.secure_sums.secagg.protocol import SecAggSum
-from privacy.secure_sums.vectors import Address, VectorSpec
+from privacy.secure_sums.vectors import VectorSpec
 from privacy.testing.contract import vectors
 from privacy.testing.harness import UPDATE_BOUND, MemoryStore, Round, spec_of, transported
 

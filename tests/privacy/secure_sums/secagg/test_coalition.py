@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from privacy.addresses import Address
 from privacy.randomness import SeededRandomness
 from privacy.secure_sums.contract import Exchange, Records
 from privacy.secure_sums.secagg import masks as secagg_masks
 from privacy.secure_sums.secagg.protocol import SecAggSum
 from privacy.secure_sums.secagg.shamir import SHARE_BYTES
-from privacy.secure_sums.vectors import Address, VectorSpec
+from privacy.secure_sums.vectors import VectorSpec
 from privacy.testing.harness import residue_spec
 from tests.privacy.secure_sums.he.opened_rounds import windows
 from tests.privacy.secure_sums.secagg.rounds import STAGES, Lying, Sparse, addresses

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from privacy.addresses import Address
 from privacy.errors import (
     BadSignature,
     FedveilError,
@@ -19,7 +20,6 @@ from privacy.secure_sums.contract import Party, Records
 from privacy.secure_sums.secagg.keys import SIGNATURE_BYTES, ClosedList, PrivateKeys, advertised, parts
 from privacy.secure_sums.secagg.protocol import SecAggSum
 from privacy.secure_sums.secagg.shamir import SHARE_BYTES, combine
-from privacy.secure_sums.vectors import Address
 from privacy.testing.harness import UPDATE_BOUND
 from tests.privacy.secure_sums.he.opened_rounds import flipped
 from tests.privacy.secure_sums.secagg.rounds import STAGES, Lying, addresses, copied, made, ran, refusal, wider
