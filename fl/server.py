@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fl.checkpoint import Checkpoints, State
+from fl.evaluation import Scores, evaluate
 from fl.faults.inject import Noting, claims_in, killed
 from fl.ledger import LedgerFile
 from fl.metering import Meter
@@ -25,7 +26,6 @@ from fl.participant import SETUP_ROUND
 from fl.rounds import drive
 from fl.sum_error import ClearContributions, require_within
 from fl.training import vectors
-from fl.training.evaluation import Scores, evaluate
 from fl.training.generators import preserved_generators
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace

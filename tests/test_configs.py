@@ -1,5 +1,6 @@
 """Every file in `configs/` composes, is checked, and names objects that can be made and that do what they are for."""
 
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+import privacy
+from experiments import sweeps
 from experiments.hydra.error_lines import CONFIGS
-from fl import runtimes
+from fl import models, runtimes
 from fl.config.build import build
 from fl.config.checks import check
 from fl.config.identity import from_json, to_json
@@ -17,8 +20,10 @@ from fl.config.schema import RUNTIMES
 from fl.data.image_data import LOSSLESS_ORIGINALS
 from fl.workspace import Workspace
 from privacy.backend import PrivacyBackend
+from results.former_names import FORMER
 from tests.composed import compose
 
+PUBLISHED = {"privacy": privacy.PUBLIC, "fl.models": models.PUBLIC, "experiments.sweeps": sweeps.PUBLIC}
 FILES = sorted(path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.rglob("*/*.yaml"))  # less config.yaml
 # what an option needs beside it, where the default will not do
 BESIDE = {
@@ -46,6 +51,39 @@ SHAPES = {
     "scatter_cnn": (81, 7, 7),
     "scatter_linear": (81, 7, 7),
 }
+
+
+def targets(node: Any) -> list[str]:
+    """Every `_target_` of a file."""
+    if isinstance(node, dict):
+        own = [node["_target_"]] if "_target_" in node else []
+        return own + [target for value in node.values() for target in targets(value)]
+    return []
+
+
+@pytest.mark.parametrize("path", [*FILES, Path("config")], ids=str)
+def test_classes_are_named_as_the_packages_publish_them(path: Path) -> None:
+    """So that a file can move and no hash changes."""
+    for target in targets(OmegaConf.to_container(OmegaConf.load((CONFIGS / path).with_suffix(".yaml")))):
+        package, _, name = target.rpartition(".")
+        assert package.startswith("torch.optim") or name in PUBLISHED[package], target
+
+
+@pytest.mark.parametrize("package", ["privacy", "fl.models", "experiments.sweeps"])
+def test_a_published_class_is_what_its_module_defines(package: str) -> None:
+    for name, module in PUBLISHED[package].items():
+        published = getattr(import_module(package), name)
+        assert published is getattr(import_module(module), name)
+        assert published.__module__ == module
+    with pytest.raises(AttributeError, match="Nope"):
+        _ = import_module(package).Nope
+
+
+def test_every_former_name_leads_to_a_published_class() -> None:
+    for former, present in FORMER.items():
+        package, _, name = present.rpartition(".")
+        assert name in PUBLISHED[package]
+        assert former.rpartition(".")[2] == name
 
 
 def of(group: str) -> list[str]:

@@ -1,13 +1,76 @@
-"""The walls between the packages, held over the syntax tree of every file."""
+"""The walls between the rooms, held over the syntax tree of every file.
+
+`WALLS` reads from the ground up: a room may import itself and the rooms that its line names, all of which stand above
+it in the table. A room is a folder; a file with a line of its own is a room of its own.
+"""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("configs", "experiments", "fl", "privacy", "results", "tests")
+
+GROUND = "privacy"  # errors, randomness, spans, sealing, addresses, checks
+SUMS = "privacy privacy/secure_sums"  # the contract of secure sums, and what its families share
+COSTS = "privacy/accounting privacy/noise"
+BACKEND = f"{SUMS} {COSTS} privacy/mechanisms/contract.py privacy/backend.py"
+STORED = "privacy results"
+SETTINGS = "privacy results fl/faults/options.py fl/config"
+WALLS = {
+    "privacy": "",
+    # what a participation costs, and noise
+    "privacy/accounting": GROUND,
+    "privacy/noise": f"{GROUND} privacy/accounting",
+    # the two contracts
+    "privacy/secure_sums": f"{GROUND} privacy/noise",
+    "privacy/mechanisms/contract.py": f"{SUMS} {COSTS}",
+    # mechanisms, and the three families of secure sums, of which none imports another
+    "privacy/mechanisms": f"{SUMS} {COSTS} privacy/mechanisms/contract.py",
+    "privacy/secure_sums/he": SUMS,
+    "privacy/secure_sums/secagg": SUMS,
+    "privacy/secure_sums/mpc/crypten": SUMS,
+    "privacy/secure_sums/mpc/aggregates": f"{SUMS} privacy/noise privacy/secure_sums/mpc/crypten",
+    "privacy/secure_sums/mpc": f"{SUMS} privacy/secure_sums/mpc/crypten privacy/secure_sums/mpc/aggregates",
+    # beside them
+    "privacy/witness": SUMS,
+    "privacy/testing": f"{SUMS} privacy/secure_sums/mpc/crypten",
+    # the two slots together, and the public names, each of which is imported when it is asked for
+    "privacy/backend.py": f"{SUMS} {COSTS} privacy/mechanisms/contract.py",
+    "privacy/__init__.py": (
+        f"{BACKEND} privacy/mechanisms privacy/secure_sums/he privacy/secure_sums/mpc privacy/secure_sums/secagg"
+    ),
+    # runs on disk
+    "results": GROUND,
+    "results/networks": STORED,
+    "results/published": STORED,
+    "results/output.py": f"{STORED} results/networks",
+    "results/table.py": f"{STORED} results/networks results/output.py",
+    "results/plots": f"{STORED} results/table.py",
+    "results/report": f"{STORED} results/plots",
+    "results/commands": f"{STORED} results/networks results/output.py results/table.py results/plots",
+    # a run
+    "fl/faults/options.py": GROUND,
+    "fl/config": f"{SUMS} privacy/__init__.py privacy/backend.py results fl/faults/options.py",
+    "fl/faults": f"{SETTINGS} {SUMS}",
+    "fl/data": SETTINGS,
+    "fl/models": "privacy fl/data",
+    "fl/training": f"{BACKEND} fl/data",
+    "fl": f"{BACKEND} privacy/witness {SETTINGS} fl/faults fl/data fl/training",
+    "fl/keys": f"{SUMS} results fl/config fl",
+    "fl/node.py": f"{SUMS} fl/config fl/faults fl/keys fl",
+    "fl/runtimes": (
+        f"{SUMS} privacy/secure_sums/mpc/crypten privacy/secure_sums/mpc fl/config fl/faults fl/keys fl fl/node.py"
+    ),
+    "fl/apps.py": f"{GROUND} fl fl/node.py fl/runtimes",
+}
+FREE = ("experiments", "configs", "tests")  # above everything else
+MOST_AT_THE_ROOT = 12
+MOST_FILES = 16
 
 FORBIDDEN = {
     "privacy": {"flwr", "hydra", "omegaconf", "fl", "experiments", "results"},
@@ -19,6 +82,17 @@ MOVES_OR_COUNTS_BYTES = {"count_bytes", "send_and_receive", "push_messages", "pu
 BASELINE = "experiments/benchmarks/flower_secagg.py"  # a grid of its own, for Flower's workflow to run on
 MAY_MOVE_AND_COUNT = ("fl/transport.py", "fl/metering.py", "fl/runtimes/", "tests/", BASELINE)
 SHIM = "privacy.secure_sums.mpc.crypten.compat"
+
+
+def room_of(path: str) -> str:
+    """The room of a file: the file itself where it has a line of its own, else its folder."""
+    return path if path in WALLS else path.rpartition("/")[0]
+
+
+def file_of(module: str) -> str | None:
+    """The file of a module of ours, relative to the root; of a name in a module, None."""
+    path = module.replace(".", "/")
+    return next((file for file in (f"{path}.py", f"{path}/__init__.py") if (ROOT / file).exists()), None)
 
 
 def called_name(call: ast.Call) -> str:
@@ -36,6 +110,25 @@ def imported(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.Call) and called_name(node) in {"import_module", "__import__"}:
         texts = (arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str))
         yield from (text for text in texts if not text.startswith("."))
+
+
+def files_imported(node: ast.AST) -> Iterator[str]:
+    """The files of ours that this node imports, relative to the root."""
+    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        inner = [file_of(f"{node.module}.{alias.name}") for alias in node.names]
+        yield from {file for file in (found or file_of(node.module) for found in inner) if file}
+    else:
+        yield from (file for module in imported(node) if (file := file_of(module)))
+
+
+def trespasses(path: str, node: ast.AST) -> Iterator[str]:
+    """What is wrong with the rooms that this node of the file at `path` imports from."""
+    mine = room_of(path)
+    if mine.partition("/")[0] in FREE:
+        return
+    for theirs in sorted({room_of(file) for file in files_imported(node)} - {mine, *WALLS[mine].split()}):
+        if theirs.partition("/")[0] not in FORBIDDEN.get(mine.partition("/")[0], set()):  # which `crosses` tells
+            yield f"{mine} may not import {theirs}"
 
 
 def names(node: ast.AST) -> Iterator[str]:
@@ -70,6 +163,7 @@ def violations(path: str, source: str) -> list[str]:
             shimmed = shimmed or module.startswith(SHIM)
             if wrong := crosses(path, module, shimmed):
                 found.add((node.lineno, wrong))
+        found |= {(node.lineno, wrong) for wrong in trespasses(path, node)}
         for name in MOVES_OR_COUNTS_BYTES.intersection(names(node)):
             if not path.startswith(MAY_MOVE_AND_COUNT):
                 found.add((node.lineno, f"{name} belongs to the transport"))
@@ -80,6 +174,37 @@ def sources() -> list[Path]:
     """Every Python file of the project; runs are data."""
     files = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
     return [path for path in files if not path.is_relative_to(ROOT / "results" / "runs")]
+
+
+def graph() -> dict[str, set[str]]:
+    """The files that each file of ours imports."""
+    found = {}
+    for path in sources():
+        mine = path.relative_to(ROOT).as_posix()
+        nodes = ast.walk(ast.parse(path.read_text()))
+        found[mine] = {file for node in nodes for file in files_imported(node)} - {mine}
+    return found
+
+
+def test_no_imports_form_a_circle() -> None:
+    assert len(list(TopologicalSorter(graph()).static_order())) > 300  # it raises a CycleError that names the circle
+
+
+def test_every_room_stands_above_those_that_it_imports() -> None:
+    rooms = list(WALLS)
+    for index, room in enumerate(rooms):
+        assert set(WALLS[room].split()) <= set(rooms[:index]), room
+
+
+def test_every_room_has_walls_and_no_line_is_of_a_room_that_is_gone() -> None:
+    of_files = {room_of(path.relative_to(ROOT).as_posix()) for path in sources()}
+    assert {room for room in of_files if room.partition("/")[0] not in FREE} == set(WALLS)
+
+
+def test_no_folder_holds_too_many_files() -> None:
+    folders = Counter(path.parent.relative_to(ROOT).as_posix() for path in sources())
+    assert folders["privacy"] <= MOST_AT_THE_ROOT
+    assert not {folder: count for folder, count in folders.items() if count > MOST_FILES}
 
 
 def test_no_file_crosses_a_wall() -> None:
@@ -97,9 +222,9 @@ def test_no_file_crosses_a_wall() -> None:
             ["privacy/secure_sums/he/sums.py:2: privacy/ may not import flwr"],
         ),
         (
-            "privacy/a/b.py",
+            "privacy/noise/b.py",
             "def f():\n    from fl.rounds import drive\n",
-            ["privacy/a/b.py:2: privacy/ may not import fl"],
+            ["privacy/noise/b.py:2: privacy/ may not import fl"],
         ),
         (
             "privacy/secure_sums/he/sums.py",
@@ -110,6 +235,21 @@ def test_no_file_crosses_a_wall() -> None:
             "privacy/secure_sums/he/sums.py",
             "import importlib\nm = importlib.import_module('results.store')",
             ["privacy/secure_sums/he/sums.py:2: privacy/ may not import results"],
+        ),
+        (
+            "privacy/secure_sums/he/ckks.py",
+            "from privacy.secure_sums.secagg import masks",
+            ["privacy/secure_sums/he/ckks.py:1: privacy/secure_sums/he may not import privacy/secure_sums/secagg"],
+        ),
+        (
+            "privacy/secure_sums/contract.py",
+            "from privacy.secure_sums.plain import PlainSum\nfrom privacy.backend import PrivacyBackend",
+            ["privacy/secure_sums/contract.py:2: privacy/secure_sums may not import privacy/backend.py"],
+        ),
+        (
+            "fl/server.py",
+            "from fl import node",
+            ["fl/server.py:1: fl may not import fl/node.py"],
         ),
         ("results/table.py", "import torch, fl", ["results/table.py:1: results/ may not import fl"]),
         ("fl/rounds.py", "import experiments.run as run", ["fl/rounds.py:1: fl/ may not import experiments"]),
@@ -130,14 +270,14 @@ def test_no_file_crosses_a_wall() -> None:
             ["fl/apps.py:1: count_bytes belongs to the transport"],
         ),
         (
-            "privacy/mpc.py",
+            "privacy/secure_sums/mpc/protocol.py",
             "import crypten",
-            ["privacy/mpc.py:1: crypten is imported from privacy.secure_sums.mpc.crypten.compat"],
+            ["privacy/secure_sums/mpc/protocol.py:1: crypten is imported from privacy.secure_sums.mpc.crypten.compat"],
         ),
         (
-            "privacy/mpc.py",
+            "privacy/secure_sums/mpc/protocol.py",
             "import crypten.mpc\nfrom privacy.secure_sums.mpc.crypten.compat import crypten",
-            ["privacy/mpc.py:1: crypten is imported from privacy.secure_sums.mpc.crypten.compat"],
+            ["privacy/secure_sums/mpc/protocol.py:1: crypten is imported from privacy.secure_sums.mpc.crypten.compat"],
         ),
     ],
 )
@@ -155,8 +295,14 @@ def test_a_breach_is_found(path: str, source: str, expected: list[str]) -> None:
         ("privacy/secure_sums/he/sums.py", "import flask\nfrom floats import results"),
         ("privacy/secure_sums/he/sums.py", '"""Not fl, not flwr: import flwr, send_and_receive."""'),
         ("privacy/secure_sums/mpc/crypten/compat.py", "import crypten"),
-        ("privacy/mpc.py", "from privacy.secure_sums.mpc.crypten.compat import crypten\nimport crypten.mpc"),
-        ("privacy/mpc.py", "from privacy import crypten_compat\ndef f():\n    import crypten"),
+        (
+            "privacy/secure_sums/mpc/protocol.py",
+            "from privacy.secure_sums.mpc.crypten.compat import crypten\nimport crypten.mpc",
+        ),
+        (
+            "privacy/secure_sums/mpc/protocol.py",
+            "from privacy.secure_sums.mpc.crypten import compat\ndef f():\n    import crypten",
+        ),
         ("fl/rounds.py", "import flwr, hydra, privacy.backend, results.store"),
         ("fl/runtimes/ray.py", "grid.push_messages([])"),
         ("fl/transport.py", "grid.pull_messages([])"),

@@ -60,6 +60,16 @@ BAD: list[tuple[list[str], str, str]] = [
     (["training/optimizer=nope"], "training/optimizer=nope: ", "allowed are adam, adamw, sgd"),
     (["model=null"], "model=null: ", "allowed are cnn, .*, mlp, moderate_cnn, resnet18_gn"),
     # objects
+    (
+        ["secure_sum._target_=privacy.he.CkksSum"],
+        "secure_sum._target_=privacy.he.CkksSum: ",
+        "is called privacy.CkksSum now: name it so$",
+    ),
+    (
+        ["model._target_=fl.private_models.CnnTanh"],
+        "model._target_=fl.private_models.CnnTanh: ",
+        "is called fl.models.CnnTanh now: name it so$",
+    ),
     (["model._target_=fl.models.Nope"], "model (_target_=fl.models.Nope): ", "importable"),
     (
         ["secure_sum._target_=builtins.dict"],

@@ -96,3 +96,20 @@ def test_a_run_that_is_going_on_is_running(tmp_path: Path) -> None:
         command = [sys.executable, "-c", code, str(run.path)]
         told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=os.environ)
     assert told.stdout == "running\n"
+
+
+def test_a_run_with_former_class_names_is_one_of_the_present_configuration(tmp_path: Path) -> None:
+    """Written as a literal: what a run of the version before holds."""
+    former = configuration(
+        secure_sum={"_target_": "privacy.secure_sum.PlainSum"},
+        model={"_target_": "fl.private_models.CnnTanh"},
+        mechanism={"dp": {"_target_": "privacy.dp_sgd.DpSgd", "clip": 1.0}},
+    )
+    present = configuration(
+        model={"_target_": "fl.models.CnnTanh"}, mechanism={"dp": {"_target_": "privacy.DpSgd", "clip": 1.0}}
+    )
+    bare = configuration(model={"_target_": "fl.models.CnnTanh"})
+    runs = collect([store(tmp_path, values, "finished", summary()) for values in (former, present, bare)]).to_dicts()
+    assert runs[0]["configuration"] == runs[1]["configuration"]
+    assert runs[0]["pair"] == runs[1]["pair"] == runs[2]["pair"]
+    assert [run["plain"] for run in runs] == [False, False, True]

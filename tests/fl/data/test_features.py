@@ -11,8 +11,8 @@ from fl.config.schema import DataConfig
 from fl.data import features
 from fl.data import image_data as fl_data
 from fl.data.image_data import ImageData, load_data
+from fl.evaluation import evaluate
 from fl.training import vectors
-from fl.training.evaluation import evaluate
 from privacy.errors import ConfigError
 from tests.composed import compose, run, workspace_of
 from tests.fl.data.test_image_data import examples, write_idx

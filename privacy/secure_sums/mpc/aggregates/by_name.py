@@ -50,7 +50,7 @@ class Sum(Aggregate):
 
 
 def _total(shares_CL: torch.Tensor) -> torch.Tensor:
-    from privacy.secure_sums.mpc.bit_circuits import opened
+    from privacy.secure_sums.mpc.crypten.bit_circuits import opened
 
     return opened(shares_CL.sum(0))
 

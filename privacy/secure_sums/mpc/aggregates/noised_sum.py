@@ -46,7 +46,7 @@ class NoisedSum(Aggregate):
         require_range(spec, fractional_bits, noise.reach)
 
     def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:
-        from privacy.secure_sums.mpc import bit_circuits as mpc
+        from privacy.secure_sums.mpc.crypten import bit_circuits as mpc
 
         noise = self.noise(mpc.parties(), fractional_bits)
         share_L = shares_CL.sum(0)

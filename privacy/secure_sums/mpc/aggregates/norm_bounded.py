@@ -149,7 +149,7 @@ class NormBounded(Aggregate):
         raise ConfigError.of("secure_sum.fractional_bits", fractional_bits, f"{arithmetic}, must fit 63 bits: {remedy}")
 
     def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:  # noqa: ARG002
-        from privacy.secure_sums.mpc import bit_circuits as mpc
+        from privacy.secure_sums.mpc.crypten import bit_circuits as mpc
 
         made = self._grid(shares_CL.shape[1] - 1, fractional_bits)
         assert made is not None, "check refused this"
@@ -170,7 +170,7 @@ class NormBounded(Aggregate):
         update_CD: torch.Tensor, weight_C: torch.Tensor, step: list[slice], made: Grid, one: int
     ) -> torch.Tensor:
         """Additive shares of 1 where every coordinate and the weight are within their range, else of 0; shape (C,)."""
-        from privacy.secure_sums.mpc import bit_circuits as mpc
+        from privacy.secure_sums.mpc.crypten import bit_circuits as mpc
 
         hidden = mpc.masked(mpc.padded(weight_C))
         valid_C = mpc.unpacked(mpc.both(hidden.at_least(0), hidden.at_most(one)))[: len(weight_C)]
@@ -183,7 +183,7 @@ class NormBounded(Aggregate):
 
 def _fitting(norms_C: torch.Tensor, weight_C: torch.Tensor, made: Grid) -> torch.Tensor:
     """Additive shares, shape (2, C): the largest factor that fits, and 1 where one does; 0 where none does."""
-    from privacy.secure_sums.mpc import bit_circuits as mpc
+    from privacy.secure_sums.mpc.crypten import bit_circuits as mpc
 
     second_M, first_M, constant_M = torch.tensor(made.coefficients_M3, device=norms_C.device).T
     allowed_CM = mpc.squared(weight_C)[:, None] * second_M + weight_C[:, None] * first_M

@@ -58,7 +58,7 @@ class _Middle(Aggregate):
 
 def _middle_sum(shares_CN: torch.Tensor, trim: int) -> torch.Tensor:
     """The sum over the middle ranks of each coordinate, opened, shape (N,)."""
-    from privacy.secure_sums.mpc import bit_circuits as mpc
+    from privacy.secure_sums.mpc.crypten import bit_circuits as mpc
 
     contributors, length = shares_CN.shape
     bits_CN = mpc.masked(mpc.padded(shares_CN)).bits()

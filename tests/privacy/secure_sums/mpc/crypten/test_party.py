@@ -27,7 +27,7 @@ def nobody(monkeypatch):
 
 def multiplied(shares):
     """Products of every kind, in a party."""
-    from privacy.secure_sums.mpc import bit_circuits as mpc_circuits
+    from privacy.secure_sums.mpc.crypten import bit_circuits as mpc_circuits
     from privacy.secure_sums.mpc.crypten import party as crypten_party
 
     with crypten_party.computing():
@@ -39,7 +39,7 @@ def multiplied(shares):
 
 
 def opened(shares):
-    from privacy.secure_sums.mpc import bit_circuits as mpc_circuits
+    from privacy.secure_sums.mpc.crypten import bit_circuits as mpc_circuits
     from privacy.secure_sums.mpc.crypten import party as crypten_party
 
     with crypten_party.computing():

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from fl.evaluation import evaluate
 from fl.training import vectors
-from fl.training.evaluation import evaluate
 from fl.workspace import Workspace
 from tests.composed import examples_of, workspace_of
 

@@ -25,7 +25,7 @@ def shared_by_xor(values: np.ndarray, parties: int) -> list[np.ndarray]:
 
 def circuit(name, shares, *arguments):
     """In a party: a circuit of the module, and what comes out opened."""
-    from privacy.secure_sums.mpc import bit_circuits as mpc
+    from privacy.secure_sums.mpc.crypten import bit_circuits as mpc
     from privacy.secure_sums.mpc.crypten import party as crypten_party
 
     with crypten_party.computing():
