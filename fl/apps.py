@@ -1,9 +1,9 @@
-"""The ServerApp and the ClientApp: the same ones in every runtime.
+"""The ServerApp and the ClientApp: the same two apps in every runtime.
 
 A client acts only on a configuration whose hash is approved: by its node configuration (`approved-config`), or, in a
-simulation, by the environment of the process that the simulation started. Its keys are where its own node configuration
-says (`keys`), never where the server does. A node of another role passes its messages on to the role's resident process
-(`resident`, a socket).
+simulation, by the environment of the process that the simulation started. The client's node configuration, never the
+server, names the folder of the client's keys (`keys`). A node of another role passes its messages on to the role's
+resident process (`resident`, a socket).
 """
 
 import logging
@@ -50,7 +50,7 @@ from privacy.vectors import Address, Vector
 
 APPROVED = "approved-config"
 PARTITION = "partition-id"
-ROLE = "role"  # of a party beside clients and server
+ROLE = "role"  # the address of a role other than client and server
 KEYS = "keys"  # the folder of this node's keys, in a deployment
 RESIDENT = "resident"  # the socket of the process that plays the role
 APPROVED_VARIABLE = "FEDVEIL_APPROVED_CONFIG"
@@ -68,7 +68,7 @@ def participate(message: Message, context: Context) -> Message:
 
 
 def reply(content: RecordDict, context: Context) -> RecordDict:
-    """What a node replies; an error travels back by name, for the server to tell why."""
+    """Return a node's reply. An error travels back by name, so that the server can report the reason."""
     try:
         resident = context.node_config.get(RESIDENT)
         if resident is None:
@@ -77,7 +77,7 @@ def reply(content: RecordDict, context: Context) -> RecordDict:
 
         return relay(Path(str(resident)), str(context.node_config.get(ROLE)), content)
     except Exception as error:
-        if not isinstance(error, FedveilError):  # a defect, not a refusal: show where
+        if not isinstance(error, FedveilError):  # a defect, not a refusal: log the traceback
             log.warning("a client cannot answer", exc_info=error)
         return RecordDict({FAILURE: failure(error)})
 
@@ -120,10 +120,10 @@ def _participate(content: RecordDict, context: Context) -> RecordDict:
 
 
 def accept(canonical: str, context: Context) -> Workspace:
-    """The workspace of a configuration that this node approves.
+    """Return the workspace of a configuration that this node approves.
 
     Raises:
-        ConfigError: the hash is not the approved one, or none is approved.
+        ConfigError: the hash is not the approved one, or no hash is approved.
     """
     approved = context.node_config.get(APPROVED) or os.environ.get(APPROVED_VARIABLE)
     asked = hash_of(canonical)
@@ -137,10 +137,10 @@ def accept(canonical: str, context: Context) -> Workspace:
 
 
 def own_address(asked: Address, context: Context) -> Address:
-    """The address that this node answers to: its role's; simulated nodes play whichever client is asked.
+    """Return the address that this node answers to: its role's address. A simulated node plays any client.
 
     Raises:
-        ProtocolError: the message is for somebody else.
+        ProtocolError: the message is for another address.
     """
     own = context.node_config.get(ROLE)
     if own is None and _stands_alone(context):
@@ -151,16 +151,16 @@ def own_address(asked: Address, context: Context) -> Address:
 
 
 def _stands_alone(context: Context) -> bool:
-    """Whether this is a client's own node; simulations give their nodes less to know."""
+    """True where this is a client's own node: in a simulation, the node configuration lacks these keys."""
     return APPROVED in context.node_config and PARTITION in context.node_config
 
 
 def credentials(work: Workspace, address: Address, context: Context, stage: str) -> Credentials | None:
-    """The keys and the store of a role, where the secure sum needs them.
+    """Return the keys and the store of a role; None where the secure sum needs none.
 
     Raises:
-        ConfigError: this node has no keys, or none that will do.
-        PrivacyRefusal: the roster comes through the server, and this node took none.
+        ConfigError: this node has no keys, or its keys are not usable.
+        PrivacyRefusal: the roster comes through the server, and this node accepted none at set-up.
     """
     secure_sum = work.backend.secure_sum
     folder = context.node_config.get(KEYS)
@@ -177,13 +177,16 @@ def credentials(work: Workspace, address: Address, context: Context, stage: str)
 
 
 def role_context(address: Address, approved: str, folder: Path | None = None) -> Context:
-    """The node that a process is which plays one role beside clients and server; what it remembers is in it."""
+    """Return the Flower context of a process that plays one role other than client and server.
+
+    The role's memory is in the state of this context.
+    """
     config = {APPROVED: approved, ROLE: address} | ({} if folder is None else {KEYS: str(folder)})
     return Context(1, FIRST_ROLE_NODE, dict(config), RecordDict(), {})
 
 
 def recall(state: RecordDict, request: Request) -> dict[str, Value]:
-    """The participant's memory of this attempt at this round; that of an earlier one is removed."""
+    """Return the participant's memory of this attempt at this round, and remove the memory of an earlier attempt."""
     noted = state.get(MEMORY_ROUND)
     if noted == {"round": request.round, "attempt": request.attempt}:
         return unpack(state)
@@ -214,7 +217,7 @@ Locate = Callable[[Grid, Workspace], Mapping[Address, int]]
 
 
 def server_app_of(work: Workspace, locate: Locate, errand: Errand) -> ServerApp:
-    """A ServerApp for the runtimes that run it in this process, with the processes of other roles beside it."""
+    """Make a ServerApp for a runtime that runs it in this process, with a process for each further role."""
     app = ServerApp()
 
     @app.main()
@@ -227,7 +230,7 @@ def server_app_of(work: Workspace, locate: Locate, errand: Errand) -> ServerApp:
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """The ServerApp of a deployment: configuration, folder and pinned public keys are in Flower's run configuration."""
+    """The ServerApp of a deployment: Flower's run configuration holds configuration, folder and pinned public keys."""
     from fl.runtimes.deployment import POLL_S, locate
 
     given = {name: str(value) for name, value in context.run_config.items()}
