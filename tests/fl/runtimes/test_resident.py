@@ -242,7 +242,7 @@ def test_keys_are_made_where_the_roster_comes_through_the_server(tmp_path: Path)
         kind, why = failure_of(relay(folder / "socket", "keyholder", asking(config)))
         assert (kind, why) == (
             "PrivacyRefusal",
-            "keyholder has no roster of this configuration: it took none at set-up",
+            "keyholder has no roster of this configuration: it accepted none at set-up",
         )
         said = unpack(relay(folder / "socket", "keyholder", asking(config, stage="introduce")))
         clients = {address: Identity.generate(OsRandomness()).public for address in EVERYBODY[:2]}
