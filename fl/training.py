@@ -88,7 +88,8 @@ def clear_gradients(optimizer: torch.optim.Optimizer) -> None:
 def _proximal(model: torch.nn.Module, mu: float) -> Callable[[], torch.Tensor]:
     """Return a function that computes the proximal term mu/2 |w - w_global|^2.
 
-    Li et al. 2020, "Federated Optimization in Heterogeneous Networks", eq. 2. `w_global` is the model's state at the time of this call.
+    Li et al. 2020, "Federated Optimization in Heterogeneous Networks", eq. 2. `w_global` holds the
+    parameters at the time of this call.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     start = [parameter.detach().clone() for parameter in trained]
