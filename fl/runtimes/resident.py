@@ -1,11 +1,12 @@
-"""The process that plays a role of a deployment beside clients and server: it has the role's keys and its memory.
+"""The process that plays a role beside clients and server, in a deployment: it has the role's keys and memory.
 
     python -m fl.runtimes.resident keyholder --keys FOLDER --approve HASH
     python -m fl.runtimes.resident party/0 --keys FOLDER --approve HASH --configuration FILE
 
-Flower starts a new process for each message to the role's SuperNode. That one relays to this one over a Unix socket:
-whoever may write to the socket may ask. A message, and the answer to it, is its length in 8 bytes, and Flower's records
-as Protocol Buffers. Parties meet before they listen, and their dealer, whom nobody asks, deals until they part.
+Flower starts a new process for each message to the role's SuperNode. That process relays the message to the resident
+process over a Unix socket; write permission for the socket is the only access control. A message or answer consists of
+its length in 8 bytes, and Flower's records as Protocol Buffers. Parties meet before they listen. Their dealer receives
+no messages; it deals until the parties leave.
 """
 
 import argparse
@@ -28,13 +29,13 @@ from fl.config import hash_of
 from privacy.errors import ConfigError, FedveilError, ProtocolError, RuntimeFailure
 from privacy.vectors import Address
 
-SOCKET = "socket"  # in the role's folder
-MEETING = ("party/", "dealer")  # roles that must reach others of theirs
+SOCKET = "socket"  # file name in the role's folder
+MEETING = ("party/", "dealer")  # addresses of the roles that meet one another
 HASH_DIGITS = 64
 LENGTH_BYTES = 8
-MAX_BYTES = 2**31 - 1  # what Protocol Buffers can hold
-CHUNK_BYTES = 1 << 20  # memory is taken as bytes come, whatever length was announced
-STALL_S = 30.0  # a relay that says nothing for so long is given up
+MAX_BYTES = 2**31 - 1  # the limit of Protocol Buffers
+CHUNK_BYTES = 1 << 20  # memory is allocated as bytes arrive, whatever the announced length
+STALL_S = 30.0  # a relay that sends nothing for this time is disconnected
 QUEUE = 16
 
 
@@ -42,10 +43,10 @@ QUEUE = 16
 
 
 def relay(path: Path, role: Address, content: RecordDict) -> RecordDict:
-    """What the process that plays a role answers.
+    """Relay a message to the process that plays a role, and return its answer.
 
     Raises:
-        RuntimeFailure: it is not there, or died.
+        RuntimeFailure: the process is not listening, or died.
     """
     try:
         connection = _connected(path)
@@ -61,7 +62,7 @@ def relay(path: Path, role: Address, content: RecordDict) -> RecordDict:
 
 
 def answers(path: Path) -> bool:
-    """Whether a process listens at a socket."""
+    """True where a process listens at a socket."""
     try:
         _connected(path).close()
     except OSError:
@@ -82,7 +83,7 @@ def _connected(path: Path) -> socket.socket:
 
 @contextmanager
 def _short(path: Path) -> Iterator[str]:
-    """Another name for a path: that of a socket has 108 bytes at most."""
+    """Yield a short name for a path, because the name of a socket has at most 108 bytes."""
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{folder}/{path.name}"
@@ -97,10 +98,10 @@ def _send(connection: socket.socket, content: RecordDict) -> None:
 
 
 def _receive(connection: socket.socket) -> RecordDict:
-    """The records of one message.
+    """Receive the records of one message.
 
     Raises:
-        ProtocolError: it is too long, ends early, or holds no records.
+        ProtocolError: the message is too long, ends early, or holds no records.
     """
     length = int.from_bytes(_exactly(connection, LENGTH_BYTES), "big")
     if length > MAX_BYTES:
@@ -108,7 +109,7 @@ def _receive(connection: socket.socket) -> RecordDict:
     data = _exactly(connection, length)
     try:
         return recorddict_from_proto(ProtoRecordDict.FromString(data))
-    except Exception as error:  # these bytes make the parsers raise whatever they may
+    except Exception as error:  # the parsers can raise any exception on these bytes
         raise ProtocolError(f"{length} bytes are no records: {error}") from None
 
 
@@ -127,16 +128,16 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 @contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
-    """A socket at a path; the folder that it is in, and its group, decide who may connect.
+    """Listen at a socket for the time of the block. The permissions of its folder, and its group, restrict access.
 
     Raises:
-        ConfigError: another process listens there, or nobody can.
+        ConfigError: another process listens at the path, or the socket cannot be made.
     """
     if answers(path):
         raise ConfigError.of("socket", path, "another process listens there: stop it, or give this one another socket")
     with socket.socket(socket.AF_UNIX) as listener:
         try:
-            path.unlink(missing_ok=True)  # of a process that was killed
+            path.unlink(missing_ok=True)  # left by a process that was killed
             with _short(path) as name:
                 listener.bind(name)
             path.chmod(0o660)
@@ -150,10 +151,10 @@ def listening(path: Path) -> Iterator[socket.socket]:
 
 
 def serve(listener: socket.socket, context: Context) -> NoReturn:
-    """Answer one message after the other, until the process is ended."""
+    """Answer one message after the other, until the process ends."""
     while True:
         connection, _ = listener.accept()
-        with connection, suppress(OSError):  # a relay that died wants no answer
+        with connection, suppress(OSError):  # a relay that died needs no answer
             connection.settimeout(STALL_S)
             _send(connection, _answer(connection, context))
 
@@ -170,12 +171,12 @@ def _answer(connection: socket.socket, context: Context) -> RecordDict:
 
 
 def play(role: Address, folder: Path, approved: str, path: Path) -> None:
-    """Be the process of a role, until it is ended.
+    """Play a role, until the process ends.
 
     Raises:
-        ConfigError: keys, approved hash or socket will not do.
+        ConfigError: the keys, the approved hash or the socket are not usable.
     """
-    from fl.apps import role_context  # takes seconds: what is wrong with the arguments shows before
+    from fl.apps import role_context  # the import takes seconds, so the arguments are checked before
 
     with listening(path) as listener:
         print(f"{role} listens at {path}, for the configuration {approved}", flush=True)
@@ -183,13 +184,13 @@ def play(role: Address, folder: Path, approved: str, path: Path) -> None:
 
 
 def play_party(role: Address, folder: Path, configuration: str, path: Path, private: Path | None) -> None:
-    """Meet the other parties, and be the process of one, until it is ended; or the dealer, until they part.
+    """Meet the other parties and play one of them, until the process ends; or play the dealer, until the parties leave.
 
     Raises:
-        ConfigError: the configuration has no such party, or does not say where they meet.
-        RuntimeFailure: they did not all come.
+        ConfigError: the configuration has no such party, or names no place for the meeting.
+        RuntimeFailure: not all parties came to the meeting.
     """
-    from fl.runtimes import peers  # with it CrypTen
+    from fl.runtimes import peers  # imports CrypTen
     from fl.workspace import workspace
 
     work = workspace(configuration)
@@ -219,14 +220,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Play a role of a deployment, such as the keyholder, for one configuration."""
     parser = argparse.ArgumentParser(prog="python -m fl.runtimes.resident", description=main.__doc__)
     parser.add_argument("role", help="keyholder, party/0, dealer")
-    parser.add_argument("--keys", type=Path, required=True, metavar="FOLDER", help="of the role, with the roster in it")
+    parser.add_argument("--keys", type=Path, required=True, metavar="FOLDER", help="the role's folder, with the roster")
     relayed = "the roster comes through the server (runtime.roster=relayed), and keys are made where there are none"
     parser.add_argument("--relayed", action="store_true", help=relayed)
-    parser.add_argument("--approve", required=True, metavar="HASH", help="of the configuration; see `fedveil hash`")
-    parser.add_argument("--socket", type=Path, help=f"where its SuperNode asks (default: {SOCKET} in the folder)")
-    file = "of a party or dealer: what `fedveil configuration` prints"
+    parser.add_argument("--approve", required=True, metavar="HASH", help="the configuration's hash; see `fedveil hash`")
+    parser.add_argument("--socket", type=Path, help=f"the socket to listen at (default: {SOCKET} in the folder)")
+    file = "for a party or dealer: the output of `fedveil configuration`"
     parser.add_argument("--configuration", type=Path, metavar="FILE", help=file)
-    private = "of a party or dealer: where those of one machine meet (without secure_sum.rendezvous)"
+    private = "for a party or dealer: meeting place of parties on one machine (without secure_sum.rendezvous)"
     parser.add_argument("--meet", type=Path, metavar="FOLDER", help=private)
     try:
         _play(parser.parse_args(argv))
@@ -263,19 +264,19 @@ def _check(role: Address, folder: Path, approved: str, relayed: bool) -> None:
 
 
 def _approved(file: Path | None, approved: str) -> str:
-    """The configuration in a file.
+    """Read the configuration in a file.
 
     Raises:
-        ConfigError: there is none, or not the approved one.
+        ConfigError: there is no such file, or its configuration is not the approved one.
     """
     if file is None:
-        raise ConfigError.of("configuration", file, "parties meet first: name what `fedveil configuration` prints")
+        raise ConfigError.of("configuration", file, "parties need the file that `fedveil configuration` prints")
     try:
         configuration = file.read_text().strip()
     except OSError as error:
         raise ConfigError.of("configuration", file, f"cannot be read ({error.strerror})") from None
     if hash_of(configuration) != approved:
-        allowed = f"its hash is {hash_of(configuration)}, and not the approved one"
+        allowed = f"its hash is {hash_of(configuration)}, not the approved one"
         raise ConfigError.of("configuration", file, allowed)
     return configuration
 
