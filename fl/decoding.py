@@ -153,7 +153,7 @@ def _decode(cell: Any, request: Request, place: str) -> tuple[NDArray[np.uint8],
         raise ConfigError.of("data.image_column", request.image_column, f"{place} has no encoded images there")
     with Image.open(io.BytesIO(cell)) as image:
         if image.mode not in GREY_MODES + COLOUR_MODES:
-            raise ConfigError(f"{place}: images have 8 bits a channel here, not mode {image.mode}")
+            raise ConfigError(f"{place}: needs images of 8 bits a channel, not of mode {image.mode}")
         mode = "L" if image.mode in GREY_MODES else "RGB"
         pixels = np.asarray(image if image.mode == mode else image.convert(mode))
         return pixels.reshape(image.height, image.width, -1), image.format

@@ -27,7 +27,7 @@ def resolve(name: str) -> torch.device:
     if device.type == "cuda":
         present = torch.cuda.device_count()
         if (device.index or 0) >= present:
-            raise ConfigError.of("device", name, f"{present} CUDA devices are here; use device=cpu or device=auto")
+            raise ConfigError.of("device", name, f"there are {present} CUDA devices; use device=cpu or device=auto")
     return device
 
 

@@ -286,7 +286,7 @@ def gather(files: Iterable[Path]) -> Roster:
             part = _parse("public", file, line)
             for address in part:
                 if address in keys:
-                    raise ConfigError.of("public", file, f"{address} comes twice")
+                    raise ConfigError.of("public", file, f"{address} occurs twice")
                 keys[address] = part[address]
     return Roster(keys)
 
@@ -297,9 +297,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("make", help="make a role's keys in its own folder, and print its public line")
     one.add_argument("folder", type=Path)
-    one.add_argument("address", help="client/0, keyholder")
+    one.add_argument("address", help="the role's address, such as client/0 or keyholder")
     listing = commands.add_parser("roster", help="make a roster from files of public lines, and print its SHA-256")
-    listing.add_argument("file", type=Path, help=f"to write; each role keeps a copy in its folder, as {ROSTER}")
+    listing.add_argument("file", type=Path, help=f"file to write; each role keeps a copy in its folder, as {ROSTER}")
     listing.add_argument("public", type=Path, nargs="+")
     arguments = parser.parse_args(argv)
     try:

@@ -231,8 +231,8 @@ class Server:
             TooFewContributors: the total weight is zero, up to the tolerance of the sum.
         """
         if total.weight <= len(total.survivors) * self.work.tolerance:  # an approximate sum of zeros is not exactly 0
-            why = "no client holds an example" if self.work.backend.secure_sum.additive else "none of them counted"
-            raise TooFewContributors(f"the contributions weigh nothing together: {why}")
+            why = "no client holds an example" if self.work.backend.secure_sum.additive else "no contribution counted"
+            raise TooFewContributors(f"the total weight of the contributions is 0: {why}")
         backend = self.work.backend
         size = self.work.cohort_size
         sums = np.split(total.update_D, [self.work.spec.segments[0].length])

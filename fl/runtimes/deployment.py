@@ -90,7 +90,7 @@ def _given_roster(work: Workspace, errand: Errand) -> Roster | None:
     if secure_sum.pinned and not work.relayed and errand.roster is None:
         raise ConfigError.of("roster", None, f"secure_sum={secure_sum.name} needs the file of everybody's public keys")
     if not secure_sum.pinned and errand.roster is not None:
-        raise ConfigError.of("roster", errand.roster.digest.hex(), f"secure_sum={secure_sum.name} needs none")
+        raise ConfigError.of("roster", errand.roster.digest.hex(), f"secure_sum={secure_sum.name} needs no roster")
     return errand.roster
 
 

@@ -175,7 +175,7 @@ def check_workers(work: Workspace) -> None:
     if not runtime.workers or device.type == "cpu":
         return
     if device.index is not None:
-        raise ConfigError.of("device", work.config.device, "workers take GPUs by themselves: use device=cuda")
+        raise ConfigError.of("device", work.config.device, "workers choose GPUs themselves: use device=cuda")
     present = torch.cuda.device_count()
     if runtime.workers * runtime.gpus_per_client > present:
         allowed = f"with runtime.workers={runtime.workers}, at most {present / runtime.workers:g} ({present} GPUs)"

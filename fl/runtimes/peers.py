@@ -77,7 +77,7 @@ class GlooPeers(Peers):
     def _receive(self, peer: int, ends_s: float) -> bytes:
         length = self._taken(torch.zeros(1, dtype=torch.int64), peer, ends_s)
         if not 0 < int(length) <= MOST_BYTES:
-            raise ProtocolError(f"{self._parties[peer]} announces {int(length)} bytes")
+            raise ProtocolError(f"{self._parties[peer]} announces a message of {int(length)} bytes")
         return self._taken(torch.zeros(int(length), dtype=torch.uint8), peer, ends_s).numpy().tobytes()
 
     def _taken(self, tensor: torch.Tensor, peer: int, ends_s: float) -> torch.Tensor:

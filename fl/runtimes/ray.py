@@ -31,7 +31,7 @@ def run(work: Workspace, errand: Errand) -> None:
     from flwr.simulation import run_simulation
 
     if work.device.index is not None:
-        raise ConfigError.of("device", work.config.device, "Ray places clients on GPUs by itself: use device=cuda")
+        raise ConfigError.of("device", work.config.device, "Ray itself places clients on GPUs: use device=cuda")
     app = server_app_of(work, locate, errand)
     with _approved(work.hash), _quiet():
         try:

@@ -110,7 +110,7 @@ def _receive(connection: socket.socket) -> RecordDict:
     try:
         return recorddict_from_proto(ProtoRecordDict.FromString(data))
     except Exception as error:  # the parsers can raise any exception on these bytes
-        raise ProtocolError(f"{length} bytes are no records: {error}") from None
+        raise ProtocolError(f"{length} bytes are not records: {error}") from None
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes:
@@ -219,7 +219,7 @@ def _stop(signum: int, _frame: FrameType | None) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Play a role of a deployment, such as the keyholder, for one configuration."""
     parser = argparse.ArgumentParser(prog="python -m fl.runtimes.resident", description=main.__doc__)
-    parser.add_argument("role", help="keyholder, party/0, dealer")
+    parser.add_argument("role", help="the role's address, such as keyholder, party/0 or dealer")
     parser.add_argument("--keys", type=Path, required=True, metavar="FOLDER", help="the role's folder, with the roster")
     relayed = "the roster comes through the server (runtime.roster=relayed), and keys are made where there are none"
     parser.add_argument("--relayed", action="store_true", help=relayed)

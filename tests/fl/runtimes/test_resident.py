@@ -138,8 +138,8 @@ GOOD = recorddict_to_proto(asking()).SerializeToString()
     [
         ((2**63).to_bytes(8, "big"), f"is longer than {MAX_BYTES}"),
         (b"\xff" * 8, f"is longer than {MAX_BYTES}"),
-        ((100).to_bytes(8, "big") + b"\xff" * 100, "100 bytes are no records"),
-        (len(GOOD[:-1]).to_bytes(8, "big") + GOOD[:-1], "are no records"),
+        ((100).to_bytes(8, "big") + b"\xff" * 100, "100 bytes are not records"),
+        (len(GOOD[:-1]).to_bytes(8, "big") + GOOD[:-1], "are not records"),
         (bytes(8), "a message without an envelope or an address"),
     ],
 )
