@@ -1,6 +1,6 @@
-"""A checkpoint after each round, and the round's rows beside it; secrets of a round are in neither.
+"""A checkpoint after each round, and the round's rows beside it; neither holds secrets of the round's protocol.
 
-A file holds the SHA-256 of what follows it, so that a damaged one is refused and the one before it is used.
+A file starts with the SHA-256 of its content. A damaged file is refused, and the checkpoint before it is used.
 """
 
 import hashlib
@@ -29,15 +29,15 @@ log = logging.getLogger("fedveil")
 
 @dataclass
 class State:
-    """What a run needs to go on after a round. `weights_D` is float32, shape (D,), on the CPU."""
+    """The state from which a run continues after a round. `weights_D` is float32, shape (D,), on the CPU."""
 
     run: str
     round: int
     weights_D: torch.Tensor
     optimizer: dict[str, Any]
     started: str
-    mechanisms: dict[str, float] = field(default_factory=dict)  # what their server halves remember
-    secrets: dict[str, torch.Tensor] = field(default_factory=dict)  # and what they tell nobody
+    mechanisms: dict[str, float] = field(default_factory=dict)  # state of the mechanisms' server halves
+    secrets: dict[str, torch.Tensor] = field(default_factory=dict)  # their secret state, which is never sent
 
 
 def _generators() -> dict[str, Any]:
@@ -58,7 +58,7 @@ def _restore_generators(states: dict[str, Any]) -> None:
 
 
 def encode(state: State) -> bytes:
-    """A state and the process's random states as one checksummed byte string."""
+    """Encode a state and the process's random states as one checksummed byte string."""
     buffer = io.BytesIO()
     torch.save({"state": vars(state), "generators": _generators()}, buffer)
     payload = buffer.getvalue()
@@ -70,7 +70,7 @@ def _header(payload: bytes) -> bytes:
 
 
 def decode(content: bytes) -> State:
-    """Read what `encode` wrote, and restore the random states.
+    """Decode the output of `encode`, and restore the random states.
 
     Raises:
         RunRefused: the checksum does not match.
@@ -99,13 +99,13 @@ class Checkpoints:
         """Write the round's rows, then its checkpoint (each atomic), then drop the oldest checkpoints."""
         self.save_rows(state.run, state.round, rows)
         with replacing(self.folder / f"round-{state.round:06d}.ckpt") as temporary:
-            temporary.touch(mode=0o600)  # it may hold noise that nobody may subtract
+            temporary.touch(mode=0o600)  # the state may hold noise, which must stay secret
             temporary.write_bytes(encode(state))
         for path in list(self._numbered("ckpt").values())[: -self._keep]:
             path.unlink()
 
     def save_rows(self, run: str, number: int, rows: Iterable[Row]) -> None:
-        """Write a round's rows alone: what was measured of a round that failed. Running it again replaces them."""
+        """Write a round's rows alone: the measurements of a failed round. Running the round again replaces them."""
         write_rows(self.folder / f"round-{number:06d}.parquet", to_frame(run, rows))
 
     def add_rows(self, run: str, number: int, rows: Iterable[Row]) -> None:
@@ -114,8 +114,8 @@ class Checkpoints:
         write_rows(path, pl.concat([read_rows(path), to_frame(run, rows)]))
 
     def latest(self) -> State | None:
-        """The newest state that is whole; rows of later rounds are removed, for those rounds run again."""
-        for leftover in self.folder.glob(".round-*.tmp"):  # of a process that was killed while it wrote
+        """Return the newest undamaged state, and remove the rows of later rounds, because those rounds run again."""
+        for leftover in self.folder.glob(".round-*.tmp"):  # left by a process that was killed while it wrote
             leftover.unlink()
         for number, path in reversed(self._numbered("ckpt").items()):
             try:
@@ -135,6 +135,6 @@ class Checkpoints:
                 path.unlink()
 
     def rows(self) -> pl.DataFrame:
-        """All rows so far, in the order of the rounds."""
+        """Return all rows so far, in the order of the rounds."""
         frames = [read_rows(path) for path in self._numbered("parquet").values()]
         return pl.concat(frames) if frames else to_frame("", [])

@@ -1,6 +1,7 @@
-"""Who is asked in which round: the whole schedule, made before the first round from the run's seed alone.
+"""The cohort of each round: the whole schedule, made before the first round from the run's seed alone.
 
-It depends on no more of the data than who holds any, so it is public, and accounting may rely on it.
+The only fact of the data that the schedule depends on is which clients hold examples. So the schedule is public, and
+accounting may rely on it.
 """
 
 from collections.abc import Sequence
@@ -16,14 +17,14 @@ Schedule = tuple[tuple[int, ...], ...]  # the cohort of each round, round 1 firs
 
 
 def schedule(sampler: SamplerConfig, candidates: NDArray[np.int64], size: int, rounds: int, seed: int) -> Schedule:
-    """The cohorts of a run.
+    """Draw the cohorts of a run.
 
-    `uniform` draws without replacement, each round by itself. `separated` draws among those who were last asked at
-    least `min_separation` rounds ago, those who were asked least often first; its first rounds do not depend on how
-    many follow.
+    `uniform` draws without replacement, independently in each round. `separated` draws among the clients whose last
+    participation was at least `min_separation` rounds ago, and takes the clients with the fewest participations first.
+    The first rounds of `separated` do not depend on the number of rounds.
 
     Raises:
-        ConfigError: a separation or a number of participations that cannot be kept.
+        ConfigError: the separation or the number of participations cannot be kept.
     """
     apart = _checked_separation(sampler, len(candidates), size)
     _check_participations(sampler, len(candidates), size, rounds)
@@ -43,10 +44,12 @@ def _uniform(candidates: NDArray[np.int64], size: int, number: int, seed: int) -
 
 
 def _separated(apart: int, candidates: NDArray[np.int64], size: int, rounds: int, seed: int) -> Schedule:
-    """Numbers of participations never differ by more than one, so the most frequent client has the least possible.
+    """Draw cohorts that keep each client's participations `apart` rounds apart.
 
-    Say that everybody has been asked m times. For `apart` rounds, whoever is asked once more or is out of reach was in
-    one of the last apart - 1 cohorts, and at least `size` others are left; later, nobody at m is out of reach.
+    The clients' numbers of participations never differ by more than one, so the largest number is the least possible.
+    Proof: say that every client has participated m times. In the next `apart` rounds, each client that has m + 1
+    participations or is not eligible was in one of the last apart - 1 cohorts, so at least `size` other clients are
+    left. After these rounds, every client with m participations is eligible.
     """
     asked = np.zeros(len(candidates), np.int64)
     last = np.full(len(candidates), -apart)
@@ -62,7 +65,7 @@ def _separated(apart: int, candidates: NDArray[np.int64], size: int, rounds: int
 
 
 def _checked_separation(sampler: SamplerConfig, clients: int, size: int) -> int:
-    """Rounds from one participation of a client to its next."""
+    """Return the number of rounds from one participation of a client to its next."""
     possible = clients // size
     if sampler.min_separation is not None and sampler.min_separation > possible:
         allowed = f"must be at most {possible}: {clients} clients hold data, {size} of them are asked each round"
@@ -79,12 +82,15 @@ def _check_participations(sampler: SamplerConfig, clients: int, size: int, round
 
 
 def separation(cohorts: Sequence[Sequence[int]]) -> int:
-    """The least number of rounds from one participation of a client to its next; above all rounds if none returns."""
+    """Return the least number of rounds from one participation of a client to its next.
+
+    Where no client participates twice, the result is the number of rounds plus 1.
+    """
     least = len(cohorts) + 1
     last = dict[int, int]()
     for number, cohort in enumerate(cohorts):
         least = min(least, number - max((last.get(client, -least) for client in cohort), default=-least))
-        if least == 1:  # there is none below, and most schedules have one soon
+        if least == 1:  # the least possible value, which most schedules reach soon
             break
         last.update(dict.fromkeys(cohort, number))
     return least

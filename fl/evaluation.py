@@ -1,4 +1,4 @@
-"""The global model on the server's test set."""
+"""Evaluation of the global model on the server's test set."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Scores:
 @torch.no_grad()
 def evaluate(work: Workspace) -> Scores:
     """Score the weights that the workspace's model holds, over the whole test set."""
-    from sklearn.metrics import f1_score  # a second to import, and clients never need it
+    from sklearn.metrics import f1_score  # the import takes a second, and clients never need it
 
     work.model.eval()
     test = work.data.test

@@ -1,8 +1,8 @@
 """The ledger on disk: one line for each attempt at a round, synced before anything of that attempt is sent.
 
-A line names the round, the attempt and who is charged what. It is never taken back: a round that is run again after a
-crash is charged again, because what its first attempt released cannot be known. Each line ends with a digest of itself
-and of the digest before it, so none can change or go missing between two others unnoticed.
+A line holds the round, the attempt and the clients' charges. No line is ever taken back: a round that is run again
+after a crash is charged again, because the release of its first attempt cannot be known. Each line ends with a digest
+of itself and of the digest before it, so a change to a line, or a missing line between two others, is noticed.
 """
 
 import hashlib
@@ -26,22 +26,22 @@ DIGEST_DIGITS = 16
 
 
 class LedgerFile:
-    """A ledger that is written before it is believed."""
+    """A ledger whose charges are written to disk before they count in memory."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
-        self._digest = b""  # of the last line
+        self._digest = b""  # digest of the last line
         self.ledger = Ledger()
-        self.rounds: set[int] = set()  # that were tried and charged for
+        self.rounds: set[int] = set()  # rounds with a charged attempt
         for number, charges in self._read():
             self.rounds.add(number)
             self.ledger.add(charges)
 
     def _read(self) -> "Iterator[tuple[int, dict[int, list[Charge]]]]":
-        """What was written; a last line that a crash tore was never acted on, and is cut off.
+        """Read the entries. An incomplete last line of a crash is cut off: nothing was sent after it.
 
         Raises:
-            RunRefused: a damaged line, or one missing before it: what was paid is unknown then.
+            RunRefused: a line is damaged, or one before it is missing, so the charges are unknown.
         """
         if not self._path.exists():
             return
@@ -53,7 +53,7 @@ class LedgerFile:
                 yield int(entry["round"]), _charges_of(entry)
             except (ValueError, TypeError, KeyError, AttributeError):  # a ConfigError is a ValueError
                 damaged = f"{self._path} is damaged in line {number}"
-                raise RunRefused(f"{damaged}: what this run has spent is unknown") from None
+                raise RunRefused(f"{damaged}: the charges of this run are unknown") from None
         if torn:
             os.truncate(self._path, self._path.stat().st_size - len(torn))
 
@@ -75,16 +75,16 @@ class LedgerFile:
 
 
 def _sealed(entry: bytes, before: bytes) -> tuple[bytes, bytes]:
-    """The line that holds an entry, a JSON object, and the digest that is its last value."""
+    """Return the line of an entry, a JSON object, and the digest that becomes the entry's last value."""
     digest = hashlib.sha256(before + entry).hexdigest()[:DIGEST_DIGITS].encode()
     return entry[:-1] + DIGEST_KEY + digest + b'"}', digest
 
 
 def _digest_of(line: bytes, before: bytes) -> bytes:
-    """The digest of a line that follows one with the digest `before`.
+    """Return the digest of a line, where the digest of the line before is `before`.
 
     Raises:
-        ValueError: it is not the one that was written there.
+        ValueError: the line ends with another digest.
     """
     sealed, digest = _sealed(line.rpartition(DIGEST_KEY)[0] + b"}", before)
     if sealed != line:
@@ -93,7 +93,7 @@ def _digest_of(line: bytes, before: bytes) -> bytes:
 
 
 def _grouped(charges: "Mapping[int, list[Charge]]") -> list[dict[str, Any]]:
-    """Each charge once, with the clients who owe it."""
+    """Return each distinct charge once, with the clients that owe it."""
     clients: dict[Charge, list[int]] = defaultdict(list)
     for client, owed in charges.items():
         for charge in owed:

@@ -1,13 +1,14 @@
 """The four seams of measurement, as tidy rows: no protocol and no mechanism knows of them.
 
 Metrics and units: `wall` and `cpu` in seconds, `peak_rss` and `peak_cuda` in bytes, `up_bytes` and `down_bytes` of
-protocol records, `envelope_bytes` of routing and configuration. Between the parties of a committee, each tells its own
-`comm_bytes`, sent and received, `comm_rounds` and `comm_wall`.
+protocol records, `envelope_bytes` of routing and configuration. Each party of a committee reports its own `comm_bytes`,
+sent and received, `comm_rounds` and `comm_wall`, for the messages between parties.
 
-What protocols say of their steps (`privacy.spans`) splits these times. A step's stage is PHASE/STEP, its metric `part`:
+The steps that protocols report (`privacy.spans`) split these times. A step's stage is PHASE/STEP, its metric `part`:
 `protect/encrypt` lies inside `protect`'s `wall` at the same client, `collect/add` inside `collect`'s `compute` at the
-server. Parts exclude one another, so those of a phase add up to less than it; no `wall` or `compute` holds a part, so
-sums over these count no time twice. `ciphertexts` and `ciphertext_bytes` are those that a participant made in a phase.
+server. Parts do not overlap, so the parts of a phase add up to at most the phase. The metric `part` is distinct from
+`wall` and `compute`, so sums over these count no time twice. `ciphertexts` and `ciphertext_bytes` count the ciphertexts
+that a participant made in a phase.
 """
 
 import math
@@ -33,19 +34,19 @@ _METRICS = {
     "1": ("clipped_values", "ciphertexts", "comm_rounds"),
 }
 UNITS = {metric: unit for unit, metrics in _METRICS.items() for metric in metrics}
-# what mechanisms tell of their work: figures about private values, which no epsilon covers
+# diagnostics of mechanisms: figures about private values, which no epsilon covers
 DIAGNOSTICS = dict.fromkeys(("clipped_fraction", "update_norm", "signal_to_noise", "clip"), "1")
 _RESET_HIGH_WATER = b"5"  # proc(5): writing 5 resets the peak resident set size
 
 
 class _HighWater:
-    """The kernel's mark of this process's peak memory. The files stay open: opening them costs four times a reading."""
+    """The kernel's mark of this process's peak memory. The files stay open: to open one costs four times a reading."""
 
     def __init__(self) -> None:
         try:
             self._status: int | None = os.open("/proc/self/status", os.O_RDONLY)
             self._clear: int | None = os.open("/proc/self/clear_refs", os.O_WRONLY)
-        except OSError:  # no such kernel, or not allowed
+        except OSError:  # the kernel has no such files, or denies access
             self._status = self._clear = None
         self.reset()
         self._floor_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -57,7 +58,7 @@ class _HighWater:
     def read_bytes(self, usage: resource.struct_rusage) -> int | None:
         if self._status is None:
             return None
-        # getrusage tells the greater of the mark and what this process was before exec, in a tenth of the time
+        # getrusage returns the greater of the mark and the peak before exec, in a tenth of the time
         if usage.ru_maxrss > self._floor_kib:
             return usage.ru_maxrss * 1024
         return int(os.pread(self._status, 8192, 0).split(b"VmHWM:", 1)[1].split(None, 1)[0]) * 1024
@@ -74,31 +75,31 @@ def reset_peak_rss() -> None:
 
 
 def peak_rss_bytes() -> int | None:
-    """The high-water mark since the last reset; None where the kernel has none that can be reset."""
+    """Return the high-water mark since the last reset; None where the kernel has no mark that can be reset."""
     return _high_water(os.getpid()).read_bytes(resource.getrusage(resource.RUSAGE_SELF))
 
 
 def parts(phase: str, recorder: Recorder) -> dict[str, float]:
-    """What was recorded within a phase, by `stage.metric`."""
+    """Return the measurements recorded within a phase, by `stage.metric`."""
     steps = {f"{phase}/{step}.{PART}": seconds for step, seconds in recorder.seconds.items()}
     return steps | {f"{phase}.{name}": float(value) for name, value in recorder.notes.items()}
 
 
 class Phases:
-    """Time and peak memory of one reply: each phase is what has passed since the phase before it ended."""
+    """Time and peak memory of one reply: each phase starts where the phase before it ends."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._cuda = device.type == "cuda"
         self._mark = _high_water(os.getpid())
         self.diagnostics: Mapping[str, float] = {}
-        self.clipped_values = 0  # of the vector, by the bound of its range
+        self.clipped_values = 0  # number of the vector's values that were cut to the bound of the range
         self._closed: list[tuple[str, float, float, float | None, float | None]] = []
         usage = self._read()
         self._begin(usage)
 
     def _read(self) -> resource.struct_rusage:
-        if self._cuda:  # what the device was given belongs to the phase
+        if self._cuda:  # work that is queued on the device belongs to the phase
             torch.cuda.synchronize(self._device)
         self._now_s = time.perf_counter()
         return resource.getrusage(resource.RUSAGE_SELF)
@@ -111,7 +112,7 @@ class Phases:
             torch.cuda.reset_peak_memory_stats(self._device)
 
     def end(self, name: str) -> None:
-        """Close a phase and begin the next. A name may come again."""
+        """Close a phase and begin the next. A name may occur more than once."""
         usage = self._read()
         wall_s = self._now_s - self._wall_s
         cpu_s = usage.ru_utime + usage.ru_stime - self._cpu_s
@@ -120,7 +121,7 @@ class Phases:
         self._begin(usage)
 
     def metrics(self) -> dict[str, float]:
-        """All phases by `name.metric`: times that add up, the highest of peaks, and what mechanisms tell."""
+        """Return all phases by `name.metric`: sums of times, the highest peaks, and the mechanisms' diagnostics."""
         found: dict[str, float] = dict(self.diagnostics)
         if self.clipped_values:
             found["flatten.clipped_values"] = float(self.clipped_values)
@@ -134,21 +135,21 @@ class Phases:
 
 
 class Meter:
-    """Collects the rows of one round at the server: sums what repeats, and keeps the highest of peaks."""
+    """The collector of one round's rows at the server: it sums repeated measurements, and keeps the highest peaks."""
 
     def __init__(self) -> None:
         self.round = 0
         self._values: dict[tuple[str, str, str, str], float] = {}
 
     def add(self, where: str, stage: str, metric: str, value: float, unit: str) -> None:
-        """One measurement."""
+        """Add one measurement."""
         key = (where, stage, metric, unit)
         before = self._values.get(key, 0.0)
         self._values[key] = max(before, value) if metric.startswith("peak") else before + float(value)
 
     @contextmanager
     def span(self, where: str, stage: str, metric: str = "wall") -> Iterator[None]:
-        """Wall time of the block, in seconds; recorded also when it raises."""
+        """Record the wall time of the block, in seconds, also when it raises."""
         start = time.perf_counter()
         try:
             yield
@@ -157,7 +158,7 @@ class Meter:
 
     @contextmanager
     def compute(self, stage: str) -> Iterator[None]:
-        """The server's time in a protocol, and the parts of it that the protocol tells; also when the block raises."""
+        """Record the server's time in a protocol, and the parts that it reports, also when the block raises."""
         recorder = Recorder()
         try:
             with self.span("server", stage, "compute"), recording(recorder):
@@ -166,7 +167,7 @@ class Meter:
             self.phases("server", parts(stage, recorder))
 
     def phases(self, where: str, metrics: Mapping[str, object]) -> None:
-        """Rows of what a client reports about its own phases."""
+        """Add rows from a client's report about its own phases."""
         for name, value in metrics.items():
             stage, _, metric = name.rpartition(".")
             unit = UNITS.get(metric) or DIAGNOSTICS.get(metric)
@@ -174,7 +175,7 @@ class Meter:
                 self.add(where, stage, metric, value, unit)
 
     def quantiles(self, metric: str) -> None:
-        """Rows of the server with quartiles of what clients told of a metric, by stage."""
+        """Add rows of the server with the quartiles of the clients' values of a metric, by stage."""
         told: dict[str, list[float]] = defaultdict(list)
         for (where, stage, name, _), value in self._values.items():
             if name == metric and where != "server":
@@ -184,23 +185,23 @@ class Meter:
                 self.add("server", stage, f"{metric}_q{percent}", float(np.percentile(values, percent)), "1")
 
     def witnessing_s(self, lanes: int) -> float:
-        """How long a round waited for its clients' witnesses, where so many clients ran at once.
+        """Return how long a round waited for its clients' witnesses, in seconds, where `lanes` clients ran at once.
 
-        Exact where they ran in turn; elsewhere the least that it can have been.
+        The result is exact where the clients ran in turn; elsewhere it is a lower bound.
         """
         each = [value for (_, stage, name, _), value in self._values.items() if (stage, name) == (WITNESS, "wall")]
         return max(max(each, default=0.0), sum(each) / lanes)
 
     def take(self) -> list[Row]:
-        """The rows of the round, which the meter forgets."""
+        """Return the rows of the round, and remove them from the meter."""
         values = self._values
         self._values = {}
         return [Row(self.round, where, stage, metric, v, unit) for (where, stage, metric, unit), v in values.items()]
 
 
 def serialised_bytes(content: RecordDict, names: tuple[str, ...]) -> int:
-    """Bytes of the named records: names, and values as they are serialised for the wire (a number takes 8 bytes)."""
-    # not Flower's count_bytes: it refuses empty strings, and counts characters
+    """Count the bytes of the named records: names, and values as serialised for the wire (a number takes 8 bytes)."""
+    # not Flower's count_bytes: that refuses empty strings, and counts characters
     records = (content[name] for name in names if name in content)
     return sum(_size(key) + _size(value) for record in records for key, value in record.items())
 

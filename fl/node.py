@@ -1,8 +1,8 @@
 """A node: what a process does with a message that asks one stage of the protocol of it.
 
 A node acts only on a configuration whose hash is approved: by its node configuration (`approved-config`), or, in a
-simulation, by the environment of the process that the simulation started. Its keys are where its own node configuration
-says (`keys`), never where the server does.
+simulation, by the environment of the process that the simulation started. The node's own configuration,
+never the server, names the folder of its keys (`keys`).
 """
 
 import logging
@@ -48,7 +48,7 @@ log = logging.getLogger("fedveil")
 
 APPROVED = "approved-config"
 PARTITION = "partition-id"
-ROLE = "role"  # of a party beside clients and server
+ROLE = "role"  # the address of a role other than client and server
 KEYS = "keys"  # the folder of this node's keys, in a deployment
 RESIDENT = "resident"  # the socket of the process that plays the role
 APPROVED_VARIABLE = "FEDVEIL_APPROVED_CONFIG"
@@ -56,7 +56,7 @@ MEMORY_ROUND = "memory-round"
 
 
 def reply(message: Message, context: Context) -> Message:
-    """The reply to a message; an error travels back by name, for the server to tell why."""
+    """Return the reply to a message. An error travels back by name, so that the server can report the reason."""
     return Message(told(lambda: participate(message.content, context)), reply_to=message)
 
 
@@ -65,7 +65,7 @@ def told(answered: Callable[[], RecordDict]) -> RecordDict:
     try:
         return answered()
     except Exception as error:
-        if not isinstance(error, FedveilError):  # a defect, not a refusal: show where
+        if not isinstance(error, FedveilError):  # a defect, not a refusal: log the traceback
             log.warning("a client cannot answer", exc_info=error)
         return RecordDict({FAILURE: failure(error)})
 
@@ -113,10 +113,10 @@ def participate(content: RecordDict, context: Context) -> RecordDict:
 
 
 def accept(canonical: str, context: Context) -> Workspace:
-    """The workspace of a configuration that this node approves.
+    """Return the workspace of a configuration that this node approves.
 
     Raises:
-        ConfigError: the hash is not the approved one, or none is approved.
+        ConfigError: the hash is not the approved one, or no hash is approved.
     """
     approved = context.node_config.get(APPROVED) or os.environ.get(APPROVED_VARIABLE)
     asked = hash_of(canonical)
@@ -130,10 +130,10 @@ def accept(canonical: str, context: Context) -> Workspace:
 
 
 def own_address(asked: Address, context: Context) -> Address:
-    """The address that this node answers to: its role's; simulated nodes play whichever client is asked.
+    """Return the address that this node answers to: its role's address. A simulated node plays any client.
 
     Raises:
-        ProtocolError: the message is for somebody else.
+        ProtocolError: the message is for another address.
     """
     own = context.node_config.get(ROLE)
     if own is None and _stands_alone(context):
@@ -144,16 +144,16 @@ def own_address(asked: Address, context: Context) -> Address:
 
 
 def _stands_alone(context: Context) -> bool:
-    """Whether this is a client's own node; simulations give their nodes less to know."""
+    """True where this is a client's own node: in a simulation, the node configuration lacks these keys."""
     return APPROVED in context.node_config and PARTITION in context.node_config
 
 
 def credentials(work: Workspace, address: Address, context: Context, stage: str) -> Credentials | None:
-    """The keys and the store of a role, where the secure sum needs them.
+    """Return the keys and the store of a role; None where the secure sum needs none.
 
     Raises:
-        ConfigError: this node has no keys, or none that will do.
-        PrivacyRefusal: the roster comes through the server, and this node took none.
+        ConfigError: this node has no keys, or its keys are not usable.
+        PrivacyRefusal: the roster comes through the server, and this node accepted none at set-up.
     """
     secure_sum = work.backend.secure_sum
     folder = context.node_config.get(KEYS)
@@ -170,13 +170,16 @@ def credentials(work: Workspace, address: Address, context: Context, stage: str)
 
 
 def role_context(address: Address, approved: str, folder: Path | None = None) -> Context:
-    """The node that a process is which plays one role beside clients and server; what it remembers is in it."""
+    """Return the Flower context of a process that plays one role other than client and server.
+
+    The role's memory is in the state of this context.
+    """
     config = {APPROVED: approved, ROLE: address} | ({} if folder is None else {KEYS: str(folder)})
     return Context(1, FIRST_ROLE_NODE, dict(config), RecordDict(), {})
 
 
 def recall(state: RecordDict, request: Request) -> dict[str, Value]:
-    """The participant's memory of this attempt at this round; that of an earlier one is removed."""
+    """Return the participant's memory of this attempt at this round, and remove the memory of an earlier attempt."""
     noted = state.get(MEMORY_ROUND)
     if noted == {"round": request.round, "attempt": request.attempt}:
         return unpack(state)
@@ -203,4 +206,4 @@ def _state(content: RecordDict) -> dict[str, float]:
     return {name: value for name, value in record.items() if isinstance(value, float)}
 
 
-FIRST_ROLE_NODE = 2**62  # far from the numbers that engines give their nodes
+FIRST_ROLE_NODE = 2**62  # outside the range of node ids that engines assign

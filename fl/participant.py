@@ -1,4 +1,4 @@
-"""A participant's side of a message: runs `respond` of the secure sum and supplies the contribution.
+"""A participant's side of a message: it runs `respond` of the secure sum and supplies the contribution.
 
 Shapes: D is the number of values of the model; the vector that is summed has D + 1.
 """
@@ -29,21 +29,21 @@ from privacy.witness.examine import Upload, allowance, examine
 from results.rows import WITNESS
 
 SETUP_ROUND = 0
-PROTECT = "protect"  # the phase of the protocol: what is spent outside the contribution
-CONTRIBUTION = "contribution"  # no step of the protocol, wherever in its steps it asks for one
+PROTECT = "protect"  # the phase of the protocol: all time outside the contribution
+CONTRIBUTION = "contribution"  # the span of the contribution, which is not counted as a step of the protocol
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a message asks: a stage of one attempt at one round, of the participant at `address`."""
+    """The request in a message: a stage of one attempt at one round, for the participant at `address`."""
 
     address: Address
     stage: str
     round: int
     attempt: str
     inbound: Records
-    model_D: Vector | None  # the global weights, at the stage that collects
-    state: Mapping[str, float] = field(default_factory=dict)  # what the mechanisms' server halves tell this round
+    model_D: Vector | None  # the global weights, at the stage that collects contributions
+    state: Mapping[str, float] = field(default_factory=dict)  # public state of the mechanisms' server halves
 
 
 def answer(
@@ -53,12 +53,12 @@ def answer(
     credentials: Credentials | None = None,
     tell: Callable[[Vector], None] | None = None,
 ) -> tuple[Records, dict[str, float]]:
-    """The records that answer a request, signed where there are credentials, and what it cost by phase.
+    """Return the records that answer a request, signed where there are credentials, and the costs by phase.
 
-    `tell` is given the vector in the clear, before the protocol may write to it: only for `measure_sum_error`.
+    `tell` receives the vector in the clear, before the protocol may write to it: only for `measure_sum_error`.
 
     Raises:
-        FedveilError: whatever makes an answer impossible; nothing is sent then.
+        FedveilError: an answer is impossible; no records are sent then.
     """
     if is_client(request.address):
         drop_out(client_index(request.address), request.round, request.stage, work.config.faults, work.config.seed)
@@ -110,7 +110,7 @@ def answer(
 
 
 def _rehearses(work: Workspace, request: Request) -> bool:
-    """Whether it is this client's turn to do so: one of a cohort is, in each round."""
+    """True where this client rehearses its upload for the witness: one client of the cohort does so in each round."""
     if request.round == SETUP_ROUND:
         return False
     cohort = work.cohort(request.round)
@@ -118,12 +118,12 @@ def _rehearses(work: Workspace, request: Request) -> bool:
 
 
 def contribution(work: Workspace, request: Request, memory: MutableMapping[str, Value], phases: Phases) -> Vector:
-    """Train and give `[v * update, v]`, shape (D + 1,), float32 on the host, or residues where the spec says so.
+    """Train, and return `[v * update, v]`, shape (D + 1,): float32 on the host, or residues where the spec says so.
 
-    At set-up, where the secure sum asks for it, nothing is trained: the vector is `[v * sensitivity, v]`.
+    At set-up, where the secure sum asks for sensitivities, there is no training: the vector is `[v * sensitivity, v]`.
     """
     if request.model_D is None:
-        raise ProtocolError(f"stage {request.stage} asks for a contribution and brings no model")
+        raise ProtocolError(f"stage {request.stage} asks for a contribution without a model")
     client = client_index(request.address)
     first = SETUP_ROUND if work.backend.secure_sum.surveys else 1
     if client >= work.config.clients or not first <= request.round <= work.config.rounds:
@@ -178,7 +178,7 @@ def _floats(work: Workspace, job: ClientJob, global_D: torch.Tensor, v: float, p
 
 
 def limited(host_D: torch.Tensor, bound: float) -> int:
-    """Cut what passes the bound of the vector's range, in place; how many values did. NaN stays, and is refused."""
+    """Cut values beyond the bound of the vector's range, in place; return their number. NaN stays, and is refused."""
     if math.isinf(bound):
         return 0
     largest = np.float32(bound)
@@ -193,17 +193,17 @@ def limited(host_D: torch.Tensor, bound: float) -> int:
 def weighted_update(
     work: Workspace, job: ClientJob, global_D: torch.Tensor, v: float, out: torch.Tensor | None
 ) -> torch.Tensor:
-    """`v * update` of the trained model, float32, shape (D,), on its device; in `out` where that is given."""
+    """Return `v * update` of the trained model, float32, shape (D,), on its device; in `out` where that is given."""
     own_D = torch.empty_like(global_D) if out is None else out
     update_D = released(work, job, global_D, own_D)
     return own_D if v == 1.0 and update_D is own_D else torch.mul(update_D, v, out=own_D)
 
 
 def released(work: Workspace, job: ClientJob, global_D: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """The update of the trained model as the mechanisms release it, of the length and kind that the spec declares.
+    """Return the update of the trained model as the mechanisms release it, of the spec's length.
 
     Raises:
-        MalformedContribution: a mechanism made something else of it.
+        MalformedContribution: a mechanism returned a vector of another length.
     """
     own_D = work.layout(job.model).update(global_D, torch.empty_like(global_D) if out is None else out)
     update_D = work.backend.on_update(job, own_D)
@@ -218,7 +218,7 @@ def released(work: Workspace, job: ClientJob, global_D: torch.Tensor, out: torch
 def client_job(
     work: Workspace, request: Request, memory: MutableMapping[str, Value], global_D: torch.Tensor, seed: int
 ) -> ClientJob:
-    """The training objects of one client in one round, before any mechanism has seen them."""
+    """Make the training objects of one client in one round, before any mechanism changes them."""
     config = work.config.training
     client = client_index(request.address)
     indices = torch.from_numpy(work.partitions[client])

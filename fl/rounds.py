@@ -1,6 +1,6 @@
-"""Drives a secure sum over a transport: the whole of a round's control flow.
+"""The driver of a secure sum over a transport: the whole control flow of a round.
 
-Where there is a roster, a reply that its sender did not sign for this very exchange is invalid.
+Where there is a roster, a reply is invalid unless its sender signed it for this very exchange.
 """
 
 from collections.abc import Generator, Iterator
@@ -29,10 +29,10 @@ def drive(
     abort_on_invalid: bool = False,
     roster: Roster | None = None,
 ) -> T:
-    """Run a protocol's server half to its end, handing replies on as they come; what it gives.
+    """Run a protocol's server half to its end, and return its result. Replies are delivered as they arrive.
 
     Raises:
-        PrivacyRefusal: too few are left, or nobody who could go on; the message says why somebody is missing.
+        PrivacyRefusal: too few participants are left to go on; the message says why one of them is missing.
         ProtocolError: a reply was invalid and `abort_on_invalid` is set.
     """
     exchange: Exchange | None = None
@@ -76,9 +76,9 @@ def _authentic(records: Records, address: Address, stage: str, attempt: Attempt,
 
 @contextmanager
 def _with_reasons(transport: Transport, last: Exchange | None) -> Iterator[None]:
-    """Say why the first one is missing: of those who were asked last, or of all.
+    """Add to a refusal why a participant is missing: the first in the last exchange, or the first of all.
 
-    Parties, who may be missing for want of one another, are all named.
+    Missing roles other than clients are all named: one party's absence may be the cause of another's.
     """
     try:
         yield

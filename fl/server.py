@@ -40,7 +40,7 @@ from privacy.secure_sums.signed_replies import SERVER, require_everybody
 from privacy.secure_sums.vectors import Total, Vector
 from results.rows import WITNESS
 
-if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
+if TYPE_CHECKING:  # accounting loads Opacus, and a run without differential privacy does not need it
     from privacy.accounting.charges import Charge
 
 log = logging.getLogger("fedveil")
@@ -49,20 +49,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Errand:
-    """What a server is asked to do, beside the configuration: where to write, how to talk, how often to poll."""
+    """A server's options beside the configuration: folder, console output, interval of polls, roster."""
 
-    folder: Path  # checkpoints
+    folder: Path  # folder of the checkpoints
     keep_checkpoints: int = 2
     progress: Literal["none", "bar", "lines"] = "none"
     poll_s: float = 0.0
-    roster: Roster | None = None  # everybody's public keys, where the secure sum pins them and they are not relayed
+    roster: Roster | None = None  # all roles' public keys, where the secure sum pins them and they are not relayed
 
 
 class Server:
     """One run over one grid. `nodes` maps every address to its Flower node.
 
     Raises:
-        ConfigError: somebody who will have to sign is not on the roster.
+        ConfigError: the roster lacks a role that will have to sign.
     """
 
     def __init__(self, work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
@@ -89,10 +89,10 @@ class Server:
             self._optimizer.load_state_dict(state.optimizer)
 
     def run(self) -> None:
-        """All rounds that are left.
+        """Run all remaining rounds.
 
         Raises:
-            FedveilError: the run cannot go on; what was measured is in the checkpoints.
+            FedveilError: the run cannot go on; the measurements so far are in the checkpoints.
         """
         rounds = self.work.config.rounds
         budget = self.work.config.epsilon_budget
@@ -116,7 +116,7 @@ class Server:
                     print(f"round {number} of {rounds}", note, flush=True)
 
     def _refuse_early(self) -> None:
-        """What cannot be accounted for, or paid for, is refused before anybody trains."""
+        """Refuse a run that cannot be accounted for, or whose first round passes the budget, before any training."""
         worst = self._after(1)
         budget = self.work.config.epsilon_budget
         if budget is not None and any(epsilon > budget for epsilon in worst.values()):
@@ -124,7 +124,7 @@ class Server:
             raise PrivacyRefusal(f"epsilon_budget={budget:g}: {what} more; raise it, or the noise")
 
     def _relay_roster(self) -> None:
-        """Hand everybody's public keys to everybody; again when a run goes on, to learn whose keys have changed."""
+        """Relay the public keys of all roles to all roles; again when a run resumes, to find keys that have changed."""
         self.meter.round = SETUP_ROUND
         attempt = self._attempt()
         flow = RelayedRoster(self.work.everybody).flow(attempt.run, attempt.round, attempt.attempt)
@@ -132,7 +132,7 @@ class Server:
             self._roster = self._drive(flow, attempt)
 
     def _set_up(self) -> None:
-        """Key distribution, once a run; clients contribute nothing but, to some sums, sensitivities."""
+        """Distribute keys, once a run; clients contribute nothing, except sensitivities to some secure sums."""
         self.meter.round = SETUP_ROUND
         secure_sum = self.work.backend.secure_sum
         roles = [*(client_address(client) for client in self.work.candidates), *secure_sum.roles]
@@ -155,7 +155,7 @@ class Server:
         return scores
 
     def advance(self, number: int) -> None:
-        """The round itself: cohort, secure sum, step. `round_s` measures it; evaluation and checkpoint stand apart."""
+        """Run the round itself: cohort, secure sum, step. `round_s` measures it, without evaluation and checkpoint."""
         self.meter.round = number
         killed(SERVER, number, self.work.config.faults, claims_in(self._errand.folder))
         with self.meter.span("server", "round"):
@@ -167,7 +167,7 @@ class Server:
         self.round = number
 
     def aggregate(self, number: int, cohort: Sequence[int]) -> Total:
-        """One attempt at the secure sum over a cohort, which is charged for it first."""
+        """Make one attempt at the secure sum over a cohort, after charging the cohort for it."""
         attempt = self._attempt(number)
         self.charge(attempt, cohort)
         measured = self.work.config.runtime.measure_sum_error
@@ -183,7 +183,7 @@ class Server:
         return self._drive(flow, attempt, self.weights.detach().numpy())
 
     def _measured_sum(self, attempt: Attempt, addresses: Sequence[Address]) -> Total:
-        """In test mode: the same, and how far it is off."""
+        """In test mode: compute the sum and measure its error."""
         with ClearContributions(self.work.spec, self._errand.folder) as clear:
             self.transport.overhear = clear.take
             total = self._sum(attempt, addresses)
@@ -195,16 +195,17 @@ class Server:
         return total
 
     def charge(self, attempt: Attempt, cohort: Sequence[int]) -> None:
-        """Write down what an attempt costs, before anything of it is sent."""
+        """Record the privacy charges of an attempt, before any of its messages is sent."""
         charges = self._owed(attempt.round, cohort)
         if charges:
             with self.meter.span("server", "ledger"):
                 self.ledger.charge(attempt.round, attempt.attempt, charges)
 
     def _owed(self, number: int, cohort: Sequence[int]) -> "dict[int, list[Charge]]":
-        """What a try at a round costs each client.
+        """Return the charges of an attempt at a round, by client.
 
-        A further try releases once more what its noise depends on: the clients of those rounds pay again, too.
+        A repeated attempt releases the earlier rounds on which its noise depends once more, so the clients of those
+        rounds are charged again, too.
         """
         backend = self.work.backend
         owed = {client: backend.charges(client) for client in cohort}
@@ -215,21 +216,25 @@ class Server:
         return {client: charges for client, charges in owed.items() if charges}
 
     def within_budget(self, number: int) -> bool:
-        """Whether the largest epsilon stays within `epsilon_budget` after this round."""
+        """True where the largest epsilon after this round is within `epsilon_budget`."""
         budget = self.work.config.epsilon_budget
         return budget is None or all(epsilon <= budget for epsilon in self._after(number).values())
 
     def _after(self, number: int) -> dict[str, float]:
-        """The largest epsilon by unit, if this round were charged too."""
+        """Return the largest epsilon by unit, with this round charged as well."""
         config = self.work.config
         owed = self._owed(number, self.work.cohort(number))
         return self.ledger.ledger.with_charges(owed).worst(config.delta, config.accountant)
 
     def step(self, number: int, total: Total) -> None:
-        """Noise the raw sum, divide, and let the server's optimizer step on the negative mean update."""
-        if total.weight <= len(total.survivors) * self.work.tolerance:  # where a sum is approximate, so is nothing
-            why = "no client holds an example" if self.work.backend.secure_sum.additive else "none of them counted"
-            raise TooFewContributors(f"the contributions weigh nothing together: {why}")
+        """Noise the raw sum, divide, and let the server's optimizer step on the negative mean update.
+
+        Raises:
+            TooFewContributors: the total weight is zero, up to the tolerance of the sum.
+        """
+        if total.weight <= len(total.survivors) * self.work.tolerance:  # an approximate sum of zeros is not exactly 0
+            why = "no client holds an example" if self.work.backend.secure_sum.additive else "no contribution counted"
+            raise TooFewContributors(f"the total weight of the contributions is 0: {why}")
         backend = self.work.backend
         size = self.work.cohort_size
         sums = np.split(total.update_D, [self.work.spec.segments[0].length])
@@ -251,7 +256,7 @@ class Server:
         return self._score()
 
     def _tell_spending(self, last: bool) -> None:
-        """Epsilon so far, the largest of any client, by unit; at the end that of each client."""
+        """Record the largest epsilon of any client so far, by unit; at the end record each client's epsilon, too."""
         delta = self.work.config.delta
         accountant = self.work.config.accountant
         for unit in UNITS:
@@ -270,7 +275,7 @@ class Server:
         return scores
 
     def _evaluate_last(self) -> None:
-        """Evaluate the last round after all: a crash had spent what its successor needed."""
+        """Evaluate the last round, unless that is done: a crashed attempt at the next round has spent its budget."""
         rows = self._checkpoints.rows()
         if rows.filter((rows["round"] == self.round) & (rows["metric"] == "accuracy")).is_empty():
             self.meter.round = self.round
@@ -280,7 +285,7 @@ class Server:
 
     def _attempt(self, number: int = SETUP_ROUND) -> Attempt:
         self.transport.dropped.clear()
-        # drawn afresh, not counted: a restored disk must not make a round reuse a key or a mask
+        # the attempt's name is random, not a counter: a restored disk must not make a round reuse a key or a mask
         return Attempt(self.work.hash, self.work.canonical, number, secrets.token_hex(8), self.state)
 
     def _save(self) -> None:
@@ -291,7 +296,7 @@ class Server:
 
 
 def progress_bar(wanted: bool) -> Progress:
-    """A bar over the rounds on standard error, and none where that is no terminal."""
+    """Make a progress bar over the rounds on standard error; it is disabled where that is not a terminal."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -306,13 +311,13 @@ def progress_bar(wanted: bool) -> Progress:
 def _roster(work: Workspace, errand: Errand) -> Roster | None:
     if work.relayed or not work.backend.secure_sum.pinned:
         return None
-    assert errand.roster is not None, "whoever starts a run makes or reads one"
+    assert errand.roster is not None, "the caller that starts a run makes or reads a roster"
     require_everybody(errand.roster, work.everybody)
     return errand.roster
 
 
 def serve(work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
-    """A whole run, or what is left of it: what every ServerApp does.
+    """Serve a whole run, or the rest of a resumed one, as every ServerApp does.
 
     Raises:
         FedveilError: the run cannot go on.

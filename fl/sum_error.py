@@ -1,4 +1,4 @@
-"""How far a sum is off, in test mode: against the plain sum of what its contributors tell that they gave.
+"""The error of a secure sum, in test mode: its distance from the plain sum of the contributions sent in the clear.
 
 Shapes: D is the length of the vector that is summed.
 """
@@ -18,23 +18,23 @@ from privacy.secure_sums.vectors import OrderedSum, Sum, Total, Vector, VectorSp
 
 
 class SumError(NamedTuple):
-    """Of one sum, over its D values: the largest absolute error, its root mean square, and the largest allowed."""
+    """The error of one sum over its D values: largest absolute error, root mean square, and largest allowed error."""
 
     largest: float
     rms: float
     allowed: float
 
     def metrics(self) -> dict[str, float]:
-        """By the names of their rows. Where no error is allowed, there is nothing to take a ratio to."""
+        """Return the figures by the metrics of their rows. Without an allowed error there is no ratio."""
         found = {"sum_error": self.largest, "sum_error_rms": self.rms, "sum_error_allowed": self.allowed}
         return found | ({"sum_error_ratio": self.largest / self.allowed} if self.allowed else {})
 
 
 class ClearContributions(AbstractContextManager["ClearContributions"]):
-    """What each client says that it contributed to one attempt, while the block runs.
+    """The clients' contributions in the clear to one attempt, while the block runs.
 
-    Only the end of an attempt tells who is in the sum, and memory should hold one vector at a time: they wait in a file
-    in `folder` that has no name, and is gone with this process.
+    Only the end of an attempt determines the contributors of the sum, and memory should hold one vector at a time. So
+    the vectors wait in an unnamed file in `folder`, which ends with this process.
     """
 
     def __init__(self, spec: VectorSpec, folder: Path) -> None:
@@ -43,21 +43,21 @@ class ClearContributions(AbstractContextManager["ClearContributions"]):
         self._starts: dict[Address, int] = {}
 
     def __exit__(self, *_: object) -> None:
-        """Forget them."""
+        """Delete the contributions."""
         self._file.close()
 
     def take(self, address: Address, vector: object) -> None:
         """Keep one contribution of shape (D,).
 
         Raises:
-            MalformedContribution: it is none.
+            MalformedContribution: the vector does not fit the spec.
         """
         checked = self._spec.check(vector)
         self._starts[address] = self._file.seek(0, 2)
         self._file.write(np.ascontiguousarray(checked).data)
 
     def sum_of(self, survivors: Sequence[Address]) -> Sum:
-        """The sum of theirs in their order, shape (D,): in float64, or exactly modulo the modulus of residues."""
+        """Sum the survivors' contributions in order, shape (D,): in float64, or exactly modulo 2^k for residues."""
         total = OrderedSum(survivors, self._spec)
         for address in survivors:
             total.add(address, self._read(address))
@@ -69,13 +69,13 @@ class ClearContributions(AbstractContextManager["ClearContributions"]):
         return np.frombuffer(self._file.read(self._spec.length * dtype.itemsize), dtype)
 
     def error_of(self, total: Total, cohort: Sequence[Address], tolerance: float) -> SumError:
-        """Of an opened sum, when each contribution may be off by `tolerance`."""
+        """Return the error of an opened sum, where each contribution may be off by `tolerance`."""
         off_D = self.sum_of([address for address in cohort if address in total.survivors])
         off_D[:-1] -= total.update_D
         off_D[-1] -= off_D.dtype.type(total.weight)
         if self._spec.modulus_bits is None:
             np.abs(off_D, out=off_D)
-        else:  # residues are apart either way around
+        else:  # the distance of residues is the shorter way around
             off_D &= (1 << self._spec.modulus_bits) - 1
             np.minimum(off_D, (1 << self._spec.modulus_bits) - off_D, out=off_D)
         squares = np.square(off_D, dtype=np.float64)
@@ -83,10 +83,10 @@ class ClearContributions(AbstractContextManager["ClearContributions"]):
 
 
 def require_within(error: SumError, total: Total, name: str) -> None:
-    """Refuse a sum that is further off than it says it can be.
+    """Refuse a sum whose error is above its own tolerance.
 
     Raises:
-        PrivacyRefusal: it is, or it is not a number.
+        PrivacyRefusal: the error is above the tolerance, or not a number.
     """
     if not error.largest <= error.allowed:
         raise PrivacyRefusal(

@@ -1,7 +1,7 @@
-"""The threat card of a configuration: who holds and sees what, who could read an update, and what no setting mends.
+"""The threat card of a configuration: each role's secrets and view, the coalitions that read an update, and the limits.
 
-Each line is a whole sentence, computed from the configuration; topics put them in order. What a run really cost in
-epsilon stands in its ledger: here is what the configuration, run as planned, would.
+The limits are risks that no setting removes. Each line is a whole sentence, computed from the configuration; topics put
+the lines in order. The card's epsilon is that of the run as planned; a run's ledger holds its actual epsilon.
 """
 
 import sys
@@ -29,7 +29,7 @@ NEIGHBOURS = {
 
 
 def explained(work: Workspace) -> dict[str, list[str]]:
-    """The sentences by topic, in reading order; topics of which there is nothing to say are left out."""
+    """Return the sentences by topic, in reading order; topics without sentences are left out."""
     trust = work.backend.secure_sum.trust(work.spec)
     topics = {
         "trust": [f"{_capital(work.assumption)}.", *_measured(work)],
@@ -48,7 +48,7 @@ def explained(work: Workspace) -> dict[str, list[str]]:
 
 
 def threat_card(work: Workspace) -> list[str]:
-    """The same lines without their topics, the trust assumption first."""
+    """Return the lines of `explained` without their topics, the trust assumption first."""
     return [line for lines in explained(work).values() for line in lines]
 
 
@@ -74,7 +74,7 @@ def _is_ckks(secure_sum: SecureSum) -> "TypeGuard[CkksSum]":
 
 
 def _is(secure_sum: SecureSum, module: str, name: str) -> bool:
-    """Whether a sum is of a kind whose module nobody may have imported: then none is."""
+    """True where a sum is of a named class; without importing its module, as no sum has the class before an import."""
     return module in sys.modules and isinstance(secure_sum, getattr(sys.modules[module], name))
 
 
@@ -92,7 +92,7 @@ def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
 
 
 def _as_released(work: Workspace) -> str:
-    """An update that a mechanism noises at its client leaves it so."""
+    """Return the clause that names the mechanisms that noise an update at the client; empty where there are none."""
     local = [m.name for m in work.backend.mechanisms if m.name in NOISED_BY_CLIENTS]
     return f", as {' and '.join(local)} noised it" if local else ""
 
@@ -146,7 +146,7 @@ def _witness(work: Workspace) -> Iterator[str]:
 
 
 def _openings(secure_sum: "OpenedSum") -> Iterator[str]:
-    """What a decryption tells of the key (Li and Micciancio 2021)."""
+    """Yield the leakage of a decryption about the key (Li and Micciancio 2021), and the clients that open the sum."""
     if _is_ckks(secure_sum):
         rule = secure_sum.flooding
         if rule is None:
@@ -185,7 +185,7 @@ def _noise(work: Workspace) -> Iterator[str]:
 
 
 def _epsilon(work: Workspace) -> Iterator[str]:
-    """Of the run as planned, and of the coalitions against whom a mechanism promises another one."""
+    """Yield the epsilon of the run as planned, and the epsilons against coalitions with a guarantee of their own."""
     backend = work.backend
     config = work.config
     ledger = Ledger()
@@ -215,7 +215,7 @@ def _reports(work: Workspace) -> Iterator[str]:
 
 
 def _beyond(work: Workspace) -> Iterator[str]:
-    """What no protocol here mends."""
+    """Yield the risks that no protocol of this project removes."""
     if work.hides_something:
         yield "A client that lies about a hidden update or weight is not found out by the sum."
         if not work.backend.secure_sum.pinned or work.relayed:

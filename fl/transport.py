@@ -1,8 +1,8 @@
-"""Moves records between the server and the participants as Flower messages, and counts their bytes.
+"""The transport: it moves records between server and participants as Flower messages, and counts their bytes.
 
-A message holds the protocol's records, the global model at the stage that collects, what mechanisms tell clients, the
-address, and an envelope: run, round, attempt, stage and configuration. A reply holds records, or an error by name, a
-note of the attempt, and measurements; in test mode also the contribution as it was.
+A message holds the protocol's records, the global model at the stage that collects contributions, the mechanisms'
+public state, the address, and an envelope: run, round, attempt, stage and configuration. A reply holds records, or an
+error by name, a note of the attempt, and measurements; in test mode also the contribution in the clear.
 """
 
 import io
@@ -30,25 +30,25 @@ from privacy.secure_sums.contract import Exchange, Records, Value
 from privacy.secure_sums.vectors import Vector
 
 TRAIN = "train"
-RAW_BYTES = "fedveil.bytes"  # the serialisation type of an Array that carries bytes as they are
+RAW_BYTES = "fedveil.bytes"  # the serialisation type of an Array that carries bytes unchanged
 
 ARRAYS = "arrays"
 SCALARS = "scalars"
 MODEL = "model"
 METRICS = "metrics"
 FAILURE = "failure"
-CLEAR = "clear"  # in test mode alone: what a client contributed, beside what the protocol makes of it
+CLEAR = "clear"  # in test mode alone: the client's contribution in the clear, beside the protocol's records
 ADDRESS = "address"
 ENVELOPE = "envelope"
 STATE = "state"
 PROTOCOL = (ARRAYS, SCALARS)
-MOST_OF_A_REASON = 1000  # characters of what a participant says of its failure
-NPY_HEADER_BYTES = 128  # of an array without fields, in NumPy's own files
+MOST_OF_A_REASON = 1000  # largest number of characters kept of a participant's error message
+NPY_HEADER_BYTES = 128  # size of the header of an array without fields, in NumPy's file format
 log = logging.getLogger("fedveil")
 
 
 def pack(records: Records) -> RecordDict:
-    """A protocol's records as Flower's; byte strings travel as native arrays, uncopied."""
+    """Convert a protocol's records to Flower's; byte strings travel as native arrays, without a copy."""
     arrays = ArrayRecord()
     scalars = ConfigRecord()
     for name, value in records.items():
@@ -67,7 +67,7 @@ def pack(records: Records) -> RecordDict:
 
 
 def as_array(value: NDArray[np.generic]) -> Array:
-    """What `Array(value)` gives, in a third of its time: NumPy writes the header once for each type and shape."""
+    """Return the same as `Array(value)` in a third of its time: NumPy writes the header once per type and shape."""
     dtype, beginning = _npy_beginning(value.dtype, value.shape)
     return Array(dtype, value.shape, SType.NUMPY, b"".join((beginning, np.ascontiguousarray(value).data)))
 
@@ -81,10 +81,10 @@ def _npy_beginning(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> tuple
 
 
 def unpack(content: RecordDict) -> dict[str, Value]:
-    """What `pack` packed.
+    """Convert Flower's records back to the protocol's records that `pack` was given.
 
     Raises:
-        MalformedContribution: an array that cannot be read.
+        MalformedContribution: an array cannot be read.
     """
     records: dict[str, Value] = {}
     arrays = record_of(content, ARRAYS, ArrayRecord)
@@ -101,16 +101,19 @@ R = TypeVar("R")
 
 
 def record_of(content: RecordDict, name: str, kind: type[R]) -> R | None:
-    """A record by name and kind, or None. Flower's own views copy and check all records, several times a message."""
+    """Return a record by name and type, or None.
+
+    Flower's own views would copy and check all records, several times a message.
+    """
     record = content.get(name)
     return record if isinstance(record, kind) else None
 
 
 def read_array(name: str, array: Array) -> NDArray[np.generic]:
-    """The NumPy array that an Array carries, over its bytes and therefore read-only.
+    """Return the NumPy array that an Array carries, as a read-only view of its bytes.
 
     Raises:
-        MalformedContribution: it cannot be read; objects are never unpickled.
+        MalformedContribution: the array cannot be read; objects are never unpickled.
     """
     try:
         if array.stype != SType.NUMPY:
@@ -119,11 +122,11 @@ def read_array(name: str, array: Array) -> NDArray[np.generic]:
         if len(array.data) != start + math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{len(array.data)} bytes are not those of {shape} values of {dtype}")
         return np.frombuffer(array.data, dtype, count=math.prod(shape), offset=start).reshape(shape)
-    except Exception as error:  # a peer's bytes make NumPy raise whatever its parsers may
+    except Exception as error:  # NumPy's parsers can raise any exception on a peer's bytes
         raise errors.MalformedContribution(f"the array {name} cannot be read: {error}") from None
 
 
-@lru_cache(maxsize=256)  # NumPy evaluates the header as Python, which costs more than reading a small model
+@lru_cache(maxsize=256)  # NumPy evaluates the header as Python code, and that takes longer than reading a small model
 def _npy_header(beginning: bytes) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
     file = io.BytesIO(beginning)
     version = np.lib.format.read_magic(file)
@@ -134,17 +137,17 @@ def _npy_header(beginning: bytes) -> tuple[tuple[int, ...], np.dtype[np.generic]
 
 
 def failure(error: Exception) -> ConfigRecord:
-    """An error as a record that `raise_failure` understands at the other end."""
+    """Encode an error as a record, with its type's name and its message, which the server reads."""
     return ConfigRecord({"type": type(error).__name__, "message": str(error) or type(error).__name__})
 
 
 def report(metrics: Mapping[str, float]) -> ConfigRecord:
-    """What a client says of its phases: names, and numbers as bytes, because Flower checks lists number by number."""
+    """Encode a client's measurements by phase: names, and values as bytes, as Flower checks lists value by value."""
     return ConfigRecord({"names": ",".join(metrics), "values": struct.pack(f"<{len(metrics)}d", *metrics.values())})
 
 
 def read_report(content: RecordDict) -> dict[str, float]:
-    """What `report` wrote; nothing where it cannot be read."""
+    """Decode the record that `report` wrote; return an empty dictionary where it cannot be read."""
     record = record_of(content, METRICS, ConfigRecord) or ConfigRecord()
     names = record.get("names")
     values = record.get("values")
@@ -159,26 +162,26 @@ def read_report(content: RecordDict) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try at one round: what is in every envelope of it."""
+    """One attempt at one round: the fields that are in the envelope of each of its messages."""
 
     run: str
     canonical: str
     round: int
     attempt: str
-    state: Mapping[str, float] = field(default_factory=dict)  # what the mechanisms' server halves tell clients
+    state: Mapping[str, float] = field(default_factory=dict)  # public state of the mechanisms, which clients receive
 
 
 def note_of(attempt: str, content: RecordDict, signed: bool) -> ConfigRecord:
-    """What a reply says of itself: the attempt that it belongs to, and a checksum of arrays that nobody signed."""
+    """Make the note of a reply: its attempt and, where the reply is not signed, a checksum of its arrays."""
     return ConfigRecord({"attempt": attempt} if signed else {"attempt": attempt, "checksum": _checksum(content)})
 
 
 def require_intact(content: RecordDict, attempt: Attempt) -> None:
-    """Refuse what went astray or was damaged on its way. Who lies in it is found out by signatures alone.
+    """Refuse a reply that was misdirected or damaged in transit. Only signatures protect against a forged note.
 
     Raises:
-        ProtocolError: it says that it belongs to another attempt.
-        MalformedContribution: it says that it was otherwise.
+        ProtocolError: the note names another attempt.
+        MalformedContribution: the note holds another checksum.
     """
     note = record_of(content, ENVELOPE, ConfigRecord) or ConfigRecord()
     if note.get("attempt", attempt.attempt) != attempt.attempt:
@@ -188,13 +191,16 @@ def require_intact(content: RecordDict, attempt: Attempt) -> None:
 
 
 def _checksum(content: RecordDict) -> int:
-    """CRC-32: no accident of up to 32 bits in a row escapes it, and it takes a twentieth of what packing does."""
+    """Compute the CRC-32 of all arrays, which detects every error burst of up to 32 bits.
+
+    It takes a twentieth of the time of packing.
+    """
     arrays = record_of(content, ARRAYS, ArrayRecord) or ArrayRecord()
     return reduce(lambda sum_, array: zlib.crc32(array.data, sum_), arrays.values(), 0)
 
 
 def _shared(exchange: Exchange, attempt: Attempt, model_D: Vector | None) -> RecordDict:
-    """The records that are the same for the whole cohort, made once."""
+    """Make the records that are the same for the whole cohort, once per exchange."""
     envelope = ConfigRecord({"run": attempt.run, "round": attempt.round, "attempt": attempt.attempt})
     envelope["stage"] = exchange.stage
     envelope["config"] = attempt.canonical
@@ -207,10 +213,10 @@ def _shared(exchange: Exchange, attempt: Attempt, model_D: Vector | None) -> Rec
 
 
 class Transport:
-    """Carries exchanges over a Flower grid.
+    """The carrier of exchanges over a Flower grid.
 
-    `nodes` maps addresses to Flower's node ids, `faults` tells what goes wrong on purpose, where anything does. A
-    participant that fails, answers late or not at all has dropped out.
+    `nodes` maps addresses to Flower's node ids; `faults`, where given, reports the faults injected on purpose. A
+    participant that fails, answers late or does not answer has dropped out.
     """
 
     def __init__(
@@ -229,8 +235,8 @@ class Transport:
         self._poll_s = poll_s
         self._faults = faults
         self._told = False
-        self.dropped: dict[Address, str] = {}  # why, in the attempt under way
-        self.overhear: Callable[[Address, object], None] | None = None  # in test mode: takes what is told in the clear
+        self.dropped: dict[Address, str] = {}  # reasons of drop-outs in the current attempt
+        self.overhear: Callable[[Address, object], None] | None = None  # in test mode: takes the clear contributions
 
     def replies(
         self, exchange: Exchange, attempt: Attempt, model_D: Vector | None
@@ -242,7 +248,7 @@ class Transport:
             waiting = self._send(exchange, attempt, model_D)
             for reply in self._arrivals(waiting, limit_s, self._wire(exchange, attempt.round, waiting)):
                 address = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if address is None:  # answered before
+                if address is None:  # a second reply to the same message
                     continue
                 content = self._open(address, stage, reply)
                 if content is not None:
@@ -250,12 +256,12 @@ class Transport:
             silent = dict.fromkeys(waiting.values(), f"no answer within {limit}={limit_s:g}")
             for address, reason in silent.items():
                 self.drop(address, stage, "dropped", reason)
-            self.dropped = silent | self.dropped  # they come first: others may have failed for want of them
+            self.dropped = silent | self.dropped  # silent ones first: others may have failed because of them
 
     def drop(self, address: Address, stage: str, metric: str, reason: str) -> None:
-        """Note that a participant is left out of this attempt, and why."""
+        """Record that a participant is left out of this attempt, and the reason."""
         if not self._told:
-            self._told = True  # once a run: with a drop-out rate there would be no end of it
+            self._told = True  # one warning a run: with a drop-out rate there would be one in every round
             log.warning("round %d: %s is left out at stage %s: %s", self._meter.round, address, stage, reason)
         self.dropped[address] = reason
         self._meter.add(address, stage, metric, 1.0, "1")
@@ -289,12 +295,12 @@ class Transport:
             self._meter.add(address, exchange.stage, "envelope_bytes", routing_bytes + envelope_bytes, "bytes")
 
     def _limit(self, exchange: Exchange) -> tuple[float, str]:
-        """How many seconds to wait for answers, and what says so: the sooner of the deadline and the protocol's own."""
+        """Return the wait for answers in seconds, and its key: the lesser of the deadline and the protocol's limit."""
         limits = [(self._deadline_s, "server.deadline_s"), (exchange.timeout_s, "secure_sum.timeout_s")]
         return min((limit_s, key) for limit_s, key in [*limits, (math.inf, "")] if limit_s is not None)
 
     def _wire(self, exchange: Exchange, number: int, waiting: Mapping[str, Address]) -> Wire:
-        """The way that the replies take; the faults that happen in this exchange are written down."""
+        """Make the channel of the replies, and record the faults that strike in this exchange."""
         if self._faults is None:
             return Wire({}, 0.0)
         struck = self._faults.of(exchange, number)
@@ -304,7 +310,7 @@ class Transport:
         return self._faults.wire({message: struck[one] for message, one in waiting.items() if one in struck})
 
     def _arrivals(self, waiting: Mapping[str, Address], limit_s: float, wire: Wire) -> Iterator[Message]:
-        """Replies as they come, while the caller still waits for any and the time has not passed."""
+        """Yield replies as they arrive, while any are awaited and the time limit has not passed."""
         ends = time.monotonic() + limit_s
         while waiting and time.monotonic() < ends:
             awaited = wire.awaited(waiting)
@@ -314,7 +320,7 @@ class Transport:
                 time.sleep(max(self._poll_s, wire.pause_s))
 
     def _open(self, address: Address, stage: str, reply: Message) -> RecordDict | None:
-        """The content of a reply, counted; None when the participant could not answer."""
+        """Return the content of a reply, and count its bytes; None where the participant could not answer."""
         if reply.has_error():
             self.drop(address, stage, "dropped", reply.error.reason or f"Flower error {reply.error.code}")
             return None
@@ -335,10 +341,10 @@ class Transport:
         kind = str(record.get("type"))
         message = errors.shown(record.get("message"), MOST_OF_A_REASON)
         if kind == errors.ConfigError.__name__:
-            # a configuration that cannot work at one client is the user's to mend, not a drop-out
+            # a configuration that cannot work at one client is an error that the user must fix, not a drop-out
             raise errors.ConfigError(message)
         if kind == errors.WitnessAlarm.__name__:
-            raise errors.WitnessAlarm(message)  # what one client's code does not do, no other's does
+            raise errors.WitnessAlarm(message)  # all clients run the same code, so none of them is protected
         if kind == errors.RuntimeFailure.__name__ and not is_client(address):
-            raise errors.RuntimeFailure(message)  # its process died, and nobody takes its place
+            raise errors.RuntimeFailure(message)  # the role's process died, and no other process can replace it
         self.drop(address, stage, "dropped", message)

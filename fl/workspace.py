@@ -1,4 +1,4 @@
-"""What one process needs to serve a configuration, built once from its canonical text and cached by its hash."""
+"""The objects with which a process serves a configuration, built once from its canonical text and cached."""
 
 import math
 import os
@@ -38,7 +38,7 @@ class Workspace:
     """The objects of one configuration: data, partitions, model, backend, optimisers.
 
     Raises:
-        ConfigError: whatever in the configuration cannot be had here.
+        ConfigError: a part of the configuration cannot be built on this machine.
     """
 
     def __init__(self, canonical: str) -> None:
@@ -63,7 +63,7 @@ class Workspace:
         self.tolerance = self.backend.secure_sum.tolerance(self.spec)
 
     def _check_training(self) -> None:
-        """Make what a round will need: a mistake shows here, before the first client trains."""
+        """Build the objects that a round needs, so that a mistake is found here, before the first client trains."""
         self.server_optimizer(torch.nn.Parameter(self.initial_D.clone()))
         for name in ("candidates", "schedule", "max_weight", "client_optimizer", "learning_rates"):
             getattr(self, name)
@@ -102,31 +102,31 @@ class Workspace:
         return cohorts.schedule(config.sampler, self.candidates, self.cohort_size, config.rounds, config.seed)
 
     def _spec_of_floats(self) -> VectorSpec:
-        """What is summed where no mechanism makes integers of it."""
+        """Return the vector that is summed where no mechanism converts updates to integers."""
         update = Segment(UPDATE, self._layout.length, self.backend.secure_sum.bound)
         return VectorSpec((update, Segment(WEIGHT, 1, bound=1.0)), self.cohort_size, self.min_contributors)
 
     def cohort(self, number: int) -> tuple[int, ...]:
-        """The cohort of a round, sorted."""
+        """Return the cohort of a round, sorted."""
         return self.schedule[number - 1]
 
     @property
     def cohort_size(self) -> int:
-        """How many clients a round asks."""
+        """The number of clients that a round asks."""
         return len(self.candidates) if self.config.cohort is None else self.config.cohort
 
     def randomness(self, *labels: int | str) -> Randomness:
-        """Of noise and secret sampling: the operating system's, or reproducible where `noise=seeded`."""
+        """Return the randomness of noise and secret sampling: the operating system's, or seeded with `noise=seeded`."""
         return OsRandomness() if self.config.noise == "os" else SeededRandomness(self.config.seed, "noise", *labels)
 
     def activate(self) -> None:
-        """Apply the settings of this configuration to the process; another one may have run since."""
+        """Apply the settings of this configuration to the process, in case another configuration has run since."""
         training = self.config.training
         devices.configure(self.device, training.threads, training.deterministic, training.tf32)
 
     @property
     def assumption(self) -> str:
-        """Who is trusted with contributions."""
+        """The trust assumption: the roles that are trusted with contributions."""
         if self.config.runtime.measure_sum_error:
             return "a test: the server is told every client's contribution"
         assumption = self.backend.secure_sum.assumption
@@ -134,7 +134,7 @@ class Workspace:
 
     @property
     def relayed(self) -> bool:
-        """Whether public keys come through the server, and were not exchanged outside it."""
+        """True where public keys come through the server, instead of an exchange outside it."""
         return self.config.runtime.roster == RELAYED
 
     @cached_property
@@ -144,7 +144,7 @@ class Workspace:
 
     @cached_property
     def partitions(self) -> list[NDArray[np.int64]]:
-        """Indices of the training examples of each client."""
+        """Each client's indices into the training examples."""
         return partition(self.config.data, self.data, self.config.clients, self.config.seed)
 
     @cached_property
@@ -157,7 +157,7 @@ class Workspace:
         return present
 
     def layout(self, model: torch.nn.Module) -> vectors.Layout:
-        """Where the model's state lies. What a mechanism has had its hands on is looked at anew."""
+        """Return the memory layout of the model's state: a new one for a model that a mechanism may have changed."""
         untouched = model is self.model and not self.backend.mechanisms and self._layout.current
         return self._layout if untouched else vectors.Layout(model)
 
@@ -172,10 +172,10 @@ class Workspace:
 
     @property
     def min_contributors(self) -> int:
-        """Over fewer contributions nothing is opened: over one alone, by default, nothing that a sum is to hide.
+        """The least number of contributions over which a sum is opened; by default 2 where the sum hides something.
 
         Raises:
-            ConfigError: the cohort has no more than one client, and whether that may be seen was not said.
+            ConfigError: the cohort has one client alone, and `server.min_contributors` is not set to allow that.
         """
         minimum = self.config.server.min_contributors
         if minimum is None and self.hides_something and self.cohort_size < HIDDEN_AMONG:
@@ -186,28 +186,28 @@ class Workspace:
 
     @property
     def hides_something(self) -> bool:
-        """Whether the secure sum hides contributions, or a part of each, which takes somebody else to open."""
+        """True where the secure sum hides contributions, or a part of each; another role must then help to open it."""
         return self.backend.secure_sum.hides or self.backend.secure_sum.pinned
 
     @cached_property
     def everybody(self) -> tuple[Address, ...]:
-        """Who has a part in the secure sum beside the server: clients, roles, and whom the server does not ask."""
+        """All participants of the secure sum beside the server: clients and roles, also roles that it does not ask."""
         return (*map(client_address, range(self.config.clients)), *self.members)
 
     @property
     def asked(self) -> tuple[Address, ...]:
-        """Those of them whom the server asks."""
+        """The participants that the server asks: the clients, and the secure sum's roles."""
         return (*map(client_address, range(self.config.clients)), *self.backend.secure_sum.roles)
 
     @property
     def members(self) -> tuple[Address, ...]:
-        """Those of them that are no clients: each has a process of its own."""
+        """The participants other than clients; each has a process of its own."""
         secure_sum = self.backend.secure_sum
         return secure_sum.roles if secure_sum.meeting is None else secure_sum.meeting.members
 
     @property
     def lanes(self) -> int:
-        """How many clients of a cohort run at once."""
+        """The number of clients of a cohort that run at once."""
         runtime = self.config.runtime
         if runtime.name == "deployment":
             return self.cohort_size
@@ -225,14 +225,14 @@ class Workspace:
         return largest if declared is None else int(declared)
 
     def weight(self, client: int) -> float:
-        """The weight v of a client, in [0, 1]."""
+        """Return the weight v of a client, in [0, 1]."""
         if self.config.training.weighting == "uniform":
             return 1.0
         return len(self.partitions[client]) / self.max_weight
 
     @cached_property
     def learning_rates(self) -> list[float]:
-        """The clients' learning rate in each round (from 1; entry 0 is round 1), off a torch scheduler."""
+        """The clients' learning rate in each round (entry 0 is round 1), from a torch scheduler."""
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=self.config.training.lr)
         schedule = self.config.training.schedule
         if not schedule:
@@ -252,14 +252,17 @@ class Workspace:
 
     @cached_property
     def client_optimizer(self) -> "partial[torch.optim.Optimizer]":
-        """Makes a client's optimizer from parameters and `lr`. Resolved once: Hydra takes a millisecond a call."""
+        """The function that makes a client's optimizer from parameters and `lr`.
+
+        It is resolved once, because Hydra takes a millisecond a call.
+        """
         node = dict(self.config.training.optimizer)
         some = [torch.nn.Parameter(torch.zeros(1))]
         build(torch.optim.Optimizer, "training.optimizer", node, params=some, lr=self.config.training.lr)
         return partial(get_class(node.pop("_target_")), **node)
 
     def server_optimizer(self, weights_D: torch.nn.Parameter) -> torch.optim.Optimizer:
-        """The server's optimizer over the flat global weights."""
+        """Make the server's optimizer over the flat global weights."""
         return build(torch.optim.Optimizer, "server.optimizer", self.config.server.optimizer, params=[weights_D])
 
     def _backend(self) -> PrivacyBackend:
@@ -280,5 +283,5 @@ class Workspace:
 
 @lru_cache(maxsize=2)
 def workspace(canonical: str) -> Workspace:
-    """The workspace of a configuration, built once a process."""
+    """Return the workspace of a configuration, built once a process."""
     return Workspace(canonical)

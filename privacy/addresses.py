@@ -38,5 +38,5 @@ def client_index(address: Address) -> int:
     """
     index = address.removeprefix(CLIENTS)
     if not is_client(address) or not index.isdecimal():
-        raise ProtocolError(f"{shown(address)} is no client")
+        raise ProtocolError(f"{shown(address)} is not a client")
     return int(index)

@@ -14,10 +14,10 @@ Built = TypeVar("Built")
 
 
 def build(kind: type[Built], key: str, node: Any, **arguments: Any) -> Built:
-    """Instantiate the object of a kind that a configuration node describes.
+    """Instantiate the object of type `kind` that a configuration node describes.
 
     Raises:
-        ConfigError: the node names nothing that can be built with its values, or something of another kind.
+        ConfigError: the node's target cannot be built with its values, or is of another type.
     """
     if not isinstance(node, Mapping):
         raise ConfigError.of(key, node, "must be a group of keys, with a _target_ among them")

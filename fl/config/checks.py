@@ -81,7 +81,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-# Keys that mean something in one runtime only; elsewhere they would do nothing, silently.
+# Keys of one runtime only. In another runtime they would have no effect, so they are refused there.
 OWNED = (
     ("runtime.workers", 0, "inprocess"),
     ("runtime.address", None, "ray"),
@@ -142,9 +142,9 @@ def _check_roster(config: DictConfig) -> None:
     if config.roster is not None and config.runtime.federation is None:
         raise ConfigError.of("roster", config.roster, "belongs to runtime.federation; elsewhere a run makes its own")
     if config.roster is not None and config.runtime.roster == RELAYED:
-        raise ConfigError.of("roster", config.roster, "belongs to runtime.roster=pinned; a relayed one takes no file")
+        raise ConfigError.of("roster", config.roster, "belongs to runtime.roster=pinned; relayed takes no file")
 
 
 def cohort_size(config: DictConfig) -> int:
-    """How many clients a round asks."""
+    """Return the number of clients that a round asks."""
     return int(config.clients if config.cohort is None else config.cohort)

@@ -1,4 +1,4 @@
-"""What a configuration may not ask of its privacy backend: options that would do nothing, or pass for a promise."""
+"""Checks of a configuration against its privacy backend: no option may be without effect, or promise too much."""
 
 from fl.config.schema import RELAYED, FedveilConfig
 from fl.faults.options import MESSAGES, VECTORS, WEIGHTS, ZERO
@@ -8,7 +8,9 @@ from privacy.secure_sums.signed_replies import SERVER
 
 
 def check(config: FedveilConfig, backend: PrivacyBackend, some_client: int) -> None:
-    """Once the mechanisms have settled; `some_client` is one that has data.
+    """Refuse options that the backend cannot keep, once the mechanisms have settled.
+
+    `some_client` is the index of a client that holds data.
 
     Raises:
         ConfigError: an option that this backend cannot keep.
@@ -19,10 +21,10 @@ def check(config: FedveilConfig, backend: PrivacyBackend, some_client: int) -> N
 
 
 def check_roster(config: FedveilConfig, backend: PrivacyBackend) -> None:
-    """Public keys come through the server where there are keys, and where nobody needs them before it asks.
+    """Refuse a relayed roster where there are no keys, or where parties need keys before the server's first message.
 
     Raises:
-        ConfigError: it is not so.
+        ConfigError: `runtime.roster=relayed` under such a secure sum.
     """
     if config.runtime.roster != RELAYED:
         return
@@ -31,26 +33,26 @@ def check_roster(config: FedveilConfig, backend: PrivacyBackend) -> None:
         allowed = f"secure_sum={secure_sum.name} needs no keys, so there are none to relay"
         raise ConfigError.of("runtime.roster", config.runtime.roster, allowed)
     if secure_sum.meeting is not None:
-        allowed = f"the parties of secure_sum={secure_sum.name} meet before the server says anything: use pinned"
+        allowed = f"the parties of secure_sum={secure_sum.name} meet before the server's first message: use pinned"
         raise ConfigError.of("runtime.roster", config.runtime.roster, allowed)
 
 
 def _check_budget(config: FedveilConfig, backend: PrivacyBackend, some_client: int) -> None:
-    """A budget that nothing spends would pass for a promise."""
+    """Refuse a budget that no mechanism spends: it would look like a promise."""
     if config.epsilon_budget is not None and not backend.charges(some_client):
         allowed = "no mechanism accounts for what it releases; choose one, or leave the budget out"
         raise ConfigError.of("epsilon_budget", config.epsilon_budget, allowed)
 
 
 def _check_measured(config: FedveilConfig, backend: PrivacyBackend) -> None:
-    """What is no sum has no error as one."""
+    """Refuse to measure the error of a sum where the backend opens another aggregate."""
     if config.runtime.measure_sum_error and not backend.secure_sum.additive:
         allowed = f"{backend.secure_sum.label} opens another aggregate than the sum: leave it out"
         raise ConfigError.of("runtime.measure_sum_error", "true", allowed)
 
 
 def _check_faults(config: FedveilConfig, backend: PrivacyBackend) -> None:
-    """A stage that there is not would strike nobody, and residues are neither scaled nor spoilt."""
+    """Refuse faults at a stage that the secure sum does not have, and faults of floats where residues are summed."""
     faults = config.faults
     stages = backend.secure_sum.stages
     for key, stage in (("dropout_stage", faults.dropout_stage), ("stage", faults.stage)):
@@ -67,5 +69,5 @@ def _check_faults(config: FedveilConfig, backend: PrivacyBackend) -> None:
         allowed = f"{backend.name} sums residues, which are not scaled: leave it out"
         raise ConfigError.of("faults.scaled_clients", faults.scaled_clients, allowed)
     if faults.kind in VECTORS + WEIGHTS:
-        allowed = f"{backend.name} sums residues, which hold no such thing: choose among {', '.join((*MESSAGES, ZERO))}"
+        allowed = f"{backend.name} sums residues, where this fault cannot occur: choose {', '.join((*MESSAGES, ZERO))}"
         raise ConfigError.of("faults.kind", faults.kind, allowed)

@@ -10,15 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 from fl.config.checks import check
 from fl.config.schema import FedveilConfig
 
-# Where a run writes and how it talks changes no result, so it is no part of a configuration's identity.
-# Nor do the public keys of a roster: who approves a configuration has one, too.
+# Output folders and console options change no result, so they are not part of a configuration's identity.
+# The public keys of a roster are not part of it either: each node that approves a configuration has its own roster.
 UNHASHED = ("out", "force", "output", "tracking", "roster")
 
 
 def to_json(config: DictConfig) -> str:
-    """The resolved configuration less what is no part of its identity, as canonical JSON.
+    """Return the resolved configuration without the keys of `UNHASHED`, as canonical JSON.
 
-    Keys are sorted, but for the mechanisms, which apply in the order that they were given.
+    Keys are sorted, except for the mechanisms, which are applied in the given order.
     """
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     identity = {key: _sorted(value) for key, value in sorted(values.items()) if key not in UNHASHED}
@@ -32,12 +32,12 @@ def _sorted(value: Any) -> Any:
 
 @lru_cache(maxsize=8)  # every message brings its configuration
 def hash_of(canonical: str) -> str:
-    """SHA-256 of a canonical configuration, in hexadecimal: its identity everywhere."""
+    """Return the SHA-256 of a canonical configuration, in hexadecimal: its identity everywhere."""
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def from_json(canonical: str) -> FedveilConfig:
-    """The typed configuration that `to_json` wrote, checked; unhashed parts take their defaults.
+    """Parse and check the output of `to_json`; keys of `UNHASHED` take their defaults.
 
     Raises:
         ConfigError: as `check`.

@@ -1,4 +1,4 @@
-"""From columns of encoded images to arrays of bytes, with a progress bar where somebody watches.
+"""Decoding of columns of encoded images to arrays of bytes, with a progress bar on a terminal.
 
 Shape suffixes: N examples, C channels, H height, W width.
 """
@@ -24,7 +24,7 @@ COLOUR_MODES = ("RGB", "RGBA", "P", "CMYK", "YCbCr")
 
 @dataclass(frozen=True)
 class Request:
-    """The keys of `data` that say which images are meant (those of the partition do not)."""
+    """The keys of `data` that select the images; the keys of the partition are left out."""
 
     name: str
     path: str | None
@@ -37,17 +37,17 @@ class Request:
 
     @classmethod
     def of(cls, config: DataConfig) -> "Request":
-        """Read them from the node `data` of a configuration."""
+        """Read the keys from the node `data` of a configuration."""
         return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
     def reading(self) -> list[str | None]:
-        """What is read from a table, wherever it lies."""
+        """Return the names of the splits and columns that are read from a table."""
         return [self.train_split, self.test_split, self.image_column, self.label_column, self.natural_column]
 
 
 @dataclass(frozen=True)
 class Raw:
-    """One split as it was read: labels and owners are integers or strings, in any range."""
+    """One split as read: labels and owners are integers or strings, in any range."""
 
     images_NCHW: NDArray[np.uint8]
     labels_N: NDArray[Any]
@@ -56,15 +56,15 @@ class Raw:
 
 
 def missing(key: str, value: str, place: str, kind: str, names: Iterable[str]) -> ConfigError:
-    """The error for a split or a column that a place does not have."""
+    """Return the error for a split or a column that a place does not have."""
     return ConfigError.of(f"data.{key}", value, f"{place} has the {kind} {', '.join(names)}")
 
 
 def choose_splits(request: Request, splits: Iterable[str], place: str) -> tuple[str, str | None]:
-    """The names of the training and of the test split; a set of a single split has no test split.
+    """Return the names of the training and of the test split; a set of a single split has no test split.
 
     Raises:
-        ConfigError: naming the key of a split that is not there, and those that are.
+        ConfigError: a split is missing; the message names its key and the splits that exist.
     """
     names = list(splits)
     if request.train_split not in names:
@@ -77,17 +77,16 @@ def choose_splits(request: Request, splits: Iterable[str], place: str) -> tuple[
 
 
 def decode_table(request: Request, batches: Callable[[list[str]], Iterable[Any]], rows: int, **table: Any) -> Raw:
-    """A split from batches of an Arrow table.
+    """Decode a split from batches of an Arrow table.
 
     Args:
         request: names the columns.
-        batches: gives the batches of the columns it is asked for, with as many rows in all as `rows`.
+        batches: returns the batches of the columns in its argument, with `rows` rows in all.
         rows: length N of the result.
-        **table: `place`, `names` of the table's columns, and `owned`, whether owners are wanted.
+        **table: `place`, `names` of the table's columns, and `owned`, true where owners are to be read.
 
     Raises:
-        ConfigError: naming the key of a column that is not there or holds something else, or if the images are
-            not all of one size.
+        ConfigError: a column is missing or holds another type (its key is named), or the images differ in size.
     """
     columns = _columns(request, **table)
     place = table["place"]
@@ -116,7 +115,7 @@ def _columns(request: Request, place: str, names: list[str], owned: bool) -> dic
 
 
 def _values(column: Any, request: Request, key: str, place: str) -> NDArray[Any]:
-    """Integers as int64, strings as strings."""
+    """Return a column's integers as int64, or its strings as strings."""
     values = np.asarray(column.to_pylist())
     if column.null_count or values.ndim != 1 or values.dtype.kind not in "biuU":
         raise ConfigError.of(
@@ -145,7 +144,7 @@ def _decode_images(cells: Iterator[Any], rows: int, request: Request, place: str
 
 
 def _decode(cell: Any, request: Request, place: str) -> tuple[NDArray[np.uint8], str | None]:
-    """One image as (H, W, C) and its encoding, from bytes or from the hub's {bytes, path}."""
+    """Return one image as (H, W, C) and its encoding, from bytes or from the hub's {bytes, path}."""
     from PIL import Image
 
     if isinstance(cell, dict) and {"bytes", "path"} <= cell.keys():
@@ -154,7 +153,7 @@ def _decode(cell: Any, request: Request, place: str) -> tuple[NDArray[np.uint8],
         raise ConfigError.of("data.image_column", request.image_column, f"{place} has no encoded images there")
     with Image.open(io.BytesIO(cell)) as image:
         if image.mode not in GREY_MODES + COLOUR_MODES:
-            raise ConfigError(f"{place}: images have 8 bits a channel here, not mode {image.mode}")
+            raise ConfigError(f"{place}: needs images of 8 bits a channel, not of mode {image.mode}")
         mode = "L" if image.mode in GREY_MODES else "RGB"
         pixels = np.asarray(image if image.mode == mode else image.convert(mode))
         return pixels.reshape(image.height, image.width, -1), image.format
@@ -166,7 +165,7 @@ def _size(shape_HWC: tuple[int, ...]) -> str:
 
 @contextlib.contextmanager
 def progress(total: int, text: str) -> Iterator[Callable[[], None]]:
-    """A progress bar on the terminal's standard error, and nothing where that is no terminal."""
+    """Show a progress bar on standard error, where that is a terminal; elsewhere show nothing."""
     if not sys.stderr.isatty():
         yield lambda: None
         return

@@ -1,4 +1,4 @@
-"""Frozen features of images: nothing in them is learned, from this data or other data, so they cost no privacy.
+"""Frozen features of images: they are not learned, from this data or other data, so they cost no privacy.
 
 Shape suffixes: N images, C channels, H height, W width, h = H // 4, w = W // 4, K coefficients.
 """
@@ -23,12 +23,12 @@ BATCH_ROWS = 256  # larger is no faster
 
 
 def identity() -> list[Any]:
-    """What kept features are keyed by besides their images, as JSON values."""
+    """Return the cache key of features beside the key of their images, as JSON values."""
     return ["scattering", SCALES, ANGLES, version("kymatio")]
 
 
 def shape_of(name: str, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The shape (81 C, H // 4, W // 4) of the scattering features of images (C, H, W).
+    """Return the shape (81 C, H // 4, W // 4) of the scattering features of images (C, H, W).
 
     Raises:
         ConfigError: the images of the set `name` are too small.
@@ -41,15 +41,16 @@ def shape_of(name: str, shape: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def scatter(name: str, images: torch.Tensor, pixel_max: int) -> NDArray[np.float16]:
-    """Scattering coefficients of depth two of each channel of each image.
+    """Compute the scattering coefficients of depth two of each channel of each image.
 
     Tramer and Boneh 2021 (arXiv:2011.11660) and their code, data.py: the ScatterNet of Oyallon and Mallat 2015
-    (arXiv:1412.8659) with J = 2 and L = 8, of pixels in [0, 1]. Of colour images, theirs are of pixels less a public
-    mean; here too they are in [0, 1]. Some 800 images of 28x28 a second and thread; the number of threads and what
-    else is in the batch change no bit. Half precision rounds a coefficient by at most 2^-11 of itself, or by 2^-25.
+    (arXiv:1412.8659) with J = 2 and L = 8, of pixels in [0, 1]. For colour images, their code subtracts a public mean
+    from the pixels; here the pixels of colour images are in [0, 1], too. Speed: some 800 images of 28x28 a second and
+    thread. The result does not depend on the number of threads or on the other images of the batch, bit for bit. Half
+    precision rounds a coefficient by at most 2^-11 of itself, or by 2^-25.
 
     Args:
-        name: of the set, for the progress bar and errors.
+        name: name of the set, for the progress bar and errors.
         images: uint8, shape (N, C, H, W).
         pixel_max: value of a white pixel.
 
@@ -73,7 +74,7 @@ def scatter(name: str, images: torch.Tensor, pixel_max: int) -> NDArray[np.float
 
 
 def _transform(height: int, width: int) -> Any:
-    # Not kymatio.torch: beside this one it imports transforms that ask SciPy for what 1.17 has no more.
+    # Not kymatio.torch: it also imports transforms that need a part of SciPy that release 1.17 has removed.
     from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
     return ScatteringTorch2D(J=SCALES, L=ANGLES, shape=(height, width))

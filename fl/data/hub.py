@@ -13,11 +13,11 @@ from privacy.errors import ConfigError
 DATA_VARIABLE = "FEDVEIL_DATA"
 PROBE_S = 5.0
 
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # flwr_datasets reads it when it is imported
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # flwr_datasets reads the variable at import
 
 
 def not_found(request: Request, looked: list[str]) -> ConfigError:
-    """The error that says where was looked and how to get the set."""
+    """Return the error that names the places searched and the ways to get the set."""
     ways = [f"give data.path=FOLDER with parquet or IDX files, or {DATA_VARIABLE}=FOLDER that holds {request.name}/"]
     if request.name == "fashion_mnist":
         ways.append("install Debian's package dataset-fashion-mnist")
@@ -30,19 +30,19 @@ def not_found(request: Request, looked: list[str]) -> ConfigError:
 
 @dataclass(frozen=True)
 class Hub:
-    """A data set on the hub, or what an earlier download left in the hub's own cache."""
+    """A data set on the hub, or the copy of an earlier download in the hub's own cache."""
 
     request: Request
-    looked: list[str]  # where else was looked, for the error
+    looked: list[str]  # the places searched before, for the error
     pixel_max: ClassVar[int] = 255
 
     @property
     def place(self) -> str:
-        """Its address there."""
+        """The data set's name on the hub."""
         return f"Hugging Face hub {self.request.hub}"
 
     def identity(self) -> list[Any]:
-        """Its name: published images are taken not to change."""
+        """Return the cache key, made from the data set's name: published images are taken not to change."""
         return ["hub", self.request.hub, *self.request.reading()]
 
     def read(self) -> tuple[Raw, Raw | None]:
@@ -67,7 +67,7 @@ class Hub:
                 hub.load_split(self.request.train_split)
             except ConfigError:
                 raise
-            except Exception as error:  # its libraries raise errors of many unrelated families
+            except Exception as error:  # the hub's libraries raise errors of many unrelated classes
                 why = trouble or one_line(error)
                 raise not_found(self.request, [*self.looked, f"{self.place} ({why})"]) from error
         return chosen[0], chosen[1]
@@ -82,16 +82,16 @@ class Hub:
 
 
 def one_line(error: BaseException) -> str:
-    """An error of somebody else as a part of one line of ours."""
+    """Format a library's error for use inside a one-line message."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 @contextlib.contextmanager
 def _quiet_hub() -> Iterator[str]:
-    """Silence the hub's libraries, and turn them offline where it does not answer: they retry for minutes.
+    """Silence the hub's libraries, and set them offline where the hub does not answer: they would retry for minutes.
 
     Yields:
-        Why it does not answer, or nothing. A copy in the hub's own cache can be loaded all the same.
+        The reason that the hub does not answer, or an empty string. A copy in the hub's own cache can still be loaded.
     """
     import datasets
 
@@ -114,6 +114,6 @@ def _hub_trouble() -> str:
 
     try:
         huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=PROBE_S)
-    except Exception as error:  # of requests or of httpx, as the release of huggingface_hub has it
+    except Exception as error:  # an error of requests or of httpx, depending on the release of huggingface_hub
         return f"out of reach, {one_line(error)}"
     return ""

@@ -1,6 +1,6 @@
 """Image sets in memory: found once, decoded once, kept on disk, and shared by all processes of a machine.
 
-Features are computed once of them and kept in the same way.
+Features of images are computed once and kept in the same way.
 
 Shape suffixes: N examples, C channels, H height, W width.
 """
@@ -32,9 +32,9 @@ from fl.data.sources import Source, find
 from privacy.errors import ConfigError
 
 CACHE_VARIABLE = "FEDVEIL_CACHE"
-CACHE_FORMAT = 1  # goes up when what is kept below changes
-HELD_OUT = 0.1  # share of the examples, where a set has no test split
-LOSSLESS_ORIGINALS = ("mnist", "fashion_mnist", "cifar10", "femnist")  # as JPEG, these are not what others trained on
+CACHE_FORMAT = 1  # version of the cache's content; increase it with every change of the content
+HELD_OUT = 0.1  # share of the examples that becomes the test split, where a set has none
+LOSSLESS_ORIGINALS = ("mnist", "fashion_mnist", "cifar10", "femnist")  # published results used their exact pixels
 STATISTICS_ROWS = 4096
 
 Arrays = dict[str, NDArray[Any]]
@@ -60,8 +60,8 @@ class ImageData:
         pixel_max: value of a white pixel, 255, or 16 for digits; 1 for features.
         mean_C: per channel over the training pixels, which are scaled to [0, 1]; 0 for features, as a constant.
         std_C: likewise; 1 for a channel that is constant, and for features.
-        natural_ids: owner (N,) of each training example, in 0..owners-1, where the set names one.
-        origin: where it was read from, in one line, with what sets it apart from the original.
+        natural_ids: owner (N,) of each training example, in 0..owners-1, where the set names owners.
+        origin: the place it was read from, in one line, with its differences from the original set.
     """
 
     name: str
@@ -82,9 +82,9 @@ class ImageData:
         return channels, height, width
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Pixels uint8 (N, C, H, W) to float32 of mean 0 and deviation 1 over the training set, on their device.
+        """Map pixels uint8 (N, C, H, W) to float32 of mean 0 and deviation 1 over the training set, on their device.
 
-        Features float16 become float32 and stay what they are: no statistic of the training set is in them.
+        Features float16 become float32 with the same values: they contain no statistic of the training set.
         """
         if images.device not in self._affine:
             scale_C = 1 / (self.pixel_max * self.std_C)
@@ -99,15 +99,15 @@ def _per_channel(values_C: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def load_data(config: DataConfig) -> ImageData:
-    """The image set that the node `data` names, decoded at most once a machine and opened once a process.
+    """Return the image set that the node `data` names, decoded at most once a machine and opened once a process.
 
-    Sources in order: `data.path`, `$FEDVEIL_DATA/<name>`, what is installed, the Hugging Face hub. With
-    `data.features=scattering` each image is its features, which are computed at most once a machine.
+    Sources in order: `data.path`, `$FEDVEIL_DATA/<name>`, installed packages, the Hugging Face hub. With
+    `data.features=scattering`, features replace the images; they are computed at most once a machine.
 
     Raises:
-        ConfigError: in one line, if no source has it (where it looked, how to get it), or naming the key of a
-            path, split or column that is not there, or if the images cannot be read, differ in size or are too
-            small for the features.
+        ConfigError: no source has the set (one line: the places searched, the ways to get it); a path, split or
+            column is missing (its key is named); or the images cannot be read, differ in size or are too small for
+            the features.
     """
     root = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/fedveil").expanduser()
     data = _load(Request.of(config), os.environ.get(DATA_VARIABLE), root)
@@ -123,7 +123,7 @@ def _load(request: Request, _data_variable: str | None, root: Path) -> ImageData
 
 @lru_cache(maxsize=8)
 def _scattered(data: ImageData, root: Path) -> ImageData:
-    """The set with features for images, and constants for statistics."""
+    """Return the set with features in place of images, and with constants as statistics."""
     features_C = features.shape_of(data.name, data.shape)[0]
     arrays = _features(data, root)
     return replace(
@@ -138,7 +138,7 @@ def _scattered(data: ImageData, root: Path) -> ImageData:
 
 
 def _features(data: ImageData, root: Path) -> Arrays:
-    """Scattering features of both splits, kept under a key of the pixels that they are of."""
+    """Return the scattering features of both splits, kept under a key made from their pixels."""
     pixels = {"train": data.train.images.contiguous(), "test": data.test.images.contiguous()}
     digests = [hashlib.sha256(images.numpy().data).hexdigest() for images in pixels.values()]
     entry = _entry(root, f"{data.name}_features", [CACHE_FORMAT, features.identity(), data.pixel_max, *digests])
@@ -155,11 +155,11 @@ def _entry(root: Path, name: str, key: list[Any]) -> Path:
 
 
 def _kept(entry: Path, make: Callable[[], Kept]) -> Kept:
-    """What an entry of the cache holds, made first where it is missing or damaged."""
+    """Return the content of an entry of the cache; make the entry first where it is missing or damaged."""
     if found := _open(entry):
         return found
     with _one_at_a_time(entry):
-        if found := _open(entry):  # another process did it while this one waited
+        if found := _open(entry):  # another process made the entry while this one waited
             return found
         facts, arrays = make()
         try:
@@ -178,7 +178,7 @@ def _one_at_a_time(entry: Path) -> contextlib.AbstractContextManager[Any]:
 
 
 def _arrange(source: Source, request: Request) -> Kept:
-    """Read a source and bring it into the form that is kept."""
+    """Read a source and convert it to the form that the cache keeps."""
     try:
         train, test = source.read()
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -207,7 +207,7 @@ def _jpeg_note(request: Request, train: Raw) -> str:
 
 
 def _hold_out(raw: Raw) -> tuple[Raw, Raw]:
-    """A fixed split by examples: the seed of a run moves no example between training and test."""
+    """Split by examples in a fixed way: the seed of a run moves no example between training and test."""
     rows = np.random.default_rng(0).permutation(len(raw.labels_N))
     cut = max(1, round(HELD_OUT * len(rows)))
     return _take(raw, np.sort(rows[cut:])), _take(raw, np.sort(rows[:cut]))
@@ -251,14 +251,14 @@ def _image_data(facts: dict[str, Any], arrays: Arrays) -> ImageData:
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:
-    """Without a copy, except of a read-only array, which torch warns of: images of IDX files that no cache keeps."""
+    """Convert without a copy. Read-only arrays are copied, as torch warns of them: IDX images that no cache keeps."""
     return torch.from_numpy(np.require(array, requirements="W"))
 
 
 def _store(entry: Path, facts: dict[str, Any], arrays: Arrays) -> None:
-    """Write an entry beside its place and move it there whole; the lock keeps others out."""
+    """Write an entry under a temporary name, then rename it in one step; the lock keeps other processes out."""
     temporary = entry.with_name(f"{entry.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
     temporary.mkdir()
     sha256 = {}
     for name, array in arrays.items():
@@ -271,7 +271,7 @@ def _store(entry: Path, facts: dict[str, Any], arrays: Arrays) -> None:
 
 
 def _open(entry: Path) -> Kept | None:
-    """What `_store` wrote, or nothing if it is not there or no longer the same."""
+    """Return what `_store` wrote; None if it is missing or has changed."""
     try:
         digest, _, body = (entry / "index.json").read_text().partition("\n")
         if hashlib.sha256(body.encode()).hexdigest() != digest:
@@ -279,7 +279,7 @@ def _open(entry: Path) -> Kept | None:
         index = json.loads(body)
         if any(_sha256(entry / f"{name}.npy") != expected for name, expected in index["sha256"].items()):
             return None
-        # Copy on write: torch wants arrays it could write to, and all processes share what nobody writes.
+        # Copy on write: torch requires writable arrays, and processes share the pages that none of them writes.
         arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="c") for name in index["sha256"]}
     except (OSError, ValueError):
         return None

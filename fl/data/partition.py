@@ -1,4 +1,4 @@
-"""Who holds which examples: the partitioners of flwr-datasets, over a column of labels and never over images.
+"""The split of examples over clients: the partitioners of flwr-datasets, over a column of labels, never over images.
 
 Shape suffix: N training examples.
 """
@@ -21,12 +21,12 @@ from privacy.errors import ConfigError
 Indices = NDArray[np.int64]
 
 DIRICHLET_TRIES = 50
-PROPOSAL_TRIES = 3  # the first of them, to be quick
-ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0)  # to propose where one fails
+PROPOSAL_TRIES = 3  # tries for a proposal in an error: the first of the tries above, to be quick
+ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0)  # proposals where one fails
 
 
 class Scheme(NamedTuple):
-    """The keys of `data` that say how it is split."""
+    """The keys of `data` that define the split."""
 
     partition: str
     alpha: float
@@ -35,17 +35,18 @@ class Scheme(NamedTuple):
 
 
 def partition(config: DataConfig, data: ImageData, clients: int, seed: int) -> list[Indices]:
-    """Indices into the training split for each client, in the order of clients: disjoint, in no particular order.
+    """Return each client's indices into the training split, in the order of clients: disjoint, in no particular order.
 
     Args:
         config: the node `data`: `partition`, and `alpha`, `shards` and `allow_empty`.
-        data: what is split.
-        clients: how many parts. All examples are given out, save for `natural`, where each client is one owner.
-        seed: with the rest it fixes the result, which is computed once a process: do not write to it.
+        data: the image set to split.
+        clients: number of parts. All examples are given out, except for `natural`, where each client is one owner.
+        seed: seed of the split. The result depends on the arguments alone. It is computed once a process and shared,
+            so do not write to it.
 
     Raises:
-        ConfigError: naming the key, if a client would be left empty (unless `allow_empty`, where `iid` and
-            `dirichlet` give it zero indices), or if the set names no owners, or fewer than `clients`.
+        ConfigError: a client would be left empty (unless `allow_empty`, where `iid` and `dirichlet` give it zero
+            indices), or the set names no owners, or fewer than `clients`; the message names the key.
     """
     scheme = Scheme(config.partition, config.alpha, config.shards, config.allow_empty)
     return _partition(scheme, data, clients, seed)
@@ -65,12 +66,12 @@ def _iid(scheme: Scheme, data: ImageData, clients: int, seed: int) -> list[Indic
     if clients > len(labels_N) and not scheme.allow_empty:
         allowed = f"must be at most the {len(labels_N)} examples of {data.name}, unless data.allow_empty=true"
         raise ConfigError.of("clients", clients, allowed)
-    rows_N = _shuffled(len(labels_N), seed)  # the partitioner cuts a set in the order that it has
+    rows_N = _shuffled(len(labels_N), seed)  # shuffled, because the partitioner cuts a set in its given order
     return [rows_N[part] for part in _deal(IidPartitioner(clients), labels_N[rows_N], range(clients))]
 
 
 def _dirichlet(scheme: Scheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
-    """Yurochkin et al. 2019 (arXiv:1905.12022), section 4: for each label, its shares over the clients."""
+    """Draw each label's shares over the clients: Yurochkin et al. 2019 (arXiv:1905.12022), section 4."""
     from flwr_datasets.partitioner import DirichletPartitioner
 
     labels_N = data.train.labels.numpy()
@@ -89,24 +90,24 @@ def _dirichlet(scheme: Scheme, data: ImageData, clients: int, seed: int) -> list
 def dirichlet_seed(
     counts_K: NDArray[np.int64], clients: int, alpha: float, seed: int, tries: int = DIRICHLET_TRIES
 ) -> int | None:
-    """A seed with which the first draw of flwr-datasets' sampler leaves no client empty, or None after the tries.
+    """Find a seed with which the first draw of flwr-datasets' sampler leaves no client empty; None after the tries.
 
-    Left to itself, the sampler takes 0.6 s with 10,000 clients for each of eleven draws before it gives up. Here the
-    draws are made without the examples, in milliseconds, and it is given a seed that will do.
+    The sampler's own search takes 0.6 s with 10,000 clients for each of eleven draws before it gives up. Here the
+    draws are made without the examples, in milliseconds, and the sampler is given a seed that succeeds.
 
     Args:
-        counts_K: examples of each label that occurs, in the order of labels.
-        clients: how many parts.
+        counts_K: number of examples of each label that occurs, in the order of labels.
+        clients: number of parts.
         alpha: concentration of the distribution.
-        seed: of the tries.
-        tries: how many draws; those of fewer tries are the first of those of more.
+        seed: seed of the tries.
+        tries: number of draws; a smaller number makes the first draws of a larger one.
     """
     candidates = np.random.SeedSequence(seed).generate_state(tries).tolist()
     return next((drawn for drawn in candidates if dirichlet_sizes(counts_K, clients, alpha, drawn).min() > 0), None)
 
 
 def dirichlet_sizes(counts_K: NDArray[np.int64], clients: int, alpha: float, seed: int) -> NDArray[np.int64]:
-    """Examples of each of the clients in the first draw of the sampler of flwr-datasets."""
+    """Return each client's number of examples in the first draw of flwr-datasets' sampler."""
     generator = np.random.default_rng(seed)
     alphas = np.full(clients, alpha)
     sizes = np.zeros(clients, np.int64)
@@ -117,14 +118,17 @@ def dirichlet_sizes(counts_K: NDArray[np.int64], clients: int, alpha: float, see
 
 
 def _no_dirichlet(scheme: Scheme, counts_K: NDArray[np.int64], clients: int, seed: int) -> ConfigError:
-    """What works instead, really tried: the next alpha of a list, and the most clients on a scale of tenths."""
+    """Return the error with values that work, by trial: the next alpha of a list, and the most clients of a scale.
+
+    Each step of the scale takes nine tenths of the clients of the step before.
+    """
 
     def works(alpha: float, number: int, tries: int = PROPOSAL_TRIES) -> bool:
         return dirichlet_seed(counts_K, number, alpha, seed, tries) is not None
 
     larger = [alpha for alpha in ALPHAS if alpha > scheme.alpha]
     alpha = next((alpha for alpha in larger if works(alpha, clients)), None)
-    if alpha is None and larger:  # perhaps with some luck
+    if alpha is None and larger:  # more tries for the alpha that leaves the fewest clients empty
         nearest = min(larger, key=lambda alpha: int((dirichlet_sizes(counts_K, clients, alpha, seed) == 0).sum()))
         alpha = nearest if works(nearest, clients, DIRICHLET_TRIES) else None
     fewer = (int(float(f"{clients * 0.9**step:.2g}")) for step in itertools.count(1))
@@ -135,10 +139,10 @@ def _no_dirichlet(scheme: Scheme, counts_K: NDArray[np.int64], clients: int, see
 
 
 def _shards(scheme: Scheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
-    """McMahan et al. 2017 (arXiv:1602.05629), section 3: sort by label, cut, deal `shards` pieces to each client.
+    """Sort by label, cut, deal `shards` pieces to each client: McMahan et al. 2017 (arXiv:1602.05629), section 3.
 
-    The partitioner drops what is left over of equal pieces. So it deals the numbers of pieces here, and these are cut
-    such that they differ in size by one example at most.
+    The partitioner drops the remainder after equal pieces. So it deals only the indices of pieces here, and the pieces
+    are cut such that their sizes differ by at most one example.
     """
     from flwr_datasets.partitioner import ShardPartitioner
 
@@ -154,7 +158,7 @@ def _shards(scheme: Scheme, data: ImageData, clients: int, seed: int) -> list[In
 
 
 def _natural(_: Scheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
-    """One owner a client: the first `clients` of the owners in a seeded order."""
+    """Give each client the examples of one owner: the first `clients` owners in a seeded order."""
     from flwr_datasets.partitioner import NaturalIdPartitioner
 
     if data.natural_ids is None:
@@ -168,14 +172,14 @@ def _natural(_: Scheme, data: ImageData, clients: int, seed: int) -> list[Indice
 
 
 def _shuffled(count: int, seed: int) -> Indices:
-    return np.random.default_rng((seed, count)).permutation(count)  # not the stream that a partitioner draws from
+    return np.random.default_rng((seed, count)).permutation(count)  # independent of a partitioner's own stream
 
 
 def _deal(partitioner: Any, column: NDArray[Any], parts: Iterable[int]) -> list[Indices]:
-    """The rows that a partitioner gives to each part.
+    """Return the rows that a partitioner gives to each part.
 
-    A partitioner returns a selection of the data set; one whose selections are bare row numbers makes 10,000 parts in
-    24 ms, not 4 s, through the same public calls.
+    A partitioner returns selections of its data set. This data set returns bare row indices as selections, which makes
+    10,000 parts in 24 ms, not 4 s, through the same public calls.
     """
     from datasets import Dataset
 
@@ -187,9 +191,9 @@ def _deal(partitioner: Any, column: NDArray[Any], parts: Iterable[int]) -> list[
             return self  # shards are numbered in order
 
         def __getitem__(self, _: Any) -> Any:
-            return column  # not as a list of Python's integers
+            return column  # the array itself, not a list of Python's integers
 
     partitioner.dataset = Rows.from_dict({"column": column})
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # a progress bar, a warning each try
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # silences progress bar and warnings
         warnings.simplefilter("ignore")
         return [partitioner.load_partition(int(part)) for part in parts]

@@ -1,7 +1,7 @@
-"""Where images come from: folders of parquet or IDX files, scikit-learn, Debian, and the hub at last.
+"""Sources of images: folders of parquet or IDX files, scikit-learn, Debian, and the hub at last.
 
-A source finds one data set and reads it once, as plain arrays; `fl/data/image_data.py` keeps what it read. The
-libraries that do the reading are slow to import, so they are imported where they are used.
+A source finds one data set and reads it once, as plain arrays; `fl/data/image_data.py` keeps them. The
+libraries that read the files are slow to import, so they are imported where they are used.
 """
 
 import gzip
@@ -21,7 +21,7 @@ from fl.data.decoding import BATCH_ROWS, Raw, Request, choose_splits, decode_tab
 from fl.data.hub import DATA_VARIABLE, Hub, not_found
 from privacy.errors import ConfigError
 
-DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # folder of the package dataset-fashion-mnist
 
 IDX_NAME = re.compile(r"(train|t10k|test)[-._](images|labels)[-._]idx\d[-._]ubyte(\.gz)?")
 PARQUET_NAME = re.compile(r"(.+?)(-\d{5}-of-\d{5})?(-[0-9a-f]{16})?\.parquet")  # as the hub's own writer names them
@@ -34,24 +34,24 @@ class Source(Protocol):
 
     @property
     def place(self) -> str:
-        """What to call it to people."""
+        """The name of the place in messages."""
 
     def identity(self) -> list[Any]:
-        """What a copy of these images is keyed by, as JSON values: it changes when the images may have."""
+        """Return the cache key of these images, as JSON values: it changes when the images may have changed."""
 
     def read(self) -> tuple[Raw, Raw | None]:
-        """The training split, and the test split where there is one.
+        """Read the training split, and the test split where there is one.
 
         Raises:
-            ConfigError: if a split or a column is missing, or the images are not of one size.
+            ConfigError: a split or a column is missing, or the images differ in size.
         """
 
 
 def find(request: Request) -> Source:
-    """The first source that has the set: data.path, $FEDVEIL_DATA, what is installed, then the hub.
+    """Return the first source that has the set: data.path, $FEDVEIL_DATA, installed packages, then the hub.
 
     Raises:
-        ConfigError: if data.path holds no such files, or if only the hub is left and data.hub is not set.
+        ConfigError: data.path holds no such files, or only the hub is left and data.hub is not set.
     """
     if request.path is not None:
         return _given(request.path, request)
@@ -115,11 +115,11 @@ class Digits:
     pixel_max: ClassVar[int] = 16
 
     def identity(self) -> list[Any]:
-        """The release that ships them."""
+        """Return the cache key, made from the release of scikit-learn that ships the digits."""
         return ["digits", version("scikit-learn")]
 
     def read(self) -> tuple[Raw, Raw]:
-        """Split once and for all: the seed of a run moves no example between training and test."""
+        """Read both splits. The split is fixed: the seed of a run moves no example between training and test."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
@@ -131,7 +131,7 @@ class Digits:
 
 @dataclass(frozen=True)
 class IdxFolder:
-    """A folder in the format of the MNIST site (LeCun et al. 1998), each file gzipped or not."""
+    """A folder in the format of the MNIST site (LeCun et al. 1998), with gzipped or plain files."""
 
     place: str
     files: list[Path]
@@ -139,7 +139,7 @@ class IdxFolder:
     pixel_max: ClassVar[int] = 255
 
     def identity(self) -> list[Any]:
-        """The files with their sizes and times."""
+        """Return the cache key, made from the files with their sizes and times."""
         return ["idx", self.request.natural_column, *_stat(self.files)]
 
     def read(self) -> tuple[Raw, Raw | None]:
@@ -162,21 +162,21 @@ class IdxFolder:
         return Raw(images_NHW[:, None], labels_N)
 
     def _file(self, split: str, role: str) -> Path | None:
-        """The first file that holds it; the MNIST site calls its test split t10k."""
+        """Return the first file with images or labels of a split; the MNIST site calls its test split t10k."""
         names = ("train",) if split == "train" else ("t10k", "test")
         matches = ((IDX_NAME.fullmatch(file.name), file) for file in self.files)
         return next((file for match, file in matches if match and match[1] in names and match[2] == role), None)
 
 
 def read_idx(file: Path) -> NDArray[np.uint8]:
-    """An IDX file of bytes: two zeros, the type 8, the number of axes, big-endian sizes, then the values.
+    """Read an IDX file of bytes: two zeros, the type 8, the number of axes, big-endian sizes, then the values.
 
     Raises:
-        ConfigError: if it is something else, or cut short.
+        ConfigError: the file has another format or type, or is cut short.
     """
     data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     if data[:3] != b"\0\0\x08":
-        raise ConfigError(f"{file}: is no IDX file of bytes")
+        raise ConfigError(f"{file}: is not an IDX file of bytes")
     shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
     if values.size != shape.prod():
@@ -194,7 +194,7 @@ class ParquetFolder:
     pixel_max: ClassVar[int] = 255
 
     def identity(self) -> list[Any]:
-        """The files with their sizes and times, and what is read from them."""
+        """Return the cache key, made from the files with sizes and times, and the splits and columns to read."""
         return ["parquet", *self.request.reading(), *_stat(itertools.chain(*self.files.values()))]
 
     def read(self) -> tuple[Raw, Raw | None]:

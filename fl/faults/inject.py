@@ -1,7 +1,7 @@
-"""What goes wrong on purpose, as `faults` in the configuration says: from the seed, so the same in every repetition.
+"""Faults that are injected on purpose, as `faults` in the configuration says: the same in every repetition of a seed.
 
-Whom a fault strikes follows from the seed, the round and the client, so clients and server agree on it without a word:
-clients do what goes wrong, and the server writes down that it did (`Noting`).
+The seed, the round and the client determine whether a fault strikes. So clients and server agree on it without a
+message: clients commit the fault, and the server records it (`Noting`).
 """
 
 import logging
@@ -35,36 +35,36 @@ log = logging.getLogger("fedveil")
 
 
 def scale_of(client: int, faults: FaultsConfig, clients: int, seed: int) -> float:
-    """What a client multiplies its update by: 1, or the configured factor where it is one of those that cheat."""
+    """Return the factor of a client's update: the configured scale for a cheating client, 1 for the others."""
     return faults.scale if client in scaled_clients(faults.scaled_clients, clients, seed) else 1.0
 
 
 @lru_cache(maxsize=8)
 def scaled_clients(count: int, clients: int, seed: int) -> frozenset[int]:
-    """The clients that cheat."""
+    """Draw the indices of the clients that cheat."""
     generator = np.random.default_rng(seed_from(seed, "faults", "scaled clients"))
     return frozenset(map(int, generator.choice(clients, count, replace=False)))
 
 
 def falls_silent(client: int, number: int, stage: str, faults: FaultsConfig, seed: int) -> bool:
-    """Whether it is this client's turn in a round; not at set-up, which everybody must live to see."""
+    """True where this client drops out in a round; never at set-up, which every client must complete."""
     if not faults.dropout_rate or number == 0 or faults.dropout_stage not in (None, stage):
         return False
     return _drawn("drop-out", client, number, seed) < faults.dropout_rate
 
 
 def drop_out(client: int, number: int, stage: str, faults: FaultsConfig, seed: int) -> None:
-    """Fall silent in a round, where it is this client's turn.
+    """Drop out, where the seed says so for this client and round.
 
     Raises:
-        RuntimeFailure: it is.
+        RuntimeFailure: the client drops out.
     """
     if falls_silent(client, number, stage, faults, seed):
         raise RuntimeFailure(f"drops out on purpose (faults.dropout_rate={faults.dropout_rate:g})")
 
 
 def kind_of(client: int, number: int, faults: FaultsConfig, seed: int) -> str | None:
-    """The fault that strikes a client in a round, if one does. Who it is does not depend on the kind."""
+    """Return the kind of fault that strikes a client in a round, or None. The choice of clients ignores the kind."""
     if not faults.rate or number == 0 or _drawn("kind", client, number, seed) >= faults.rate:
         return None
     return faults.kind
@@ -75,13 +75,13 @@ def _drawn(what: str, client: int, number: int, seed: int) -> float:
 
 
 def killed(address: Address, number: int, faults: FaultsConfig, claim: Callable[[str], bool]) -> None:
-    """End this process as `kill -9` would, if its turn has come; once, as `claim` tells durably, so that it can go on.
+    """End this process as `kill -9` would, where the faults say so, and once only, so that the run can resume.
 
     Args:
-        address: whose process this is.
+        address: address of the role that this process plays.
         number: the round.
-        faults: what is to go wrong.
-        claim: whether a name is claimed for the first time ever.
+        faults: the configured faults.
+        claim: claims a name durably; returns True where the name was never claimed before.
     """
     if address == faults.killed and number == faults.killed_round and claim(f"killed-{number}"):
         log.warning("%s dies on purpose in round %d (faults.killed=%s)", address, number, address)
@@ -89,7 +89,7 @@ def killed(address: Address, number: int, faults: FaultsConfig, claim: Callable[
 
 
 def claims_in(folder: Path) -> Callable[[str], bool]:
-    """Claims that a file each stands for."""
+    """Return a function that claims names durably, with a file in `folder` for each claim."""
 
     def claim(name: str) -> bool:
         with suppress(FileExistsError), (folder / name).open("x"):
@@ -103,13 +103,13 @@ def claims_in(folder: Path) -> Callable[[str], bool]:
 
 
 def claimed_weight(v: float, client: int, number: int, faults: FaultsConfig, seed: int) -> float:
-    """What a client says of its weight, in [0, 1]: `v`, nothing, or what a liar does. Its update is weighted by it."""
+    """Return the weight that a client claims and applies to its update, in [0, 1]: `v`, 0, or a false claim."""
     kind = kind_of(client, number, faults, seed)
     return {"weightless": 0.0, "lying": faults.claimed_weight}.get(kind or "", v)
 
 
 def spoilt(vector: Vector, client: int, number: int, faults: FaultsConfig, seed: int) -> Vector:
-    """What a client contributes, shape (D + 1,), or what a fault makes of it."""
+    """Return a client's contribution, shape (D + 1,), or its replacement by a fault."""
     kind = kind_of(client, number, faults, seed)
     if kind == "not_finite":
         vector[0] = np.inf
@@ -122,7 +122,7 @@ def spoilt(vector: Vector, client: int, number: int, faults: FaultsConfig, seed:
 def tamper(
     content: RecordDict, address: Address, number: int, stage: str, config: FedveilConfig, own: RecordDict
 ) -> None:
-    """Do to a client's reply what a fault does as it leaves; `own` is what the client keeps beside, for a replay."""
+    """Apply a fault to a client's reply before it is sent; `own` is the client's state, with replies to replay."""
     faults = config.faults
     befallen = is_client(address) and number > 0 and faults.stage in (None, stage)
     if faults.kind not in TAMPERED or not befallen:
@@ -136,7 +136,7 @@ def tamper(
 
 
 def _replay(content: RecordDict, stage: str, own: RecordDict, struck: bool) -> None:
-    """Keep what is sent for later rounds, and send what was kept where there is anything."""
+    """Keep the records of this reply for later rounds; where struck, send the records kept earlier, if any."""
     earlier = {name: own[key] for key in own if (name := key.removeprefix(_kept(stage))) != key}
     for name, record in content.items():
         own[_kept(stage) + name] = record
@@ -150,12 +150,12 @@ def _kept(stage: str) -> str:
 
 
 def outlasting(state: RecordDict) -> RecordDict:
-    """What a node keeps longer than a round, out of all that it remembers."""
+    """Return the part of a node's state that is kept longer than a round."""
     return RecordDict({name: record for name, record in state.items() if name.startswith(KEPT)})
 
 
 def _damage(content: RecordDict, kind: str, generator: np.random.Generator) -> None:
-    """Change the bytes of the largest array of a message, whatever it is; one without arrays has little to lose."""
+    """Change the bytes of the largest array of a message; a message without arrays is left unchanged."""
     found = [
         (len(array.data), record, name) for record in content.array_records.values() for name, array in record.items()
     ]
@@ -185,21 +185,21 @@ def _index(address: Address) -> int:
 
 
 class Noting:
-    """Writes down each fault as it happens: whoever is asked for what is struck."""
+    """The server's record of each fault as it happens: the address that is asked, and the kind of fault."""
 
     def __init__(self, config: FedveilConfig) -> None:
         self._config = config
         self._asked: dict[tuple[Address, str], int] = {}  # in which round first: only what was sent can be replayed
 
     def of(self, exchange: Exchange, number: int) -> dict[Address, str]:
-        """The fault of each of those who are asked, where there is one."""
+        """Return the faults of an exchange, by the address of each participant that is struck."""
         clients = [address for address in exchange.outbox if is_client(address)] if number else []
         for address in clients if self._config.faults.kind == REPLAYED else ():
             self._asked.setdefault((address, exchange.stage), number)
         return {address: kind for address in clients if (kind := self._one(address, exchange, number))}
 
     def wire(self, struck: Mapping[str, str]) -> "Wire":
-        """The way of the replies to one exchange, where so many messages are struck."""
+        """Make the channel of the replies to one exchange; `struck` maps message ids to kinds of fault."""
         return Wire(struck, self._config.faults.delay_s)
 
     def _one(self, address: Address, exchange: Exchange, number: int) -> str | None:
@@ -222,7 +222,7 @@ class Noting:
 
 
 class Wire:
-    """The way of the replies to one exchange: some are held up, some come twice."""
+    """The channel of the replies to one exchange: it delays some replies, and duplicates some."""
 
     def __init__(self, struck: Mapping[str, str], delay_s: float) -> None:
         self._struck = {number: kind for number, kind in struck.items() if kind in WIRE}
@@ -230,16 +230,16 @@ class Wire:
         self._held: dict[str, tuple[float, Message]] = {}
 
     def awaited(self, numbers: Iterable[str]) -> list[str]:
-        """Those of the messages to which no reply is on its way."""
+        """Return the ids of the messages whose reply is not being delayed."""
         return [number for number in numbers if number not in self._held]
 
     @property
     def pause_s(self) -> float:
-        """For how long nothing will come that the engine does not bring."""
+        """The pause between two checks, in seconds, while replies are delayed; 0 where there are none."""
         return HELD_S if self._held else 0.0
 
     def brought(self, arrived: Iterable[Message]) -> Iterator[Message]:
-        """What comes out at the end, of what the engine brought and of what was held up."""
+        """Yield the replies to deliver: delayed ones that are due, then those that have arrived and are not delayed."""
         now_s = time.monotonic()
         for number in [number for number, (due_s, _) in self._held.items() if due_s <= now_s]:
             yield self._held.pop(number)[1]

@@ -1,4 +1,4 @@
-"""What may go wrong on purpose, as `faults` in the configuration says, and what may not be asked for together."""
+"""The kinds of faults, the keys of `faults` in the configuration, and the checks of their values and combinations."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ KINDS = (*MESSAGES, ZERO, *VECTORS, *WEIGHTS)
 
 @dataclass
 class FaultsConfig:
-    """What goes wrong on purpose. Who it strikes comes from the seed."""
+    """The faults to inject on purpose. The seed determines the clients that they strike."""
 
     scaled_clients: int = 0  # clients that send their updates multiplied by `scale`, whatever a mechanism clipped
     scale: float = -100.0
@@ -51,10 +51,10 @@ CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 
 
 def check(config: DictConfig) -> None:
-    """Refuse faults that would do nothing, or strike more clients than there are.
+    """Refuse faults that would have no effect, or strike more clients than there are.
 
     Raises:
-        ConfigError: naming the key, its value and what is allowed.
+        ConfigError: a fault is refused; the message names the key, its value and what is allowed.
     """
     faults = config.faults
     if faults.scaled_clients > config.clients:

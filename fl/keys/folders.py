@@ -1,9 +1,9 @@
-"""What roles have from set-up, outside the server: their keys, everybody's public ones, and a store of their own.
+"""The roles' material from set-up, outside the server: private keys, the roster of public keys, and a store.
 
-In a simulation one party plays all roles: a master key in the run's folder stands for everybody's, and each role's
-store is a folder beside it. In a deployment each role has a folder of its own, with the keys that it made and the
-roster that everybody has (or that came through the server: `fl.keys.relayed`). All of it is for its owner alone (mode
-0600), and nothing secret of it is in a message or checkpoint.
+In a simulation one party plays all roles: the keys of all roles are derived from a master key in the run's folder, and
+each role's store is a folder beside it. In a deployment each role has a folder of its own, with the keys that it made
+and the roster, which is the same for all roles (or which came through the server: `fl.keys.relayed`). Only the owner
+can read these files (mode 0600), and no message or checkpoint contains their secrets.
 
 `python -m fl.keys make FOLDER ADDRESS` makes a role's keys, `python -m fl.keys roster FILE PUBLIC...` the roster.
 """
@@ -27,26 +27,26 @@ from privacy.secure_sums.meeting import Peers
 from privacy.secure_sums.signed_replies import SERVER, require_everybody
 from results.files import replacing, sync
 
-KEYS_VARIABLE = "FEDVEIL_KEYS"  # the folder of a simulation's keys, for the processes that it starts
+KEYS_VARIABLE = "FEDVEIL_KEYS"  # the folder of a simulation's keys, for the processes that the simulation starts
 MASTER = "master.key"
-# in the folder of a deployment's role
+# file names in the folder of a deployment's role
 IDENTITY = "identity.key"
 ROSTER = "roster.json"
 STORES = "runs"
 ROLE = re.compile(r"[a-z]+(/(0|[1-9][0-9]*))?")
 
-_held: tuple[Address, Credentials] | None = None  # where this process plays one role alone
-_peers: Peers | None = None  # where it has met others
+_held: tuple[Address, Credentials] | None = None  # the role and its keys, where this process plays one role alone
+_peers: Peers | None = None  # the other parties, where this process plays a party that has met them
 
 
 class FileStore(Store):
-    """A file a name, in a folder of its own."""
+    """A store that keeps each value in a file of its name, in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def get(self, name: str) -> bytes | None:
-        """What was put under a name; None if nothing was."""
+        """Return the value that was put under a name; None if there is none."""
         path = self._folder / name
         return path.read_bytes() if path.exists() else None
 
@@ -58,7 +58,7 @@ class FileStore(Store):
             temporary.write_bytes(value)
 
     def add(self, name: str, value: bytes) -> bool:
-        """Keep a value unless there is one by that name; whether there was none, also where two come at once."""
+        """Keep a value unless the name has one; return True where the value was kept. Safe under concurrent calls."""
         fresh = f".{name}.{os.getpid()}.new"
         self.put(fresh, value)
         try:
@@ -71,7 +71,7 @@ class FileStore(Store):
         return True
 
     def claim(self, name: str) -> bool:
-        """Whether this name is claimed for the first time ever."""
+        """Claim a name; return True where it was never claimed before."""
         _private_folder(self._folder)
         try:
             os.close(os.open(self._folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -89,7 +89,7 @@ def _private_folder(folder: Path) -> None:
 
 
 def set_up(folder: Path, everybody: tuple[Address, ...]) -> Roster:
-    """Make the master key of a simulation, once, and let this process's children know where it is."""
+    """Make the master key of a simulation, once, and pass its folder to this process's children. Return the roster."""
     _private_folder(folder)
     store = FileStore(folder)
     master = store.get(MASTER)
@@ -102,7 +102,7 @@ def set_up(folder: Path, everybody: tuple[Address, ...]) -> Roster:
 
 @dataclass(frozen=True)
 class Parcel:
-    """The credentials of one role, on their way to the process that plays it."""
+    """The credentials of one role, in the form that is sent to the role's process."""
 
     address: Address
     identity: bytes = field(repr=False)
@@ -111,14 +111,14 @@ class Parcel:
 
 
 def parcel(address: Address, everybody: tuple[Address, ...]) -> Parcel:
-    """What a process gets that plays one role; raises as `simulated` does."""
+    """Return the parcel for the process that plays one role; raise as `simulated` does."""
     own = simulated(address, everybody)
     assert isinstance(own.store, FileStore)
     return Parcel(address, own.identity.to_bytes(), own.roster.to_bytes(), own.store)
 
 
 def hold(given: Parcel) -> Credentials:
-    """Play one role from now on, without knowing where the others' keys are."""
+    """Play one role from now on, and forget the folder of the other roles' keys."""
     global _held
     os.environ.pop(KEYS_VARIABLE, None)
     own = Credentials(Identity.from_bytes(given.identity), Roster.from_bytes(given.roster), given.store)
@@ -127,10 +127,10 @@ def hold(given: Parcel) -> Credentials:
 
 
 def simulated(address: Address, everybody: tuple[Address, ...]) -> Credentials:
-    """Those of one role of the simulation that this process belongs to.
+    """Return the credentials of one role, in the simulation to which this process belongs.
 
     Raises:
-        RunRefused: there was no set-up, its key is gone, or this process plays another role.
+        RunRefused: there was no set-up, the master key is missing, or this process plays another role.
     """
     if _held is not None:
         holder, own = _held
@@ -145,7 +145,7 @@ def simulated(address: Address, everybody: tuple[Address, ...]) -> Credentials:
 
 
 def folder_of(folder: str | Path, address: Address) -> Path:
-    """A role's own, where those of all are on one machine."""
+    """Return a role's own folder, where the folders of all roles are on one machine."""
     return Path(folder, address.replace("/", "-"))
 
 
@@ -163,16 +163,17 @@ def _roster(master: bytes, everybody: tuple[Address, ...]) -> Roster:
 
 
 def meet(peers: Peers) -> None:
-    """From now on, the role that this process plays in a deployment reaches these."""
+    """Set the parties that this process's role in a deployment reaches from now on."""
     global _peers
     _peers = peers
 
 
 def deployed(folder: Path, address: Address, everybody: Iterable[Address], run: str) -> Credentials:
-    """Those of the role whose folder this is; what it stores is kept by `run`, the hash of a configuration.
+    """Return the credentials of the role that owns `folder`; its store is that of `run`, a configuration's hash.
 
     Raises:
-        ConfigError: no such keys, others may read them, or the roster has other keys of this role, or lacks somebody.
+        ConfigError: there are no keys, other users may read them, or the roster has other keys for this role or lacks
+            one of `everybody`.
     """
     identity, roster = _own(folder, address)
     require_everybody(roster, everybody)
@@ -180,7 +181,7 @@ def deployed(folder: Path, address: Address, everybody: Iterable[Address], run: 
 
 
 def store_of(folder: Path, run: str) -> FileStore:
-    """What the role whose folder this is keeps for one configuration."""
+    """Return the store for one configuration of the role that owns `folder`."""
     _private_folder(folder / STORES)
     return FileStore(folder / STORES / run)
 
@@ -191,15 +192,15 @@ def _own(folder: Path, address: Address) -> tuple[Identity, Roster]:
     roster = read_roster(folder / ROSTER)
     require_everybody(roster, [address])
     if roster[address] != identity.public:
-        raise ConfigError.of("keys", folder, f"its keys are not those of {address} on the roster; make that again")
+        raise ConfigError.of("keys", folder, f"its keys are not those of {address} on the roster; make a new roster")
     return identity, roster
 
 
 def own_identity(folder: Path) -> Identity:
-    """The private keys in a role's folder.
+    """Read the private keys in a role's folder.
 
     Raises:
-        ConfigError: there are none, or others may read them.
+        ConfigError: there are none, or other users may read them.
     """
     for path in (folder, folder / IDENTITY):
         _require_private(path)
@@ -210,10 +211,10 @@ def own_identity(folder: Path) -> Identity:
 
 
 def read_roster(file: Path) -> Roster:
-    """The roster in a file.
+    """Read the roster in a file.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the file cannot be read, or holds no roster.
     """
     return _parse("roster", file, _read("roster", file))
 
@@ -246,10 +247,10 @@ def _require_private(path: Path) -> None:
 
 
 def make(folder: Path, address: Address) -> Roster:
-    """Make a role's keys in a folder of its own; its public ones, as a roster of one.
+    """Make a role's keys in a folder of its own; return its public keys, as a roster of one entry.
 
     Raises:
-        ConfigError: no address of a role, a folder that has keys or is open to others.
+        ConfigError: the address is not that of a role, or the folder has keys already or is open to other users.
     """
     if not ROLE.fullmatch(address) or address == SERVER:
         raise ConfigError.of("address", address, "must be a role's, such as client/0 or keyholder")
@@ -262,7 +263,7 @@ def make(folder: Path, address: Address) -> Roster:
 
 
 def make_all(folder: Path, everybody: Sequence[Address]) -> Roster:
-    """What every role of a deployment on this machine needs, in folders below this one; keys that are there stay."""
+    """Make keys and roster for every role of a deployment on this machine, in subfolders; existing keys are kept."""
     owners = {address: folder_of(folder, address) for address in everybody}
     for address, own in owners.items():
         if not (own / IDENTITY).exists():
@@ -274,10 +275,10 @@ def make_all(folder: Path, everybody: Sequence[Address]) -> Roster:
 
 
 def gather(files: Iterable[Path]) -> Roster:
-    """One roster from files of public lines.
+    """Merge files of public lines into one roster.
 
     Raises:
-        ConfigError: a line that is none, or an address that comes twice.
+        ConfigError: a line is not a public line, or an address occurs twice.
     """
     keys: dict[Address, PublicKeys] = {}
     for file in files:
@@ -285,20 +286,20 @@ def gather(files: Iterable[Path]) -> Roster:
             part = _parse("public", file, line)
             for address in part:
                 if address in keys:
-                    raise ConfigError.of("public", file, f"{address} comes twice")
+                    raise ConfigError.of("public", file, f"{address} occurs twice")
                 keys[address] = part[address]
     return Roster(keys)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Keys of a deployment: each role makes its own, and a roster lists the public ones of all."""
+    """Make the keys of a deployment: each role makes its own, and a roster lists the public keys of all roles."""
     parser = argparse.ArgumentParser(prog="python -m fl.keys", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("make", help="make a role's keys in its own folder, and print its public line")
     one.add_argument("folder", type=Path)
-    one.add_argument("address", help="client/0, keyholder")
+    one.add_argument("address", help="the role's address, such as client/0 or keyholder")
     listing = commands.add_parser("roster", help="make a roster from files of public lines, and print its SHA-256")
-    listing.add_argument("file", type=Path, help=f"to write; each role keeps a copy in its folder, as {ROSTER}")
+    listing.add_argument("file", type=Path, help=f"file to write; each role keeps a copy in its folder, as {ROSTER}")
     listing.add_argument("public", type=Path, nargs="+")
     arguments = parser.parse_args(argv)
     try:

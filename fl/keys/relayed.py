@@ -1,6 +1,6 @@
-"""A role's part in a roster that comes through the server: keys that it makes on first use, and what it keeps.
+"""A role's part in a roster that comes through the server: the role makes its keys on first use, and keeps the roster.
 
-The folder is that of any deployment (`fl.keys.folders`); the roster is kept in the store of the configuration.
+The folder is laid out as in any deployment (`fl.keys.folders`); the roster is kept in the store of the configuration.
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ from privacy.secure_sums.signed_replies import require_everybody
 
 
 def introduced(folder: Path, address: Address, run: str) -> Credentials:
-    """Those of a role that knows nobody else yet; its keys are made where there are none.
+    """Return the credentials of a role before it has a roster; make its keys where there are none.
 
     Raises:
-        ConfigError: the keys are damaged, or others may read them.
+        ConfigError: the keys are damaged, or other users may read them.
     """
     if not (folder / keys.IDENTITY).exists():
         keys.make(folder, address)
@@ -31,18 +31,18 @@ def introduced(folder: Path, address: Address, run: str) -> Credentials:
 
 
 def credentials(folder: Path, address: Address, work: Workspace, stage: str) -> Credentials:
-    """Those of the role whose folder this is, at a stage of a run.
+    """Return the credentials of the role that owns `folder`, at a stage of a run.
 
     Raises:
-        ConfigError: as `introduced`, or its keys are others than when it took the roster.
-        PrivacyRefusal: it took none.
+        ConfigError: as `introduced`, or the role's keys have changed since it accepted the roster.
+        PrivacyRefusal: the role accepted no roster.
     """
     if stage in STAGES:
         return introduced(folder, address, work.hash)
     store = keys.store_of(folder, work.hash)
     kept = store.get(KEPT)
     if kept is None:
-        raise PrivacyRefusal(f"{address} has no roster of this configuration: it took none at set-up")
+        raise PrivacyRefusal(f"{address} has no roster of this configuration: it accepted none at set-up")
     identity = keys.own_identity(folder)
     roster = Roster.from_bytes(kept)
     require_everybody(roster, work.everybody)
@@ -52,10 +52,10 @@ def credentials(folder: Path, address: Address, work: Workspace, stage: str) -> 
 
 
 def join(work: Workspace, request: Request, own: Credentials) -> tuple[Records, dict[str, float]]:
-    """The signed records that answer a stage of the roster, and what it cost by phase.
+    """Return the signed records that answer a stage of the roster's exchange, and the costs by phase.
 
     Raises:
-        ProtocolError, PrivacyRefusal: a roster that this role does not take.
+        ProtocolError, PrivacyRefusal: this role does not accept the roster.
     """
     phases = Phases(work.device)
     attempt = work.hash, request.round, request.attempt

@@ -1,4 +1,4 @@
-"""Models in pure torch, without BatchNorm: its statistics cross examples, which per-example clipping forbids.
+"""Models in pure torch, without BatchNorm, whose statistics cross examples, which per-example clipping forbids.
 
 A model is a class that takes `shape`, (C, H, W) of an image, and `classes`; a YAML file of `configs/model/` names
 it. It maps images (N, C, H, W) to logits (N, classes), float32, and raises ConfigError for a shape it cannot take.
@@ -19,7 +19,7 @@ Shape = Sequence[int]  # (C, H, W)
 
 
 class Window(NamedTuple):
-    """A convolution or a pooling, as far as sizes go."""
+    """The sizes of a convolution or a pooling."""
 
     name: str
     kernel: int
@@ -27,15 +27,15 @@ class Window(NamedTuple):
     padding: int
 
     def of(self, size: int) -> int:
-        """Output size along one axis; below 1 where the window does not fit."""
+        """Return the output size along one axis; below 1 where the window does not fit."""
         return (size + 2 * self.padding - self.kernel) // self.stride + 1
 
 
 def _features(model: str, shape: Shape, windows: Sequence[Window]) -> int:
-    """Positions that are left of an image after the windows.
+    """Return the number of positions of an image that remain after the windows.
 
     Raises:
-        ConfigError: naming the window that does not fit, and the smallest image that would.
+        ConfigError: a window does not fit; the message names it and the smallest image that would do.
     """
     _, height, width = shape
     for window in windows:
@@ -71,10 +71,10 @@ class Logistic(nn.Sequential):
 class Mlp(nn.Sequential):
     """Two hidden layers of `units`; with 200, the 2NN of McMahan et al. 2017 (arXiv:1602.05629), section 3.
 
-    Of 200 it has 199,210 parameters on MNIST.
+    With 200 units it has 199,210 parameters on MNIST.
 
     Raises:
-        ConfigError: no units.
+        ConfigError: `units` is below 1.
     """
 
     def __init__(self, shape: Shape, classes: int, units: int = 200) -> None:
@@ -93,10 +93,12 @@ CNN_WINDOWS = (
 
 
 def cnn_layers(model: str, shape: Shape, classes: int, activation: type[nn.Module]) -> list[nn.Module]:
-    """The CNN of Papernot et al. 2021 (arXiv:2007.14191) with this activation: 26,010 parameters on MNIST.
+    """Make the layers of the CNN of Papernot et al. 2021 (arXiv:2007.14191): 26,010 parameters on MNIST.
+
+    `activation` replaces the paper's tanh.
 
     Raises:
-        ConfigError: naming `model`, on images that are too small.
+        ConfigError: the images are too small; the message names `model`.
     """
     features = 32 * _features(model, shape, CNN_WINDOWS)
     first = nn.Conv2d(shape[0], 16, 8, stride=2, padding=3), activation(), nn.MaxPool2d(2, stride=1)
@@ -114,8 +116,8 @@ class Cnn(nn.Sequential):
 class LeNet(nn.Sequential):
     """The sigmoid LeNet of Deep Leakage from Gradients (Zhu et al. 2019, arXiv:1906.08935; models/vision.py there).
 
-    88,648 parameters for 3x32x32 and 100 classes. The code draws all weights uniformly from [-0.5, 0.5], which serves
-    the attack on an untrained model; here they start as torch's defaults, since this one is to be trained.
+    88,648 parameters for 3x32x32 and 100 classes. The paper's code draws all weights uniformly from [-0.5, 0.5], for
+    its attack on an untrained model. Here the weights start as torch's defaults, because the model is trained.
     """
 
     WINDOWS = tuple(Window(f"convolution {i + 1}", 5, stride, 2) for i, stride in enumerate((2, 2, 1, 1)))
@@ -131,7 +133,7 @@ class LeNet(nn.Sequential):
 class CnnMcMahan(nn.Sequential):
     """The CNN of McMahan et al. 2017 (arXiv:1602.05629), section 3: 1,663,370 parameters on MNIST.
 
-    FedML-HE (Jin et al. 2023, arXiv:2303.10837) takes it for its overheads.
+    FedML-HE (Jin et al. 2023, arXiv:2303.10837) measures its overheads on this model.
     """
 
     WINDOWS = (Window("first pooling", 2, 2, 0), Window("second pooling", 2, 2, 0))
@@ -184,9 +186,9 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(projection, _norm(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, channels_in, H, W) to (N, channels, H / stride, W / stride), rounded up."""
+        """Map (N, channels_in, H, W) to (N, channels, H / stride, W / stride), rounded up."""
         inner = F.relu(self.norm1(self.conv1(x)))
-        # Not in place: hooks that collect per-example gradients read what they saw.
+        # Not in place: hooks that collect per-example gradients read these tensors later.
         return F.relu(self.norm2(self.conv2(inner)) + self.shortcut(x))
 
 

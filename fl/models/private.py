@@ -1,8 +1,8 @@
 """Models that do well under DP-SGD: bounded activations, normalisation within an example, features not learned.
 
-They keep the contract of fl/models/plain.py. The scattering models take what `data.features=scattering` computes, so
+They keep the contract of fl/models/plain.py. The scattering models take the features of `data.features=scattering`, so
 their
-`shape` is (81 C, H // 4, W // 4). Architectures of Tramer and Boneh 2021 (arXiv:2011.11660) are those of models.py in
+`shape` is (81 C, H // 4, W // 4). The architectures of Tramer and Boneh 2021 (arXiv:2011.11660) follow models.py in
 their code, ftramer/Handcrafted-DP.
 """
 
@@ -12,7 +12,7 @@ from fl.data.features import PER_CHANNEL
 from fl.models.plain import Shape, cnn_layers
 from privacy.errors import ConfigError
 
-GROUP = 4  # channels that are normalised together
+GROUP = 4  # channels per normalisation group
 
 
 class CnnTanh(nn.Sequential):
@@ -53,7 +53,7 @@ class CnnTanhCifar(nn.Sequential):
 
 
 def _normalisation(model: str, shape: Shape, groups: int) -> nn.GroupNorm:
-    """Features normalised within one example, without weights: nothing of the training set is in them.
+    """Make the layer that normalises features within one example; it has no weights, so it holds no training data.
 
     Raises:
         ConfigError: the shape is not that of features.
@@ -67,7 +67,7 @@ def _normalisation(model: str, shape: Shape, groups: int) -> nn.GroupNorm:
 class ScatterLinear(nn.Sequential):
     """A linear classifier of scattering features (Tramer and Boneh 2021): 39,700 parameters on Fashion-MNIST.
 
-    Their README takes 27 groups for it.
+    The README of their code uses 27 groups for it.
     """
 
     def __init__(self, shape: Shape, classes: int, groups: int = 27) -> None:
@@ -79,7 +79,7 @@ class ScatterLinear(nn.Sequential):
 class ScatterCnn(nn.Sequential):
     """A small tanh CNN on scattering features (Tramer and Boneh 2021): 33,066 parameters on Fashion-MNIST.
 
-    Features of colour images have the larger one that they give them: 187,210 on CIFAR-10.
+    For features of colour images it is their larger network: 187,210 parameters on CIFAR-10.
     """
 
     def __init__(self, shape: Shape, classes: int, groups: int = 27) -> None:
@@ -99,7 +99,7 @@ def _grey_head(shape: Shape, classes: int) -> list[nn.Module]:
 def _colour_head(shape: Shape, classes: int) -> list[nn.Module]:
     channels, height, width = shape
     if min(height, width) < 2:
-        needs = "needs images of at least 8x8 where they are in colour; choose model=scatter_linear"
+        needs = "needs colour images of at least 8x8; choose model=scatter_linear"
         raise ConfigError.of("model", "scatter_cnn", needs)
     first = nn.Conv2d(channels, 64, 3, padding=1), nn.Tanh(), nn.MaxPool2d(2)
     second = nn.Conv2d(64, 64, 3, padding=1), nn.Tanh()

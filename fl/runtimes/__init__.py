@@ -1,4 +1,4 @@
-"""The engines that carry the messages: the same apps in all three."""
+"""The engines that carry the messages; all three run the same apps."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Certificates for TLS and keys for node authentication, as Flower reads them.
 
-`python -m fl.runtimes.certificates FOLDER HOST...` makes those of a SuperLink that several machines reach.
+`python -m fl.runtimes.certificates FOLDER HOST...` makes the certificates of a SuperLink that several machines reach.
 """
 
 import argparse
@@ -22,7 +22,7 @@ CLOCK_SKEW = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class Certificates:
-    """Files in PEM: what every process trusts, and what the SuperLink shows."""
+    """Files in PEM: the authority that every process trusts, and the SuperLink's certificate and key."""
 
     authority: Path
     server: Path
@@ -30,9 +30,9 @@ class Certificates:
 
 
 def make_certificates(folder: Path, hosts: tuple[str, ...] = LOOPBACK, days: int = 1) -> Certificates:
-    """A new authority and the certificate of one server that goes by the names and IP addresses in `hosts`.
+    """Make a new authority, and a certificate of one server for the names and IP addresses in `hosts`.
 
-    The authority's own key is used here and kept nowhere, so nobody can make another certificate under it.
+    The authority's own key is used here and never stored, so nobody can make another certificate under it.
     """
     authority_key = ec.generate_private_key(ec.SECP384R1())
     server_key = ec.generate_private_key(ec.SECP384R1())
@@ -46,7 +46,7 @@ def make_certificates(folder: Path, hosts: tuple[str, ...] = LOOPBACK, days: int
 
 
 def make_node_key(path: Path) -> Path:
-    """A SuperNode's key pair on P-384 in OpenSSH's format: the private half at `path`, the public half returned."""
+    """Make a SuperNode's key pair on P-384 in OpenSSH's format: the private key at `path`; return the public's path."""
     key = ec.generate_private_key(ec.SECP384R1())
     public = path.with_suffix(".pub")
     _write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
@@ -112,7 +112,7 @@ def _write_secret(path: Path, content: bytes) -> None:
 
 
 def main() -> None:
-    """The command line: certificates of a SuperLink for the names and addresses that its clients use."""
+    """Make the certificates of a SuperLink, for the names and addresses that its clients use."""
     parser = argparse.ArgumentParser(prog="python -m fl.runtimes.certificates", description=main.__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("hosts", nargs="+", metavar="HOST")

@@ -1,7 +1,7 @@
-"""The parties beside clients and server: a process each, spawned once, alive all run, with its own keys alone.
+"""The roles beside clients and server: one process per role, alive for the whole run, with the role's own keys alone.
 
-`CommitteeGrid` hands their messages to them and everything else to the runtime's own grid, so that the transport counts
-both alike.
+`CommitteeGrid` passes these roles' messages to their processes and all other messages to the runtime's own grid, so
+that the transport counts both in the same way.
 """
 
 import multiprocessing
@@ -30,22 +30,22 @@ from privacy.secure_sums.meeting import Meeting
 
 WAIT_S = 0.05
 
-_context: Context  # of the role that this process plays
-_own: Credentials | None  # its keys, where the secure sum needs any
+_context: Context  # context of the role that this process plays
+_own: Credentials | None  # the role's keys, where the secure sum needs keys
 
-Pools = Mapping[int, tuple[Address, ProcessPoolExecutor]]  # by node
+Pools = Mapping[int, tuple[Address, ProcessPoolExecutor]]  # processes by node id
 T = TypeVar("T")
 
 
 class CommitteeGrid(Grid):
-    """A grid with the committee's processes beside another grid's nodes."""
+    """A grid that adds the committee's processes to the nodes of another grid."""
 
     def __init__(self, inner: Grid, pools: Pools, dealer: "Dealing | None" = None) -> None:
         self._inner = inner
         self._pools = pools
         self._dealer = dealer
         self._futures: dict[Future[Message], Address] = {}
-        self._waiting: set[str] = set()  # messages that the other grid carries
+        self._waiting: set[str] = set()  # ids of messages that the other grid carries
         self._count = 0
 
     def set_run(self, run: Run) -> None:
@@ -64,11 +64,11 @@ class CommitteeGrid(Grid):
         return self._inner.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
-        """The other grid's nodes: the clients."""
+        """Return the other grid's nodes: the clients."""
         return self._inner.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Hand out the messages of one exchange; the numbers are in their order."""
+        """Hand out the messages of one exchange; return their ids in the same order."""
         listed = list(messages)
         others = [message for message in listed if message.metadata.dst_node_id not in self._pools]
         self._futures.clear()
@@ -86,7 +86,7 @@ class CommitteeGrid(Grid):
         return number
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies that have come."""
+        """Return the replies that have arrived."""
         wanted = [number for number in message_ids if number in self._waiting]
         replies = list(self._inner.pull_messages(wanted)) if wanted else []
         self._waiting -= {reply.metadata.reply_to_message_id for reply in replies}
@@ -99,7 +99,7 @@ class CommitteeGrid(Grid):
         return replies
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:  # noqa: ARG002
-        """All replies at once."""
+        """Send messages and return all replies at once."""
         waiting = set(self.push_messages(messages))
         replies: list[Message] = []
         while len(replies) < len(waiting):
@@ -116,7 +116,7 @@ def _alive(address: Address) -> Iterator[None]:
 
 
 def _start(canonical: str, run_hash: str, address: Address, parcel: keys.Parcel | None) -> None:
-    """In the new process: it plays one role, for one configuration, and remembers it between stages."""
+    """In the new process: set it up to play one role, for one configuration, with memory between stages."""
     from fl.workspace import workspace
 
     global _context, _own
@@ -131,59 +131,59 @@ def _serve(message: Message) -> Message:
 
 
 def _ready() -> int:
-    """A process that answers this has started; its id."""
+    """Return the process id; an answer shows that the process has started."""
     return os.getpid()
 
 
 def _meet(address: Address, meeting: Meeting, run: str, private: Path) -> None:
     """In a party's process: join the other parties."""
-    from fl.runtimes.peers import join  # with it CrypTen
+    from fl.runtimes.peers import join  # imports CrypTen
 
     assert _own is not None, "parties that meet have keys"
     _own.peers = join(address, _own, meeting, run, private)
 
 
 def _leave() -> None:
-    """In a party's process: part from the others."""
+    """In a party's process: leave the other parties."""
     from fl.runtimes.peers import leave
 
     leave()
 
 
 def _deal(address: Address, meeting: Meeting, run: str, private: Path) -> None:
-    """In the dealer's process: deal until the parties part."""
+    """In the dealer's process: deal until the parties leave."""
     from fl.runtimes.peers import deal
 
-    assert _own is not None, "who meets has keys"
+    assert _own is not None, "a dealer that meets parties has keys"
     deal(address, _own, meeting, run, private)
 
 
 @dataclass(frozen=True)
 class Dealing:
-    """The dealer at its work, which ends with the run."""
+    """The running dealer, which ends with the run."""
 
     address: Address
     future: "Future[None]"
 
     def check(self) -> None:
-        """Whether it still deals.
+        """Check that the dealer is still at work.
 
         Raises:
-            RuntimeFailure: it does not.
+            RuntimeFailure: the dealer has stopped.
         """
         if self.future.done():
             self.end()
             raise RuntimeFailure(f"the {self.address} has stopped dealing")
 
     def end(self) -> None:
-        """Wait until it has ended; what ended it too early is raised."""
+        """Wait until the dealer has ended, and raise the error that ended it too early, if any."""
         with _alive(self.address):
             self.future.result()
 
 
 @contextmanager
 def attended(work: Workspace, grid: Grid) -> Iterator[tuple[Grid, dict[Address, int]]]:
-    """The grid with a process for each role beside it, and the roles' nodes, while the block runs."""
+    """Start a process for each role, for the time of the block; yield the grid with them, and the roles' node ids."""
     secure_sum = work.backend.secure_sum
     roles = secure_sum.roles
     meeting = secure_sum.meeting
@@ -200,9 +200,9 @@ def attended(work: Workspace, grid: Grid) -> Iterator[tuple[Grid, dict[Address, 
 
 
 def _process(work: Workspace, address: Address) -> ProcessPoolExecutor:
-    """One that plays one role."""
+    """Start a process that plays one role."""
     parcel = keys.parcel(address, work.everybody) if work.backend.secure_sum.pinned else None
-    spawn = multiprocessing.get_context("spawn")  # nothing of this process is inherited
+    spawn = multiprocessing.get_context("spawn")  # the new process inherits no memory of this one
     return ProcessPoolExecutor(1, spawn, _start, (work.canonical, work.hash, address, parcel))
 
 
@@ -210,7 +210,7 @@ def _process(work: Workspace, address: Address) -> ProcessPoolExecutor:
 def _meeting(
     work: Workspace, meeting: Meeting, processes: Mapping[Address, ProcessPoolExecutor]
 ) -> Iterator[Dealing | None]:
-    """Parties that have met, and part at the end."""
+    """Let the parties meet before the block, and leave one another after it; yield the dealer where there is one."""
     parties = {address: processes[address] for address in meeting.parties}
     with TemporaryDirectory() as folder:
         terms = meeting, work.hash, Path(folder)
@@ -230,7 +230,7 @@ def _ask(address: Address, pool: ProcessPoolExecutor, what: Callable[..., T], *a
 
 
 def _all(futures: "Mapping[Address, Future[T]]") -> list[T]:
-    """What all processes answer; the first that fails ends it."""
+    """Return the answers of all processes; raise the first failure as soon as it occurs."""
     whose = {future: address for address, future in futures.items()}
     for future in as_completed(whose):
         with _alive(whose[future]):
@@ -240,7 +240,7 @@ def _all(futures: "Mapping[Address, Future[T]]") -> list[T]:
 
 @contextmanager
 def _killed_on_failure(ids: Collection[int]) -> Iterator[None]:
-    """A process that hangs would not end when it is asked to."""
+    """Kill the processes where the block fails: a process that hangs would not stop on request."""
     try:
         yield
     except BaseException:

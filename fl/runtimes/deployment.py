@@ -1,12 +1,12 @@
 """The deployment runtime: one SuperLink and SuperNodes as separate processes, with TLS and node authentication.
 
-Without `runtime.federation`, everything is made, started on loopback and stopped here; with it, the run goes to a
-SuperLink that somebody else runs. Either way `flwr run` submits it, as an app that holds no code but the names of the
-two apps of the installed package, and the status that the SuperLink gives it decides whether it succeeded.
+Without `runtime.federation`, this module makes all keys, starts all processes on loopback and stops them; with it, the
+run goes to a SuperLink that another operator runs. In both cases `flwr run` submits an app that contains only the names
+of the two apps of the installed package, and the SuperLink's status of the run decides whether it succeeded.
 
-Where the secure sum pins keys, each client and role has a folder of its own, which its node configuration names; the
-ServerApp gets the roster of public keys, unless they come through it (`runtime.roster=relayed`). A role beside them has
-a resident process, to which its SuperNode relays.
+Where the secure sum pins keys, each client and role has a folder of its own, which its node configuration names. The
+ServerApp gets the roster of public keys, unless the roster is relayed through it (`runtime.roster=relayed`). A role
+beside clients and server has a resident process, to which its SuperNode relays messages.
 """
 
 import json
@@ -36,14 +36,14 @@ from privacy.errors import ConfigError, RuntimeFailure
 from privacy.sealing import Roster
 
 APPS = "fl.apps"
-POLL_S = 0.2  # between two looks of the ServerApp for nodes and replies; each is a request over TLS
-NODES_TIMEOUT_S = 600.0  # SuperNodes elsewhere may be started by hand
-PATIENCE = 5  # how often in a row a SuperLink elsewhere may fail to tell a run's status, PAUSE_S apart
+POLL_S = 0.2  # between two polls of the ServerApp for nodes and replies; each poll is a request over TLS
+NODES_TIMEOUT_S = 600.0  # SuperNodes on other machines may be started by hand
+PATIENCE = 5  # status requests in a row, PAUSE_S apart, that may fail at a SuperLink on another machine
 PAUSE_S = 5.0
 COMPLETED = "finished:completed"
-# Lines of the ServerApp's log that the app itself did not write.
+# Lines in the ServerApp's log that are from Flower, not from the app.
 FLOWERS_OWN = re.compile(r"\x1b\[|Using SuperLink|Successfully installed")
-FLOWERS_ERROR = "\x1b[91mERROR"  # a traceback follows
+FLOWERS_ERROR = "\x1b[91mERROR"  # the start of a line before a traceback
 
 Echo = Callable[[str], None]
 
@@ -55,13 +55,13 @@ def run(work: Workspace, directory: Path, errand: Errand) -> None:
     finds `partition-id`, `approved-config` and `keys` in its node configuration, or `role` and `resident`.
 
     Raises:
-        ConfigError: `runtime.federation` is not a connection of $FLWR_HOME/config.toml, or the roster will not do.
-        RuntimeFailure: a process ended early or the run did not complete; one line that names the log.
+        ConfigError: `runtime.federation` is not a connection of $FLWR_HOME/config.toml, or the roster is not usable.
+        RuntimeFailure: a process ended early or the run did not complete; the message is one line and names the log.
     """
     federation = work.config.runtime.federation
     with _folders(directory) as (logs, private), Processes(logs) as processes, ExitStack() as stack:
         if federation is None:
-            folder = directory.resolve() / "keys"  # outlasts a stop: who goes on needs the same keys
+            folder = directory.resolve() / "keys"  # kept after a stop: a resumed run needs the same keys
             roster = _make_keys(work, folder)
             start_residents(processes, work, folder, private)
             link = stack.enter_context(superlink(processes, private, nodes_of(work, folder)))
@@ -78,7 +78,7 @@ def run(work: Workspace, directory: Path, errand: Errand) -> None:
 
 
 def _make_keys(work: Workspace, folder: Path) -> Roster | None:
-    """On loopback: a folder for each SuperNode and role, below this one."""
+    """On loopback: make keys in a subfolder of `folder` for each SuperNode and role; None where no role needs one."""
     secure_sum = work.backend.secure_sum
     if work.relayed or (not secure_sum.pinned and not secure_sum.roles):
         return None
@@ -90,12 +90,12 @@ def _given_roster(work: Workspace, errand: Errand) -> Roster | None:
     if secure_sum.pinned and not work.relayed and errand.roster is None:
         raise ConfigError.of("roster", None, f"secure_sum={secure_sum.name} needs the file of everybody's public keys")
     if not secure_sum.pinned and errand.roster is not None:
-        raise ConfigError.of("roster", errand.roster.digest.hex(), f"secure_sum={secure_sum.name} needs none")
+        raise ConfigError.of("roster", errand.roster.digest.hex(), f"secure_sum={secure_sum.name} needs no roster")
     return errand.roster
 
 
 def nodes_of(work: Workspace, folder: Path) -> list[Node]:
-    """On loopback: a SuperNode for each client, and one for each role."""
+    """On loopback: return a SuperNode for each client, and one for each role."""
     secure_sum = work.backend.secure_sum
     clients = [client_node(client, work.hash) for client in range(work.config.runtime.supernodes)]
     if secure_sum.pinned:
@@ -105,20 +105,20 @@ def nodes_of(work: Workspace, folder: Path) -> list[Node]:
 
 
 def client_node(client: int, approved: str) -> Node:
-    """The SuperNode of a client that acts on one configuration alone, named by its hash."""
+    """Return the SuperNode of a client that acts only on the configuration with the hash `approved`."""
     return Node(client_address(client), {"partition-id": client, "approved-config": approved})
 
 
 def role_node(role: Address, socket: Path) -> Node:
-    """The SuperNode of a role, which asks the role's resident process."""
+    """Return the SuperNode of a role, which relays messages to the role's resident process."""
     return Node(role, {"role": role, "resident": str(socket)})
 
 
 def start_residents(processes: Processes, work: Workspace, folder: Path, private: Path) -> None:
-    """Start a process for each role, and wait until those that the server asks listen.
+    """Start a process for each role, and wait until each role that the server asks is listening.
 
     Raises:
-        RuntimeFailure: one does not.
+        RuntimeFailure: a process is not listening in time.
     """
     more = _for_parties(work, private) if work.backend.secure_sum.meeting is not None else []
     started = {role: _start_resident(processes, work, folder, role, more) for role in work.members}
@@ -139,17 +139,17 @@ def _start_resident(processes: Processes, work: Workspace, folder: Path, role: A
 
 
 def _for_parties(work: Workspace, private: Path) -> list[str]:
-    """Parties meet before anybody sends them a configuration."""
+    """Return the options of a party's process: parties meet before they receive a configuration, so it is in a file."""
     file = private / "configuration.json"
     file.write_text(work.canonical)
     return ["--configuration", str(file), "--meet", str(private)]
 
 
 def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
-    """The nodes of all clients and roles, by the names under which their keys were registered; waits for all of them.
+    """Wait for the nodes of all clients and roles, and return them by the names under which their keys are registered.
 
     Raises:
-        RuntimeFailure: somebody is not there in time, or two nodes go by one name.
+        RuntimeFailure: a node is not online in time, or two nodes have the same name.
     """
     wanted = set(work.asked)
     ends = time.monotonic() + NODES_TIMEOUT_S
@@ -175,10 +175,10 @@ def _online(grid: Grid) -> dict[Address, int]:
 
 
 def known(name: str) -> Link:
-    """The user's own SuperLink connection of that name.
+    """Return the user's own SuperLink connection of that name.
 
     Raises:
-        ConfigError: there is none; lists those that there are.
+        ConfigError: there is no such connection; the message lists the existing ones.
     """
     file = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr") / "config.toml"
     connections = tomllib.loads(file.read_text()).get("superlink", {}) if file.is_file() else {}
@@ -191,7 +191,10 @@ def known(name: str) -> Link:
 
 @contextmanager
 def _folders(directory: Path) -> Iterator[tuple[Path, Path]]:
-    """A fresh folder for logs and, inside it, a private one for keys and Flower's own files, which goes at the end."""
+    """Make a fresh folder for logs and, in it, a private one for keys and Flower's own files.
+
+    The private folder is removed after the block.
+    """
     logs = directory.resolve() / "deployment"
     private = logs / "private"
     shutil.rmtree(logs, ignore_errors=True)
@@ -204,9 +207,9 @@ def _folders(directory: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def write_app(private: Path, settings: Mapping[str, str], apps: str) -> tuple[Path, Path]:
-    """The folder of an app without code, and the file of its run configuration.
+    """Write an app without code, and its run configuration; return the app's folder and the configuration's file.
 
-    The app is the same for every run, byte for byte, so Flower unpacks it once and its hash can be told in advance.
+    The app is the same for every run, byte for byte, so Flower unpacks it once and its hash is known in advance.
     """
     folder = private / "app"
     run_config = private / "run.toml"
@@ -223,10 +226,10 @@ def write_app(private: Path, settings: Mapping[str, str], apps: str) -> tuple[Pa
 
 
 def submit(processes: Processes, link: Link, app: tuple[Path, Path], echo: Echo | None = None) -> None:
-    """Start a run and wait for its end; `echo` gets what the ServerApp writes, as it comes.
+    """Start a run and wait for its end; `echo` gets the ServerApp's output as it arrives.
 
     Raises:
-        RuntimeFailure: its status is anything but completed.
+        RuntimeFailure: the run's final status is not `completed`.
     """
     folder, run_config = app
     run_id = str(_flwr(processes, link, "run", str(folder), link.name, "--run-config", str(run_config))["run-id"])
@@ -240,7 +243,7 @@ def submit(processes: Processes, link: Link, app: tuple[Path, Path], echo: Echo 
 
 @contextmanager
 def _stopping(processes: Processes, link: Link, run_id: str) -> Iterator[None]:
-    """Leave no run behind on a SuperLink elsewhere; ours ends with everything on it."""
+    """Stop the run where the block fails, on another machine's SuperLink; our own SuperLink ends with its runs."""
     try:
         yield
     except BaseException:
@@ -251,10 +254,10 @@ def _stopping(processes: Processes, link: Link, run_id: str) -> Iterator[None]:
 
 
 def _follow(processes: Processes, link: Link, run_id: str, echo: Echo | None) -> dict[str, Any]:
-    """The status of a run that has finished. The log of the ServerApp streams until then."""
+    """Return the status of a run after its end, and stream the ServerApp's log until then."""
     stream = [tool("flwr"), "log", run_id, link.name, "--stream"]
     while True:
-        with suppress(RuntimeFailure):  # a stream may break; the status tells
+        with suppress(RuntimeFailure):  # the stream may break; the status shows whether the run goes on
             processes.call("serverapp", stream, link.env, math.inf, echo)
         processes.check()
         status = _status(processes, link, run_id)
@@ -263,7 +266,7 @@ def _follow(processes: Processes, link: Link, run_id: str, echo: Echo | None) ->
 
 
 def _status(processes: Processes, link: Link, run_id: str) -> dict[str, Any]:
-    """What the SuperLink says of a run. One elsewhere may be out of reach for a while."""
+    """Return the SuperLink's status of a run. A SuperLink on another machine may be unreachable for a while."""
     failures = 0
     while True:
         try:
@@ -276,7 +279,11 @@ def _status(processes: Processes, link: Link, run_id: str) -> dict[str, Any]:
 
 
 def _flwr(processes: Processes, link: Link, command: str, *arguments: str) -> dict[str, Any]:
-    """What a command of `flwr` answers in JSON, where it also tells of its failures, with exit status 0."""
+    """Run a command of `flwr` and return its JSON answer, which also reports failures, with exit status 0.
+
+    Raises:
+        RuntimeFailure: the command failed.
+    """
     name = f"flwr-{command}"
     output = processes.call(name, [tool("flwr"), command, *arguments, "--format", "json"], link.env, START_S)
     start = output.find("{")
@@ -288,7 +295,10 @@ def _flwr(processes: Processes, link: Link, command: str, *arguments: str) -> di
 
 
 def shown() -> Echo:
-    """Shows what the ServerApp writes, less Flower's own lines, until it fails: the error then says why in one."""
+    """Return a function that prints the ServerApp's output without Flower's own lines.
+
+    It prints until the app fails: the error message then gives the reason in one line.
+    """
     failed = False
 
     def show(text: str) -> None:

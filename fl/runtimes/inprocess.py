@@ -27,11 +27,11 @@ from privacy.errors import ConfigError, RuntimeFailure
 
 SERVER_NODE = 1
 FIRST_CLIENT_NODE = 2
-WAIT_S = 0.05  # for workers, between looks at the deadline
+WAIT_S = 0.05  # wait for workers between two checks of the deadline
 
 
 class InProcessGrid(Grid):
-    """One exchange at a time: what was pushed runs when it is pulled, one message a call."""
+    """A grid with one exchange at a time: each call of `pull_messages` runs one of the pushed messages."""
 
     def __init__(self, run_hash: str, clients: int) -> None:
         self._hash = run_hash
@@ -39,7 +39,7 @@ class InProcessGrid(Grid):
         self._run = Run.create_empty(run_id=1)
         self._numbers = count(1)
         self._queue: deque[Message] = deque()
-        self._states: dict[int, RecordDict] = {}  # of those nodes that remember something, in this round
+        self._states: dict[int, RecordDict] = {}  # state by node id, of the nodes that have any in this round
         self._round = ""
         TaskIdentity.run_id = 1
         TaskIdentity.node_id = SERVER_NODE
@@ -70,7 +70,7 @@ class InProcessGrid(Grid):
         for message in messages:
             message.metadata.__dict__["_message_id"] = str(next(self._numbers))
             self._queue.append(message)
-        if self._queue and self._queue[0].metadata.group_id != self._round:  # what nodes remember lasts one round
+        if self._queue and self._queue[0].metadata.group_id != self._round:  # nodes keep their memory for one round
             self._round = self._queue[0].metadata.group_id
             kept = {node: outlasting(state) for node, state in self._states.items()}
             self._states = {node: state for node, state in kept.items() if state}
@@ -87,7 +87,7 @@ class InProcessGrid(Grid):
         return [reply]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:  # noqa: ARG002
-        """All replies at once."""
+        """Send messages and return all replies at once."""
         waiting = set(self.push_messages(messages))
         replies: list[Message] = []
         while len(replies) < len(waiting):
@@ -95,18 +95,18 @@ class InProcessGrid(Grid):
         return replies
 
     def context(self, node_id: int) -> Context:
-        """A node's context, made when it is needed: memory does not grow with the number of clients."""
+        """Return a node's context, made on demand, so that memory does not grow with the number of clients."""
         state = self._states.pop(node_id, None) or RecordDict()
         return Context(1, node_id, {APPROVED: self._hash}, state, {})
 
     def keep(self, context: Context) -> None:
-        """Keep what a node remembers."""
+        """Keep the state of a node, where it has any."""
         if context.state:
             self._states[context.node_id] = context.state
 
 
 class WorkerGrid(InProcessGrid):
-    """The same with the ClientApp in worker processes; any worker serves any client, since contexts travel along."""
+    """An in-process grid with the ClientApp in worker processes; any worker serves any client with its context."""
 
     def __init__(self, run_hash: str, clients: int, pool: ProcessPoolExecutor) -> None:
         super().__init__(run_hash, clients)
@@ -114,7 +114,7 @@ class WorkerGrid(InProcessGrid):
         self._futures: set[Future[tuple[Message, Context]]] = set()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Hand the messages to the workers; those of the exchange before that have not begun are cancelled."""
+        """Hand the messages to the workers, and cancel messages of the exchange before that have not begun."""
         for future in self._futures:
             future.cancel()
         numbers = super().push_messages(messages)
@@ -124,7 +124,7 @@ class WorkerGrid(InProcessGrid):
         return numbers
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:  # noqa: ARG002
-        """The replies that have come since the last call; waits a moment for the first."""
+        """Return the replies that have arrived since the last call; wait a moment for the first."""
         done, self._futures = wait(self._futures, timeout=WAIT_S, return_when=FIRST_COMPLETED)
         with _one_line():
             finished = [future.result() for future in done]
@@ -143,7 +143,7 @@ def _one_line() -> Iterator[None]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Workers that start here inherit a blocked Ctrl-C: it is for the parent alone, which then ends them."""
+    """Block Ctrl-C in workers that start here: only the parent receives it, and then ends the workers."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -156,7 +156,7 @@ def _serve(message: Message, context: Context) -> tuple[Message, Context]:
 
 
 def _start_worker(numbers: "SimpleQueue[int]", canonical: str, gpus_per_client: float) -> None:
-    """In a new worker: end with the parent, take a GPU of its own if there are any, and load the data."""
+    """In a new worker: end with the parent, take a GPU where there are any, and load the data."""
     end_with_parent()
     number = numbers.get()
     if torch.cuda.is_available():
@@ -169,14 +169,14 @@ def check_workers(work: Workspace) -> None:
     """Refuse more workers than the GPUs can hold.
 
     Raises:
-        ConfigError: `runtime.workers` times `runtime.gpus_per_client` is more than there are.
+        ConfigError: `runtime.workers` times `runtime.gpus_per_client` exceeds the number of GPUs.
     """
     runtime = work.config.runtime
     device = work.device
     if not runtime.workers or device.type == "cpu":
         return
     if device.index is not None:
-        raise ConfigError.of("device", work.config.device, "workers take GPUs by themselves: use device=cuda")
+        raise ConfigError.of("device", work.config.device, "workers choose GPUs themselves: use device=cuda")
     present = torch.cuda.device_count()
     if runtime.workers * runtime.gpus_per_client > present:
         allowed = f"with runtime.workers={runtime.workers}, at most {present / runtime.workers:g} ({present} GPUs)"
@@ -185,7 +185,7 @@ def check_workers(work: Workspace) -> None:
 
 @contextmanager
 def grid_of(work: Workspace) -> Iterator[InProcessGrid]:
-    """The grid of a configuration, and its workers while the block runs."""
+    """Yield the grid of a configuration; its workers run for the time of the block."""
     runtime = work.config.runtime
     if not runtime.workers:
         yield InProcessGrid(work.hash, work.config.clients)
@@ -204,7 +204,7 @@ def grid_of(work: Workspace) -> Iterator[InProcessGrid]:
 
 
 def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
-    """Simulated nodes play whichever client is asked: they are numbered in the order of their ids."""
+    """Return the node id of each client. Simulated nodes can play any client, so they follow in the order of ids."""
     return {
         client_address(client): node
         for client, node in zip(range(work.config.clients), grid.get_node_ids(), strict=True)
@@ -212,7 +212,7 @@ def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
 
 
 def run(work: Workspace, errand: Errand) -> None:
-    """A whole run in this process and its workers."""
+    """Make a whole run in this process and its workers."""
     app = server_app_of(work, locate, errand)
     with grid_of(work) as grid:
         app(grid, Context(1, SERVER_NODE, {}, RecordDict(), {}))

@@ -7,9 +7,9 @@ from threading import Thread
 
 
 def end_with_parent() -> None:
-    """Called once in a process that `multiprocessing` spawned: it ends as soon as its parent does, however that died.
+    """End this process as soon as its parent ends, for any reason. Call it once in a process of `multiprocessing`.
 
-    A daemon thread waits, without polling, on the pipe whose other end the parent alone holds.
+    A daemon thread waits, without polling, on a pipe; only the parent holds the other end.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "only a process started by multiprocessing has a parent to wait for"

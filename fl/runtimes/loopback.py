@@ -20,9 +20,9 @@ from fl.runtimes.processes import Processes
 from privacy.errors import RuntimeFailure
 
 HOST = "127.0.0.1"
-START_S = 120.0  # until the SuperLink answers, and for a command of `flwr`: some 1.5 s each where a core is free
+START_S = 120.0  # limit for the SuperLink's start and for a command of `flwr`: each takes some 1.5 s on a free core
 
-# No telemetry, no call home for updates, no `pip install` at run time, and a task starts 0.1 s after it is there.
+# No telemetry, no check for updates, no `pip install` at run time, and a task starts at most 0.1 s after its arrival.
 SETTINGS = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -30,7 +30,7 @@ SETTINGS = {
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
     "PYTHONUNBUFFERED": "1",
 }
-# `flwr supernode register KEY LINK --name NAME` for many nodes in one process: most of a call's second is its imports.
+# `flwr supernode register KEY LINK --name NAME` for many nodes in one process: a call takes a second, mostly imports.
 REGISTER = """
 import sys
 from flwr.cli.app import app
@@ -41,11 +41,11 @@ for key, name in zip(sys.argv[2::2], sys.argv[3::2]):
 
 @dataclass(frozen=True)
 class Link:
-    """A SuperLink as `flwr` knows it: the name of a connection, and the environment where it is configured."""
+    """A SuperLink as `flwr` finds it: the name of a connection, and the environment with its configuration."""
 
     name: str
     env: Mapping[str, str]
-    elsewhere: bool = False  # not ours to stop
+    elsewhere: bool = False  # another operator's SuperLink, which is not stopped here
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,20 @@ def superlink(processes: Processes, private: Path, nodes: Sequence[Node]) -> Ite
         processes.call("register", [sys.executable, "-P", "-c", REGISTER, link.name, *names], link.env, START_S)
         for i, node in enumerate(nodes):
             command = supernode_command(port, node_ports[i], certificates, keys[i], node)
-            # Each has a FLWR_HOME of its own: of two nodes that unpack the app at once, one would read half a file.
+            # Each node has its own FLWR_HOME: if two nodes unpacked the app at once, one would read half a file.
             processes.start(f"supernode-{i}", command, environment(private / f"supernode-{i}"))
         yield link
 
 
 def superlink_command(port: int, certificates: Certificates) -> list[str]:
-    """The SuperLink, with TLS and node authentication."""
+    """Return the command that starts the SuperLink, with TLS and node authentication."""
     tls = ["--ssl-ca-certfile", str(certificates.authority), "--ssl-certfile", str(certificates.server)]
     tls += ["--ssl-keyfile", str(certificates.server_key)]
     return [tool("flower-superlink"), *tls, "--enable-supernode-auth", "--host", HOST, "--port", str(port)]
 
 
 def supernode_command(port: int, own_port: int, certificates: Certificates, key: Path, node: Node) -> list[str]:
-    """A SuperNode that trusts our authority alone and signs its requests with `key`."""
+    """Return the command of a SuperNode that trusts our authority alone and signs its requests with `key`."""
     ports = ["--superlink", f"{HOST}:{port}", "--port", str(own_port)]
     secrets = ["--root-certificates", str(certificates.authority), "--auth-supernode-private-key", str(key)]
     values = " ".join(f"{name}={json.dumps(value)}" for name, value in node.config.items())
@@ -95,9 +95,9 @@ def supernode_command(port: int, own_port: int, certificates: Certificates, key:
 
 
 def environment(home: Path | None = None) -> dict[str, str]:
-    """This process's environment with Flower's settings; `home` is a private FLWR_HOME for what runs on loopback."""
+    """Return this process's environment with Flower's settings; `home` is a private FLWR_HOME for loopback."""
     env = {**os.environ, **SETTINGS}
-    env.pop(KEYS_VARIABLE, None)  # of a simulation that ran in this process: a deployment's keys are in folders
+    env.pop(KEYS_VARIABLE, None)  # set by an earlier simulation in this process; a deployment's keys are in folders
     # Flower finds its own programs on the path.
     env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", os.defpath)])
     if home is not None:
@@ -107,16 +107,16 @@ def environment(home: Path | None = None) -> dict[str, str]:
 
 
 def tool(name: str) -> str:
-    """The path of a program of this Python's environment."""
+    """Return the path of a program in this Python's environment."""
     return str(Path(sysconfig.get_path("scripts")) / name)
 
 
 @contextmanager
 def free_ports(count: int) -> Iterator[list[int]]:
-    """Distinct free ports on loopback, kept from others until the end.
+    """Reserve distinct free ports on loopback for the time of the block.
 
-    A bound socket that does not listen keeps Linux from giving its port away, while a server that sets SO_REUSEADDR, as
-    Flower's do, may still listen there. On other systems the ports are only free at this moment.
+    While a bound socket does not listen, Linux gives its port to no other program, but a server that sets SO_REUSEADDR,
+    as Flower's servers do, may still listen there. On other systems the ports are free only at this moment.
     """
     with ExitStack() as stack:
         held = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -1,7 +1,8 @@
-"""How a party's process joins the others, and reaches them without the server: CrypTen over gloo.
+"""The channel between parties' processes, without the server: CrypTen over gloo.
 
 gloo is bound to the loopback interface, or to the tunnel that the configuration names. On one machine the parties find
-one another by a file in a private folder; elsewhere by a store that listens at the rendezvous and nowhere else.
+one another through a file in a private folder; over several machines through a store that listens only at the
+rendezvous.
 """
 
 import time
@@ -23,7 +24,7 @@ from privacy.secure_sums.mpc.crypten.compat import crypten
 from privacy.secure_sums.mpc.crypten.dealer import Spent
 from privacy.secure_sums.mpc.pair_keys import pair_keys
 
-MOST_BYTES = 1 << 26  # of a message between parties, which tells of each client of a cohort
+MOST_BYTES = 1 << 26  # largest size of a message between parties, which grows with the clients of a cohort
 
 
 class GlooPeers(Peers):
@@ -40,7 +41,7 @@ class GlooPeers(Peers):
         self._wall_s = 0.0
 
     def exchange(self, message: bytes) -> list[bytes]:
-        """Send every other party a message and take one from each; see `Peers`."""
+        """Send a message to every other party and receive one from each; see `Peers`."""
         start_s = time.monotonic()
         ends_s = start_s + self._patience_s
         others = [peer for peer in range(len(self._parties)) if peer != self._rank]
@@ -54,9 +55,9 @@ class GlooPeers(Peers):
         return answers
 
     def costs(self) -> dict[str, float]:
-        """Bytes sent and received, rounds, and the time spent in both: of messages, and as CrypTen counts its own.
+        """Return bytes sent and received, rounds and time: those of `exchange` plus CrypTen's own counts.
 
-        The first party tells the dealer's, too.
+        The first party also reports the dealer's.
         """
         spent = crypten_party.spent()
         found = {
@@ -77,7 +78,7 @@ class GlooPeers(Peers):
     def _receive(self, peer: int, ends_s: float) -> bytes:
         length = self._taken(torch.zeros(1, dtype=torch.int64), peer, ends_s)
         if not 0 < int(length) <= MOST_BYTES:
-            raise ProtocolError(f"{self._parties[peer]} announces {int(length)} bytes")
+            raise ProtocolError(f"{self._parties[peer]} announces a message of {int(length)} bytes")
         return self._taken(torch.zeros(int(length), dtype=torch.uint8), peer, ends_s).numpy().tobytes()
 
     def _taken(self, tensor: torch.Tensor, peer: int, ends_s: float) -> torch.Tensor:
@@ -87,13 +88,13 @@ class GlooPeers(Peers):
         return tensor
 
     def _finish(self, work: dist.Work | None, peer: int, ends_s: float) -> None:
-        assert work is not None, "only who is outside a group gets none"
+        assert work is not None, "only a process outside the group gets none"
         with self._naming(peer, ends_s):
             work.wait(timedelta(seconds=max(ends_s - time.monotonic(), 0.001)))
 
     @contextmanager
     def _naming(self, peer: int, ends_s: float) -> Iterator[None]:
-        """Its errors name a port at best."""
+        """Raise gloo's errors as PeerLost with the party's name: gloo itself names at most a port."""
         try:
             yield
         except RuntimeError as error:
@@ -113,21 +114,21 @@ def _of_dealer(spent: Spent) -> dict[str, float]:
 
 
 def join(address: Address, own: Credentials, meeting: Meeting, run: str, private: Path) -> GlooPeers:
-    """Be a party in this process; all of them, and the dealer if there is one, must do so at a time.
+    """Join as a party in this process; all parties, and the dealer if there is one, must join at the same time.
 
     Raises:
-        ConfigError: there is no such tunnel.
-        RuntimeFailure: not all of them came, or one has other keys.
+        ConfigError: the configured tunnel does not exist.
+        RuntimeFailure: not all parties joined, or one has other keys.
     """
     crypten_party.start(meeting.parties.index(address), meeting, private, pair_keys(address, own, meeting, run))
     return GlooPeers(meeting, address)
 
 
 def leave() -> None:
-    """Be a party no longer, when all part; the first one lets the dealer go, too."""
+    """Leave, together with all other parties; the first party also releases the dealer."""
     crypten_party.stop()
 
 
 def deal(address: Address, own: Credentials, meeting: Meeting, run: str, private: Path) -> None:
-    """Be the dealer in this process, until party 0 leaves; raises as `join`."""
+    """Act as the dealer in this process, until party 0 leaves; raise as `join`."""
     crypten_party.serve_dealer(meeting, private, pair_keys(address, own, meeting, run))

@@ -1,4 +1,4 @@
-"""Processes that belong to this one: each writes a log, and all of them end with it, however it ends."""
+"""Child processes of this process: each writes a log, and all of them end when this process ends, for any reason."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ from typing import Self
 from privacy.errors import RuntimeFailure
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
-GRACE_S = 2.0  # between being asked to stop and being killed
+GRACE_S = 2.0  # time between the request to stop and the kill
 POLL_S = 0.1
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -23,7 +23,7 @@ NO_ERROR = re.compile(r"\b(INFO|DEBUG|WARNING)\b|Exit Code: \d+$")
 
 @dataclass(frozen=True)
 class Process:
-    """One supervised process; `popen` is its supervisor, whose end is the end of the whole tree."""
+    """One supervised process; `popen` is its supervisor, which ends after the whole process tree."""
 
     name: str
     log: Path
@@ -35,12 +35,12 @@ class Process:
             raise self.failure(f"ended with status {self.popen.returncode}")
 
     def failure(self, what: str) -> RuntimeFailure:
-        """One line: who, what, the last line of its log that tells of an error, and where the log is."""
+        """Return an error in one line: process, failure, the last line of its log with an error, and the log's path."""
         return RuntimeFailure(f"{self.name} {what}: {last_error(self.log)} (log: {self.log})")
 
 
 class Processes:
-    """The processes of one engine, as a context: leaving it ends them all and everything that they started."""
+    """The processes of one engine, as a context: its exit ends them all, with all their descendants."""
 
     def __init__(self, logs: Path) -> None:
         self.logs = logs
@@ -48,7 +48,7 @@ class Processes:
         self._all: list[Process] = []
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> Process:
-        """Start a process that is to stay until the end; `check` tells if it did not."""
+        """Start a process that must run until the end; `check` raises an error if it has ended before."""
         process = self._spawn(name, command, env)
         self._resident.append(process)
         return process
@@ -61,10 +61,10 @@ class Processes:
         timeout_s: float,
         echo: Callable[[str], None] | None = None,
     ) -> str:
-        """Run a process to its end; what it wrote, which goes to `echo`, too, as it comes.
+        """Run a process to its end, and return its output, which also goes to `echo` as it arrives.
 
         Raises:
-            RuntimeFailure: it fails or takes too long, or a resident process ends meanwhile.
+            RuntimeFailure: the process fails or takes too long, or a resident process ends meanwhile.
         """
         process = self._spawn(name, command, env)
         deadline = time.monotonic() + timeout_s
@@ -86,7 +86,7 @@ class Processes:
             process.check()
 
     def stop(self) -> None:
-        """End every process, all at once; the supervisors kill what does not stop."""
+        """End every process, all at once; the supervisors kill processes that do not stop."""
         for process in self._all:
             assert process.popen.stdin is not None
             process.popen.stdin.close()
@@ -102,7 +102,7 @@ class Processes:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=dict(env),
-                start_new_session=True,  # Ctrl-C in a terminal is for this process alone, which then stops the others
+                start_new_session=True,  # Ctrl-C in a terminal reaches only this process, which then stops the others
             )
         self._all.append(Process(name, log, popen))
         return self._all[-1]
@@ -117,7 +117,7 @@ class Processes:
 
 
 def last_error(log: Path) -> str:
-    """The last line of a log that tells of an error, or its last line at all."""
+    """Return the last line of a log that reports an error; without such a line, the last line of the log."""
     lines = [COLOUR.sub("", line).strip() for line in log.read_text(errors="replace").splitlines()]
     errors = [line for line in lines if ERROR.search(line) and not NO_ERROR.search(line)]
     return (errors or [line for line in lines if line] or ["it wrote nothing"])[-1]

@@ -1,4 +1,4 @@
-"""Flower's own simulation engine on Ray, here or on a cluster. Everything deprecated of Flower is in this file."""
+"""Flower's own simulation engine on Ray, here or on a cluster. Only this file uses deprecated parts of Flower."""
 
 import logging
 import os
@@ -23,16 +23,16 @@ NODES_TIMEOUT_S = 120.0
 
 
 def run(work: Workspace, errand: Errand) -> None:
-    """A whole run on Ray: the ServerApp in this process, the ClientApps in Ray's actors.
+    """Make a whole run on Ray: the ServerApp in this process, the ClientApps in Ray's actors.
 
     Raises:
-        ConfigError: a device that Ray cannot give.
+        ConfigError: Ray cannot assign the device.
         RuntimeFailure: Ray failed.
     """
     from flwr.simulation import run_simulation
 
     if work.device.index is not None:
-        raise ConfigError.of("device", work.config.device, "Ray places clients on GPUs by itself: use device=cuda")
+        raise ConfigError.of("device", work.config.device, "Ray itself places clients on GPUs: use device=cuda")
     app = server_app_of(work, locate, errand)
     with _approved(work.hash), _quiet():
         try:
@@ -44,7 +44,7 @@ def run(work: Workspace, errand: Errand) -> None:
 def _backend_config(work: Workspace) -> Any:
     runtime = work.config.runtime
     gpus = runtime.gpus_per_client if work.device.type == "cuda" else 0.0
-    init_args: dict[str, Any] = {"log_to_driver": False}  # what a client has to say comes back in its reply
+    init_args: dict[str, Any] = {"log_to_driver": False}  # a client reports its errors in its reply
     if runtime.address is None:
         init_args["include_dashboard"] = False
     else:
@@ -58,7 +58,11 @@ def _backend_config(work: Workspace) -> Any:
 
 
 def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
-    """Wait until Flower has registered its simulated nodes; they play whichever client is asked."""
+    """Wait until Flower has registered its simulated nodes; return one for each client. Any node can play any client.
+
+    Raises:
+        RuntimeFailure: Flower has not registered them all in time.
+    """
     ends = time.monotonic() + NODES_TIMEOUT_S
     while len(nodes := sorted(grid.get_node_ids())) < work.config.clients:
         if time.monotonic() > ends:
@@ -69,7 +73,7 @@ def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
 
 @contextmanager
 def _approved(run_hash: str) -> Iterator[None]:
-    """The actors that Ray starts on this machine inherit the approval of this configuration."""
+    """Approve this configuration in the environment, which the actors that Ray starts on this machine inherit."""
     before = os.environ.get(APPROVED_VARIABLE)
     os.environ[APPROVED_VARIABLE] = run_hash
     try:
@@ -83,7 +87,7 @@ def _approved(run_hash: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Flower reports its start, its deprecations and each poll; the run's own progress is shown instead."""
+    """Silence Flower's reports of its start, its deprecations and each poll; the run shows its own progress."""
     logger = logging.getLogger("flwr")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

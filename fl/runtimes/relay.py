@@ -16,23 +16,23 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from privacy.addresses import Address
 from privacy.errors import ProtocolError, RuntimeFailure
 
-SOCKET = "socket"  # in the role's folder
+SOCKET = "socket"  # file name in the role's folder
 
 
 LENGTH_BYTES = 8
 
 
-MAX_BYTES = 2**31 - 1  # what Protocol Buffers can hold
+MAX_BYTES = 2**31 - 1  # the limit of Protocol Buffers
 
 
-CHUNK_BYTES = 1 << 20  # memory is taken as bytes come, whatever length was announced
+CHUNK_BYTES = 1 << 20  # memory is allocated as bytes arrive, whatever the announced length
 
 
 def relay(path: Path, role: Address, content: RecordDict) -> RecordDict:
-    """What the process that plays a role answers.
+    """Relay a message to the process that plays a role, and return its answer.
 
     Raises:
-        RuntimeFailure: it is not there, or died.
+        RuntimeFailure: the process is not listening, or died.
     """
     try:
         connection = _connected(path)
@@ -48,7 +48,7 @@ def relay(path: Path, role: Address, content: RecordDict) -> RecordDict:
 
 
 def answers(path: Path) -> bool:
-    """Whether a process listens at a socket."""
+    """True where a process listens at a socket."""
     try:
         _connected(path).close()
     except OSError:
@@ -69,7 +69,7 @@ def _connected(path: Path) -> socket.socket:
 
 @contextmanager
 def short_name(path: Path) -> Iterator[str]:
-    """Another name for a path: that of a socket has 108 bytes at most."""
+    """Yield a short name for a path, because the name of a socket has at most 108 bytes."""
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{folder}/{path.name}"
@@ -85,10 +85,10 @@ def send(connection: socket.socket, content: RecordDict) -> None:
 
 
 def receive(connection: socket.socket) -> RecordDict:
-    """The records of one message.
+    """Receive the records of one message.
 
     Raises:
-        ProtocolError: it is too long, ends early, or holds no records.
+        ProtocolError: the message is too long, ends early, or holds no records.
     """
     length = int.from_bytes(_exactly(connection, LENGTH_BYTES), "big")
     if length > MAX_BYTES:
@@ -96,8 +96,8 @@ def receive(connection: socket.socket) -> RecordDict:
     data = _exactly(connection, length)
     try:
         return recorddict_from_proto(ProtoRecordDict.FromString(data))
-    except Exception as error:  # these bytes make the parsers raise whatever they may
-        raise ProtocolError(f"{length} bytes are no records: {error}") from None
+    except Exception as error:  # the parsers can raise any exception on these bytes
+        raise ProtocolError(f"{length} bytes are not records: {error}") from None
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes:

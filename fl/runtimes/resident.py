@@ -1,11 +1,12 @@
-"""The process that plays a role of a deployment beside clients and server: it has the role's keys and its memory.
+"""The process that plays a role beside clients and server, in a deployment: it has the role's keys and memory.
 
     python -m fl.runtimes.resident keyholder --keys FOLDER --approve HASH
     python -m fl.runtimes.resident party/0 --keys FOLDER --approve HASH --configuration FILE
 
-Flower starts a new process for each message to the role's SuperNode. That one relays to this one over a Unix socket:
-whoever may write to the socket may ask. A message, and the answer to it, is its length in 8 bytes, and Flower's records
-as Protocol Buffers. Parties meet before they listen, and their dealer, whom nobody asks, deals until they part.
+Flower starts a new process for each message to the role's SuperNode. That process relays the message to the resident
+process over a Unix socket; write permission for the socket is the only access control. A message or answer consists of
+its length in 8 bytes, and Flower's records as Protocol Buffers. Parties meet before they listen. Their dealer receives
+no messages; it deals until the parties leave.
 """
 
 import argparse
@@ -26,9 +27,9 @@ from fl.runtimes.relay import SOCKET, answers, receive, send, short_name
 from privacy.addresses import DEALER, PARTIES, Address
 from privacy.errors import ConfigError, FedveilError, RuntimeFailure
 
-MEETING = (PARTIES, DEALER)  # roles that must reach others of theirs
+MEETING = (PARTIES, DEALER)  # addresses of the roles that meet one another
 HASH_DIGITS = 64
-STALL_S = 30.0  # a relay that says nothing for so long is given up
+STALL_S = 30.0  # a relay that sends nothing for this time is disconnected
 QUEUE = 16
 
 
@@ -40,16 +41,16 @@ QUEUE = 16
 
 @contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
-    """A socket at a path; the folder that it is in, and its group, decide who may connect.
+    """Listen at a socket for the time of the block. The permissions of its folder, and its group, restrict access.
 
     Raises:
-        ConfigError: another process listens there, or nobody can.
+        ConfigError: another process listens at the path, or the socket cannot be made.
     """
     if answers(path):
         raise ConfigError.of("socket", path, "another process listens there: stop it, or give this one another socket")
     with socket.socket(socket.AF_UNIX) as listener:
         try:
-            path.unlink(missing_ok=True)  # of a process that was killed
+            path.unlink(missing_ok=True)  # left by a process that was killed
             with short_name(path) as name:
                 listener.bind(name)
             path.chmod(0o660)
@@ -63,10 +64,10 @@ def listening(path: Path) -> Iterator[socket.socket]:
 
 
 def serve(listener: socket.socket, context: Context) -> NoReturn:
-    """Answer one message after the other, until the process is ended."""
+    """Answer one message after the other, until the process ends."""
     while True:
         connection, _ = listener.accept()
-        with connection, suppress(OSError):  # a relay that died wants no answer
+        with connection, suppress(OSError):  # a relay that died needs no answer
             connection.settimeout(STALL_S)
             send(connection, _answer(connection, context))
 
@@ -78,12 +79,12 @@ def _answer(connection: socket.socket, context: Context) -> RecordDict:
 
 
 def play(role: Address, folder: Path, approved: str, path: Path) -> None:
-    """Be the process of a role, until it is ended.
+    """Play a role, until the process ends.
 
     Raises:
-        ConfigError: keys, approved hash or socket will not do.
+        ConfigError: the keys, the approved hash or the socket are not usable.
     """
-    from fl.node import role_context  # takes seconds: what is wrong with the arguments shows before
+    from fl.node import role_context  # the import takes seconds, so the arguments are checked before
 
     with listening(path) as listener:
         print(f"{role} listens at {path}, for the configuration {approved}", flush=True)
@@ -91,13 +92,13 @@ def play(role: Address, folder: Path, approved: str, path: Path) -> None:
 
 
 def play_party(role: Address, folder: Path, configuration: str, path: Path, private: Path | None) -> None:
-    """Meet the other parties, and be the process of one, until it is ended; or the dealer, until they part.
+    """Meet the other parties and play one of them, until the process ends; or play the dealer, until the parties leave.
 
     Raises:
-        ConfigError: the configuration has no such party, or does not say where they meet.
-        RuntimeFailure: they did not all come.
+        ConfigError: the configuration has no such party, or names no place for the meeting.
+        RuntimeFailure: not all parties came to the meeting.
     """
-    from fl.runtimes import peers  # with it CrypTen
+    from fl.runtimes import peers  # imports CrypTen
     from fl.workspace import workspace
 
     work = workspace(configuration)
@@ -126,15 +127,15 @@ def _stop(signum: int, _frame: FrameType | None) -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Play a role of a deployment, such as the keyholder, for one configuration."""
     parser = argparse.ArgumentParser(prog="python -m fl.runtimes.resident", description=main.__doc__)
-    parser.add_argument("role", help="keyholder, party/0, dealer")
-    parser.add_argument("--keys", type=Path, required=True, metavar="FOLDER", help="of the role, with the roster in it")
+    parser.add_argument("role", help="the role's address, such as keyholder, party/0 or dealer")
+    parser.add_argument("--keys", type=Path, required=True, metavar="FOLDER", help="the role's folder, with the roster")
     relayed = "the roster comes through the server (runtime.roster=relayed), and keys are made where there are none"
     parser.add_argument("--relayed", action="store_true", help=relayed)
-    parser.add_argument("--approve", required=True, metavar="HASH", help="of the configuration; see `fedveil hash`")
-    parser.add_argument("--socket", type=Path, help=f"where its SuperNode asks (default: {SOCKET} in the folder)")
-    file = "of a party or dealer: what `fedveil configuration` prints"
+    parser.add_argument("--approve", required=True, metavar="HASH", help="the configuration's hash; see `fedveil hash`")
+    parser.add_argument("--socket", type=Path, help=f"the socket to listen at (default: {SOCKET} in the folder)")
+    file = "for a party or dealer: the output of `fedveil configuration`"
     parser.add_argument("--configuration", type=Path, metavar="FILE", help=file)
-    private = "of a party or dealer: where those of one machine meet (without secure_sum.rendezvous)"
+    private = "for a party or dealer: meeting place of parties on one machine (without secure_sum.rendezvous)"
     parser.add_argument("--meet", type=Path, metavar="FOLDER", help=private)
     try:
         _play(parser.parse_args(argv))
@@ -171,19 +172,19 @@ def _check(role: Address, folder: Path, approved: str, relayed: bool) -> None:
 
 
 def _approved(file: Path | None, approved: str) -> str:
-    """The configuration in a file.
+    """Read the configuration in a file.
 
     Raises:
-        ConfigError: there is none, or not the approved one.
+        ConfigError: there is no such file, or its configuration is not the approved one.
     """
     if file is None:
-        raise ConfigError.of("configuration", file, "parties meet first: name what `fedveil configuration` prints")
+        raise ConfigError.of("configuration", file, "parties need the file that `fedveil configuration` prints")
     try:
         configuration = file.read_text().strip()
     except OSError as error:
         raise ConfigError.of("configuration", file, f"cannot be read ({error.strerror})") from None
     if hash_of(configuration) != approved:
-        allowed = f"its hash is {hash_of(configuration)}, and not the approved one"
+        allowed = f"its hash is {hash_of(configuration)}, not the approved one"
         raise ConfigError.of("configuration", file, allowed)
     return configuration
 

@@ -25,7 +25,7 @@ Locate = Callable[[Grid, Workspace], Mapping[Address, int]]
 
 
 def server_app_of(work: Workspace, locate: Locate, errand: Errand) -> ServerApp:
-    """A ServerApp for the runtimes that run it in this process, with the processes of other roles beside it."""
+    """Make a ServerApp for a runtime that runs it in this process, with a process for each further role."""
     app = ServerApp()
 
     @app.main()

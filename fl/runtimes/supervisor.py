@@ -1,9 +1,9 @@
-"""Runs one command, and ends it with everything that it started when the parent dies or closes the pipe to it.
+"""A supervisor of one command: it ends the command and all its descendants when the parent dies or closes the pipe.
 
     python supervisor.py GRACE_S COMMAND...
 
-The parent holds the other end of standard input and need do nothing: however it dies, the kernel closes the pipe.
-Nothing of this project is imported, so that a supervisor starts in some 60 ms and works from any folder.
+The parent holds the other end of standard input and need do nothing: when it dies, the kernel closes the pipe.
+This file imports no module of this project, so that a supervisor starts in some 60 ms and works from any folder.
 """
 
 import ctypes
@@ -26,9 +26,9 @@ LIBC = ctypes.CDLL(None)
 
 
 def main(grace_s: float, command: list[str]) -> int:
-    """Run the command to its end or the parent's; the exit status is its own, and 128 + n for signal n."""
+    """Run the command to its end or the parent's; return the command's exit status, or 128 + n for signal n."""
     parent = os.getppid()
-    # Orphans then come to this process instead of to init, even those in a session of their own.
+    # Orphans become children of this process instead of init, even where they have a session of their own.
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, _stop)
     try:
@@ -43,14 +43,14 @@ def main(grace_s: float, command: list[str]) -> int:
 
 
 def _is_wanted(parent: int) -> bool:
-    """Wait a moment; whether the parent still lives and holds the pipe."""
+    """Wait a moment; return True while the parent lives and holds the pipe."""
     readable, _, _ = select.select([0], [], [], POLL_S)
-    # A process that the parent forked may hold the pipe open after its death: hence the parent's id as well.
+    # A child of the parent may hold the pipe open after the parent's death, so the parent's id is checked as well.
     return os.getppid() == parent and not (readable and os.read(0, 1) == b"")
 
 
 def _end_descendants(grace_s: float) -> None:
-    """Ask every descendant to stop, kill who has not after `grace_s` seconds, and reap them all."""
+    """Ask every descendant to stop, kill the ones that still run after `grace_s` seconds, and reap them all."""
     me = psutil.Process()
     descendants = me.children(recursive=True)
     for process in descendants:

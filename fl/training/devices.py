@@ -1,4 +1,4 @@
-"""Where tensors live, and the settings that decide whether the same seed gives the same weights."""
+"""The device of tensors, and the settings that make the same seed give the same weights."""
 
 import os
 
@@ -11,10 +11,10 @@ CUBLAS_WORKSPACE = ":4096:8"
 
 
 def resolve(name: str) -> torch.device:
-    """`auto` takes the GPU when there is one.
+    """Return the device of a name; `auto` takes the GPU where there is one.
 
     Raises:
-        ConfigError: an unknown name, or a device that is not there.
+        ConfigError: the name is unknown, or this machine lacks the device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -27,18 +27,18 @@ def resolve(name: str) -> torch.device:
     if device.type == "cuda":
         present = torch.cuda.device_count()
         if (device.index or 0) >= present:
-            raise ConfigError.of("device", name, f"{present} CUDA devices are here; use device=cpu or device=auto")
+            raise ConfigError.of("device", name, f"there are {present} CUDA devices; use device=cpu or device=auto")
     return device
 
 
 def configure(device: torch.device, threads: int, deterministic: bool, tf32: bool) -> None:
-    """Set what changes results explicitly, in this process. Cheap to repeat, so every message does."""
+    """Set this process's options that change results. The call is cheap to repeat, so every message makes it."""
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     if torch.are_deterministic_algorithms_enabled() != deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
         torch.use_deterministic_algorithms(deterministic)
-        # filling fresh memory only shows reads of it, and costs up to a tenth of a step
+        # filling fresh memory only helps to detect reads of it, and costs up to a tenth of a training step
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = tf32

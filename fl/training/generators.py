@@ -11,7 +11,7 @@ from privacy.randomness import seed_from
 
 
 def seed_generators(device: torch.device, *labels: int | str) -> int:
-    """Seed every global generator from the labels, and give the seed."""
+    """Seed every global generator from the labels, and return the seed."""
     seed = seed_from(*labels)
     # not torch.manual_seed: without a GPU it queues a stack trace for CUDA's start, two milliseconds a call
     torch.default_generator.manual_seed(seed)
@@ -24,7 +24,7 @@ def seed_generators(device: torch.device, *labels: int | str) -> int:
 
 @contextmanager
 def preserved_generators(device: torch.device) -> Iterator[None]:
-    """Restore every global generator after the block: seeding is this project's business, not its caller's."""
+    """Restore every global generator after the block, so that seeding has no effect on the caller."""
     cuda = device.type == "cuda"
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     before_cuda = torch.cuda.get_rng_state(device) if cuda else None

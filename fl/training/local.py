@@ -1,4 +1,4 @@
-"""Plain local training on whatever job it receives: mechanisms have already put private versions into it."""
+"""Plain local training of a job, whose objects the mechanisms have already replaced by private versions."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ import torch
 from fl.data.image_data import ImageData
 from privacy.mechanisms.contract import Batch, ClientJob
 
-AHEAD = 1024  # examples that are normalised together: small batches cost more calls than arithmetic
+AHEAD = 1024  # number of examples that are normalised together: for small batches, calls cost more than arithmetic
 
 
 @dataclass
 class Batches:
-    """Shuffled mini-batches of one client's examples, for some epochs or for some steps.
+    """Shuffled mini-batches of one client's examples, for a number of epochs or of steps.
 
-    Nothing is read before the first batch is asked for. Then the client's pixels cross to the device as bytes, and
-    some batches at a time are normalised there. The order comes from `generator` alone.
+    Examples are read when the first batch is requested. Then the client's pixels are copied to the device as bytes,
+    and several batches at a time are normalised there. The order depends on `generator` alone.
     """
 
     data: ImageData
-    indices: torch.Tensor  # of the client's training examples, int64, shape (N,)
+    indices: torch.Tensor  # indices of the client's training examples, int64, shape (N,)
     device: torch.device
     batch_size: int
     generator: torch.Generator
@@ -37,19 +37,19 @@ class Batches:
         return self.steps if self.steps is not None else per_epoch * cast(int, self.epochs)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches; the last one of an epoch may be smaller."""
+        """Yield the batches; the last one of an epoch may be smaller."""
         images, labels = self._own
         epochs = (self._epoch(images, labels) for _ in count())
         return islice(chain.from_iterable(epochs), len(self))
 
     @cached_property
     def _own(self) -> Batch:
-        """Pixels as bytes, and labels, on the device."""
+        """The client's pixels as bytes, and its labels, on the device."""
         train = self.data.train
         return train.images[self.indices].to(self.device), train.labels[self.indices].to(self.device)
 
     def take(self, index: torch.Tensor) -> Batch:
-        """The examples at some indices into the client's own, shape (B,), int64."""
+        """Return the normalised inputs and the labels at indices into the client's examples, shape (B,), int64."""
         images, labels = self._own
         index = index.to(self.device)
         return self.data.normalise(images[index]), labels[index]
@@ -76,8 +76,8 @@ def train(job: ClientJob, proximal_mu: float = 0.0) -> None:
 
 
 def clear_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """What `zero_grad` does, without torch's own record for its profiler: that takes longer than a small layer."""
-    if type(optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:  # as Opacus's, which clears more
+    """Do the work of `zero_grad` without torch's record for its profiler, which takes longer than a small layer."""
+    if type(optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:  # such as Opacus's, which clears more
         optimizer.zero_grad()
         return
     for group in optimizer.param_groups:
@@ -86,7 +86,11 @@ def clear_gradients(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _proximal(model: torch.nn.Module, mu: float) -> Callable[[], torch.Tensor]:
-    """mu/2 |w - w_global|^2 (Li et al. 2020, "Federated Optimization in Heterogeneous Networks", eq. 2)."""
+    """Return a function that computes the proximal term mu/2 |w - w_global|^2.
+
+    Li et al. 2020, "Federated Optimization in Heterogeneous Networks", eq. 2. `w_global` holds the
+    parameters at the time of this call.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     start = [parameter.detach().clone() for parameter in trained]
 

@@ -1,8 +1,8 @@
-"""How much each value of the model tells of a client's labels: what selective encryption chooses by.
+"""The sensitivity of each value of the model to a client's labels, by which selective encryption chooses values.
 
 Jin et al. 2023 (FedML-HE, arXiv 2303.10837, section 2.4): the mean over examples of |d/dy (d loss / d w)|. For the
-cross-entropy - sum_c y_c log p_c the derivative along y_c is - d log p_c / d w; over the classes its norm is taken.
-Gradient inversion (Zhu et al. 2019) works on just these values.
+cross-entropy - sum_c y_c log p_c the derivative along y_c is - d log p_c / d w, and the norm is over the classes.
+Gradient inversion (Zhu et al. 2019) exploits these values.
 
 Shapes: D values of the model's state, as `fl.training.vectors` lays them out, C classes.
 """
@@ -11,11 +11,11 @@ import torch
 
 from privacy.mechanisms.contract import Loader
 
-EXAMPLES = 16  # of a client, the first ones: more change the order of values little
+EXAMPLES = 16  # number of a client's examples, from the first: more of them change the order of values little
 
 
 def sensitivity(model: torch.nn.Module, examples: Loader, count: int) -> torch.Tensor:
-    """The map over the state's floating-point entries, shape (D,), float32, scaled so that its largest value is 1."""
+    """Return the map over the state's floating-point entries, shape (D,), float32, scaled to a largest value of 1."""
     entries = [entry for entry in model.state_dict(keep_vars=True).values() if entry.is_floating_point()]
     total_D = torch.zeros(sum(entry.numel() for entry in entries), device=entries[0].device)
     for index in range(min(count, EXAMPLES)):
@@ -25,7 +25,7 @@ def sensitivity(model: torch.nn.Module, examples: Loader, count: int) -> torch.T
 
 
 def _norm_over_classes(logs_C: torch.Tensor, entries: list[torch.Tensor]) -> torch.Tensor:
-    """The norm over classes of d log p_c / d w; zero where nothing is trained."""
+    """Return the norm over classes of d log p_c / d w; zero for entries that are not trained."""
     trained = [entry for entry in entries if entry.requires_grad]
     squares = {id(entry): torch.zeros_like(entry) for entry in entries}
     for log in logs_C:

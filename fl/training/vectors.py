@@ -1,6 +1,7 @@
-"""A model's state as one flat vector and back. Shape: D is the number of floating-point entries of the state.
+"""Conversion of a model's state to one flat vector and back. D is the number of floating-point values of the state.
 
-Every floating-point entry counts (parameters and buffers, in the order of `state_dict`); integer counters stay local.
+The vector holds every floating-point entry (parameters and buffers, in the order of `state_dict`). Integer counters
+stay local.
 """
 
 import hashlib
@@ -9,29 +10,29 @@ import torch
 
 
 class Layout:
-    """Where the floating-point entries of a model's state lie, in the order of `state_dict`.
+    """The memory layout of the floating-point entries of a model's state, in the order of `state_dict`.
 
-    It holds while the model keeps its layers: a mechanism that may have replaced some needs a new one.
+    A layout is valid while the model keeps its layers. A mechanism that may have replaced layers needs a new layout.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._state = _floating(model)
         self._addresses = [entry.data_ptr() for entry in self._state]
-        self._entries = [entry.detach() for entry in self._state]  # they share their storage with the model
+        self._entries = [entry.detach() for entry in self._state]  # views that share storage with the model
         self._flat_D = _side_by_side(self._entries)
 
     @property
     def current(self) -> bool:
-        """Whether the entries still lie where they lay: moving or converting a model takes them elsewhere."""
+        """True while the entries have their first memory addresses; moving or converting the model changes these."""
         return [entry.data_ptr() for entry in self._state] == self._addresses
 
     @property
     def length(self) -> int:
-        """D, how many values the flat vector holds."""
+        """D, the number of values in the flat vector."""
         return sum(entry.numel() for entry in self._entries)
 
     def flatten(self) -> torch.Tensor:
-        """The state as float32, shape (D,), on the model's device."""
+        """Return the state as float32, shape (D,), on the model's device."""
         if self._flat_D is not None:
             return self._flat_D.clone()
         return torch.cat([entry.reshape(-1).float() for entry in self._entries])
@@ -46,7 +47,7 @@ class Layout:
         torch._foreach_copy_(self._entries, wanted)
 
     def update(self, start_D: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """How far the state has come from `start_D`, shape (D,), written into `out`."""
+        """Return the state minus `start_D`, shape (D,), written into `out`."""
         return torch.sub(self.flatten() if self._flat_D is None else self._flat_D, start_D, out=out)
 
 
@@ -55,7 +56,7 @@ def _floating(model: torch.nn.Module) -> list[torch.Tensor]:
 
 
 def _side_by_side(entries: list[torch.Tensor]) -> torch.Tensor | None:
-    """A view of float32 entries of one storage without gaps; None where they do not lie so."""
+    """Return one view of all entries, where they are float32 and contiguous in one storage; else None."""
     end = entries[0].data_ptr() if entries else 0
     for entry in entries:
         shares = entry.untyped_storage().data_ptr() == entries[0].untyped_storage().data_ptr()
@@ -67,9 +68,9 @@ def _side_by_side(entries: list[torch.Tensor]) -> torch.Tensor | None:
 
 @torch.no_grad()
 def pool(model: torch.nn.Module) -> None:
-    """Lay a float32 state side by side in memory, in place: loading and reading it then take one pass each.
+    """Move a float32 state into one contiguous block of memory, in place, so that `load` and `flatten` take one pass.
 
-    A model with another precision, or with tied weights, stays as it is.
+    A model with another precision, or with tied weights, is left unchanged.
     """
     state = _floating(model)
     tied = len({entry.data_ptr() for entry in state}) < len(state)
@@ -81,7 +82,7 @@ def pool(model: torch.nn.Module) -> None:
 
 
 def flatten(model: torch.nn.Module) -> torch.Tensor:
-    """A model's state as float32, shape (D,), on its device."""
+    """Return a model's state as float32, shape (D,), on its device."""
     return Layout(model).flatten()
 
 
@@ -91,5 +92,5 @@ def load(model: torch.nn.Module, vector_D: torch.Tensor) -> None:
 
 
 def sha256(vector_D: torch.Tensor) -> str:
-    """SHA-256 of the vector's float32 bytes: two runs agree bit for bit when this does."""
+    """Return the SHA-256 of the vector's float32 bytes: equal hashes show that two runs agree bit for bit."""
     return hashlib.sha256(vector_D.detach().cpu().float().contiguous().numpy().tobytes()).hexdigest()

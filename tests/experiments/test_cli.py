@@ -49,7 +49,7 @@ BAD: list[tuple[list[str], str, str]] = [
     # what is not there
     (["data=cifar10"], "data.name=cifar10: ", "looked in data.path .*FEDVEIL_DATA .*give data.path=FOLDER"),
     (["data.path=/nowhere"], "data.path=/nowhere: ", "no such folder"),
-    (["device=cuda:64"], "device=cuda:64: ", "CUDA devices are here; use device=cpu"),
+    (["device=cuda:64"], "device=cuda:64: ", r"there are \d+ CUDA devices; use device=cpu"),
     (["device=tpu"], "device=tpu: ", "allowed are auto, cpu, cuda and cuda:N"),
     # partitions
     (["data.partition=dirichlet", "data.alpha=0.05", "clients=60"], "data.alpha=0.05: ", "some of clients=60 empty"),

@@ -101,7 +101,7 @@ def test_a_bit_that_flips_is_noticed(tmp_path):
         damaged = bytearray(content)
         damaged[position] ^= 1 << position % 8
         line = 1 + content[:position].count(b"\n")
-        told = f"{tmp_path / NAME} is damaged in line {line}: what this run has spent is unknown"
+        told = f"{tmp_path / NAME} is damaged in line {line}: the charges of this run are unknown"
         assert refusal(tmp_path, bytes(damaged)) == told
 
 

@@ -32,7 +32,7 @@ def test_the_client_of_an_address(address, index):
     "address", ["", "client", "client/", "client/-1", "client/x", "party/1", "keyholder", "client/1/2", "client/²"]
 )
 def test_what_is_no_clients_address_is_told(address):
-    with pytest.raises(ProtocolError, match="is no client"):
+    with pytest.raises(ProtocolError, match="is not a client"):
         client_index(address)
 
 
@@ -125,7 +125,7 @@ def test_a_stage_that_collects_nothing_trains_nothing():
 
 def test_a_contribution_without_a_model_is_refused():
     work = workspace_of()
-    with pytest.raises(ProtocolError, match="stage collect asks for a contribution and brings no model"):
+    with pytest.raises(ProtocolError, match="stage collect asks for a contribution without a model"):
         vector_of(work, model_D=None)
 
 

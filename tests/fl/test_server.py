@@ -230,7 +230,7 @@ def test_the_mechanisms_see_the_raw_sum(tmp_path):
 
 def test_a_sum_that_weighs_nothing_moves_no_weights(tmp_path):
     server = server_of(workspace_of(), tmp_path)
-    with pytest.raises(TooFewContributors, match="weigh nothing"):
+    with pytest.raises(TooFewContributors, match="total weight of the contributions is 0"):
         server.step(1, Total(np.zeros(650), 0.0, ("client/0",)))
     assert torch.equal(server.weights.detach(), server.work.initial_D)
 

@@ -274,7 +274,7 @@ RELAYED = ("runtime=deployment", "runtime.federation=lab", "runtime.roster=relay
         (["tracking.uri=http://x"], r"^tracking.uri=http://x: belongs to tracking=mlflow$"),
         (["tracking=mlflow", "tracking.folder=x"], r"^tracking.folder=x: belongs to tracking=tensorboard$"),
         (["runtime=ray", "runtime.roster=relayed"], r"^runtime.roster=relayed: belongs to runtime=deployment"),
-        ([*RELAYED, "roster=keys.json"], r"^roster=keys.json: belongs to runtime.roster=pinned; a relayed one"),
+        ([*RELAYED, "roster=keys.json"], r"^roster=keys.json: belongs to runtime.roster=pinned; relayed takes"),
     ],
 )
 def test_keys_that_contradict_one_another(overrides, message):

@@ -80,7 +80,7 @@ def test_who_falls_silent_at_a_stage_is_told_and_the_round_goes_on(tmp_path, sta
         ),
         (
             ("faults.kind=not_finite", "mechanism=distributed_dp", "delta=1e-2"),
-            "faults.kind=not_finite: distributed_dp+plain sums residues, which hold no such thing: choose among late, "
+            "faults.kind=not_finite: distributed_dp+plain sums residues, where this fault cannot occur: choose late, "
             "duplicated, flipped, truncated, oversized, replayed, zero",
         ),
     ],

@@ -269,7 +269,7 @@ def test_who_claims_no_examples_weighs_nothing_and_who_lies_no_more_than_anybody
 @pytest.mark.parametrize("name", ALL)
 def test_weights_that_are_all_zero_end_the_run(tmp_path, name):
     work = Workspace(canonical(*BASE, *OF[name], "faults.kind=weightless", "faults.rate=1"))
-    with pytest.raises(TooFewContributors, match="weigh nothing together: no client holds an example"):
+    with pytest.raises(TooFewContributors, match="total weight of the contributions is 0: no client holds an example"):
         runtimes.run(work, tmp_path, Errand(tmp_path / "checkpoints"))
     rows = Checkpoints(tmp_path / "checkpoints", 2).rows()
     assert len(rows.filter(round=1, metric="fault_weightless")) == CLIENTS

@@ -98,7 +98,7 @@ def test_a_roster_of_what_is_none_is_refused(tmp_path, capsys):
     good.write_text(line)
     bad.write_text("ssh-ed25519 AAAA me@here\n")
     for files, complaint in (
-        ((good, good), f"public={good}: client/0 comes twice"),
+        ((good, good), f"public={good}: client/0 occurs twice"),
         ((good, bad), f"public={bad}: roster=24 bytes: is no roster"),
         ((tmp_path / "none.pub",), f"public={tmp_path}/none.pub: cannot be read (No such file or directory)"),
     ):

@@ -250,7 +250,7 @@ def test_who_took_no_roster_takes_no_part(work, tmp_path, stage, introduced):
         ask(work, node(work, tmp_path / "own"), "introduce")
     refused = ask(work, node(work, tmp_path / "own"), stage)
     assert refused["type"] == "PrivacyRefusal"
-    assert refused["message"] == "client/1 has no roster of this configuration: it took none at set-up"
+    assert refused["message"] == "client/1 has no roster of this configuration: it accepted none at set-up"
     assert (tmp_path / "own" / "identity.key").exists() is introduced
 
 

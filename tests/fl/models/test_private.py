@@ -134,7 +134,7 @@ def test_what_is_too_small_or_does_not_divide_is_refused() -> None:
             model((1, 8, 8), 10)
     with pytest.raises(ConfigError, match=r"^model=cnn_tanh_cifar: needs images of at least 8x8, not 7x9"):
         models.CnnTanhCifar((3, 7, 9), 10)
-    with pytest.raises(ConfigError, match=r"^model=scatter_cnn: needs images of at least 8x8"):
+    with pytest.raises(ConfigError, match=r"^model=scatter_cnn: needs colour images of at least 8x8"):
         models.ScatterCnn((243, 1, 8), 10)
     with pytest.raises(ConfigError, match=r"81.* divisible by .*5") as refused:
         made("scatter_linear", GREY, 10, "model.groups=5")

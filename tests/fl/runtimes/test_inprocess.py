@@ -282,7 +282,7 @@ def test_workers_share_the_gpus_that_are_there(monkeypatch, present, workers, sh
 
 
 def test_workers_take_gpus_by_themselves():
-    with pytest.raises(ConfigError, match=r"^device=cuda:1: workers take GPUs by themselves: use device=cuda$"):
+    with pytest.raises(ConfigError, match=r"^device=cuda:1: workers choose GPUs themselves: use device=cuda$"):
         check_workers(Gpus(2, 1.0, "cuda:1"))
     check_workers(Gpus(2, 1.0, "cpu"))
     check_workers(Gpus(0, 1.0, "cuda:1"))

@@ -139,8 +139,8 @@ GOOD = recorddict_to_proto(asking()).SerializeToString()
     [
         ((2**63).to_bytes(8, "big"), f"is longer than {MAX_BYTES}"),
         (b"\xff" * 8, f"is longer than {MAX_BYTES}"),
-        ((100).to_bytes(8, "big") + b"\xff" * 100, "100 bytes are no records"),
-        (len(GOOD[:-1]).to_bytes(8, "big") + GOOD[:-1], "are no records"),
+        ((100).to_bytes(8, "big") + b"\xff" * 100, "100 bytes are not records"),
+        (len(GOOD[:-1]).to_bytes(8, "big") + GOOD[:-1], "are not records"),
         (bytes(8), "a message without an envelope or an address"),
     ],
 )
@@ -243,7 +243,7 @@ def test_keys_are_made_where_the_roster_comes_through_the_server(tmp_path: Path)
         kind, why = failure_of(relay(folder / "socket", "keyholder", asking(config)))
         assert (kind, why) == (
             "PrivacyRefusal",
-            "keyholder has no roster of this configuration: it took none at set-up",
+            "keyholder has no roster of this configuration: it accepted none at set-up",
         )
         said = unpack(relay(folder / "socket", "keyholder", asking(config, stage="introduce")))
         clients = {address: Identity.generate(OsRandomness()).public for address in EVERYBODY[:2]}

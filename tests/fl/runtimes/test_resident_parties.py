@@ -72,11 +72,11 @@ def refusal(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
 def test_a_party_needs_the_approved_configuration(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = root / "configuration.json"
     told = refusal(capsys, arguments(root, "party/0"))
-    assert told == "configuration=None: parties meet first: name what `fedveil configuration` prints"
+    assert told == "configuration=None: parties need the file that `fedveil configuration` prints"
     told = refusal(capsys, [*arguments(root, "party/0"), "--configuration", str(root / "none.json")])
     assert told == f"configuration={root / 'none.json'}: cannot be read (No such file or directory)"
     told = refusal(capsys, [*arguments(root, "dealer", "0" * 64), "--configuration", str(file)])
-    assert told == f"configuration={file}: its hash is {HASH}, and not the approved one"
+    assert told == f"configuration={file}: its hash is {HASH}, not the approved one"
 
 
 def test_parties_must_know_where_to_meet(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,7 @@ def test_an_unknown_name_is_told_with_those_that_are_allowed(name):
 
 @pytest.mark.parametrize("name", ["cuda:99", *([] if torch.cuda.is_available() else ["cuda", "cuda:0"])])
 def test_a_device_that_is_not_there_is_told(name):
-    with pytest.raises(ConfigError, match=rf"^device={name}: \d+ CUDA devices are here; use device=cpu"):
+    with pytest.raises(ConfigError, match=rf"^device={name}: there are \d+ CUDA devices; use device=cpu"):
         devices.resolve(name)
 
 
