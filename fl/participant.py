@@ -21,7 +21,7 @@ from privacy.addresses import Address, client_index, is_client
 from privacy.errors import MalformedContribution, ProtocolError
 from privacy.mechanisms.contract import ClientJob
 from privacy.randomness import OsRandomness
-from privacy.secure_sums.contract import Credentials, Party, Records, Value
+from privacy.secure_sums.contract import Credentials, Participant, Records, Value
 from privacy.secure_sums.signed_replies import signed
 from privacy.secure_sums.vectors import Vector
 from privacy.spans import Recorder, recording, span
@@ -68,7 +68,7 @@ def answer(
     recorder = Recorder()
     before = dict(memory)
     contributed: list[Vector] = []
-    me = Party(
+    me = Participant(
         request.address,
         work.hash,
         request.round,

@@ -45,7 +45,7 @@ class Finding(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Case:
+class AttackCase:
     """One attack on one setting, and what should come of it. `note` says what else was done than the setting says."""
 
     overrides: tuple[str, ...]
@@ -61,7 +61,7 @@ class Case:
         return shlex.join(self.overrides) + (f" ({self.note})" if self.note else "")
 
 
-class Line(NamedTuple):
+class AttackLine(NamedTuple):
     """A row of the table: what came of a case."""
 
     attack: str
@@ -72,7 +72,7 @@ class Line(NamedTuple):
     expected: bool
 
 
-COLUMNS = tuple(Column(key, key.replace("holds", "the attacker holds"), "text") for key in Line._fields)
+COLUMNS = tuple(Column(key, key.replace("holds", "the attacker holds"), "text") for key in AttackLine._fields)
 # on a terminal: columns of single words, and one of few words
 SHORT = ("attack", "outcome", "expected")
 NARROW = 18
@@ -126,7 +126,7 @@ def _chosen(name: str | None) -> list[str]:
     return [name]
 
 
-def mounted(names: Sequence[str]) -> list[Line]:
+def mounted(names: Sequence[str]) -> list[AttackLine]:
     """Every case of these attacks, carried out."""
     from fl.server import progress_bar  # with it PyTorch and Flower, which `--list` does without
 
@@ -141,14 +141,14 @@ def mounted(names: Sequence[str]) -> list[Line]:
     return lines
 
 
-def _line(name: str, case: Case) -> Line:
+def _line(name: str, case: AttackCase) -> AttackLine:
     finding = case.mount(case.overrides)
     outcome = SUCCEEDS if finding.succeeded else FAILS
     expected = finding.succeeded == case.succeeds and case.shows in finding.evidence
-    return Line(name, case.setting, case.holds, outcome, finding.evidence, expected)
+    return AttackLine(name, case.setting, case.holds, outcome, finding.evidence, expected)
 
 
-def report(lines: Sequence[Line], file: Path | None) -> None:
+def report(lines: Sequence[AttackLine], file: Path | None) -> None:
     """Print the table, and write it with its surroundings."""
     rows = [line._asdict() for line in lines]
     if sys.stdout.isatty():
@@ -159,7 +159,7 @@ def report(lines: Sequence[Line], file: Path | None) -> None:
         file.write_text(json.dumps(plain({"attacks": rows, "environment": describe()}), indent=2) + "\n")
 
 
-def _table(lines: Sequence[Line]) -> Table:
+def _table(lines: Sequence[AttackLine]) -> Table:
     """For a terminal: an override a line, and nothing left out where it is narrow."""
     table = Table(show_lines=True)
     for column in COLUMNS:

@@ -17,8 +17,8 @@ from privacy.errors import ConfigError
 from privacy.secure_sums.he.bfv import Bfv
 from privacy.secure_sums.he.ckks import Ckks
 from privacy.secure_sums.he.parameters import HeParameters
-from privacy.secure_sums.he.ring import Ring, ring
-from privacy.secure_sums.he.seal_files import Layout, Raw, Residues, ciphertext_layout, load, save
+from privacy.secure_sums.he.ring import SealRing, ring
+from privacy.secure_sums.he.seal_files import RawPolynomials, Residues, SealLayout, ciphertext_layout, load, save
 
 Ternary = NDArray[np.int8]
 
@@ -66,7 +66,7 @@ def secret_key(parameters: HeParameters, key_N: Ternary) -> bytes:
     residues_KN = (key_N.astype(np.int64) % moduli).astype(np.uint64)
     key_PKN = np.zeros((1, len(here.all_moduli), here.degree), np.uint64)  # decryption needs no special prime
     key_PKN[0, : len(here.moduli)] = _transform(here, residues_KN, forth=True)
-    return here.secret_key.compressed_file(Raw(key_PKN))
+    return here.secret_key.compressed_file(RawPolynomials(key_PKN))
 
 
 def _guesses(scheme: Ckks | Bfv, opened_V: NDArray[Any], contributors: int) -> Iterator[Any]:
@@ -83,7 +83,7 @@ def _guesses(scheme: Ckks | Bfv, opened_V: NDArray[Any], contributors: int) -> I
         yield from scheme.plaintexts(opened_V, contributors * scheme.bound + guess * step)
 
 
-def _solve(here: Ring, raw: Raw, plaintext: Any) -> Residues:
+def _solve(here: SealRing, raw: RawPolynomials, plaintext: Any) -> Residues:
     """The key, -(c0 - m) / c1 modulo the first prime, each of N points of the transform by itself."""
     cipher = here.cipher(raw)
     here.evaluator.sub_plain_inplace(cipher, plaintext)
@@ -104,10 +104,10 @@ def coefficients(parameters: HeParameters, transformed_N: Residues) -> Residues:
     return first_N
 
 
-def _transform(here: Ring, residues_KN: Residues, forth: bool) -> Residues:
+def _transform(here: SealRing, residues_KN: Residues, forth: bool) -> Residues:
     """SEAL's transform, there or back, of a polynomial modulo each prime of a ciphertext: both of one have it."""
     cipher = sealapi.Ciphertext()
-    load(cipher, here.context, _layout(here, ntt=not forth).file(Raw(np.stack([residues_KN, residues_KN]))))
+    load(cipher, here.context, _layout(here, ntt=not forth).file(RawPolynomials(np.stack([residues_KN, residues_KN]))))
     if forth:
         here.evaluator.transform_to_ntt_inplace(cipher)
     else:
@@ -116,7 +116,7 @@ def _transform(here: Ring, residues_KN: Residues, forth: bool) -> Residues:
     return transformed_KN
 
 
-def _layout(here: Ring, ntt: bool) -> Layout:
+def _layout(here: SealRing, ntt: bool) -> SealLayout:
     scale = 2.0 ** (here.parameters.scale_bits or 0)
     return ciphertext_layout(here.context.first_parms_id(), ntt, here.degree, here.moduli, scale)
 

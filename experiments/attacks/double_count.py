@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 
-from experiments.attacks import Case, Finding
+from experiments.attacks import AttackCase, Finding
 from experiments.attacks.scene import OTHER, VICTIM, Scene, Uploads, message_of, scene, taken_for
 from privacy.secure_sums.contract import Records
 
@@ -28,8 +28,8 @@ def mount(overrides: Sequence[str]) -> Finding:
         return taken_for(f"the sum with {VICTIM} twice and without {OTHER}", shift_D, wanted_D)
 
 
-def _case(*overrides: str, succeeds: bool) -> Case:
-    return Case(overrides, succeeds, mount, HOLDS, "is opened: " if succeeds else "another sum")
+def _case(*overrides: str, succeeds: bool) -> AttackCase:
+    return AttackCase(overrides, succeeds, mount, HOLDS, "is opened: " if succeeds else "another sum")
 
 
 SHARED = "secure_sum.keys=clients"

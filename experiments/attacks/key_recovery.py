@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.attacks import Case, Finding
+from experiments.attacks import AttackCase, Finding
 from experiments.attacks.ckks_key import Ternary, recover_key, secret_coefficients, secret_key
-from experiments.attacks.scene import VICTIM, Attempt, Scene, close, message_of, scene
+from experiments.attacks.scene import VICTIM, AttackAttempt, Scene, close, message_of, scene
 from privacy.errors import MalformedContribution
 from privacy.randomness import OsRandomness
 
@@ -34,7 +34,7 @@ def mount(overrides: Sequence[str], cast: bool = False) -> Finding:
         return Finding(False, f"no ternary key solves it{vacuous}")
 
 
-def _recovered(here: Scene, attempt: Attempt, opened_D: NDArray[np.float64]) -> Ternary | None:
+def _recovered(here: Scene, attempt: AttackAttempt, opened_D: NDArray[np.float64]) -> Ternary | None:
     scheme: Any = here.scheme
     units_D = opened_D / here.spec.bounds_D
     count = len(here.clients)
@@ -45,7 +45,7 @@ def _recovered(here: Scene, attempt: Attempt, opened_D: NDArray[np.float64]) -> 
     return recover_key(scheme.bfv, attempt.message, integers_D.astype(np.uint64), count)
 
 
-def _judged(here: Scene, attempt: Attempt, key_N: Ternary) -> Finding:
+def _judged(here: Scene, attempt: AttackAttempt, key_N: Ternary) -> Finding:
     """By the key that opened the sum, and by what it was found for."""
     scheme = here.scheme
     parameters = here.scheme.parameters
@@ -61,10 +61,10 @@ def _judged(here: Scene, attempt: Attempt, key_N: Ternary) -> Finding:
     return Finding(same, f"{share}; {VICTIM}'s own upload decrypts with them: {error}")
 
 
-def _case(*overrides: str, succeeds: bool, cast: bool = False) -> Case:
+def _case(*overrides: str, succeeds: bool, cast: bool = False) -> AttackCase:
     note = "opening cast to float32" if cast else ""
     shows = "upload decrypts" if succeeds else "no ternary key"
-    return Case(overrides, succeeds, partial(mount, cast=cast), HOLDS, shows, note)
+    return AttackCase(overrides, succeeds, partial(mount, cast=cast), HOLDS, shows, note)
 
 
 WEAK = ("secure_sum=ckks", "secure_sum.masks=false", "secure_sum.flooding_bits=0")

@@ -33,8 +33,8 @@ from fl.workspace import Workspace
 from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError, PrivacyRefusal, ProtocolError, RuntimeFailure
 from privacy.randomness import OsRandomness
-from privacy.secure_sums.contract import Credentials, Exchange, Party, Records, Value
-from privacy.secure_sums.he.codecs import Scheme
+from privacy.secure_sums.contract import Credentials, Exchange, Participant, Records, Value
+from privacy.secure_sums.he.codecs import CipherScheme
 from privacy.secure_sums.he.key_delivery import SECRET
 from privacy.secure_sums.he.protocol import OpenedSum
 from privacy.secure_sums.vectors import Sum, Vector
@@ -55,7 +55,7 @@ def honest(request: Records, uploads: Uploads) -> Records:  # noqa: ARG001
 
 
 @dataclass
-class Attempt:
+class AttackAttempt:
     """What the server has of an attempt at a round, and what stopped it."""
 
     round: int
@@ -96,14 +96,14 @@ class Scene:
     def set_up(self) -> None:
         """What comes before the first round."""
         roles = [*self.clients, *self.secure_sum.roles]
-        self._drive(self.secure_sum.setup(roles, self.spec), Attempt(SETUP_ROUND), honest)
+        self._drive(self.secure_sum.setup(roles, self.spec), AttackAttempt(SETUP_ROUND), honest)
 
     def credentials(self, address: Address, stage: str) -> Credentials:  # noqa: ARG002
         """What a role has from set-up, at a stage."""
         return keys.simulated(address, self.work.everybody)
 
     @property
-    def scheme(self) -> Scheme:
+    def scheme(self) -> CipherScheme:
         """How vectors are carried, which everybody knows."""
         return self.secure_sum.scheme(self.spec)
 
@@ -119,7 +119,7 @@ class Scene:
         """Of a sum over all clients."""
         return len(self.clients) * self.secure_sum.tolerance(self.spec)
 
-    def honest_round(self, number: int = CONTROL_ROUND) -> Attempt:
+    def honest_round(self, number: int = CONTROL_ROUND) -> AttackAttempt:
         """A round without a forgery: where it works, what is refused later is the forgery.
 
         Raises:
@@ -133,9 +133,9 @@ class Scene:
             raise RuntimeFailure(f"{self.secure_sum.name}: the sum of an honest round is off by {error:.2g}")
         return attempt
 
-    def attempt(self, number: int = ATTACKED_ROUND, forge: Forge = honest) -> Attempt:
+    def attempt(self, number: int = ATTACKED_ROUND, forge: Forge = honest) -> AttackAttempt:
         """One attempt at a round, to its end or to the first refusal."""
-        attempt = Attempt(number)
+        attempt = AttackAttempt(number)
         try:
             self._drive(self.secure_sum.server(self.clients, self.spec), attempt, forge)
         except (ProtocolError, PrivacyRefusal) as error:
@@ -149,7 +149,7 @@ class Scene:
             adder.add(message)
         return adder.message()
 
-    def secret(self, attempt: Attempt) -> bytes:
+    def secret(self, attempt: AttackAttempt) -> bytes:
         """The key that the attempt was opened with: for the judge, not for the attacker."""
         me = self._party(attempt.opener, attempt, "open")
         assert me.credentials is not None
@@ -157,7 +157,7 @@ class Scene:
         assert isinstance(kept, bytes)
         return kept
 
-    def _drive(self, flow: Generator[Exchange, list[Address], object], attempt: Attempt, forge: Forge) -> None:
+    def _drive(self, flow: Generator[Exchange, list[Address], object], attempt: AttackAttempt, forge: Forge) -> None:
         respondents: list[Address] | None = None
         while True:
             try:
@@ -167,7 +167,7 @@ class Scene:
             self._serve(exchange, attempt, forge)
             respondents = exchange.respondents()
 
-    def _serve(self, exchange: Exchange, attempt: Attempt, forge: Forge) -> None:
+    def _serve(self, exchange: Exchange, attempt: AttackAttempt, forge: Forge) -> None:
         attempt.stage = exchange.stage
         for address, inbound in exchange.outbox.items():
             if exchange.stage == "open":
@@ -181,16 +181,18 @@ class Scene:
                 assert isinstance(reply["opened"], np.ndarray)
                 attempt.opened = reply["opened"]
 
-    def _respond(self, stage: str, address: Address, inbound: Records, attempt: Attempt) -> Records:
+    def _respond(self, stage: str, address: Address, inbound: Records, attempt: AttackAttempt) -> Records:
         me = self._party(address, attempt, stage)
         return self.secure_sum.respond(stage, inbound, me, lambda: self.vectors[address])
 
-    def _party(self, address: Address, attempt: Attempt, stage: str) -> Party:
+    def _party(self, address: Address, attempt: AttackAttempt, stage: str) -> Participant:
         """As `fl.participant.answer` makes it."""
         work = self.work
         memory = attempt.memories[address]
         credentials = self.credentials(address, stage)
-        return Party(address, work.hash, attempt.round, attempt.name, self.spec, memory, OsRandomness(), credentials)
+        return Participant(
+            address, work.hash, attempt.round, attempt.name, self.spec, memory, OsRandomness(), credentials
+        )
 
 
 def close(found_D: Sum, true_D: Vector) -> tuple[bool, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.attacks import Case, Finding
+from experiments.attacks import AttackCase, Finding
 from experiments.attacks.scene import VICTIM, Scene, Uploads, message_of, scene, taken_for
 from privacy.secure_sums.contract import Records
 from privacy.secure_sums.he.protocol import TAG_BYTES
@@ -62,9 +62,11 @@ def overhear(overrides: Sequence[str]) -> Finding:
         return Finding(same, f"{len(seen):,} of the {whole:,} values of {VICTIM}'s update come as they are")
 
 
-def _case(*overrides: str, succeeds: bool, note: str = "") -> Case:
+def _case(*overrides: str, succeeds: bool, note: str = "") -> AttackCase:
     forge, stops = FORGERIES[note]
-    return Case(overrides, succeeds, partial(steal, forge=forge), HOLDS, "is opened: " if succeeds else stops, note)
+    return AttackCase(
+        overrides, succeeds, partial(steal, forge=forge), HOLDS, "is opened: " if succeeds else stops, note
+    )
 
 
 ALONE = "named alone"
@@ -92,5 +94,5 @@ CASES = (
     _case("secure_sum=pad", succeeds=False, note=SPLICED),
     _case("secure_sum=ckks", "server.min_contributors=1", succeeds=True, note=ALONE),
     _case("secure_sum=ckks", succeeds=False, note=ALONE),
-    Case(("secure_sum=ckks", "secure_sum.encrypt_fraction=0.1"), True, overhear, "all uploads", "as they are"),
+    AttackCase(("secure_sum=ckks", "secure_sum.encrypt_fraction=0.1"), True, overhear, "all uploads", "as they are"),
 )

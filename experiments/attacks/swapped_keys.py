@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.attacks import Case, Finding
-from experiments.attacks.scene import VICTIM, Attempt, Scene, configured, honest, message_of, taken_for
+from experiments.attacks import AttackCase, Finding
+from experiments.attacks.scene import VICTIM, AttackAttempt, Scene, configured, honest, message_of, taken_for
 from experiments.attacks.single_update import alone
 from experiments.hydra.error_lines import one_line
 from fl.keys import folders as keys
@@ -21,7 +21,7 @@ from privacy.addresses import KEYHOLDER, Address
 from privacy.errors import PrivacyRefusal, ProtocolError
 from privacy.randomness import OsRandomness
 from privacy.sealing import Identity, Roster
-from privacy.secure_sums.contract import Credentials, Party, Records
+from privacy.secure_sums.contract import Credentials, Participant, Records
 from privacy.secure_sums.relayed_roster import HAND_OUT, STAGES, RelayedRoster
 from privacy.secure_sums.vectors import Vector
 
@@ -46,7 +46,7 @@ class Swapped(Scene):
         """The roster, and what follows it."""
         everybody = self.work.everybody
         if self.work.relayed:
-            attempt = Attempt(SETUP_ROUND)
+            attempt = AttackAttempt(SETUP_ROUND)
             self._drive(RelayedRoster(everybody).flow(self.work.hash, SETUP_ROUND, attempt.name), attempt, honest)
         else:
             self._known = keys.make_all(self._folder, everybody)
@@ -59,7 +59,7 @@ class Swapped(Scene):
             return relaying.credentials(folder, address, self.work, stage)
         return keys.deployed(folder, address, self.work.everybody, self.work.hash)
 
-    def _respond(self, stage: str, address: Address, inbound: Records, attempt: Attempt) -> Records:
+    def _respond(self, stage: str, address: Address, inbound: Records, attempt: AttackAttempt) -> Records:
         if stage == HAND_OUT:
             self._known = Roster.from_bytes(message_of(inbound, "roster"))
         if address == VICTIM and stage == HAND_OUT:
@@ -74,14 +74,14 @@ class Swapped(Scene):
         """The roster, with the server's keys in the place of the opener's."""
         return Roster({**{address: roster[address] for address in roster}, self.opener: self._forged.public})
 
-    def played(self, stage: str, inbound: Records, attempt: Attempt) -> Records:
+    def played(self, stage: str, inbound: Records, attempt: AttackAttempt) -> Records:
         """What the server answers itself where it plays the opener, which minds no minimum."""
         spec = replace(self.spec, min_contributors=1)
         store = keys.store_of(self._folder, "server")
         own = Credentials(self._forged, self._with_own(self._known), store)
         name = attempt.name
         memory = attempt.memories["server"]
-        me = Party(self.opener, self.work.hash, attempt.round, name, spec, memory, OsRandomness(), own)
+        me = Participant(self.opener, self.work.hash, attempt.round, name, spec, memory, OsRandomness(), own)
         return self.secure_sum.respond(stage, inbound, me, _nothing)
 
 
@@ -101,9 +101,9 @@ def mount(overrides: Sequence[str]) -> Finding:
         return Finding(False, one_line(error))
 
 
-def _case(*overrides: str, relayed: bool, stops: str = "") -> Case:
+def _case(*overrides: str, relayed: bool, stops: str = "") -> AttackCase:
     deployed = ("runtime=deployment", "clients=3", f"runtime.roster={'relayed' if relayed else 'pinned'}")
-    return Case((*overrides, *deployed), relayed, mount, HOLDS, "is opened: " if relayed else stops)
+    return AttackCase((*overrides, *deployed), relayed, mount, HOLDS, "is opened: " if relayed else stops)
 
 
 SHARED = "secure_sum.keys=clients"

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.attacks import Case, Finding
+from experiments.attacks import AttackCase, Finding
 from experiments.attacks.scene import scene
 from fl.workspace import Workspace
 from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError
-from privacy.secure_sums.he.codecs import Scheme
+from privacy.secure_sums.he.codecs import CipherScheme
 from privacy.secure_sums.he.protocol import OpenedSum
 from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
 from privacy.secure_sums.vectors import Vector, VectorSpec
@@ -33,7 +33,7 @@ KEPT_BACK = "the update of a contribution reaches 5, over 1 (nothing leaves the 
 class CkksForOne(CkksSum):
     """Its scale leaves room for one contribution, whatever the cohort."""
 
-    def scheme(self, spec: VectorSpec) -> Scheme:
+    def scheme(self, spec: VectorSpec) -> CipherScheme:
         """Past the check that a sum over the cohort fits."""
         return super().scheme(replace(spec, cohort_size=1))
 
@@ -41,7 +41,7 @@ class CkksForOne(CkksSum):
 class BfvForOne(BfvSum):
     """Its slots leave no room for carries."""
 
-    def scheme(self, spec: VectorSpec) -> Scheme:
+    def scheme(self, spec: VectorSpec) -> CipherScheme:
         """Past the check that they do."""
         return super().scheme(replace(spec, cohort_size=1))
 
@@ -49,7 +49,7 @@ class BfvForOne(BfvSum):
 class PadForOne(PadSum):
     """Its modulus holds one contribution."""
 
-    def scheme(self, spec: VectorSpec) -> Scheme:
+    def scheme(self, spec: VectorSpec) -> CipherScheme:
         """Past the check that it holds their sum."""
         return super().scheme(replace(spec, cohort_size=1))
 
@@ -57,7 +57,7 @@ class PadForOne(PadSum):
 class CkksForUnits(CkksSum):
     """Its scale leaves room for values up to 1, whatever the bound."""
 
-    def scheme(self, spec: VectorSpec) -> Scheme:
+    def scheme(self, spec: VectorSpec) -> CipherScheme:
         """Past the check that no larger one is encrypted."""
         units = replace(spec, segments=tuple(replace(segment, bound=1.0) for segment in spec.segments))
         made: Any = super().scheme(units)
@@ -89,8 +89,8 @@ def _large(work: Workspace, value: float) -> Mapping[Address, Vector]:
     return {client_address(client): vector_D for client in work.cohort(1)}
 
 
-def _case(*overrides: str, shows: str, value: float = BOUND) -> Case:
-    return Case(overrides, shows == WRAPPED, partial(mount, value=value), HOLDS, shows, f"values up to {value:g}")
+def _case(*overrides: str, shows: str, value: float = BOUND) -> AttackCase:
+    return AttackCase(overrides, shows == WRAPPED, partial(mount, value=value), HOLDS, shows, f"values up to {value:g}")
 
 
 def _past(kind: type[OpenedSum]) -> str:

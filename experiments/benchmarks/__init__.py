@@ -26,7 +26,7 @@ BENCHMARKS = {
 
 
 @dataclass(frozen=True)
-class Figure:
+class BenchFigure:
     """One measured figure; `bar` is what it should meet (`<= 1.15`), or None where it is only reported."""
 
     name: str
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     module = importlib.import_module(f"experiments.benchmarks.{known.name}")
     module.options(parser)
     arguments = parser.parse_args(argv)
-    figures: list[Figure] = module.measure(arguments)
+    figures: list[BenchFigure] = module.measure(arguments)
     show(figures, arguments.json)
     return 0
 
@@ -68,7 +68,7 @@ class _Raw(argparse.RawDescriptionHelpFormatter):
     """Keeps the list of benchmarks as it is written."""
 
 
-def show(figures: Sequence[Figure], file: Path | None) -> None:
+def show(figures: Sequence[BenchFigure], file: Path | None) -> None:
     """Print the table, and write it with the surroundings that it was measured in."""
     table = Table("figure", "value", "unit", "bar", "met")
     for figure in figures:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import cross_entropy
 
-from experiments.benchmarks import Figure
+from experiments.benchmarks import BenchFigure
 from experiments.benchmarks.runtime import step, timed
 from experiments.hydra.error_lines import CONFIGS
 from fl import metering
@@ -57,10 +57,10 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
 
 
-def measure(arguments: argparse.Namespace) -> list[Figure]:
+def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     """The figures of every model and mode, the default mode marked against its bar."""
     pairs = [(model, mode) for model in arguments.models.split(",") for mode in arguments.modes.split(",")]
-    figures: list[Figure] = []
+    figures: list[BenchFigure] = []
     spawn = multiprocessing.get_context("spawn")
     with progress_bar(True) as bar:
         for model, mode in pairs:
@@ -70,18 +70,20 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
     return figures
 
 
-def _figures(model: str, mode: str, measured: Measured) -> list[Figure]:
+def _figures(model: str, mode: str, measured: Measured) -> list[BenchFigure]:
     is_default = model == BAR_MODEL and mode == BAR_MODE
     name = f"{model}, {mode}"
     return [
-        Figure(f"{name}: plain step", 1e3 * measured.plain_s, "ms"),
+        BenchFigure(f"{name}: plain step", 1e3 * measured.plain_s, "ms"),
         *(
-            Figure(
+            BenchFigure(
                 f"{name}, noise={noise}: private / plain", seconds / measured.plain_s, "1", BAR if is_default else None
             )
             for noise, seconds in measured.private_s.items()
         ),
-        Figure(f"{name}: peak memory, private - plain", (measured.private_bytes - measured.plain_bytes) / 1e6, "MB"),
+        BenchFigure(
+            f"{name}: peak memory, private - plain", (measured.private_bytes - measured.plain_bytes) / 1e6, "MB"
+        ),
     ]
 
 

@@ -25,7 +25,7 @@ from flwr.server.strategy import FedAvg
 from flwr.server.workflow import SecAggPlusWorkflow
 from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECORD, Key
 
-from experiments.benchmarks.secagg_costs import Case, Costs
+from experiments.benchmarks.secagg_costs import Costs, SecAggCase
 from fl.runtimes.inprocess import FIRST_CLIENT_NODE, InProcessGrid
 from privacy.errors import RuntimeFailure
 from privacy.secure_sums.vectors import Sum
@@ -47,7 +47,7 @@ class FlowerSettings:
         return 2 * self.clipping_range / self.quantization_range
 
 
-def flower_round(case: Case, settings: FlowerSettings) -> Costs:
+def flower_round(case: SecAggCase, settings: FlowerSettings) -> Costs:
     """One round of it.
 
     Raises:
@@ -78,7 +78,7 @@ def flower_round(case: Case, settings: FlowerSettings) -> Costs:
     return costs
 
 
-def _check(sum_D: Sum, case: Case, allowed: float) -> None:
+def _check(sum_D: Sum, case: SecAggCase, allowed: float) -> None:
     off = float(np.abs(sum_D - case.exact()).max())
     if off > allowed:
         raise RuntimeFailure(f"Flower's SecAgg+ is off by {off:g}, allowed {allowed:g}")
@@ -119,7 +119,7 @@ class _Handed(FedAvg):
 class _Grid(InProcessGrid):
     """Each message goes to the mod; who is gone does not answer from the masked vectors on."""
 
-    def __init__(self, case: Case, costs: Costs) -> None:
+    def __init__(self, case: SecAggCase, costs: Costs) -> None:
         super().__init__("", case.clients)
         self._case = case
         self._costs = costs

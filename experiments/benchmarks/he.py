@@ -21,12 +21,12 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from rich.progress import Progress, TaskID
 
-from experiments.benchmarks import Figure
+from experiments.benchmarks import BenchFigure
 from experiments.benchmarks.float32 import Float32
 from privacy.errors import ConfigError
 from privacy.randomness import OsRandomness
 from privacy.secure_sums.he.ciphers import Keys, generate_keys
-from privacy.secure_sums.he.codecs import Mask, Scheme, bfv_scheme, ckks_scheme, pad_scheme, sum_of_masks
+from privacy.secure_sums.he.codecs import CipherScheme, Mask, bfv_scheme, ckks_scheme, pad_scheme, sum_of_masks
 from privacy.secure_sums.he.parameters import named
 from privacy.secure_sums.vectors import Segment, Sum, VectorSpec
 from privacy.spans import Recorder, recording, span
@@ -44,7 +44,7 @@ OPENER_STEPS = ("unmask", "open", "decode")
 T = TypeVar("T")
 
 
-class Setting(NamedTuple):
+class HeSetting(NamedTuple):
     """One set under one arrangement of keys, and what it should meet (rates in million parameters a second)."""
 
     scheme: str
@@ -57,23 +57,23 @@ class Setting(NamedTuple):
     nvflare_bar: str | None = None
 
     @property
-    def without_bars(self) -> "Setting":
+    def without_bars(self) -> "HeSetting":
         """The same where they do not apply."""
-        return Setting(self.scheme, self.parameters, self.symmetric, self.masked)
+        return HeSetting(self.scheme, self.parameters, self.symmetric, self.masked)
 
 
 SETS = {
-    FP32: Setting(FP32),
-    "tutorial": Setting("ckks", "tutorial", published=(82, 3)),
-    NVFLARE: Setting("ckks", "nvflare", published=(57, 2)),
-    "fedml_he": Setting("ckks", "fedml_he"),
-    "lean keyholder": Setting("ckks", "lean", masked=True, up_bar="<= 15.5", rate_bar=">= 1.5", nvflare_bar=">= 1.5"),
-    "lean clients": Setting(
+    FP32: HeSetting(FP32),
+    "tutorial": HeSetting("ckks", "tutorial", published=(82, 3)),
+    NVFLARE: HeSetting("ckks", "nvflare", published=(57, 2)),
+    "fedml_he": HeSetting("ckks", "fedml_he"),
+    "lean keyholder": HeSetting("ckks", "lean", masked=True, up_bar="<= 15.5", rate_bar=">= 1.5", nvflare_bar=">= 1.5"),
+    "lean clients": HeSetting(
         "ckks", "lean", symmetric=True, masked=True, up_bar="<= 7.8", rate_bar=">= 3", nvflare_bar=">= 3"
     ),
-    "bfv keyholder": Setting("bfv", "lean", masked=True, up_bar="<= 7.8"),
-    "bfv clients": Setting("bfv", "lean", symmetric=True, masked=True, up_bar="<= 4.0"),
-    "pad": Setting("pad", masked=True, up_bar="<= 2.7"),
+    "bfv keyholder": HeSetting("bfv", "lean", masked=True, up_bar="<= 7.8"),
+    "bfv clients": HeSetting("bfv", "lean", symmetric=True, masked=True, up_bar="<= 4.0"),
+    "pad": HeSetting("pad", masked=True, up_bar="<= 2.7"),
 }
 
 
@@ -85,7 +85,7 @@ class Sizes(NamedTuple):
     down_bytes: int
 
 
-class Cost(NamedTuple):
+class SchemeCost(NamedTuple):
     """Processor seconds: of a client (mask, encode, encrypt, serialise), of one addition, and of the opener.
 
     `unmask_s` is the part of `open_s` in which the masks of all clients are drawn and added; `steps_s` are the steps of
@@ -106,13 +106,13 @@ class Subject:
         self.setting = SETS[name]
         self.spec = VectorSpec((Segment("update", parameters, 1.0), Segment("weight", 1, 1.0)), CLIENTS)
         self.scheme = scheme_of(self.setting, self.spec)
-        self.masks = self.scheme if isinstance(self.scheme, Scheme) and self.setting.masked else None
+        self.masks = self.scheme if isinstance(self.scheme, CipherScheme) and self.setting.masked else None
         held = None if isinstance(self.scheme, Float32) else self.scheme.parameters
         self.keys = Keys(b"", b"") if held is None else generate_keys(held)
         self.vector_D = np.random.default_rng(1).uniform(-1, 1, self.spec.length).astype(np.float32)
         self.mask_key = OsRandomness().key()
 
-    def repeat(self) -> tuple[Sizes, Cost]:
+    def repeat(self) -> tuple[Sizes, SchemeCost]:
         """Encrypt some messages, add each in turn until there is one for each client, open.
 
         Raises:
@@ -129,7 +129,7 @@ class Subject:
         assert np.abs(sum_D - CLIENTS * self.vector_D.astype(np.float64)).max() <= CLIENTS * self.scheme.tolerance
         sizes = Sizes(self._ciphertexts, len(messages[0]), len(total))
         steps_s = _steps(self._encrypt) | _steps(lambda: self._open(total, self._sum_of_masks()))
-        return sizes, Cost(
+        return sizes, SchemeCost(
             statistics.median(encrypts_s), statistics.median(adds_s), unmask_s + open_s, unmask_s, steps_s
         )
 
@@ -158,7 +158,7 @@ class Subject:
         return 0 if encoder is None else encoder.ciphertexts(self.spec.length)
 
 
-def scheme_of(setting: Setting, spec: VectorSpec) -> Scheme | Float32:
+def scheme_of(setting: HeSetting, spec: VectorSpec) -> CipherScheme | Float32:
     """What the protocol of a setting carries its vectors with."""
     if setting.scheme == "ckks":
         return ckks_scheme(spec, named(setting.parameters, "ckks", setting.symmetric), setting.symmetric)
@@ -191,7 +191,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="after the first (default: %(default)s)")
 
 
-def measure(arguments: argparse.Namespace) -> list[Figure]:
+def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     """The figures of every size and set.
 
     Raises:
@@ -203,7 +203,7 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
 
     if arguments.repeats < 1:
         raise ConfigError.of("--repeats", arguments.repeats, "must be at least 1")
-    figures: list[Figure] = []
+    figures: list[BenchFigure] = []
     with progress_bar(True) as bar:
         for size in sizes:
             task = bar.add_task(f"{size:,} parameters", total=(arguments.repeats + 1) * len(sets), note="")
@@ -233,7 +233,7 @@ def numbers(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-Measured = dict[str, tuple[Sizes, list[Cost]]]
+Measured = dict[str, tuple[Sizes, list[SchemeCost]]]
 
 
 def alternate(sets: Sequence[str], size: int, repeats: int, done: Callable[[str], None]) -> Measured:
@@ -250,17 +250,17 @@ def alternate(sets: Sequence[str], size: int, repeats: int, done: Callable[[str]
     return measured
 
 
-def _repeat(name: str, size: int) -> tuple[Sizes, Cost]:
+def _repeat(name: str, size: int) -> tuple[Sizes, SchemeCost]:
     return _subject(name, size).repeat()
 
 
 _subject = functools.lru_cache(maxsize=1)(Subject)  # in the process of its set
 
 
-def compare(size: int, measured: Measured) -> list[Figure]:
+def compare(size: int, measured: Measured) -> list[BenchFigure]:
     """Medians after the first repeat, against float32's and NVIDIA FLARE's."""
     medians = {name: _median(costs[1:]) for name, (_, costs) in measured.items()}
-    figures: list[Figure] = []
+    figures: list[BenchFigure] = []
     for name, (sizes, costs) in measured.items():
         setting = SETS[name] if size >= BARS_FROM else SETS[name].without_bars
         lines = [
@@ -272,28 +272,28 @@ def compare(size: int, measured: Measured) -> list[Figure]:
     return figures
 
 
-def _median(costs: Sequence[Cost]) -> Cost:
+def _median(costs: Sequence[SchemeCost]) -> SchemeCost:
     encrypt_s, add_s, open_s, unmask_s = (
         statistics.median(times) for times in zip(*(c[:4] for c in costs), strict=True)
     )
     steps_s = {step: statistics.median(cost.steps_s[step] for cost in costs) for step in costs[0].steps_s}
-    return Cost(encrypt_s, add_s, open_s, unmask_s, steps_s)
+    return SchemeCost(encrypt_s, add_s, open_s, unmask_s, steps_s)
 
 
-def _bytes(size: int, sizes: Sizes, setting: Setting) -> list[Figure]:
+def _bytes(size: int, sizes: Sizes, setting: HeSetting) -> list[BenchFigure]:
     up = sizes.up_bytes / size
-    figures = [Figure("ciphertexts", sizes.ciphertexts, "1")] if sizes.ciphertexts else []
+    figures = [BenchFigure("ciphertexts", sizes.ciphertexts, "1")] if sizes.ciphertexts else []
     figures += [
-        Figure("up", up, "B/param", setting.up_bar),
-        Figure("down, to the opener", sizes.down_bytes / size, "B/param"),
+        BenchFigure("up", up, "B/param", setting.up_bar),
+        BenchFigure("down, to the opener", sizes.down_bytes / size, "B/param"),
     ]
     if setting.published is not None:
         value, off = setting.published
-        figures.append(Figure(f"up, from the published {value:g}", abs(up - value), "B/param", f"<= {off:g}"))
+        figures.append(BenchFigure(f"up, from the published {value:g}", abs(up - value), "B/param", f"<= {off:g}"))
     return figures
 
 
-def _rates(size: int, cost: Cost, first: Cost, setting: Setting) -> list[Figure]:
+def _rates(size: int, cost: SchemeCost, first: SchemeCost, setting: HeSetting) -> list[BenchFigure]:
     """In million parameters a second and core; the opener's time covers the masks of all clients."""
     opening = f"open, with the masks of {CLIENTS}" if setting.masked else "open"
     named_s = [("client", cost.encrypt_s, setting.rate_bar), ("client, first", first.encrypt_s, None)]
@@ -302,14 +302,14 @@ def _rates(size: int, cost: Cost, first: Cost, setting: Setting) -> list[Figure]
         named_s.append(("open, masks already added", cost.open_s - cost.unmask_s, None))
     for role, steps in (("client", CLIENT_STEPS), ("opener", OPENER_STEPS)):
         named_s += [(f"{role}: {step}", cost.steps_s[step], None) for step in steps if step in cost.steps_s]
-    return [Figure(name, size / max(seconds, 1e-9) / 1e6, "M params/s", bar) for name, seconds, bar in named_s]
+    return [BenchFigure(name, size / max(seconds, 1e-9) / 1e6, "M params/s", bar) for name, seconds, bar in named_s]
 
 
-def _ratios(name: str, medians: Mapping[str, Cost], setting: Setting) -> list[Figure]:
+def _ratios(name: str, medians: Mapping[str, SchemeCost], setting: HeSetting) -> list[BenchFigure]:
     client_s = medians[name].encrypt_s
-    ratios = [] if name == FP32 else [Figure("client time, / fp32's", client_s / medians[FP32].encrypt_s, "1")]
+    ratios = [] if name == FP32 else [BenchFigure("client time, / fp32's", client_s / medians[FP32].encrypt_s, "1")]
     if name not in (FP32, NVFLARE):
         ratios.append(
-            Figure("client time, nvflare's /", medians[NVFLARE].encrypt_s / client_s, "1", setting.nvflare_bar)
+            BenchFigure("client time, nvflare's /", medians[NVFLARE].encrypt_s / client_s, "1", setting.nvflare_bar)
         )
     return ratios

@@ -30,14 +30,14 @@ import torch.distributed as dist
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-from experiments.benchmarks import Figure
+from experiments.benchmarks import BenchFigure
 from fl.keys.folders import FileStore
 from fl.server import progress_bar
 from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError
 from privacy.randomness import OsRandomness
 from privacy.sealing import Identity, Roster, open_box
-from privacy.secure_sums.contract import Credentials, Party, Records
+from privacy.secure_sums.contract import Credentials, Participant, Records
 from privacy.secure_sums.meeting import Meeting
 from privacy.secure_sums.mpc.aggregates import by_name as mpc_aggregates
 from privacy.secure_sums.mpc.protocol import PARTIES, CryptenSum, revealed
@@ -63,7 +63,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=7, help="after the first (default: %(default)s)")
 
 
-def measure(arguments: argparse.Namespace) -> list[Figure]:
+def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     """The figures: bytes for every number of parties, then the ways to sum.
 
     Raises:
@@ -73,7 +73,7 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
         if getattr(arguments, name) < 1:
             raise ConfigError.of(f"--{name}", getattr(arguments, name), "must be at least 1")
     figures = [figure for size in SIZES for figure in upload_figures(size, arguments.clients)]
-    clients = Clients(Setting(arguments.parties, arguments.clients, arguments.parameters))
+    clients = Clients(MpcSetting(arguments.parties, arguments.clients, arguments.parameters))
     with progress_bar(True) as bar:
         task = bar.add_task("ways to sum", total=(arguments.repeats + 1) * len(WAYS), note="")
         measured = race(clients, arguments.repeats, lambda way: bar.update(task, advance=1, note=way))
@@ -81,7 +81,7 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
 
 
 @dataclass(frozen=True)
-class Setting:
+class MpcSetting:
     """So many parties that sum so many clients' vectors of so many parameters."""
 
     parties: int
@@ -105,9 +105,9 @@ class Setting:
         drawn_D[-1] = 1.0
         return drawn_D.astype(np.float32)
 
-    def player(self, address: Address, own: Credentials) -> Party:
+    def player(self, address: Address, own: Credentials) -> Participant:
         """A role in the one round that there is."""
-        return Party(address, RUN, 1, ATTEMPT, self.spec, {}, OsRandomness(), own)
+        return Participant(address, RUN, 1, ATTEMPT, self.spec, {}, OsRandomness(), own)
 
 
 # ---- what clients send
@@ -117,7 +117,7 @@ class Setting:
 class Clients:
     """Their side of one round, with the keys of everybody in it."""
 
-    setting: Setting
+    setting: MpcSetting
     identities: dict[Address, Identity] = field(init=False)
     share_s: list[float] = field(default_factory=list)  # of each upload
 
@@ -153,14 +153,14 @@ class Clients:
         return flow.send(share.respondents()).outbox
 
 
-def upload_figures(size: int, clients: int) -> list[Figure]:
+def upload_figures(size: int, clients: int) -> list[BenchFigure]:
     """Bytes of one upload a parameter, for every number of parties, beside the least that the values need."""
-    floor_bits = needed_bits(Setting(PARTIES[0], clients, size).spec, FRACTIONAL_BITS)
-    figures = [Figure(f"{size:,} parameters: the floor, {floor_bits} bits", floor_bits / 8, "B/param")]
+    floor_bits = needed_bits(MpcSetting(PARTIES[0], clients, size).spec, FRACTIONAL_BITS)
+    figures = [BenchFigure(f"{size:,} parameters: the floor, {floor_bits} bits", floor_bits / 8, "B/param")]
     for parties in PARTIES:
-        upload = Clients(Setting(parties, clients, size)).upload(0)
+        upload = Clients(MpcSetting(parties, clients, size)).upload(0)
         up_bytes = sum(len(name) + len(cast(bytes, value)) for name, value in upload.items())
-        figures.append(Figure(f"{size:,} parameters, {parties} parties: up", up_bytes / size, "B/param", UP_BAR))
+        figures.append(BenchFigure(f"{size:,} parameters, {parties} parties: up", up_bytes / size, "B/param", UP_BAR))
     return figures
 
 
@@ -170,7 +170,7 @@ def upload_figures(size: int, clients: int) -> list[Figure]:
 class Seat:
     """One party, in a process of its own, and the ways in which it sums."""
 
-    def __init__(self, setting: Setting, identity: bytes, roster: bytes, handed: Records, private: Path) -> None:
+    def __init__(self, setting: MpcSetting, identity: bytes, roster: bytes, handed: Records, private: Path) -> None:
         from fl.runtimes.peers import join  # with it CrypTen, which the driver does without
 
         torch.set_num_threads(1)
@@ -195,7 +195,7 @@ class Seat:
         self._vectors = [setting.vector(client) for client in range(setting.clients)]
         self._exact_D = np.sum(self._vectors, axis=0, dtype=np.float64)
 
-    def _player(self) -> Party:
+    def _player(self) -> Participant:
         """With a store that has seen nothing, on the disk."""
         store = FileStore(self._private / f"{self._rank}-{self._repeats}")
         return self._setting.player(self._address, Credentials(*self._keys, store, self._peers))
@@ -271,7 +271,7 @@ def _never() -> Vector:
 _seat: Seat  # of this process
 
 
-def _sit(setting: Setting, identity: bytes, roster: bytes, handed: Records, private: Path) -> None:
+def _sit(setting: MpcSetting, identity: bytes, roster: bytes, handed: Records, private: Path) -> None:
     global _seat
     _seat = Seat(setting, identity, roster, handed, private)
 
@@ -321,15 +321,15 @@ def race(clients: Clients, repeats: int, done: Callable[[str], None]) -> Measure
     return measured
 
 
-def race_figures(clients: Clients, measured: Measured) -> list[Figure]:
+def race_figures(clients: Clients, measured: Measured) -> list[BenchFigure]:
     """Medians after the first repeat, and their ratios."""
     setting = clients.setting
     medians = {way: statistics.median(times[1:]) for way, times in measured.items()}
     rate = setting.parameters / statistics.median(clients.share_s[1:] or clients.share_s) / 1e6
     case = f"{setting.parties} parties, {setting.clients} x {setting.parameters:,}"
     return [
-        Figure(f"{case}: client", rate, "M params/s"),
-        *(Figure(f"{case}: {way}", 1e3 * seconds, "ms") for way, seconds in medians.items()),
-        Figure(f"{case}: ours / numpy's", medians["ours"] / medians["numpy"], "1", NUMPY_BAR),
-        Figure(f"{case}: naive / ours", medians["naive"] / medians["ours"], "1", NAIVE_BAR),
+        BenchFigure(f"{case}: client", rate, "M params/s"),
+        *(BenchFigure(f"{case}: {way}", 1e3 * seconds, "ms") for way, seconds in medians.items()),
+        BenchFigure(f"{case}: ours / numpy's", medians["ours"] / medians["numpy"], "1", NUMPY_BAR),
+        BenchFigure(f"{case}: naive / ours", medians["naive"] / medians["ours"], "1", NAIVE_BAR),
     ]

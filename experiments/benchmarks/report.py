@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import Figure
+from experiments.benchmarks import BenchFigure
 from experiments.benchmarks.tables import fill
 from privacy.errors import ConfigError
 
@@ -35,7 +35,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser (default: %(default)s)")
 
 
-def measure(arguments: argparse.Namespace) -> list[Figure]:
+def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     """All figures of this benchmark.
 
     Raises:
@@ -55,11 +55,11 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
     name = f"{arguments.configurations} configurations of {arguments.seeds} seeds"
     load_s, drawn_s, processor_s = (statistics.median(times) for times in zip(*opened, strict=True))
     return [
-        Figure(f"{name}, page", size_bytes / MIB, "MiB"),
-        Figure(f"{name}, written in", wrote_s, "s"),
-        Figure(f"{name}, loaded in", load_s, "s", "<= 2"),
-        Figure(f"{name}, drawn in", drawn_s, "s", "<= 2"),
-        Figure(f"{name}, drawn in, processor", processor_s, "s"),
+        BenchFigure(f"{name}, page", size_bytes / MIB, "MiB"),
+        BenchFigure(f"{name}, written in", wrote_s, "s"),
+        BenchFigure(f"{name}, loaded in", load_s, "s", "<= 2"),
+        BenchFigure(f"{name}, drawn in", drawn_s, "s", "<= 2"),
+        BenchFigure(f"{name}, drawn in, processor", processor_s, "s"),
     ]
 
 

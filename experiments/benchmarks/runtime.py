@@ -21,7 +21,7 @@ import psutil
 import torch
 from rich.progress import Progress
 
-from experiments.benchmarks import Figure
+from experiments.benchmarks import BenchFigure
 from experiments.benchmarks.bare import BareLoop
 from experiments.hydra.compose import composed
 from fl import participant, runtimes
@@ -62,7 +62,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-memory", action="store_true", help="leave the runs with 100 and 10,000 clients out")
 
 
-def measure(arguments: argparse.Namespace) -> list[Figure]:
+def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     """All figures of this benchmark."""
     data = f"data={arguments.data}"
     rounds = f"rounds={arguments.alternations + 1}"
@@ -78,7 +78,7 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
             workers = worker_rounds(configured(data, rounds, f"runtime.workers={CORES}", *SETTING), race)
         with step(bar, "empty rounds"):
             empty = empty_rounds(configured(data, "rounds=1", *EMPTY), race)
-        memory: list[Figure] = []
+        memory: list[BenchFigure] = []
         if not arguments.skip_memory:
             with step(bar, "memory with 100 and 10,000 clients"):
                 memory = memory_figures(data)
@@ -153,14 +153,14 @@ class Race:
         """Median round of the in-process runtime."""
         return statistics.median(self.runtime_s)
 
-    def figures(self) -> list[Figure]:
+    def figures(self) -> list[BenchFigure]:
         """Medians and their ratio."""
         bare_s = statistics.median(self.bare_s)
         return [
-            Figure("(a) bare loop, round", bare_s, "s"),
-            Figure("(b) in process, round", self.round_s, "s"),
-            Figure("(b) / (a)", self.round_s / bare_s, "1", "<= 1.15"),
-            Figure("(b) / (a), slowest and fastest alternation", _spread(self.runtime_s, self.bare_s), "1"),
+            BenchFigure("(a) bare loop, round", bare_s, "s"),
+            BenchFigure("(b) in process, round", self.round_s, "s"),
+            BenchFigure("(b) / (a)", self.round_s / bare_s, "1", "<= 1.15"),
+            BenchFigure("(b) / (a), slowest and fastest alternation", _spread(self.runtime_s, self.bare_s), "1"),
         ]
 
 
@@ -169,7 +169,7 @@ def _spread(above: list[float], below: list[float]) -> float:
     return ratios[-1] / ratios[0]
 
 
-def ray_rounds(bar: Progress, cores: str, *overrides: str) -> list[Figure]:
+def ray_rounds(bar: Progress, cores: str, *overrides: str) -> list[BenchFigure]:
     """A session of Flower's Ray engine with the same apps: start-up, first round, and the median of the others."""
     work = configured(*overrides, "runtime=ray", f"runtime.cpus_per_client={RAY_CORES[cores]}", *SETTING)
     folder = Path(tempfile.mkdtemp())
@@ -178,30 +178,30 @@ def ray_rounds(bar: Progress, cores: str, *overrides: str) -> list[Figure]:
     rows = Checkpoints(folder / "checkpoints", 1).rows()
     walls = rows.filter((rows["stage"] == "round") & (rows["metric"] == "wall")).sort("round")["value"].to_list()
     return [
-        Figure(f"(c) Ray, {cores}, start-up and end", whole_s - sum(walls), "s"),
-        Figure(f"(c) Ray, {cores}, first round", walls[0], "s"),
-        Figure(f"(c) Ray, {cores}, round", statistics.median(walls[1:]), "s"),
+        BenchFigure(f"(c) Ray, {cores}, start-up and end", whole_s - sum(walls), "s"),
+        BenchFigure(f"(c) Ray, {cores}, first round", walls[0], "s"),
+        BenchFigure(f"(c) Ray, {cores}, round", statistics.median(walls[1:]), "s"),
     ]
 
 
-def against(ray: Mapping[str, Figure], race: Race, workers: Figure) -> list[Figure]:
+def against(ray: Mapping[str, BenchFigure], race: Race, workers: BenchFigure) -> list[BenchFigure]:
     """How many times faster the in-process runtime is: on one core each, on all cores each, and on one against all."""
     return [
-        Figure("(c) / (b), one core each", ray["one core"].value / race.round_s, "1", ">= 3"),
-        Figure("(c) / (b), all cores each", ray["all cores"].value / workers.value, "1"),
-        Figure("(c) on all cores / (b) on one", ray["all cores"].value / race.round_s, "1"),
+        BenchFigure("(c) / (b), one core each", ray["one core"].value / race.round_s, "1", ">= 3"),
+        BenchFigure("(c) / (b), all cores each", ray["all cores"].value / workers.value, "1"),
+        BenchFigure("(c) on all cores / (b) on one", ray["all cores"].value / race.round_s, "1"),
     ]
 
 
-def worker_rounds(work: Workspace, race: Race) -> list[Figure]:
+def worker_rounds(work: Workspace, race: Race) -> list[BenchFigure]:
     """The same with a worker process for each core; the first round, in which they start, stands apart."""
     with inprocess.grid_of(work) as grid:
         server = server_of(work, grid)
         walls = [timed(lambda number=number: server.advance(number)) for number in range(1, work.config.rounds + 1)]  # type: ignore[misc]
     return [
-        Figure(f"{CORES} workers, first round", walls[0], "s"),
-        Figure(f"{CORES} workers, round", statistics.median(walls[1:]), "s"),
-        Figure(f"(b) / {CORES} workers", race.round_s / statistics.median(walls[1:]), "1"),
+        BenchFigure(f"{CORES} workers, first round", walls[0], "s"),
+        BenchFigure(f"{CORES} workers, round", statistics.median(walls[1:]), "s"),
+        BenchFigure(f"(b) / {CORES} workers", race.round_s / statistics.median(walls[1:]), "1"),
     ]
 
 
@@ -228,7 +228,7 @@ class Deaf(Meter):
         yield
 
 
-def empty_rounds(work: Workspace, race: Race, times: int = 60) -> list[Figure]:
+def empty_rounds(work: Workspace, race: Race, times: int = 60) -> list[BenchFigure]:
     """Rounds of 10 clients that train on nothing, measured and unmeasured in turn."""
     work.activate()
     servers = [server_of(work, inprocess.InProcessGrid(work.hash, work.config.clients)) for _ in range(2)]
@@ -246,19 +246,19 @@ def empty_rounds(work: Workspace, race: Race, times: int = 60) -> list[Figure]:
     cost_s = (statistics.median(measured_s) - statistics.median(unmeasured_s)) / work.config.clients
     share = 100 * cost_s * race.work.spec.cohort_size / race.round_s
     return [
-        Figure("empty round, 10 clients, 26,010 parameters", round_ms, "ms", "<= 10"),
-        Figure("measuring, a client", 1e6 * cost_s, "us"),
-        Figure("measuring, share of round (b)", share, "%", "<= 2"),
+        BenchFigure("empty round, 10 clients, 26,010 parameters", round_ms, "ms", "<= 10"),
+        BenchFigure("measuring, a client", 1e6 * cost_s, "us"),
+        BenchFigure("measuring, share of round (b)", share, "%", "<= 2"),
     ]
 
 
-def memory_figures(data: str) -> list[Figure]:
+def memory_figures(data: str) -> list[BenchFigure]:
     """Peak memory of whole runs in processes of their own, with few clients and with many."""
     few, many = (peak_rss_mb(data, clients) for clients in (100, 10_000))
     return [
-        Figure("peak RSS, 100 clients", few, "MB"),
-        Figure("peak RSS, 10,000 clients", many, "MB"),
-        Figure("peak RSS, 10,000 / 100 clients", many / few, "1", "<= 1.2"),
+        BenchFigure("peak RSS, 100 clients", few, "MB"),
+        BenchFigure("peak RSS, 10,000 clients", many, "MB"),
+        BenchFigure("peak RSS, 10,000 / 100 clients", many / few, "1", "<= 1.2"),
     ]
 
 

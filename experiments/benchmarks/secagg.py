@@ -24,15 +24,15 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
-from experiments.benchmarks import Figure
-from experiments.benchmarks.secagg_costs import GONE_FROM, Case, Costs, number
+from experiments.benchmarks import BenchFigure
+from experiments.benchmarks.secagg_costs import GONE_FROM, Costs, SecAggCase, number
 from fl.keys.folders import FileStore
 from fl.server import progress_bar
 from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError
 from privacy.randomness import OsRandomness
 from privacy.sealing import Identity, Roster
-from privacy.secure_sums.contract import Credentials, Exchange, Party, Records, Value
+from privacy.secure_sums.contract import Credentials, Exchange, Participant, Records, Value
 from privacy.secure_sums.secagg.masks import MaskedVectors
 from privacy.secure_sums.secagg.protocol import SecAggSum
 from privacy.secure_sums.signed_replies import reply_header, signed, verified
@@ -66,7 +66,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--curves", action="store_true", help="over clients and lengths, instead of the comparison")
 
 
-def measure(arguments: argparse.Namespace) -> list[Figure]:
+def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     """The figures: the comparison, or the curves.
 
     Raises:
@@ -77,7 +77,7 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
             raise ConfigError.of(f"--{name}", getattr(arguments, name), f"must be at least {least}")
     if arguments.curves:
         return curves(arguments.repeats)
-    cases = [Case(arguments.clients, arguments.parameters, share / 100) for share in percents(arguments.dropouts)]
+    cases = [SecAggCase(arguments.clients, arguments.parameters, share / 100) for share in percents(arguments.dropouts)]
     ways = ways_of(arguments.clients)
     with progress_bar(True) as bar:
         task = bar.add_task("rounds", total=arguments.repeats * len(cases) * len(ways), note="")
@@ -100,7 +100,7 @@ def percents(text: str) -> list[int]:
 class OurRound:
     """One round of ours."""
 
-    case: Case
+    case: SecAggCase
     costs: Costs
     secure_sum: SecAggSum
     folder: Path
@@ -144,7 +144,7 @@ class OurRound:
     def _respond(self, stage: str, address: Address, sent: Records) -> Records:
         store = FileStore(self.folder / str(number(address)))
         own = Credentials(self.identities[address], self.roster, store)
-        me = Party(address, RUN, 1, ATTEMPT, self.spec, self.memories[address], OsRandomness(), own)
+        me = Participant(address, RUN, 1, ATTEMPT, self.spec, self.memories[address], OsRandomness(), own)
         vector = np.append(self.case.update(number(address)), np.float32(1)) if stage == GONE_FROM else None
         with self.costs.of_client(number(address)):
             return signed(self.secure_sum.respond(stage, sent, me, lambda: vector), me, stage)  # type: ignore[arg-type,return-value]
@@ -159,7 +159,7 @@ def _size(records: Records) -> int:
     return sum(len(name) + len(value) for name, value in records.items() if isinstance(value, bytes | str))
 
 
-def our_round(case: Case) -> Costs:
+def our_round(case: SecAggCase) -> Costs:
     """One round with what the configuration has."""
     with tempfile.TemporaryDirectory() as folder:
         return OurRound(case, Costs(), SecAggSum(case.clients), Path(folder)).run()
@@ -168,8 +168,8 @@ def our_round(case: Case) -> Costs:
 # ---- the race
 
 
-Way = Callable[[Case], Costs]
-Measured = Mapping[tuple[str, Case], Sequence[Costs]]
+Way = Callable[[SecAggCase], Costs]
+Measured = Mapping[tuple[str, SecAggCase], Sequence[Costs]]
 
 
 def ways_of(clients: int) -> dict[str, Way]:
@@ -187,9 +187,9 @@ def ways_of(clients: int) -> dict[str, Way]:
     }
 
 
-def race(cases: Sequence[Case], ways: Mapping[str, Way], repeats: int, done: Callable[[str], None]) -> Measured:
+def race(cases: Sequence[SecAggCase], ways: Mapping[str, Way], repeats: int, done: Callable[[str], None]) -> Measured:
     """All ways in turn on each case, so many times, after a small round of each; `done` is told after each."""
-    measured: dict[tuple[str, Case], list[Costs]] = {}
+    measured: dict[tuple[str, SecAggCase], list[Costs]] = {}
     for way in ways.values():
         way(replace(cases[0], parameters=100, dropout=0.0))
     for _ in range(repeats):
@@ -200,7 +200,7 @@ def race(cases: Sequence[Case], ways: Mapping[str, Way], repeats: int, done: Cal
     return measured
 
 
-def compare(cases: Sequence[Case], measured: Measured) -> list[Figure]:
+def compare(cases: Sequence[SecAggCase], measured: Measured) -> list[BenchFigure]:
     """Medians of each way, and how many times as long Flower's takes."""
     figures = []
     names = dict.fromkeys(name for name, _ in measured)
@@ -209,20 +209,20 @@ def compare(cases: Sequence[Case], measured: Measured) -> list[Figure]:
         for name, (server_s, client_s, up, down) in medians.items():
             at = f"{case.clients} x {case.parameters:,}, {case.dropout:.0%} gone: {name}"
             figures += [
-                Figure(f"{at}: server", server_s, "s"),
-                Figure(f"{at}: a client", 1e3 * client_s, "ms"),
-                Figure(f"{at}: up", up / case.parameters, "B/param"),
-                Figure(f"{at}: down", down / case.parameters, "B/param"),
+                BenchFigure(f"{at}: server", server_s, "s"),
+                BenchFigure(f"{at}: a client", 1e3 * client_s, "ms"),
+                BenchFigure(f"{at}: up", up / case.parameters, "B/param"),
+                BenchFigure(f"{at}: down", down / case.parameters, "B/param"),
             ]
             if name != "ours":
                 ours = medians["ours"]
                 bar = FASTER_BAR if name.endswith("defaults") else None
-                figures.append(Figure(f"{at} / ours: server", server_s / ours[0], "1", bar))
-                figures.append(Figure(f"{at} / ours: a client", client_s / ours[1], "1", bar))
+                figures.append(BenchFigure(f"{at} / ours: server", server_s / ours[0], "1", bar))
+                figures.append(BenchFigure(f"{at} / ours: a client", client_s / ours[1], "1", bar))
     return figures
 
 
-def median(rounds: Sequence[Costs], case: Case) -> tuple[float, float, float, float]:
+def median(rounds: Sequence[Costs], case: SecAggCase) -> tuple[float, float, float, float]:
     """Seconds of the server and of a client, and bytes of a client up and down."""
     server_s = statistics.median(costs.server_s for costs in rounds)
     client_s = statistics.median(costs.client_s(case.gone) for costs in rounds)
@@ -232,7 +232,7 @@ def median(rounds: Sequence[Costs], case: Case) -> tuple[float, float, float, fl
 # ---- what limits it
 
 
-def limits(case: Case, measured: Measured) -> list[Figure]:
+def limits(case: SecAggCase, measured: Measured) -> list[BenchFigure]:
     """Bytes over k bits a parameter, and a client's masks beside the stream cipher alone."""
     masked = SecAggSum(case.clients).masked(
         VectorSpec((Segment("update", case.parameters, 1.0), Segment("weight", 1, 1.0)), case.clients)
@@ -248,13 +248,13 @@ def limits(case: Case, measured: Measured) -> list[Figure]:
     mask_s = mask_seconds(masked, masks)
     alone_s = masks * masked.words * masked.dtype.itemsize / stream
     return [
-        Figure(f"{at}: neighbours", plan.degree, "1"),
-        Figure(f"{at}: threshold", plan.threshold, "1"),
-        Figure(f"{at}: a masked vector", costs.payload_bytes / least, "1", PAYLOAD_BAR if barred else None),
-        Figure(f"{at}: all of a client, up and down", whole, "1", HANDSHAKE_BAR if barred else None),
-        Figure("ChaCha20 alone", stream / 1e9, "GB/s"),
-        Figure(f"{at}: {masks} masks", 1e3 * mask_s, "ms"),
-        Figure(f"{at}: {masks} masks / ChaCha20 alone", mask_s / alone_s, "1"),
+        BenchFigure(f"{at}: neighbours", plan.degree, "1"),
+        BenchFigure(f"{at}: threshold", plan.threshold, "1"),
+        BenchFigure(f"{at}: a masked vector", costs.payload_bytes / least, "1", PAYLOAD_BAR if barred else None),
+        BenchFigure(f"{at}: all of a client, up and down", whole, "1", HANDSHAKE_BAR if barred else None),
+        BenchFigure("ChaCha20 alone", stream / 1e9, "GB/s"),
+        BenchFigure(f"{at}: {masks} masks", 1e3 * mask_s, "ms"),
+        BenchFigure(f"{at}: {masks} masks / ChaCha20 alone", mask_s / alone_s, "1"),
     ]
 
 
@@ -284,10 +284,10 @@ def mask_seconds(masked: MaskedVectors, masks: int) -> float:
     return min(taken)
 
 
-def curves(repeats: int) -> list[Figure]:
+def curves(repeats: int) -> list[BenchFigure]:
     """Of ours, without drop-outs: over clients at one length, and over lengths for one cohort."""
-    cases = [Case(clients, CURVE_PARAMETERS, 0.0) for clients in CURVE_CLIENTS]
-    cases += [Case(CURVE_COHORT, length, 0.0) for length in CURVE_LENGTHS]
+    cases = [SecAggCase(clients, CURVE_PARAMETERS, 0.0) for clients in CURVE_CLIENTS]
+    cases += [SecAggCase(CURVE_COHORT, length, 0.0) for length in CURVE_LENGTHS]
     figures = []
     with progress_bar(True) as bar:
         task = bar.add_task("rounds", total=repeats * len(cases), note="")

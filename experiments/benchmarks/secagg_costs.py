@@ -14,7 +14,7 @@ GONE_FROM = "mask"  # who drops out has shared its secrets, and sends no vector:
 
 
 @dataclass(frozen=True)
-class Case:
+class SecAggCase:
     """So many clients with vectors of so many values up to 1, of which a share drops out."""
 
     clients: int

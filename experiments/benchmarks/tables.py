@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.benchmarks import Figure
+from experiments.benchmarks import BenchFigure
 from results.store import CONFIG, LOCK
 
 REAL = ("rounds=2", "clients=4", "model=logistic", "device=cpu", "output.progress=false")
@@ -41,7 +41,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="keep the runs there, or take those that are there already")
 
 
-def measure(arguments: argparse.Namespace) -> list[Figure]:
+def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     """All figures of this benchmark."""
     if arguments.folder is not None:
         return _figures(arguments.folder, arguments.runs, arguments.seeds)
@@ -49,7 +49,7 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
         return _figures(Path(folder) / "runs", arguments.runs, arguments.seeds)
 
 
-def _figures(folder: Path, runs: int, seeds: int) -> list[Figure]:
+def _figures(folder: Path, runs: int, seeds: int) -> list[BenchFigure]:
     if not folder.exists():
         fill(folder, runs, seeds)
     name = f"{runs} runs of {runs // seeds} configurations"
@@ -58,11 +58,11 @@ def _figures(folder: Path, runs: int, seeds: int) -> list[Figure]:
     again = Timed.of(folder)
     best = min(warm, again, key=lambda timed: timed.wall_s)
     return [
-        Figure(f"{name}, the first time", cold.wall_s, "s"),
-        Figure(f"{name}, the first time, peak memory", cold.peak_bytes / MIB, "MiB"),
-        Figure(name, best.wall_s, "s", "<= 5"),
-        Figure(f"{name}, processor", best.processor_s, "s"),
-        Figure(f"{name}, peak memory", max(warm.peak_bytes, again.peak_bytes) / MIB, "MiB", "<= 954"),  # 1 GB
+        BenchFigure(f"{name}, the first time", cold.wall_s, "s"),
+        BenchFigure(f"{name}, the first time, peak memory", cold.peak_bytes / MIB, "MiB"),
+        BenchFigure(name, best.wall_s, "s", "<= 5"),
+        BenchFigure(f"{name}, processor", best.processor_s, "s"),
+        BenchFigure(f"{name}, peak memory", max(warm.peak_bytes, again.peak_bytes) / MIB, "MiB", "<= 954"),  # 1 GB
     ]
 
 

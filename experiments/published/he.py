@@ -18,7 +18,7 @@ import numpy as np
 
 from experiments.benchmarks.float32 import Float32
 from privacy.secure_sums.he.ciphers import generate_keys
-from privacy.secure_sums.he.codecs import Scheme, ckks_scheme
+from privacy.secure_sums.he.codecs import CipherScheme, ckks_scheme
 from privacy.secure_sums.he.parameters import HeParameters
 from privacy.secure_sums.vectors import Segment, Vector, VectorSpec
 
@@ -29,7 +29,7 @@ SAMPLES = 40  # of an operation, as the benchmark has
 T = TypeVar("T")
 
 
-class Cost(NamedTuple):
+class OperationCost(NamedTuple):
     """Of one aggregation: bytes that a client sends; seconds of one client, of one addition, and of one opening."""
 
     up_bytes: float
@@ -37,16 +37,16 @@ class Cost(NamedTuple):
     add_s: float
     open_s: float
 
-    def plus(self, other: "Cost") -> "Cost":
+    def plus(self, other: "OperationCost") -> "OperationCost":
         """Of both parts of a vector."""
-        return Cost(*(mine + others for mine, others in zip(self, other, strict=True)))
+        return OperationCost(*(mine + others for mine, others in zip(self, other, strict=True)))
 
     def whole_s(self, clients: int) -> float:
         """All of it, one after the other; one client opens."""
         return clients * (self.client_s + self.add_s) + self.open_s
 
 
-NOTHING = Cost(0.0, 0.0, 0.0, 0.0)
+NOTHING = OperationCost(0.0, 0.0, 0.0, 0.0)
 
 
 class System:
@@ -65,12 +65,12 @@ class System:
             self._parameters = HeParameters("ckks", **{**parameters, "coeff_modulus_bits": bits}, dense=False)
             self._keys = generate_keys(self._parameters)
 
-    def aggregate(self, values: int) -> Cost:
+    def aggregate(self, values: int) -> OperationCost:
         """The aggregation of vectors of so many values."""
         encrypted = round(self.fraction * values)
         return self._in_pieces(encrypted, True).plus(self._in_pieces(values - encrypted, False))
 
-    def _in_pieces(self, values: int, encrypted: bool) -> Cost:
+    def _in_pieces(self, values: int, encrypted: bool) -> OperationCost:
         slots = 1 if self._parameters is None else self._parameters.poly_modulus_degree // 2 - 1
         cost = NOTHING
         piece = PIECE * slots if encrypted else 1 << 22
@@ -78,7 +78,7 @@ class System:
             cost = cost.plus(self._piece(min(piece, values - start), encrypted))
         return cost
 
-    def _piece(self, values: int, encrypted: bool) -> Cost:
+    def _piece(self, values: int, encrypted: bool) -> OperationCost:
         spec = VectorSpec((Segment("update", values, 1.0),), self._clients)
         vector_D = np.random.default_rng(values).uniform(-1, 1, values).astype(np.float32)
         if not encrypted or self._parameters is None:
@@ -87,7 +87,9 @@ class System:
         return _aggregated(scheme, vector_D, self._clients, self._keys.public, self._keys.secret)
 
 
-def _aggregated(scheme: Scheme | Float32, vector_D: Vector, clients: int, public: bytes, secret: bytes) -> Cost:
+def _aggregated(
+    scheme: CipherScheme | Float32, vector_D: Vector, clients: int, public: bytes, secret: bytes
+) -> OperationCost:
     adder = scheme.adder()
     clients_s = list[float]()
     adds_s = list[float]()
@@ -100,7 +102,7 @@ def _aggregated(scheme: Scheme | Float32, vector_D: Vector, clients: int, public
         up_bytes = len(message)
     open_s, sum_D = _timed(lambda: scheme.open(adder.message(), secret, clients, None))
     assert np.abs(sum_D - clients * vector_D.astype(np.float64)).max() < 1e-3, "it opens to the sum"
-    return Cost(up_bytes, statistics.median(clients_s), statistics.median(adds_s), open_s)
+    return OperationCost(up_bytes, statistics.median(clients_s), statistics.median(adds_s), open_s)
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:
@@ -136,12 +138,12 @@ def _plain(value: Any) -> Any:
 
 
 @lru_cache(maxsize=8)  # the rows of a table share one measurement
-def _all_systems(systems: str, values: int, clients: int, repeats: int) -> dict[str, Cost]:
+def _all_systems(systems: str, values: int, clients: int, repeats: int) -> dict[str, OperationCost]:
     """Every system in turn, after a piece that loads its keys; medians over the repeats."""
     from fl.server import progress_bar
 
     known = {name: System(clients, **arguments) for name, arguments in json.loads(systems).items()}
-    found: dict[str, list[Cost]] = {name: [] for name in known}
+    found: dict[str, list[OperationCost]] = {name: [] for name in known}
     with progress_bar(True) as bar:
         task = bar.add_task(f"{values:,} values", total=repeats * len(known), note="")
         for system in known.values():
@@ -150,7 +152,7 @@ def _all_systems(systems: str, values: int, clients: int, repeats: int) -> dict[
             for name, system in known.items():
                 found[name].append(system.aggregate(values))
                 bar.update(task, advance=1, note=name)
-    return {name: Cost(*map(statistics.median, zip(*costs, strict=True))) for name, costs in found.items()}
+    return {name: OperationCost(*map(statistics.median, zip(*costs, strict=True))) for name, costs in found.items()}
 
 
 def selective_size(values: int, slots: int, ciphertext_bytes: float, fraction: float) -> dict[str, float]:

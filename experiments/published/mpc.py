@@ -41,9 +41,9 @@ def share_parties(left: int, right: int, contributions: int, updates: int) -> di
 
 @lru_cache(maxsize=4)  # rows share a measurement
 def _shares(parties: int, contributions: int, updates: int) -> tuple[float, float, float]:
-    from experiments.benchmarks.mpc import Clients, Setting, seated, stage_cost
+    from experiments.benchmarks.mpc import Clients, MpcSetting, seated, stage_cost
 
-    with seated(Clients(Setting(parties, contributions, updates))) as pools:
+    with seated(Clients(MpcSetting(parties, contributions, updates))) as pools:
         rounds = []
         for _ in range(1 + REPEATS):
             told = [future.result() for future in [pool.submit(stage_cost) for pool in pools]]

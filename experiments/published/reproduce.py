@@ -24,7 +24,7 @@ from fl.config.identity import hash_of, to_json
 from privacy.errors import ConfigError, FedveilError
 from results.output import FORMATS, Parser
 from results.published import registry, verdicts
-from results.published.registry import Compare, Figure, Kind, Row, Table
+from results.published.registry import Compare, Figure, Kind, PublishedRow, Table
 from results.published.verdicts import Result
 from results.store import default_directory
 
@@ -38,7 +38,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairedRuns:
     """A run of a row, and its plain twin where the row compares the two."""
 
     cell: Cell
@@ -57,8 +57,8 @@ class Task:
     `small` says what is smaller than published; `skipped` why the row is not for this setting.
     """
 
-    row: Row
-    pairs: tuple[Pair, ...] = ()
+    row: PublishedRow
+    pairs: tuple[PairedRuns, ...] = ()
     compute: Mapping[str, Any] = field(default_factory=dict)
     small: str = ""
     skipped: str = ""
@@ -134,7 +134,7 @@ def _plan(name: str, table: Table, only: str | None, seeds: Sequence[int] | None
     return [_task(name, table, row, seeds, full) for row in table.rows if only is None or only in row.name]
 
 
-def _task(name: str, table: Table, row: Row, seeds: Sequence[int] | None, full: bool) -> Task:
+def _task(name: str, table: Table, row: PublishedRow, seeds: Sequence[int] | None, full: bool) -> Task:
     smaller = [] if full else [small for small in (table.small, row.small) if small.says]
     if seeds is not None:
         smaller = [small for small in smaller if not small.seeds_alone]
@@ -154,11 +154,11 @@ def _task(name: str, table: Table, row: Row, seeds: Sequence[int] | None, full: 
     return Task(row, tuple(_pair(name, row, overrides, seed) for seed in chosen), small=says)
 
 
-def _pair(name: str, row: Row, overrides: Sequence[str], seed: int) -> Pair:
+def _pair(name: str, row: PublishedRow, overrides: Sequence[str], seed: int) -> PairedRuns:
     cell = _cell(name, row, [*overrides, f"seed={seed}"])
     if not row.has_twin:
-        return Pair(cell, None)
-    return Pair(cell, _cell(name, row, [*filter(_is_not_protection, overrides), f"seed={seed}"]))
+        return PairedRuns(cell, None)
+    return PairedRuns(cell, _cell(name, row, [*filter(_is_not_protection, overrides), f"seed={seed}"]))
 
 
 def _is_not_protection(override: str) -> bool:
@@ -166,7 +166,7 @@ def _is_not_protection(override: str) -> bool:
     return not override.lstrip("+~").startswith(("privacy=", "secure_sum", "mechanism", "noise=", "delta="))
 
 
-def _cell(name: str, row: Row, overrides: Sequence[str]) -> Cell:
+def _cell(name: str, row: PublishedRow, overrides: Sequence[str]) -> Cell:
     try:
         config = composed(overrides)
         check(config)
@@ -221,7 +221,7 @@ def _regenerate(task: Task) -> Result:
     return Result(task.row, values, task.skipped, small=task.small)
 
 
-def _run(row: Row, cell: Cell) -> dict[str, Any]:
+def _run(row: PublishedRow, cell: Cell) -> dict[str, Any]:
     from experiments.execute import execute  # torch and Flower: what is computed does without
 
     print(f"{row.name}, seed {cell.config.seed}", file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ COLOUR_MODES = ("RGB", "RGBA", "P", "CMYK", "YCbCr")
 
 
 @dataclass(frozen=True)
-class Request:
+class DecodingRequest:
     """The keys of `data` that select the images; the keys of the partition are left out."""
 
     name: str
@@ -36,7 +36,7 @@ class Request:
     natural_column: str | None
 
     @classmethod
-    def of(cls, config: DataConfig) -> "Request":
+    def of(cls, config: DataConfig) -> "DecodingRequest":
         """Read the keys from the node `data` of a configuration."""
         return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
@@ -46,7 +46,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawImages:
     """One split as read: labels and owners are integers or strings, in any range."""
 
     images_NCHW: NDArray[np.uint8]
@@ -60,7 +60,7 @@ def missing(key: str, value: str, place: str, kind: str, names: Iterable[str]) -
     return ConfigError.of(f"data.{key}", value, f"{place} has the {kind} {', '.join(names)}")
 
 
-def choose_splits(request: Request, splits: Iterable[str], place: str) -> tuple[str, str | None]:
+def choose_splits(request: DecodingRequest, splits: Iterable[str], place: str) -> tuple[str, str | None]:
     """Return the names of the training and of the test split; a set of a single split has no test split.
 
     Raises:
@@ -76,7 +76,9 @@ def choose_splits(request: Request, splits: Iterable[str], place: str) -> tuple[
     return request.train_split, None
 
 
-def decode_table(request: Request, batches: Callable[[list[str]], Iterable[Any]], rows: int, **table: Any) -> Raw:
+def decode_table(
+    request: DecodingRequest, batches: Callable[[list[str]], Iterable[Any]], rows: int, **table: Any
+) -> RawImages:
     """Decode a split from batches of an Arrow table.
 
     Args:
@@ -101,10 +103,10 @@ def decode_table(request: Request, batches: Callable[[list[str]], Iterable[Any]]
             yield from batch.column(columns["image_column"]).to_pylist()
 
     images_NCHW, jpeg = _decode_images(cells(), rows, request, place)
-    return Raw(images_NCHW, np.concatenate(labels), np.concatenate(owners) if owners else None, jpeg)
+    return RawImages(images_NCHW, np.concatenate(labels), np.concatenate(owners) if owners else None, jpeg)
 
 
-def _columns(request: Request, place: str, names: list[str], owned: bool) -> dict[str, str]:
+def _columns(request: DecodingRequest, place: str, names: list[str], owned: bool) -> dict[str, str]:
     wanted = {"image_column": request.image_column, "label_column": request.label_column}
     if owned and request.natural_column is not None:
         wanted["natural_column"] = request.natural_column
@@ -114,7 +116,7 @@ def _columns(request: Request, place: str, names: list[str], owned: bool) -> dic
     return wanted
 
 
-def _values(column: Any, request: Request, key: str, place: str) -> NDArray[Any]:
+def _values(column: Any, request: DecodingRequest, key: str, place: str) -> NDArray[Any]:
     """Return a column's integers as int64, or its strings as strings."""
     values = np.asarray(column.to_pylist())
     if column.null_count or values.ndim != 1 or values.dtype.kind not in "biuU":
@@ -124,7 +126,9 @@ def _values(column: Any, request: Request, key: str, place: str) -> NDArray[Any]
     return values if values.dtype.kind == "U" else values.astype(np.int64)
 
 
-def _decode_images(cells: Iterator[Any], rows: int, request: Request, place: str) -> tuple[NDArray[np.uint8], bool]:
+def _decode_images(
+    cells: Iterator[Any], rows: int, request: DecodingRequest, place: str
+) -> tuple[NDArray[np.uint8], bool]:
     images_NHWC: NDArray[np.uint8] | None = None
     jpeg = False
     with progress(rows, f"decoding {request.name}") as advance:
@@ -143,7 +147,7 @@ def _decode_images(cells: Iterator[Any], rows: int, request: Request, place: str
     return np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2)), jpeg
 
 
-def _decode(cell: Any, request: Request, place: str) -> tuple[NDArray[np.uint8], str | None]:
+def _decode(cell: Any, request: DecodingRequest, place: str) -> tuple[NDArray[np.uint8], str | None]:
     """Return one image as (H, W, C) and its encoding, from bytes or from the hub's {bytes, path}."""
     from PIL import Image
 

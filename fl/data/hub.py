@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fl.data.decoding import BATCH_ROWS, Raw, Request, choose_splits, decode_table
+from fl.data.decoding import BATCH_ROWS, DecodingRequest, RawImages, choose_splits, decode_table
 from privacy.errors import ConfigError
 
 DATA_VARIABLE = "FEDVEIL_DATA"
@@ -16,7 +16,7 @@ PROBE_S = 5.0
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")  # flwr_datasets reads the variable at import
 
 
-def not_found(request: Request, looked: list[str]) -> ConfigError:
+def not_found(request: DecodingRequest, looked: list[str]) -> ConfigError:
     """Return the error that names the places searched and the ways to get the set."""
     ways = [f"give data.path=FOLDER with parquet or IDX files, or {DATA_VARIABLE}=FOLDER that holds {request.name}/"]
     if request.name == "fashion_mnist":
@@ -32,7 +32,7 @@ def not_found(request: Request, looked: list[str]) -> ConfigError:
 class Hub:
     """A data set on the hub, or the copy of an earlier download in the hub's own cache."""
 
-    request: Request
+    request: DecodingRequest
     looked: list[str]  # the places searched before, for the error
     pixel_max: ClassVar[int] = 255
 
@@ -45,7 +45,7 @@ class Hub:
         """Return the cache key, made from the data set's name: published images are taken not to change."""
         return ["hub", self.request.hub, *self.request.reading()]
 
-    def read(self) -> tuple[Raw, Raw | None]:
+    def read(self) -> tuple[RawImages, RawImages | None]:
         """Download and decode both splits; see `Source.read` in fl/data/sources.py."""
         train, test = self._download()
         return self._decode(train, True), (None if test is None else self._decode(test, False))
@@ -72,7 +72,7 @@ class Hub:
                 raise not_found(self.request, [*self.looked, f"{self.place} ({why})"]) from error
         return chosen[0], chosen[1]
 
-    def _decode(self, dataset: Any, owned: bool) -> Raw:
+    def _decode(self, dataset: Any, owned: bool) -> RawImages:
         def batches(columns: list[str]) -> Any:
             return dataset.select_columns(columns).with_format("arrow").iter(BATCH_ROWS)
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from fl.config.schema import DataConfig
 from fl.data import features
-from fl.data.decoding import Raw, Request
+from fl.data.decoding import DecodingRequest, RawImages
 from fl.data.hub import DATA_VARIABLE, one_line
 from fl.data.sources import Source, find
 from privacy.errors import ConfigError
@@ -110,12 +110,12 @@ def load_data(config: DataConfig) -> ImageData:
             the features.
     """
     root = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/fedveil").expanduser()
-    data = _load(Request.of(config), os.environ.get(DATA_VARIABLE), root)
+    data = _load(DecodingRequest.of(config), os.environ.get(DATA_VARIABLE), root)
     return data if config.features == "none" else _scattered(data, root)
 
 
 @lru_cache(maxsize=8)
-def _load(request: Request, _data_variable: str | None, root: Path) -> ImageData:
+def _load(request: DecodingRequest, _data_variable: str | None, root: Path) -> ImageData:
     source = find(request)
     entry = _entry(root, request.name, [CACHE_FORMAT, request.name, source.identity()])
     return _image_data(*_kept(entry, lambda: _arrange(source, request)))
@@ -177,7 +177,7 @@ def _one_at_a_time(entry: Path) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
 
 
-def _arrange(source: Source, request: Request) -> Kept:
+def _arrange(source: Source, request: DecodingRequest) -> Kept:
     """Read a source and convert it to the form that the cache keeps."""
     try:
         train, test = source.read()
@@ -200,25 +200,25 @@ def _arrange(source: Source, request: Request) -> Kept:
     return facts, arrays
 
 
-def _jpeg_note(request: Request, train: Raw) -> str:
+def _jpeg_note(request: DecodingRequest, train: RawImages) -> str:
     if not train.jpeg:
         return ""
     return "; JPEG re-encoding, not the original pixels" if request.name in LOSSLESS_ORIGINALS else "; JPEG images"
 
 
-def _hold_out(raw: Raw) -> tuple[Raw, Raw]:
+def _hold_out(raw: RawImages) -> tuple[RawImages, RawImages]:
     """Split by examples in a fixed way: the seed of a run moves no example between training and test."""
     rows = np.random.default_rng(0).permutation(len(raw.labels_N))
     cut = max(1, round(HELD_OUT * len(rows)))
     return _take(raw, np.sort(rows[cut:])), _take(raw, np.sort(rows[:cut]))
 
 
-def _take(raw: Raw, rows: NDArray[np.int64]) -> Raw:
+def _take(raw: RawImages, rows: NDArray[np.int64]) -> RawImages:
     owners_N = None if raw.owners_N is None else raw.owners_N[rows]
-    return Raw(raw.images_NCHW[rows], raw.labels_N[rows], owners_N, raw.jpeg)
+    return RawImages(raw.images_NCHW[rows], raw.labels_N[rows], owners_N, raw.jpeg)
 
 
-def _arrays(train: Raw, test: Raw) -> Arrays:
+def _arrays(train: RawImages, test: RawImages) -> Arrays:
     labels = np.concatenate([train.labels_N, test.labels_N])
     indices = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     arrays: Arrays = {"train_images": train.images_NCHW, "test_images": test.images_NCHW}

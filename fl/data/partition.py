@@ -25,7 +25,7 @@ PROPOSAL_TRIES = 3  # tries for a proposal in an error: the first of the tries a
 ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0)  # proposals where one fails
 
 
-class Scheme(NamedTuple):
+class PartitionScheme(NamedTuple):
     """The keys of `data` that define the split."""
 
     partition: str
@@ -48,18 +48,18 @@ def partition(config: DataConfig, data: ImageData, clients: int, seed: int) -> l
         ConfigError: a client would be left empty (unless `allow_empty`, where `iid` and `dirichlet` give it zero
             indices), or the set names no owners, or fewer than `clients`; the message names the key.
     """
-    scheme = Scheme(config.partition, config.alpha, config.shards, config.allow_empty)
+    scheme = PartitionScheme(config.partition, config.alpha, config.shards, config.allow_empty)
     return _partition(scheme, data, clients, seed)
 
 
 @lru_cache(maxsize=8)
-def _partition(scheme: Scheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
-    kinds: dict[str, Callable[[Scheme, ImageData, int, int], list[Indices]]]
+def _partition(scheme: PartitionScheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
+    kinds: dict[str, Callable[[PartitionScheme, ImageData, int, int], list[Indices]]]
     kinds = {"iid": _iid, "dirichlet": _dirichlet, "shards": _shards, "natural": _natural}
     return kinds[scheme.partition](scheme, data, clients, seed)
 
 
-def _iid(scheme: Scheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
+def _iid(scheme: PartitionScheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
     from flwr_datasets.partitioner import IidPartitioner
 
     labels_N = data.train.labels.numpy()
@@ -70,7 +70,7 @@ def _iid(scheme: Scheme, data: ImageData, clients: int, seed: int) -> list[Indic
     return [rows_N[part] for part in _deal(IidPartitioner(clients), labels_N[rows_N], range(clients))]
 
 
-def _dirichlet(scheme: Scheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
+def _dirichlet(scheme: PartitionScheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
     """Draw each label's shares over the clients: Yurochkin et al. 2019 (arXiv:1905.12022), section 4."""
     from flwr_datasets.partitioner import DirichletPartitioner
 
@@ -117,7 +117,7 @@ def dirichlet_sizes(counts_K: NDArray[np.int64], clients: int, alpha: float, see
     return sizes
 
 
-def _no_dirichlet(scheme: Scheme, counts_K: NDArray[np.int64], clients: int, seed: int) -> ConfigError:
+def _no_dirichlet(scheme: PartitionScheme, counts_K: NDArray[np.int64], clients: int, seed: int) -> ConfigError:
     """Return the error with values that work, by trial: the next alpha of a list, and the most clients of a scale.
 
     Each step of the scale takes nine tenths of the clients of the step before.
@@ -138,7 +138,7 @@ def _no_dirichlet(scheme: Scheme, counts_K: NDArray[np.int64], clients: int, see
     return ConfigError.of("data.alpha", scheme.alpha, f"leaves some of clients={clients} empty; {', '.join(ways)}")
 
 
-def _shards(scheme: Scheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
+def _shards(scheme: PartitionScheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
     """Sort by label, cut, deal `shards` pieces to each client: McMahan et al. 2017 (arXiv:1602.05629), section 3.
 
     The partitioner drops the remainder after equal pieces. So it deals only the indices of pieces here, and the pieces
@@ -157,7 +157,7 @@ def _shards(scheme: Scheme, data: ImageData, clients: int, seed: int) -> list[In
     return [np.concatenate([cut[piece] for piece in part]) for part in _deal(dealer, np.arange(pieces), range(clients))]
 
 
-def _natural(_: Scheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
+def _natural(_: PartitionScheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
     """Give each client the examples of one owner: the first `clients` owners in a seeded order."""
     from flwr_datasets.partitioner import NaturalIdPartitioner
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fl.data.decoding import BATCH_ROWS, Raw, Request, choose_splits, decode_table
+from fl.data.decoding import BATCH_ROWS, DecodingRequest, RawImages, choose_splits, decode_table
 from fl.data.hub import DATA_VARIABLE, Hub, not_found
 from privacy.errors import ConfigError
 
@@ -39,7 +39,7 @@ class Source(Protocol):
     def identity(self) -> list[Any]:
         """Return the cache key of these images, as JSON values: it changes when the images may have changed."""
 
-    def read(self) -> tuple[Raw, Raw | None]:
+    def read(self) -> tuple[RawImages, RawImages | None]:
         """Read the training split, and the test split where there is one.
 
         Raises:
@@ -47,7 +47,7 @@ class Source(Protocol):
         """
 
 
-def find(request: Request) -> Source:
+def find(request: DecodingRequest) -> Source:
     """Return the first source that has the set: data.path, $FEDVEIL_DATA, installed packages, then the hub.
 
     Raises:
@@ -73,7 +73,7 @@ def _known_folders(name: str) -> list[Path]:
     return folders + ([DEBIAN_FASHION_MNIST] if name == "fashion_mnist" else [])
 
 
-def _given(path: str, request: Request) -> Source:
+def _given(path: str, request: DecodingRequest) -> Source:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise ConfigError.of("data.path", path, "there is no such folder")
@@ -83,7 +83,7 @@ def _given(path: str, request: Request) -> Source:
     raise ConfigError.of("data.path", path, f"holds no images; expected are files like {expected}")
 
 
-def _open(folder: Path, request: Request) -> Source | None:
+def _open(folder: Path, request: DecodingRequest) -> Source | None:
     # Three levels hold the layouts of the hub (data/train-*.parquet) and of torchvision (MNIST/raw/...).
     files = sorted(itertools.chain.from_iterable(folder.glob(f"{above}*") for above in ("", "*/", "*/*/")))
     if parquet := [file for file in files if file.suffix == ".parquet"]:
@@ -118,7 +118,7 @@ class Digits:
         """Return the cache key, made from the release of scikit-learn that ships the digits."""
         return ["digits", version("scikit-learn")]
 
-    def read(self) -> tuple[Raw, Raw]:
+    def read(self) -> tuple[RawImages, RawImages]:
         """Read both splits. The split is fixed: the seed of a run moves no example between training and test."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -126,7 +126,7 @@ class Digits:
         pixels, labels = load_digits(return_X_y=True)
         images = pixels.astype(np.uint8).reshape(-1, 1, 8, 8)
         train, test, train_y, test_y = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
-        return Raw(train, train_y), Raw(test, test_y)
+        return RawImages(train, train_y), RawImages(test, test_y)
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,14 @@ class IdxFolder:
 
     place: str
     files: list[Path]
-    request: Request
+    request: DecodingRequest
     pixel_max: ClassVar[int] = 255
 
     def identity(self) -> list[Any]:
         """Return the cache key, made from the files with their sizes and times."""
         return ["idx", self.request.natural_column, *_stat(self.files)]
 
-    def read(self) -> tuple[Raw, Raw | None]:
+    def read(self) -> tuple[RawImages, RawImages | None]:
         """Read both splits; see `Source.read`."""
         if self.request.natural_column is not None:
             raise ConfigError.of(
@@ -150,7 +150,7 @@ class IdxFolder:
             )
         return self._split("train"), (self._split("test") if self._file("test", "images") else None)
 
-    def _split(self, split: str) -> Raw:
+    def _split(self, split: str) -> RawImages:
         images, labels = (self._file(split, role) for role in ("images", "labels"))
         if images is None or labels is None:
             names = ", ".join(file.name for file in self.files)
@@ -159,7 +159,7 @@ class IdxFolder:
         labels_N = read_idx(labels)
         if images_NHW.ndim != 3 or labels_N.shape != images_NHW.shape[:1]:
             raise ConfigError(f"{images}: has the shape {images_NHW.shape}, its labels {labels_N.shape}")
-        return Raw(images_NHW[:, None], labels_N)
+        return RawImages(images_NHW[:, None], labels_N)
 
     def _file(self, split: str, role: str) -> Path | None:
         """Return the first file with images or labels of a split; the MNIST site calls its test split t10k."""
@@ -190,19 +190,19 @@ class ParquetFolder:
 
     place: str
     files: dict[str, list[Path]]
-    request: Request
+    request: DecodingRequest
     pixel_max: ClassVar[int] = 255
 
     def identity(self) -> list[Any]:
         """Return the cache key, made from the files with sizes and times, and the splits and columns to read."""
         return ["parquet", *self.request.reading(), *_stat(itertools.chain(*self.files.values()))]
 
-    def read(self) -> tuple[Raw, Raw | None]:
+    def read(self) -> tuple[RawImages, RawImages | None]:
         """Decode both splits; see `Source.read`."""
         train, test = choose_splits(self.request, self.files, self.place)
         return self._decode(train, True), (self._decode(test, False) if test else None)
 
-    def _decode(self, split: str, owned: bool) -> Raw:
+    def _decode(self, split: str, owned: bool) -> RawImages:
         import pyarrow.parquet as pq
 
         tables = [pq.ParquetFile(file) for file in self.files[split]]

@@ -13,7 +13,7 @@ from privacy.addresses import Address
 from privacy.errors import ConfigError, PrivacyRefusal
 from privacy.randomness import OsRandomness
 from privacy.sealing import Roster
-from privacy.secure_sums.contract import Credentials, Party, Records
+from privacy.secure_sums.contract import Credentials, Participant, Records
 from privacy.secure_sums.relayed_roster import KEPT, STAGES, RelayedRoster
 from privacy.secure_sums.signed_replies import require_everybody
 
@@ -59,7 +59,7 @@ def join(work: Workspace, request: Request, own: Credentials) -> tuple[Records, 
     """
     phases = Phases(work.device)
     attempt = work.hash, request.round, request.attempt
-    me = Party(request.address, *attempt, work.spec, {}, OsRandomness(), own)
+    me = Participant(request.address, *attempt, work.spec, {}, OsRandomness(), own)
     records = RelayedRoster(work.everybody).respond(request.stage, request.inbound, me)
     phases.end(PROTECT)
     return records, phases.metrics()

@@ -26,7 +26,7 @@ import tomli_w
 from flwr.serverapp import Grid
 
 from fl.keys import folders as keys
-from fl.runtimes.loopback import START_S, Link, Node, environment, superlink, tool
+from fl.runtimes.loopback import START_S, Node, SuperLinkConnection, environment, superlink, tool
 from fl.runtimes.processes import Process, Processes
 from fl.runtimes.relay import SOCKET, answers
 from fl.server import Errand
@@ -174,7 +174,7 @@ def _online(grid: Grid) -> dict[Address, int]:
     return nodes
 
 
-def known(name: str) -> Link:
+def known(name: str) -> SuperLinkConnection:
     """Return the user's own SuperLink connection of that name.
 
     Raises:
@@ -186,7 +186,7 @@ def known(name: str) -> Link:
     if name not in names:
         there = ", ".join(names) or "none"
         raise ConfigError.of("runtime.federation", name, f"must be a SuperLink connection of {file}, which has {there}")
-    return Link(name, environment(), elsewhere=True)
+    return SuperLinkConnection(name, environment(), elsewhere=True)
 
 
 @contextmanager
@@ -225,7 +225,7 @@ def write_app(private: Path, settings: Mapping[str, str], apps: str) -> tuple[Pa
     return folder, run_config
 
 
-def submit(processes: Processes, link: Link, app: tuple[Path, Path], echo: Echo | None = None) -> None:
+def submit(processes: Processes, link: SuperLinkConnection, app: tuple[Path, Path], echo: Echo | None = None) -> None:
     """Start a run and wait for its end; `echo` gets the ServerApp's output as it arrives.
 
     Raises:
@@ -242,7 +242,7 @@ def submit(processes: Processes, link: Link, app: tuple[Path, Path], echo: Echo 
 
 
 @contextmanager
-def _stopping(processes: Processes, link: Link, run_id: str) -> Iterator[None]:
+def _stopping(processes: Processes, link: SuperLinkConnection, run_id: str) -> Iterator[None]:
     """Stop the run where the block fails, on another machine's SuperLink; our own SuperLink ends with its runs."""
     try:
         yield
@@ -253,7 +253,7 @@ def _stopping(processes: Processes, link: Link, run_id: str) -> Iterator[None]:
         raise
 
 
-def _follow(processes: Processes, link: Link, run_id: str, echo: Echo | None) -> dict[str, Any]:
+def _follow(processes: Processes, link: SuperLinkConnection, run_id: str, echo: Echo | None) -> dict[str, Any]:
     """Return the status of a run after its end, and stream the ServerApp's log until then."""
     stream = [tool("flwr"), "log", run_id, link.name, "--stream"]
     while True:
@@ -265,7 +265,7 @@ def _follow(processes: Processes, link: Link, run_id: str, echo: Echo | None) ->
             return status
 
 
-def _status(processes: Processes, link: Link, run_id: str) -> dict[str, Any]:
+def _status(processes: Processes, link: SuperLinkConnection, run_id: str) -> dict[str, Any]:
     """Return the SuperLink's status of a run. A SuperLink on another machine may be unreachable for a while."""
     failures = 0
     while True:
@@ -278,7 +278,7 @@ def _status(processes: Processes, link: Link, run_id: str) -> dict[str, Any]:
         time.sleep(PAUSE_S)
 
 
-def _flwr(processes: Processes, link: Link, command: str, *arguments: str) -> dict[str, Any]:
+def _flwr(processes: Processes, link: SuperLinkConnection, command: str, *arguments: str) -> dict[str, Any]:
     """Run a command of `flwr` and return its JSON answer, which also reports failures, with exit status 0.
 
     Raises:

@@ -40,7 +40,7 @@ for key, name in zip(sys.argv[2::2], sys.argv[3::2]):
 
 
 @dataclass(frozen=True)
-class Link:
+class SuperLinkConnection:
     """A SuperLink as `flwr` finds it: the name of a connection, and the environment with its configuration."""
 
     name: str
@@ -57,7 +57,7 @@ class Node:
 
 
 @contextmanager
-def superlink(processes: Processes, private: Path, nodes: Sequence[Node]) -> Iterator[Link]:
+def superlink(processes: Processes, private: Path, nodes: Sequence[Node]) -> Iterator[SuperLinkConnection]:
     """Start a SuperLink, register a key for each node, and start the nodes with them.
 
     Raises:
@@ -67,7 +67,7 @@ def superlink(processes: Processes, private: Path, nodes: Sequence[Node]) -> Ite
     keys = [private / f"supernode-{i}.key" for i in range(len(nodes))]
     names = [part for node, key in zip(nodes, keys, strict=True) for part in (str(make_node_key(key)), node.address)]
     with free_ports(1 + len(nodes)) as (port, *node_ports):
-        link = Link("fedveil", environment(private / "superlink"))
+        link = SuperLinkConnection("fedveil", environment(private / "superlink"))
         _write_connection(private / "superlink", link.name, port, certificates)
         processes.start("superlink", superlink_command(port, certificates), link.env)
         _wait_for_tls(processes, port, certificates)

@@ -50,7 +50,7 @@ log = logging.getLogger("fedveil")
 
 
 @dataclass(frozen=True)
-class Grid:
+class RoundingGrid:
     """How updates become integers: `scale` integers a unit, and what follows. All in integers but `scale`."""
 
     scale: float
@@ -95,7 +95,7 @@ class DistributedDp(Mechanism):
         self._colluders = colluders
         self._distribution = distribution
         self._dimension = 0
-        self._grid: Grid | None = None
+        self._grid: RoundingGrid | None = None
         self._charge: Charge | None = None
 
     def settle(self, plan: Plan) -> None:
@@ -135,16 +135,16 @@ class DistributedDp(Mechanism):
                 f"must be at least colluders + 2 = {self._colluders + 2}: so many survivors share the noise",
             )
 
-    def _grid_at(self, plan: Plan, sigma: float, scale: float) -> Grid:
+    def _grid_at(self, plan: Plan, sigma: float, scale: float) -> RoundingGrid:
         """What follows from a scale; more bits than any modulus has where it is far too fine."""
         scaled = self.clip * scale
         padded = padded_length(plan.dimension)
         l2 = rounded_norm_bound(scaled, padded, BETA)
         variance = noise.share_variance(sigma, l2, plan.min_contributors, self._colluders)
         bound = noise.coordinate_bound(plan.cohort_size, scaled, padded, variance)
-        return Grid(scale, l2, variance, 1 + math.ceil(math.log2(bound)))
+        return RoundingGrid(scale, l2, variance, 1 + math.ceil(math.log2(bound)))
 
-    def _finest(self, plan: Plan, sigma: float) -> Grid:
+    def _finest(self, plan: Plan, sigma: float) -> RoundingGrid:
         """The largest scale whose sums fit the modulus, by bisection of its logarithm.
 
         Raises:
@@ -177,7 +177,7 @@ class DistributedDp(Mechanism):
         allowed = f"too few: rounding would more than double the sensitivity; needs {needed}"
         raise ConfigError.of(f"mechanism.{self.name}.bits", self.modulus_bits, allowed)
 
-    def _event(self, plan: Plan, grid: Grid) -> DpEvent:
+    def _event(self, plan: Plan, grid: RoundingGrid) -> DpEvent:
         """One participation at the noise of the honest shares: the cheaper of the bounds over the whole run."""
         padded = padded_length(plan.dimension)
         honest = noise.honest_shares(plan.min_contributors, self._colluders)
@@ -212,7 +212,7 @@ class DistributedDp(Mechanism):
         rounded_P += self._share(generator, grid, len(rounded_P))
         return torch.from_numpy(to_modulus(rounded_P, bits))
 
-    def _share(self, generator: np.random.Generator, grid: Grid, size: int) -> NDArray[np.int64]:
+    def _share(self, generator: np.random.Generator, grid: RoundingGrid, size: int) -> NDArray[np.int64]:
         if self._distribution == "skellam":
             return skellam(generator, grid.variance, size)
         return discrete_gaussian(generator, math.sqrt(grid.variance), size)

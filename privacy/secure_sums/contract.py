@@ -106,7 +106,7 @@ SetupFlow = Generator[Exchange, list[Address], None]
 
 
 @dataclass
-class Party:
+class Participant:
     """Who answers: one role in one attempt at one round. `memory` is flat, serialisable and lasts one round."""
 
     address: Address
@@ -193,7 +193,7 @@ class SecureSum(ABC):
         """
 
     @abstractmethod
-    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
+    def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
         """Everyone else's half: the answer of `me` at `stage`.
 
         Raises:
@@ -202,7 +202,7 @@ class SecureSum(ABC):
 
     # ---- for the witness, at a client that has just answered with its contribution
 
-    def declare(self, stage: str, records: Records, me: Party) -> Declarations:  # noqa: ARG002
+    def declare(self, stage: str, records: Records, me: Participant) -> Declarations:  # noqa: ARG002
         """How each record is distributed where protection is on.
 
         Raises:
@@ -213,7 +213,7 @@ class SecureSum(ABC):
             raise PrivacyRefusal(f"secure_sum={self.name} declares nothing of what it sends: the witness cannot check")
         return dict.fromkeys(records, Open())
 
-    def encodings(self, stage: str, vector_D: Vector, me: Party) -> Iterable[Encoding]:  # noqa: ARG002
+    def encodings(self, stage: str, vector_D: Vector, me: Participant) -> Iterable[Encoding]:  # noqa: ARG002
         """The vector as it is written before it is protected."""
         return ()
 
@@ -221,7 +221,7 @@ class SecureSum(ABC):
         self,
         stage: str,  # noqa: ARG002
         inbound: Records,  # noqa: ARG002
-        me: Party,  # noqa: ARG002
+        me: Participant,  # noqa: ARG002
         vector_D: Vector,  # noqa: ARG002
         sent: Records,  # noqa: ARG002
     ) -> Rehearsal | None:

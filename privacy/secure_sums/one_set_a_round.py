@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from privacy.addresses import Address
 from privacy.errors import PrivacyRefusal, shown
-from privacy.secure_sums.contract import Credentials, Party
+from privacy.secure_sums.contract import Credentials, Participant
 
 
-def note_set(contributors: Sequence[Address], me: Party, own: Credentials) -> None:
+def note_set(contributors: Sequence[Address], me: Participant, own: Credentials) -> None:
     """A round that is tried again is opened for the same clients or not at all: a difference of sets is an update.
 
     Raises:
@@ -17,7 +17,7 @@ def note_set(contributors: Sequence[Address], me: Party, own: Credentials) -> No
         own.store.put(_name(me), _text(contributors))
 
 
-def require_no_other_set(contributors: Sequence[Address], me: Party, own: Credentials) -> bool:
+def require_no_other_set(contributors: Sequence[Address], me: Participant, own: Credentials) -> bool:
     """Whether the round was opened before, which can have been for these clients alone.
 
     Raises:
@@ -34,7 +34,7 @@ def require_no_other_set(contributors: Sequence[Address], me: Party, own: Creden
     )
 
 
-def _name(me: Party) -> str:
+def _name(me: Participant) -> str:
     return f"set-{me.run}-{me.round}"
 
 

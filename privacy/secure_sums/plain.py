@@ -10,7 +10,7 @@ from privacy.secure_sums.contract import (
     Contribution,
     Exchange,
     Flow,
-    Party,
+    Participant,
     Records,
     SecureSum,
     Value,
@@ -46,7 +46,7 @@ class PlainSum(SecureSum):
         require_contributors(respondents, spec)
         return spec.total(ordered.close(), respondents)
 
-    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:  # noqa: ARG002
+    def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:  # noqa: ARG002
         """The contribution as it is."""
         if stage != "collect":
             raise unknown_stage(stage)

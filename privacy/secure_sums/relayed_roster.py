@@ -13,7 +13,7 @@ from collections.abc import Generator, Sequence
 from privacy.addresses import Address
 from privacy.errors import ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError, shown
 from privacy.sealing import Header, PublicKeys, Roster
-from privacy.secure_sums.contract import Exchange, Party, Records, bytes_of, unknown_stage
+from privacy.secure_sums.contract import Exchange, Participant, Records, bytes_of, unknown_stage
 from privacy.secure_sums.signed_replies import reply_header, signed, verified
 
 INTRODUCE = "introduce"
@@ -58,7 +58,7 @@ class RelayedRoster:
         if missing is not None:
             raise PrivacyRefusal(f"{missing} {what}")
 
-    def respond(self, stage: str, inbound: Records, me: Party) -> Records:
+    def respond(self, stage: str, inbound: Records, me: Participant) -> Records:
         """Everyone else's half: signed records.
 
         Raises:
@@ -72,7 +72,7 @@ class RelayedRoster:
             return signed({}, me, stage)
         raise unknown_stage(stage)
 
-    def _take(self, handed: bytes, me: Party) -> None:
+    def _take(self, handed: bytes, me: Participant) -> None:
         """Keep the first roster for good."""
         roster = _parsed(handed)
         if set(roster) != set(self.everybody):

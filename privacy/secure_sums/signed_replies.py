@@ -14,7 +14,7 @@ import numpy as np
 from privacy.addresses import Address
 from privacy.errors import ConfigError, MalformedContribution
 from privacy.sealing import Header, Roster
-from privacy.secure_sums.contract import Party, Records, Value
+from privacy.secure_sums.contract import Participant, Records, Value
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -29,7 +29,7 @@ def reply_header(run: str, round_: int, attempt: str, stage: str, sender: Addres
     return Header("reply", run, round_, attempt, stage, sender, SERVER)
 
 
-def signed(records: Records, me: Party, stage: str) -> Records:
+def signed(records: Records, me: Participant, stage: str) -> Records:
     """The records with the signature of who sends them."""
     assert me.credentials is not None
     assert SIGNATURE not in records

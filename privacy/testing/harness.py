@@ -12,7 +12,17 @@ from privacy.addresses import Address
 from privacy.errors import ProtocolError
 from privacy.randomness import OsRandomness, SeededRandomness
 from privacy.sealing import Identity, Roster
-from privacy.secure_sums.contract import Credentials, Exchange, Flow, Party, Records, SecureSum, SetupFlow, Store, Value
+from privacy.secure_sums.contract import (
+    Credentials,
+    Exchange,
+    Flow,
+    Participant,
+    Records,
+    SecureSum,
+    SetupFlow,
+    Store,
+    Value,
+)
 from privacy.secure_sums.meeting import Peers
 from privacy.secure_sums.vectors import Segment, Total, Vector, VectorSpec
 
@@ -149,10 +159,12 @@ class Round:
         assert called == int(exchange.collect and address.startswith("client/"))
         return transported(records)
 
-    def party(self, address: Address) -> Party:
+    def party(self, address: Address) -> Participant:
         memory = self.memories.setdefault(address, {})
         randomness = SeededRandomness("contract", address, len(self.stages))
-        return Party(address, RUN, self.number, self.attempt, self.spec, memory, randomness, self.credentials(address))
+        return Participant(
+            address, RUN, self.number, self.attempt, self.spec, memory, randomness, self.credentials(address)
+        )
 
     def credentials(self, address: Address) -> Credentials | None:
         if not self.secure_sum.pinned:

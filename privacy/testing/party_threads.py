@@ -15,7 +15,7 @@ from privacy.errors import RuntimeFailure
 from privacy.secure_sums.meeting import Peers
 from privacy.secure_sums.mpc.crypten import party as crypten_party
 from privacy.secure_sums.mpc.crypten.compat import crypten
-from privacy.secure_sums.mpc.crypten.dealer import Meter
+from privacy.secure_sums.mpc.crypten.dealer import PartyMeter
 
 T = TypeVar("T")
 PATIENCE_S = 30.0  # threads share a busy machine
@@ -45,7 +45,7 @@ def _restart(size: int) -> None:
     crypten_party._meter = None
     for rank, thread in enumerate(_threads):
         thread.submit(crypten.communicator._init, use_threads=True, rank=rank, world_size=size).result()
-    crypten_party._meter = Meter()  # as `start` leaves a process
+    crypten_party._meter = PartyMeter()  # as `start` leaves a process
 
 
 class ThreadPeers(Peers):

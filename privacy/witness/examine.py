@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from privacy.errors import FedveilError, MalformedContribution, WitnessAlarm
-from privacy.secure_sums.contract import Party, Records, SecureSum, Store, Value
+from privacy.secure_sums.contract import Participant, Records, SecureSum, Store, Value
 from privacy.secure_sums.declarations import Boxed, Declarations, Fixed, Integers, Numbers, Open, Rehearsal
 from privacy.secure_sums.signed_replies import SIGNATURE
 from privacy.secure_sums.vectors import Vector
@@ -51,7 +51,7 @@ class Upload:
     stage: str
     inbound: Records
     records: Records
-    me: Party
+    me: Participant
     vector_D: Vector
     before: Mapping[str, Value]
     allowed: float
@@ -161,7 +161,7 @@ def _key(numbers: Numbers) -> str:
     return f"{numbers.name} {numbers.values_RN.shape} {numbers.modulus}"
 
 
-def _last(me: Party) -> Mapping[str, Integers]:
+def _last(me: Participant) -> Mapping[str, Integers]:
     kept = None if me.credentials is None else me.credentials.store.get(LAST)
     if kept is None:
         return {}
@@ -169,7 +169,7 @@ def _last(me: Party) -> Mapping[str, Integers]:
         return {name: arrays[name] for name in arrays}
 
 
-def _keep(own: Sequence[Numbers], me: Party) -> None:
+def _keep(own: Sequence[Numbers], me: Participant) -> None:
     if me.credentials is not None:
         file = io.BytesIO()
         np.savez(file, allow_pickle=False, **{_key(numbers): _sample(numbers) for numbers in own})

@@ -30,7 +30,7 @@ class Link:
 
 
 @dataclass
-class Pair:
+class MachinePair:
     """The path between two machines, whichever way; None bounds nothing."""
 
     rtt_ms: float = MISSING
@@ -51,8 +51,8 @@ class Profile:
     role: Link = field(default_factory=Link)
     rtt_ms: float = 0.0
     places: list[str] = field(default_factory=list)
-    within: Pair = field(default_factory=lambda: Pair(0.0))
-    between: dict[str, Pair] = field(default_factory=dict)
+    within: MachinePair = field(default_factory=lambda: MachinePair(0.0))
+    between: dict[str, MachinePair] = field(default_factory=dict)
     # what TCP sends before the first acknowledgement: ten segments of 1,448 bytes (RFC 6928); null for no slow start
     initial_window_bytes: float | None = 14_480.0
 
@@ -108,9 +108,9 @@ class Network:
         ]
         return max(times, default=0.0)
 
-    def _pair(self, a: str, b: str) -> Pair:
+    def _pair(self, a: str, b: str) -> MachinePair:
         if not self.profile.places:
-            return Pair(self.profile.rtt_ms)
+            return MachinePair(self.profile.rtt_ms)
         one = self._place(a)
         other = self._place(b)
         return self.profile.within if one == other else self._pairs[frozenset((one, other))]
@@ -121,7 +121,7 @@ class Network:
         return places[(PLACES[kind] if kind in PLACES else int(number)) % len(places)]
 
     @cached_property
-    def _pairs(self) -> dict[frozenset[str], Pair]:
+    def _pairs(self) -> dict[frozenset[str], MachinePair]:
         return {frozenset(key.split("-")): pair for key, pair in self.profile.between.items()}
 
 

@@ -22,7 +22,7 @@ BAR = 0.05  # inches a bar
 LINE = 0.12  # inches that a line of its label adds
 
 
-class Segment(NamedTuple):
+class BarSegment(NamedTuple):
     """A part of a bar, and how it looks in colour and in grey."""
 
     party: str
@@ -38,15 +38,15 @@ class Segment(NamedTuple):
 
 # phases of clients are told apart; of the other parties, whose stages differ with the protocol, the whole is shown
 SEGMENTS = (
-    Segment("clients", "prepare", "#56B4E9", "..."),
-    Segment("clients", "train", "#0072B2"),
-    Segment("clients", "flatten", "#F0E442", "|||"),
-    Segment("clients", "transfer", "#CC79A7", "---"),
-    Segment("clients", "protect", "#E69F00", "\\\\\\"),
-    Segment("clients", OTHERS, "#DDDDDD", "ooo"),
-    Segment("server", ALL, "#009E73", "///"),
-    Segment("keyholder", ALL, "#000000"),
-    Segment("parties", ALL, "#D55E00", "xxx"),
+    BarSegment("clients", "prepare", "#56B4E9", "..."),
+    BarSegment("clients", "train", "#0072B2"),
+    BarSegment("clients", "flatten", "#F0E442", "|||"),
+    BarSegment("clients", "transfer", "#CC79A7", "---"),
+    BarSegment("clients", "protect", "#E69F00", "\\\\\\"),
+    BarSegment("clients", OTHERS, "#DDDDDD", "ooo"),
+    BarSegment("server", ALL, "#009E73", "///"),
+    BarSegment("keyholder", ALL, "#000000"),
+    BarSegment("parties", ALL, "#D55E00", "xxx"),
 )
 
 Stacks = Mapping[str, Mapping[tuple[str, str], float]]  # label -> (party, phase) -> amount

@@ -127,7 +127,7 @@ class Small:
 
 
 @dataclass
-class Row:
+class PublishedRow:
     """Figures that come from one configuration, or from one computation."""
 
     name: str = MISSING
@@ -155,7 +155,7 @@ class Table:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     overrides: list[str] = field(default_factory=list)  # of every row, before its own
     small: Small = field(default_factory=Small)  # of every row that runs; a row's own comes after it
-    rows: list[Row] = field(default_factory=list)
+    rows: list[PublishedRow] = field(default_factory=list)
 
 
 def names() -> list[str]:

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 import polars as pl
 
 from results.columns import Column
-from results.published.registry import Figure, Kind, Row, Table
+from results.published.registry import Figure, Kind, PublishedRow, Table
 from results.render import Sheet
 
 TEXTS = ("row", "figure", "setting", "verdict")
@@ -22,7 +22,7 @@ COLUMNS = tuple(
 
 
 @dataclass(frozen=True)
-class Line:
+class VerdictLine:
     """One figure, in the unit of its heading; None for what there is not.
 
     `difference` is ours less the published; `ratio_of_ratios` ours over it, where both are ratios.
@@ -51,21 +51,21 @@ class Result:
     not on this machine, or in this setting. `small` says what was smaller than published.
     """
 
-    row: Row
+    row: PublishedRow
     values: Mapping[str, Sequence[float]]
     reason: str = ""
     failed: bool = False
     small: str = ""
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[VerdictLine]:
         """A line a figure."""
         return [self._line(figure) for figure in self.row.figures]
 
-    def _line(self, figure: Figure) -> Line:
+    def _line(self, figure: Figure) -> VerdictLine:
         values = [figure.scale * value for value in self.values.get(figure.key, ())]
         ours = fmean(values) if values else None
         compared = ours is not None and figure.published is not None
-        return Line(
+        return VerdictLine(
             row=self.row.name,
             figure=figure.heading,
             published=figure.published,
@@ -116,7 +116,7 @@ def csv(results: Mapping[str, Sequence[Result]]) -> str:
     return pl.DataFrame(lines, infer_schema_length=None).write_csv()
 
 
-def _cells(line: Line, figure: Figure) -> dict[str, str | None]:
+def _cells(line: VerdictLine, figure: Figure) -> dict[str, str | None]:
     texts = {name: None if value is None else str(value) for name, value in asdict(line).items()}
     published = _with_spread(line.published, line.spread)
     ours = _with_spread(line.ours, line.std)
@@ -131,7 +131,7 @@ def _with_spread(value: float | None, spread: float | None) -> str | None:
     return f"{value:.4g} ± {spread:.2g}" if spread else f"{value:.4g}"
 
 
-def _difference(line: Line, figure: Figure) -> str | None:
+def _difference(line: VerdictLine, figure: Figure) -> str | None:
     """In the terms of the band: a share where it is one."""
     if line.difference is None:
         return None

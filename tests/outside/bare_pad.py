@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from privacy.secure_sums.he.codecs import Scheme
+from privacy.secure_sums.he.codecs import CipherScheme
 from privacy.secure_sums.he.sums import PadSum
 from privacy.secure_sums.packing import pack_words
 from privacy.secure_sums.vectors import VectorSpec
@@ -13,7 +13,7 @@ from privacy.secure_sums.vectors import VectorSpec
 class BarePad(PadSum):
     """Sends what it should hide; the keyholder is in the plot."""
 
-    def scheme(self, spec: VectorSpec) -> Scheme:
+    def scheme(self, spec: VectorSpec) -> CipherScheme:
         """As it is, but for the masks."""
         return _Bare(super().scheme(spec))  # type: ignore[return-value]
 

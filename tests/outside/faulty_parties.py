@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from privacy.addresses import Address
-from privacy.secure_sums.contract import Contribution, Flow, Party, Records, Value
+from privacy.secure_sums.contract import Contribution, Flow, Participant, Records, Value
 from privacy.secure_sums.mpc import protocol as crypten_mpc
 from privacy.secure_sums.mpc.aggregates.by_name import Sum
 from privacy.secure_sums.mpc.agreement import manifest_bytes
@@ -39,7 +39,7 @@ class FaultySum(CryptenSum):
         self._fault = fault
         self._round = 0
 
-    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
+    def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
         if (stage, me.address, me.round) == ("reveal", PARTY, WHEN):
             self._become_faulty()
         records = super().respond(stage, inbound, me, contribution)

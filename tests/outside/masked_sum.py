@@ -13,7 +13,7 @@ from privacy.secure_sums.contract import (
     Contribution,
     Exchange,
     Flow,
-    Party,
+    Participant,
     Records,
     SecureSum,
     require_contributors,
@@ -63,7 +63,7 @@ class MaskedSum(SecureSum):
             return spec.total(total_D.view(np.int64) & ((1 << spec.modulus_bits) - 1), there)
         return spec.total(total_D.view(np.int64) / self._scale, there)
 
-    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
+    def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
         if stage == "mask":
             seed = me.randomness.bytes(SEED_BYTES)
             me.memory["seed"] = seed

@@ -22,7 +22,7 @@ from privacy.secure_sums.he.ciphers import DecryptionKey, EncryptionKey
 from privacy.secure_sums.he.declarations import declared
 from privacy.secure_sums.he.noise_bounds import check_bfv
 from privacy.secure_sums.he.parameters import MAX_PRIME_BITS, HeParameters
-from privacy.secure_sums.he.ring import Ring, add_mod, plain_modulus, ring, subtract_mod
+from privacy.secure_sums.he.ring import SealRing, add_mod, plain_modulus, ring, subtract_mod
 from privacy.secure_sums.he.seal_files import Residues
 from privacy.spans import each, span
 
@@ -77,7 +77,7 @@ class Bfv:
         return self
 
     @property
-    def _ring(self) -> Ring:
+    def _ring(self) -> SealRing:
         return ring(self.parameters)
 
     @property

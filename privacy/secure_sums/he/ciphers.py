@@ -15,7 +15,7 @@ from tenseal import sealapi
 from privacy.errors import MalformedContribution
 from privacy.secure_sums.he.parameters import HeParameters
 from privacy.secure_sums.he.ring import ring
-from privacy.secure_sums.he.seal_files import Layout, Residues, load, save
+from privacy.secure_sums.he.seal_files import Residues, SealLayout, load, save
 from privacy.spans import note, span
 
 
@@ -48,7 +48,7 @@ def public_key_of(parameters: HeParameters, secret: bytes) -> bytes:
     return save(public)
 
 
-def _load_key(key: Any, parameters: HeParameters, layout: Layout, data: bytes) -> Any:
+def _load_key(key: Any, parameters: HeParameters, layout: SealLayout, data: bytes) -> Any:
     load(key, ring(parameters).context, layout.file(layout.parse(data)))
     return key
 

@@ -25,7 +25,7 @@ from privacy.secure_sums.he.ciphers import DecryptionKey, EncryptionKey
 from privacy.secure_sums.he.declarations import plaintext_encodings
 from privacy.secure_sums.he.noise_bounds import noise_variance
 from privacy.secure_sums.he.parameters import HeParameters
-from privacy.secure_sums.he.ring import Ring, ring
+from privacy.secure_sums.he.ring import SealRing, ring
 from privacy.secure_sums.he.seal_files import Residues
 from privacy.spans import each, span
 
@@ -78,7 +78,7 @@ class Ckks:
         return cls(parameters.with_scale(parameters.scale_bits or limit), symmetric, cohort, bound)
 
     @property
-    def _ring(self) -> Ring:
+    def _ring(self) -> SealRing:
         return ring(self.parameters)
 
     @property

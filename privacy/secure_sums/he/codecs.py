@@ -42,7 +42,7 @@ class Adder(Protocol):
         """The sum so far."""
 
 
-class Scheme(ABC):
+class CipherScheme(ABC):
     """One way to carry the vectors of a spec."""
 
     parameters: HeParameters | None  # of the encryption under the masks; None where there is none
@@ -102,7 +102,7 @@ def _decryption_key(scheme: Ckks | Bfv, secret: bytes) -> DecryptionKey:
 
 
 @dataclass(frozen=True)
-class _CkksScheme(Scheme):
+class _CkksScheme(CipherScheme):
     """Reals, each segment in units of its bound."""
 
     spec: VectorSpec
@@ -155,7 +155,7 @@ class _CkksScheme(Scheme):
 
 
 @dataclass(frozen=True)
-class _BfvScheme(Scheme):
+class _BfvScheme(CipherScheme):
     """Integers, several in a slot."""
 
     fixed: FixedPoint
@@ -205,7 +205,7 @@ class _BfvScheme(Scheme):
 
 
 @dataclass(frozen=True)
-class _PadScheme(Scheme):
+class _PadScheme(CipherScheme):
     """Integers under masks alone, modulo 2^bits, packed; the last one counts the contributions."""
 
     fixed: FixedPoint
@@ -292,7 +292,7 @@ class _WordSum:
             return pack_words(self._total & np.uint64((1 << self._bits) - 1), self._bits)
 
 
-def sum_of_masks(scheme: Scheme, masks: Iterable[Mask]) -> Mask:
+def sum_of_masks(scheme: CipherScheme, masks: Iterable[Mask]) -> Mask:
     """Of at least one; they are drawn as they are added, where `masks` draws them."""
     with span("unmask"):
         return reduce(scheme.add_masks, masks)
@@ -309,7 +309,7 @@ class FloodingRule:
 @lru_cache(maxsize=4)
 def ckks_scheme(
     spec: VectorSpec, parameters: HeParameters, symmetric: bool, flooding: FloodingRule | None = None
-) -> Scheme:
+) -> CipherScheme:
     """CKKS at the scale that the cohort allows; with `flooding`, of a key that opens one sum.
 
     Raises:
@@ -325,7 +325,9 @@ def ckks_scheme(
 
 
 @lru_cache(maxsize=4)
-def bfv_scheme(spec: VectorSpec, parameters: HeParameters, symmetric: bool, value_bits: int, rounds: int) -> Scheme:
+def bfv_scheme(
+    spec: VectorSpec, parameters: HeParameters, symmetric: bool, value_bits: int, rounds: int
+) -> CipherScheme:
     """BFV whose sums decrypt but with probability 2^-64 in the whole run.
 
     Raises:
@@ -337,7 +339,7 @@ def bfv_scheme(spec: VectorSpec, parameters: HeParameters, symmetric: bool, valu
 
 
 @lru_cache(maxsize=4)
-def pad_scheme(spec: VectorSpec, value_bits: int) -> Scheme:
+def pad_scheme(spec: VectorSpec, value_bits: int) -> CipherScheme:
     """Masks alone.
 
     Raises:

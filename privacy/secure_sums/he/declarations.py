@@ -13,8 +13,8 @@ import numpy as np
 
 from privacy.secure_sums.declarations import Encoding, Numbers, Uniform
 from privacy.secure_sums.he.parameters import HeParameters
-from privacy.secure_sums.he.ring import Ring, ring
-from privacy.secure_sums.he.seal_files import Raw, Residues, packed_bits, save
+from privacy.secure_sums.he.ring import SealRing, ring
+from privacy.secure_sums.he.seal_files import RawPolynomials, Residues, packed_bits, save
 from privacy.secure_sums.packing import pack
 
 _REMAINDERS = 1 << 12  # coefficients that are put together from their residues, where there are several primes
@@ -37,7 +37,7 @@ def declared(parameters: HeParameters, message: bytes, ciphertexts: int) -> Unif
     return Uniform(numbers, unzipped)
 
 
-def _residues(parameters: HeParameters, raws: Sequence[Raw]) -> Iterator[Numbers]:
+def _residues(parameters: HeParameters, raws: Sequence[RawPolynomials]) -> Iterator[Numbers]:
     residues_CPKN = np.stack([raw.residues_PKN for raw in raws])
     for index, modulus in enumerate(ring(parameters).moduli):
         for polynomial in range(residues_CPKN.shape[1]):
@@ -45,7 +45,7 @@ def _residues(parameters: HeParameters, raws: Sequence[Raw]) -> Iterator[Numbers
             yield Numbers(name, residues_CPKN[:, polynomial, index], modulus)
 
 
-def _below_plain(parameters: HeParameters, raws: Sequence[Raw]) -> Numbers:
+def _below_plain(parameters: HeParameters, raws: Sequence[RawPolynomials]) -> Numbers:
     """c0 modulo floor(q/t), which holds nothing but noise where c1 takes no part."""
     here = ring(parameters)
     step = here.modulus // here.plain_modulus
@@ -58,7 +58,7 @@ def _below_plain(parameters: HeParameters, raws: Sequence[Raw]) -> Numbers:
     return Numbers.of("remainders below q/t", remainders, (step >> high) + 1)
 
 
-def _weights(here: Ring) -> Iterator[int]:
+def _weights(here: SealRing) -> Iterator[int]:
     """Of residues in the number that has them (Chinese remainders)."""
     return ((here.modulus // q) * pow(here.modulus // q, -1, q) for q in here.moduli)
 

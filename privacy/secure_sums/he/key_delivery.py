@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from privacy.addresses import KEYHOLDER, Address
 from privacy.errors import PrivacyRefusal, ProtocolError, shown
 from privacy.sealing import open_box, seal
-from privacy.secure_sums.contract import Credentials, Exchange, Party, Records, bytes_of
+from privacy.secure_sums.contract import Credentials, Exchange, Participant, Records, bytes_of
 from privacy.secure_sums.he.ciphers import Keys, generate_keys, public_key_of
 from privacy.secure_sums.he.parameters import HeParameters
 
@@ -45,13 +45,15 @@ class KeyDelivery:
             raise PrivacyRefusal(f"{maker} made no key")
         return (yield Exchange("deliver", parcels, ignored))
 
-    def respond(self, stage: str, inbound: Records, me: Party, own: Credentials, parameters: HeParameters) -> Records:
+    def respond(
+        self, stage: str, inbound: Records, me: Participant, own: Credentials, parameters: HeParameters
+    ) -> Records:
         """Everyone else's half."""
         if stage == "keys":
             return self._make(inbound, me, own, parameters)
         return self._take(inbound, me, own, parameters)
 
-    def _make(self, inbound: Records, me: Party, own: Credentials, parameters: HeParameters) -> Records:
+    def _make(self, inbound: Records, me: Participant, own: Credentials, parameters: HeParameters) -> Records:
         """A key pair, once; what each client needs of it, sealed to that client."""
         self._check_maker(me.address)
         if self._find(SECRET, me, own) is None:
@@ -63,7 +65,7 @@ class KeyDelivery:
             for client in clients
         }
 
-    def _take(self, inbound: Records, me: Party, own: Credentials, parameters: HeParameters) -> Records:
+    def _take(self, inbound: Records, me: Participant, own: Credentials, parameters: HeParameters) -> Records:
         maker = str(inbound.get("maker"))
         self._check_maker(maker)
         parcel = open_box(own.identity, own.roster, me.header("key", maker, me.address), inbound.get("parcel"))
@@ -78,13 +80,13 @@ class KeyDelivery:
         if not self.shared and maker != KEYHOLDER:
             raise ProtocolError(f"{shown(maker)} makes no keys")
 
-    def replace(self, parameters: HeParameters, me: Party, own: Credentials) -> bytes:
+    def replace(self, parameters: HeParameters, me: Participant, own: Credentials) -> bytes:
         """Take another pair, made here; its secret key."""
         keys = generate_keys(parameters)
         self._keep(keys, me, own)
         return keys.secret
 
-    def encryption_key(self, me: Party, own: Credentials) -> bytes:
+    def encryption_key(self, me: Participant, own: Credentials) -> bytes:
         """What this role encrypts with.
 
         Raises:
@@ -92,7 +94,7 @@ class KeyDelivery:
         """
         return self.key(SECRET if self.symmetric else PUBLIC, me, own)
 
-    def key(self, name: str, me: Party, own: Credentials) -> bytes:
+    def key(self, name: str, me: Participant, own: Credentials) -> bytes:
         """A key of this role.
 
         Raises:
@@ -103,17 +105,17 @@ class KeyDelivery:
             raise PrivacyRefusal(f"{me.address} has no key: it missed the set-up")
         return key
 
-    def _find(self, name: str, me: Party, own: Credentials) -> bytes | None:
+    def _find(self, name: str, me: Participant, own: Credentials) -> bytes | None:
         if not self.rotated:
             return own.store.get(name)
         key = me.memory.get(name)
         return key if isinstance(key, bytes) else None
 
-    def _keep(self, keys: Keys, me: Party, own: Credentials) -> None:
+    def _keep(self, keys: Keys, me: Participant, own: Credentials) -> None:
         self._put(PUBLIC, keys.public, me, own)
         self._put(SECRET, keys.secret, me, own)
 
-    def _put(self, name: str, key: bytes, me: Party, own: Credentials) -> None:
+    def _put(self, name: str, key: bytes, me: Participant, own: Credentials) -> None:
         if self.rotated:
             me.memory[name] = key
         else:

@@ -30,7 +30,7 @@ from privacy.secure_sums.contract import (
     Credentials,
     Exchange,
     Flow,
-    Party,
+    Participant,
     Records,
     SecureSum,
     SetupFlow,
@@ -39,7 +39,7 @@ from privacy.secure_sums.contract import (
     unknown_stage,
 )
 from privacy.secure_sums.declarations import Declarations, Encoding, Fixed, Numbers, Rehearsal
-from privacy.secure_sums.he.codecs import Mask, Scheme, sum_of_masks
+from privacy.secure_sums.he.codecs import CipherScheme, Mask, sum_of_masks
 from privacy.secure_sums.he.key_delivery import SECRET, STAGES, KeyDelivery, ignored
 from privacy.secure_sums.one_set_a_round import note_set
 from privacy.secure_sums.trust import Trust, of_opener
@@ -55,7 +55,7 @@ TAG_BYTES = 3 * DIGEST_BYTES  # of a contribution: hash of the message, its tag,
 class Gathering:
     """What the server has of the contributions: a sum of messages, their tags, and a sum of what is in the clear."""
 
-    scheme: Scheme
+    scheme: CipherScheme
     cohort: Sequence[Address]
     clear: VectorSpec | None = None  # of selective encryption
     tags: dict[Address, bytes] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class OpenedSum(SecureSum):
         """Whether clients encrypt under the secret key."""
 
     @abstractmethod
-    def scheme(self, spec: VectorSpec) -> Scheme:
+    def scheme(self, spec: VectorSpec) -> CipherScheme:
         """How vectors are carried.
 
         Raises:
@@ -128,7 +128,7 @@ class OpenedSum(SecureSum):
         """That of the scheme."""
         return self._scheme(spec).tolerance
 
-    def _scheme(self, spec: VectorSpec) -> Scheme:
+    def _scheme(self, spec: VectorSpec) -> CipherScheme:
         """How a sum of contributions is carried."""
         return self.scheme(spec)
 
@@ -192,7 +192,7 @@ class OpenedSum(SecureSum):
 
     # ---- everyone else's
 
-    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
+    def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
         """Contribute, open, make keys, or take them."""
         own = me.own
         if stage == "collect":
@@ -208,11 +208,11 @@ class OpenedSum(SecureSum):
             return self._keys.respond(stage, inbound, me, own, parameters)
         raise unknown_stage(stage)
 
-    def _contribute(self, inbound: Records, me: Party, own: Credentials, contribution: Contribution) -> Records:
+    def _contribute(self, inbound: Records, me: Participant, own: Credentials, contribution: Contribution) -> Records:
         opener = self._agreed_opener(inbound, me, own)
         return self._protect(self.scheme(me.spec), me.spec.check(contribution()), opener, me, own)
 
-    def _agreed_opener(self, inbound: Records, me: Party, own: Credentials) -> Address:
+    def _agreed_opener(self, inbound: Records, me: Participant, own: Credentials) -> Address:
         """The one whom this client masks for: of the whole round, however often it is tried."""
         opener = str(inbound.get("opener"))
         if self.roles:
@@ -231,7 +231,9 @@ class OpenedSum(SecureSum):
             )
         return opener
 
-    def _protect(self, scheme: Scheme, vector_D: Vector, opener: Address, me: Party, own: Credentials) -> Records:
+    def _protect(
+        self, scheme: CipherScheme, vector_D: Vector, opener: Address, me: Participant, own: Credentials
+    ) -> Records:
         """A vector under mask and encryption, with its tag."""
         salt = me.randomness.key()  # asked twice in one attempt, it masks differently
         key = _mask_key(me, own, me.address, opener, salt)
@@ -243,11 +245,11 @@ class OpenedSum(SecureSum):
         message = scheme.encrypt(vector_D, encryption, mask)
         return {"message": message, "tag": mac(key, [hashlib.sha256(message).digest()]), "salt": salt}
 
-    def _open(self, inbound: Records, me: Party, own: Credentials) -> Records:
+    def _open(self, inbound: Records, me: Participant, own: Credentials) -> Records:
         """The sum, once."""
         return {"opened": self._opened(self._scheme(me.spec), inbound, me, own)}
 
-    def _opened(self, scheme: Scheme, inbound: Records, me: Party, own: Credentials) -> Sum:
+    def _opened(self, scheme: CipherScheme, inbound: Records, me: Participant, own: Credentials) -> Sum:
         if self.roles and me.address != KEYHOLDER:
             raise ProtocolError(f"{me.address} opens nothing")
         if not own.store.claim(f"opened-{me.run}-{me.round}-{me.attempt}"):
@@ -261,14 +263,16 @@ class OpenedSum(SecureSum):
         secret = b"" if scheme.parameters is None else self._keys.key(SECRET, me, own)
         return scheme.open(bytes_of(inbound, "sum"), secret, len(keys), mask, me.randomness)
 
-    def _open_copy(self, inbound: Records, me: Party, own: Credentials) -> Records:
+    def _open_copy(self, inbound: Records, me: Participant, own: Credentials) -> Records:
         """What every client does where the sum is broadcast: decrypt and check it, as its next model."""
         contributors = _contributors(inbound, me)
         secret = self._keys.key(SECRET, me, own)
         self._scheme(me.spec).open(bytes_of(inbound, "sum"), secret, len(contributors), None, me.randomness)
         return {}
 
-    def _authenticated(self, contributors: Sequence[Address], tags: bytes, me: Party, own: Credentials) -> list[bytes]:
+    def _authenticated(
+        self, contributors: Sequence[Address], tags: bytes, me: Participant, own: Credentials
+    ) -> list[bytes]:
         """The key of each contributor, whose tag it explains."""
         if len(tags) != TAG_BYTES * len(contributors):
             raise MalformedContribution(f"{len(contributors)} contributors have {TAG_BYTES} bytes of tags each")
@@ -281,7 +285,7 @@ class OpenedSum(SecureSum):
 
     # ---- for the witness
 
-    def declare(self, stage: str, records: Records, me: Party) -> Declarations:
+    def declare(self, stage: str, records: Records, me: Participant) -> Declarations:
         """A message whose residues are uniform, the hash that authenticates it, and the salt of its mask."""
         return {
             "message": self._witnessed(stage, me.spec).declared(bytes_of(records, "message")),
@@ -289,11 +293,13 @@ class OpenedSum(SecureSum):
             "salt": Fixed(DIGEST_BYTES),
         }
 
-    def encodings(self, stage: str, vector_D: Vector, me: Party) -> Iterable[Encoding]:
+    def encodings(self, stage: str, vector_D: Vector, me: Participant) -> Iterable[Encoding]:
         """As the scheme has it."""
         return self._witnessed(stage, me.spec).encodings(self._encrypted(stage, vector_D, me), me.randomness)
 
-    def rehearse(self, stage: str, inbound: Records, me: Party, vector_D: Vector, sent: Records) -> Rehearsal | None:
+    def rehearse(
+        self, stage: str, inbound: Records, me: Participant, vector_D: Vector, sent: Records
+    ) -> Rehearsal | None:
         """Under a key pair that the double makes, so that it can open what it made."""
         own = me.own
         scheme = self._witnessed(stage, me.spec)
@@ -310,28 +316,30 @@ class OpenedSum(SecureSum):
         encrypted_D = self._encrypted(stage, vector_D, me)
         return Rehearsal(self.declare(stage, records, me), encrypted_D, opened_D, scheme.tolerance, masks)
 
-    def _mask_of(self, scheme: Scheme, inbound: Records, records: Records, me: Party, own: Credentials) -> Mask:
+    def _mask_of(
+        self, scheme: CipherScheme, inbound: Records, records: Records, me: Participant, own: Credentials
+    ) -> Mask:
         """The one under which a client's records hide its vector."""
         key = _mask_key(me, own, me.address, str(inbound.get("opener")), bytes_of(records, "salt"))
         return scheme.draw_mask(_mask_seed(key))
 
-    def _witnessed(self, stage: str, spec: VectorSpec) -> Scheme:  # noqa: ARG002
+    def _witnessed(self, stage: str, spec: VectorSpec) -> CipherScheme:  # noqa: ARG002
         """What carries what is encrypted at a stage."""
         return self._scheme(spec)
 
-    def _encrypted(self, stage: str, vector_D: Vector, me: Party) -> Vector:  # noqa: ARG002
+    def _encrypted(self, stage: str, vector_D: Vector, me: Participant) -> Vector:  # noqa: ARG002
         """What is encrypted of a vector at a stage."""
         return vector_D
 
 
-def _between(scheme: Scheme, one: Mask, other: Mask) -> Iterator[Numbers]:
+def _between(scheme: CipherScheme, one: Mask, other: Mask) -> Iterator[Numbers]:
     """The differences of two masks."""
     for left, right in zip(scheme.numbers_of_mask(one), scheme.numbers_of_mask(other), strict=True):
         name = f"the differences of the {left.name} to another one"
         yield Numbers(name, left.difference(left.values_RN, right.values_RN), left.modulus)
 
 
-def _contributors(inbound: Records, me: Party) -> list[Address]:
+def _contributors(inbound: Records, me: Participant) -> list[Address]:
     """Who is in a sum that may be opened."""
     contributors = str(inbound.get("contributors")).split(",")
     if len(set(contributors)) < len(contributors):
@@ -345,7 +353,7 @@ def _contributors(inbound: Records, me: Party) -> list[Address]:
     return contributors
 
 
-def _mask_key(me: Party, own: Credentials, client: Address, opener: Address, salt: bytes) -> bytes:
+def _mask_key(me: Participant, own: Credentials, client: Address, opener: Address, salt: bytes) -> bytes:
     """k_i, the same at both ends."""
     peer = opener if me.address == client else client
     return own.identity.shared(own.roster[peer], me.header("mask", client, opener), salt)

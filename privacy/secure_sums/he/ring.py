@@ -17,9 +17,9 @@ from privacy.sealing import mac, uniform
 from privacy.secure_sums.he.parameters import HeParameters
 from privacy.secure_sums.he.seal_files import (
     SEED_BYTES,
-    Layout,
-    Raw,
+    RawPolynomials,
     Residues,
+    SealLayout,
     ciphertext_layout,
     load,
     packed_bits,
@@ -32,7 +32,7 @@ from privacy.spans import span
 _FINGERPRINT_BYTES = 8
 
 
-class Ring:
+class SealRing:
     """What one parameter set means: its SEAL context, its primes, and its ciphertexts as bytes. See `ring`."""
 
     def __init__(self, parameters: HeParameters) -> None:
@@ -59,25 +59,25 @@ class Ring:
         return (sealapi.CKKSEncoder if self.parameters.scheme == "ckks" else sealapi.BatchEncoder)(self.context)
 
     @cached_property
-    def ciphertext(self) -> Layout:
+    def ciphertext(self) -> SealLayout:
         """How SEAL writes a ciphertext of this set."""
         ckks = self.parameters.scheme == "ckks"
         scale = 2.0 ** (self.parameters.scale_bits or 0)
         return ciphertext_layout(self.context.first_parms_id(), ckks, self.degree, self.moduli, scale)
 
     @cached_property
-    def plaintext(self) -> Layout:
+    def plaintext(self) -> SealLayout:
         """How SEAL writes an encoded plaintext of CKKS."""
         scale = 2.0 ** (self.parameters.scale_bits or 0)
         return plaintext_layout(self.context.first_parms_id(), self.degree, self.moduli, scale)
 
     @cached_property
-    def secret_key(self) -> Layout:
+    def secret_key(self) -> SealLayout:
         """How SEAL writes a secret key."""
         return plaintext_layout(self.context.key_parms_id(), self.degree, self.all_moduli, 1.0)
 
     @cached_property
-    def public_key(self) -> Layout:
+    def public_key(self) -> SealLayout:
         """How SEAL writes a public key."""
         return ciphertext_layout(self.context.key_parms_id(), True, self.degree, self.all_moduli, 1.0)
 
@@ -89,20 +89,20 @@ class Ring:
     def _polynomial_bytes(self) -> int:
         return sum(self.degree * packed_bits(modulus) // 8 for modulus in self.moduli)
 
-    def message(self, raws: Iterable[Raw]) -> bytes:
+    def message(self, raws: Iterable[RawPolynomials]) -> bytes:
         """Ciphertexts as one run of bytes; all of them with a seed, or none."""
         if not self.parameters.dense:
             return b"".join(self.ciphertext.compressed_file(raw) for raw in raws)
         return self._fingerprint + b"".join(self._pack(raw) for raw in raws)
 
-    def _pack(self, raw: Raw) -> bytes:
+    def _pack(self, raw: RawPolynomials) -> bytes:
         rows = (pack(row_N, packed_bits(q)) for row_KN in raw.residues_PKN for row_N, q in self._by_prime(row_KN))
         return b"".join(rows) + (raw.seed or b"")
 
     def _by_prime(self, rows_KN: Residues) -> Iterator[tuple[Residues, int]]:
         return zip(rows_KN, self.moduli, strict=True)
 
-    def parse(self, message: bytes, ciphertexts: int) -> Iterator[Raw]:
+    def parse(self, message: bytes, ciphertexts: int) -> Iterator[RawPolynomials]:
         """Take a message of so many ciphertexts apart, one after the other.
 
         Raises:
@@ -112,7 +112,7 @@ class Ring:
             raise MalformedContribution(f"ciphertexts must be bytes, got {type(message).__name__}")
         return self._unpack(message, ciphertexts) if self.parameters.dense else self._files(message, ciphertexts)
 
-    def _unpack(self, message: bytes, ciphertexts: int) -> Iterator[Raw]:
+    def _unpack(self, message: bytes, ciphertexts: int) -> Iterator[RawPolynomials]:
         one = self._polynomial_bytes
         sizes = {_FINGERPRINT_BYTES + ciphertexts * size: size for size in (one + SEED_BYTES, 2 * one)}
         if len(message) not in sizes:
@@ -125,7 +125,7 @@ class Ring:
         for start in range(_FINGERPRINT_BYTES, len(message), size):
             yield self._unpack_one(message[start : start + size])
 
-    def _unpack_one(self, body: bytes) -> Raw:
+    def _unpack_one(self, body: bytes) -> RawPolynomials:
         seeded = len(body) < 2 * self._polynomial_bytes
         rows = []
         at = 0
@@ -134,9 +134,9 @@ class Ring:
             rows.append(unpack(body[at:end], packed_bits(modulus)))
             at = end
         residues_PKN = np.stack(rows).reshape(-1, len(self.moduli), self.degree)
-        return Raw(self.ciphertext.check(residues_PKN), body[at:] if seeded else None)
+        return RawPolynomials(self.ciphertext.check(residues_PKN), body[at:] if seeded else None)
 
-    def _files(self, message: bytes, ciphertexts: int) -> Iterator[Raw]:
+    def _files(self, message: bytes, ciphertexts: int) -> Iterator[RawPolynomials]:
         start = 0
         for _ in range(ciphertexts):
             size = int.from_bytes(message[start + 8 : start + 16], "little")
@@ -147,13 +147,13 @@ class Ring:
         if start != len(message):
             raise MalformedContribution(f"{len(message) - start} bytes after the last of {ciphertexts} ciphertexts")
 
-    def cipher(self, raw: Raw) -> Any:
+    def cipher(self, raw: RawPolynomials) -> Any:
         """The ciphertext in SEAL."""
         loaded = sealapi.Ciphertext()
         load(loaded, self.context, self.ciphertext.file(raw))
         return loaded
 
-    def raw(self, cipher: Any) -> Raw:
+    def raw(self, cipher: Any) -> RawPolynomials:
         """A ciphertext out of SEAL."""
         return self.ciphertext.parse(save(cipher))
 
@@ -169,7 +169,7 @@ class Ring:
         """Their sum modulo q."""
         return add_mod(left_CR, right_CR, np.repeat(np.array(self.moduli, np.uint64), self.degree))
 
-    def masked(self, raw: Raw, mask_R: Residues, sign: int = 1) -> Raw:
+    def masked(self, raw: RawPolynomials, mask_R: Residues, sign: int = 1) -> RawPolynomials:
         """The same ciphertext with the mask added to its plaintext, or with sign -1 taken off.
 
         A ciphertext decrypts to c0 + c1 s: what is added to c0 is added to the plaintext. CKKS plaintexts are in NTT
@@ -180,17 +180,17 @@ class Ring:
             mask_KN = mask_R.reshape(len(self.moduli), self.degree)
             residues_PKN = raw.residues_PKN.copy()
             residues_PKN[0] = change(residues_PKN[0], mask_KN, np.array(self.moduli, np.uint64)[:, None])
-        return Raw(residues_PKN, raw.seed)
+        return RawPolynomials(residues_PKN, raw.seed)
 
 
 @lru_cache(maxsize=16)
-def ring(parameters: HeParameters) -> Ring:
+def ring(parameters: HeParameters) -> SealRing:
     """The ring of a parameter set, made once in a process.
 
     Raises:
         ConfigError: SEAL has no such primes, or wants other parameters.
     """
-    return Ring(parameters)
+    return SealRing(parameters)
 
 
 def _moduli(parameters: HeParameters) -> tuple[int, ...]:

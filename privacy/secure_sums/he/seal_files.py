@@ -34,7 +34,7 @@ _CODEC = pa.Codec("zstd", compression_level=3)  # SEAL's level
 _BLAKE2XB = b"\x01"
 
 
-class Raw(NamedTuple):
+class RawPolynomials(NamedTuple):
     """A ciphertext (or key) outside SEAL. With a seed its second polynomial is what the seed expands to."""
 
     residues_PKN: Residues
@@ -85,7 +85,7 @@ def _inflate(file: bytes, body_bytes: int) -> bytes | None:
 
 
 @dataclass(frozen=True)
-class Layout:
+class SealLayout:
     """How SEAL writes one kind of object: `members`, then residues of P polynomials modulo each of K primes."""
 
     members: bytes
@@ -109,16 +109,16 @@ class Layout:
         seeded = (self._head(1), self._polynomial_bytes, _header(_PLAIN, 1 + SEED_BYTES) + _BLAKE2XB)
         return (seeded, full) if self.polynomials == 2 else (full,)
 
-    def _body(self, raw: Raw) -> bytes:
+    def _body(self, raw: RawPolynomials) -> bytes:
         head, _, seed_head = self._forms[-1 if raw.seed is None else 0]
         return head + raw.residues_PKN.tobytes() + seed_head + (raw.seed or b"")
 
-    def file(self, raw: Raw) -> bytes:
+    def file(self, raw: RawPolynomials) -> bytes:
         """The object for SEAL to load, not compressed."""
         body = self._body(raw)
         return _header(_PLAIN, len(body)) + body
 
-    def compressed_file(self, raw: Raw) -> bytes:
+    def compressed_file(self, raw: RawPolynomials) -> bytes:
         """The object as SEAL itself would save it."""
         body = bytes(_CODEC.compress(self._body(raw), asbytes=True))
         return _header(_ZSTD, len(body)) + body
@@ -128,7 +128,7 @@ class Layout:
         """No SEAL file of this object is longer."""
         return _compressed_bound(len(self._head(self.polynomials)) + self.polynomials * self._polynomial_bytes)
 
-    def parse(self, file: bytes) -> Raw:
+    def parse(self, file: bytes) -> RawPolynomials:
         """Take a compressed SEAL file apart.
 
         Raises:
@@ -145,7 +145,7 @@ class Layout:
             tail = body[len(head) + residue_bytes :]
             if tail.startswith(seed_head):
                 residues_PKN = self._residues(body[len(head) : len(head) + residue_bytes])
-                return Raw(residues_PKN, tail[len(seed_head) :] if seed_head else None)
+                return RawPolynomials(residues_PKN, tail[len(seed_head) :] if seed_head else None)
         raise MalformedContribution("a ciphertext or key of other parameters, or a damaged one")
 
     def _residues(self, data: bytes) -> Residues:
@@ -170,16 +170,16 @@ def _compressed_bound(body_bytes: int) -> int:
     return _HEADER.size + body_bytes + (body_bytes >> 8) + 512
 
 
-def ciphertext_layout(parms_id: list[int], ntt: bool, degree: int, moduli: tuple[int, ...], scale: float) -> Layout:
+def ciphertext_layout(parms_id: list[int], ntt: bool, degree: int, moduli: tuple[int, ...], scale: float) -> SealLayout:
     """Of a ciphertext of two polynomials, which a public key is too; in CKKS they are in NTT form, in BFV not."""
     correction = 1
     members = struct.pack("<4Q?QQQdQ", *parms_id, ntt, 2, degree, len(moduli), scale, correction)
-    return Layout(members, 2, degree, moduli)
+    return SealLayout(members, 2, degree, moduli)
 
 
-def plaintext_layout(parms_id: list[int], degree: int, moduli: tuple[int, ...], scale: float) -> Layout:
+def plaintext_layout(parms_id: list[int], degree: int, moduli: tuple[int, ...], scale: float) -> SealLayout:
     """Of a plaintext in NTT form, which a secret key is too."""
-    return Layout(struct.pack("<4QQd", *parms_id, len(moduli) * degree, scale), 1, degree, moduli)
+    return SealLayout(struct.pack("<4QQd", *parms_id, len(moduli) * degree, scale), 1, degree, moduli)
 
 
 def packed_bits(modulus: int) -> int:

@@ -14,14 +14,14 @@ from privacy.secure_sums.contract import (
     Contribution,
     Credentials,
     Exchange,
-    Party,
+    Participant,
     Records,
     SetupFlow,
     bytes_of,
     require_contributors,
 )
 from privacy.secure_sums.declarations import Declarations, Open
-from privacy.secure_sums.he.codecs import Scheme
+from privacy.secure_sums.he.codecs import CipherScheme
 from privacy.secure_sums.he.key_delivery import ignored
 from privacy.secure_sums.he.protocol import Gathering, OpenedSum
 from privacy.secure_sums.he.selection import (
@@ -64,7 +64,7 @@ class SelectiveSum(OpenedSum):
         """What is encrypted of a vector."""
         return protected_spec(spec, self.fraction)
 
-    def _scheme(self, spec: VectorSpec) -> Scheme:
+    def _scheme(self, spec: VectorSpec) -> CipherScheme:
         return self.scheme(self._carried(spec))
 
     # ---- the server's half
@@ -113,7 +113,7 @@ class SelectiveSum(OpenedSum):
 
     # ---- everyone else's
 
-    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
+    def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
         """As every opened sum, and what the survey asks."""
         if self.surveys and stage == "sensitivity":
             return self._contribute_whole(inbound, me, me.own, contribution)
@@ -123,7 +123,7 @@ class SelectiveSum(OpenedSum):
             return self._take_positions(inbound, me, me.own)
         return super().respond(stage, inbound, me, contribution)
 
-    def _contribute(self, inbound: Records, me: Party, own: Credentials, contribution: Contribution) -> Records:
+    def _contribute(self, inbound: Records, me: Participant, own: Credentials, contribution: Contribution) -> Records:
         selection = self._selection(me, own)
         if selection is None:
             return self._contribute_whole(inbound, me, own, contribution)
@@ -132,10 +132,12 @@ class SelectiveSum(OpenedSum):
         sealed = self._protect(self._scheme(me.spec), protected, opener, me, own)
         return {**sealed, "clear": clear}
 
-    def _contribute_whole(self, inbound: Records, me: Party, own: Credentials, contribution: Contribution) -> Records:
+    def _contribute_whole(
+        self, inbound: Records, me: Participant, own: Credentials, contribution: Contribution
+    ) -> Records:
         return super()._contribute(inbound, me, own, contribution)
 
-    def _selection(self, me: Party, own: Credentials) -> Selection | None:
+    def _selection(self, me: Participant, own: Credentials) -> Selection | None:
         """What this role knows of what is encrypted; None where all of it is."""
         if self.hides:
             return None
@@ -146,13 +148,13 @@ class SelectiveSum(OpenedSum):
             raise PrivacyRefusal(f"{me.address} does not know what to encrypt: it missed the set-up")
         return Selection.from_bytes(bits, me.spec, self.fraction)
 
-    def _open(self, inbound: Records, me: Party, own: Credentials) -> Records:
+    def _open(self, inbound: Records, me: Participant, own: Credentials) -> Records:
         """The sum, with what is encrypted of an update where the server cannot know it: it keeps nothing."""
         opened = super()._open(inbound, me, own)
         selection = self._selection(me, own) if self.surveys else None
         return opened if selection is None else {**opened, "positions": selection.to_bytes()}
 
-    def _rank(self, inbound: Records, me: Party, own: Credentials) -> Records:
+    def _rank(self, inbound: Records, me: Participant, own: Credentials) -> Records:
         """Open the sum of sensitivities, keep it, and sign which values are to be encrypted."""
         length = me.spec.segments[0].length
         sensitivity_U = self._opened(self.scheme(me.spec), inbound, me, own)[:length]
@@ -160,7 +162,7 @@ class SelectiveSum(OpenedSum):
         own.store.put(POSITIONS, bits)
         return {"positions": bits, "signed": own.identity.sign(me.header(POSITIONS, me.address, ""), bits)}
 
-    def _take_positions(self, inbound: Records, me: Party, own: Credentials) -> Records:
+    def _take_positions(self, inbound: Records, me: Participant, own: Credentials) -> Records:
         chooser = self._agreed_opener({"opener": str(inbound.get("chooser"))}, me, own)
         bits = bytes_of(inbound, "positions")
         own.roster.verify(me.header(POSITIONS, chooser, ""), bits, inbound.get("signed"))
@@ -170,14 +172,14 @@ class SelectiveSum(OpenedSum):
 
     # ---- for the witness
 
-    def declare(self, stage: str, records: Records, me: Party) -> Declarations:
+    def declare(self, stage: str, records: Records, me: Participant) -> Declarations:
         """What stays out may be read."""
         declared = super().declare(stage, records, me)
         return declared if self.hides or stage == "sensitivity" else {**declared, "clear": Open()}
 
-    def _witnessed(self, stage: str, spec: VectorSpec) -> Scheme:
+    def _witnessed(self, stage: str, spec: VectorSpec) -> CipherScheme:
         return self.scheme(spec) if stage == "sensitivity" else self._scheme(spec)
 
-    def _encrypted(self, stage: str, vector_D: Vector, me: Party) -> Vector:
+    def _encrypted(self, stage: str, vector_D: Vector, me: Participant) -> Vector:
         selection = None if stage == "sensitivity" else self._selection(me, me.own)
         return vector_D if selection is None else selection.split(vector_D)[0]

@@ -6,7 +6,7 @@ What they share, both halves of it, is `privacy.secure_sums.he.protocol` and, wh
 
 from privacy.checks import positive
 from privacy.errors import ConfigError
-from privacy.secure_sums.he.codecs import FloodingRule, Scheme, bfv_scheme, ckks_scheme, pad_scheme
+from privacy.secure_sums.he.codecs import CipherScheme, FloodingRule, bfv_scheme, ckks_scheme, pad_scheme
 from privacy.secure_sums.he.parameters import HeParameters, named
 from privacy.secure_sums.he.protocol import OpenedSum
 from privacy.secure_sums.he.selective_protocol import SelectiveSum
@@ -46,7 +46,7 @@ class CkksSum(SelectiveSum):
         """Where the clients share the key; the published sets encrypt to a public key even there, as in the field."""
         return self.keys == "clients" and self._parameters.dense
 
-    def scheme(self, spec: VectorSpec) -> Scheme:
+    def scheme(self, spec: VectorSpec) -> CipherScheme:
         """CKKS at the scale that the cohort allows."""
         return ckks_scheme(spec, self._parameters, self.symmetric, self.flooding)
 
@@ -79,7 +79,7 @@ class BfvSum(SelectiveSum):
         """Where the clients share the key."""
         return self.keys == "clients"
 
-    def scheme(self, spec: VectorSpec) -> Scheme:
+    def scheme(self, spec: VectorSpec) -> CipherScheme:
         """BFV with the plain modulus that packs most values."""
         return bfv_scheme(spec, self._parameters, self.symmetric, self._value_bits, self._rounds)
 
@@ -99,7 +99,7 @@ class PadSum(OpenedSum):
         """There is nothing to encrypt with."""
         return False
 
-    def scheme(self, spec: VectorSpec) -> Scheme:
+    def scheme(self, spec: VectorSpec) -> CipherScheme:
         """Masks modulo the power of two that holds a sum."""
         return pad_scheme(spec, self._value_bits)
 

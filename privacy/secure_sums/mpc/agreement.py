@@ -26,7 +26,7 @@ from privacy.errors import (
 )
 from privacy.randomness import KEY_BYTES
 from privacy.sealing import open_box
-from privacy.secure_sums.contract import Credentials, Party, Records, bytes_of, require_contributors
+from privacy.secure_sums.contract import Credentials, Participant, Records, bytes_of, require_contributors
 from privacy.secure_sums.meeting import Peers
 from privacy.secure_sums.one_set_a_round import note_set, require_no_other_set
 
@@ -59,7 +59,7 @@ class Manifest:
         """For boxes in the parties' order."""
         return cls(submission, tuple(hashlib.sha256(box).digest() for box in boxes))
 
-    def signed(self, me: Party) -> bytes:
+    def signed(self, me: Participant) -> bytes:
         """As it travels."""
         body = self.submission + b"".join(self.digests)
         return body + me.own.identity.sign(me.header("mpc manifest", me.address, EVERYBODY), body)
@@ -81,7 +81,7 @@ def check_box(manifest: bytes, index: int, box: bytes) -> None:
         raise BadSignature("a box is not the one that its manifest names")
 
 
-def check_manifest(manifest: bytes, client: Address, parties: int, me: Party) -> None:
+def check_manifest(manifest: bytes, client: Address, parties: int, me: Participant) -> None:
     """Whether a client signed this manifest in this attempt.
 
     Raises:
@@ -104,12 +104,12 @@ class Taken:
     """
 
     parties: Sequence[Address]
-    check_share: Callable[[Address, bytes, Party], None] = field(repr=False)
+    check_share: Callable[[Address, bytes, Participant], None] = field(repr=False)
     manifests: dict[Address, bytes] = field(default_factory=dict)
     shares: dict[Address, bytes] = field(default_factory=dict, repr=False)
     told: str = ""
 
-    def take(self, inbound: Records, me: Party) -> None:
+    def take(self, inbound: Records, me: Participant) -> None:
         """Verify what the server relayed, and open it. Whose own fault it is that it will not do is left out.
 
         Raises:
@@ -126,7 +126,7 @@ class Taken:
         for place, client in enumerate(contributors):
             self._take_one(client, manifests[size * place : size * (place + 1)], inbound, me)
 
-    def _take_one(self, client: Address, manifest: bytes, inbound: Records, me: Party) -> None:
+    def _take_one(self, client: Address, manifest: bytes, inbound: Records, me: Participant) -> None:
         with self._or_left_out(client):
             check_manifest(manifest, client, len(self.parties), me)
             self.manifests[client] = manifest
@@ -147,7 +147,7 @@ class Taken:
         except ProtocolError as error:
             self.told = self.told or f"{shown(client)}: {error}"
 
-    def _unaltered(self, client: Address, manifest: bytes, inbound: Records, me: Party) -> bytes:
+    def _unaltered(self, client: Address, manifest: bytes, inbound: Records, me: Participant) -> bytes:
         """The box that a client's manifest names."""
         try:
             box = bytes_of(inbound, client)
@@ -158,7 +158,7 @@ class Taken:
 
 
 def agree(
-    held: Mapping[Address, bytes], complaint: FedveilError | None, me: Party, parties: Sequence[Address]
+    held: Mapping[Address, bytes], complaint: FedveilError | None, me: Participant, parties: Sequence[Address]
 ) -> tuple[Address, ...]:
     """The clients whose contributions count, sorted, after all parties have signed for the same ones.
 
@@ -194,7 +194,7 @@ def agree(
     return contributors
 
 
-def _other_set(contributors: Sequence[Address], me: Party) -> PrivacyRefusal | None:
+def _other_set(contributors: Sequence[Address], me: Participant) -> PrivacyRefusal | None:
     """Why this party does not open the round for these clients, in whatever attempt."""
     try:
         require_no_other_set(contributors, me, me.own)
@@ -203,7 +203,7 @@ def _other_set(contributors: Sequence[Address], me: Party) -> PrivacyRefusal | N
     return None
 
 
-def _exchange(what: str, body: bytes, me: Party, parties: Sequence[Address]) -> dict[Address, bytes]:
+def _exchange(what: str, body: bytes, me: Participant, parties: Sequence[Address]) -> dict[Address, bytes]:
     """Each party's statement, signed by it in this attempt."""
     own = me.own
     message = body + own.identity.sign(me.header(f"mpc {what}", me.address, EVERYBODY), body)

@@ -36,7 +36,7 @@ from privacy.secure_sums.contract import (
     Contribution,
     Exchange,
     Flow,
-    Party,
+    Participant,
     Records,
     SecureSum,
     bytes_of,
@@ -48,7 +48,7 @@ from privacy.secure_sums.meeting import Meeting
 from privacy.secure_sums.mpc.aggregates import by_name as mpc_aggregates
 from privacy.secure_sums.mpc.aggregates.by_name import named
 from privacy.secure_sums.mpc.agreement import Manifest, Taken, agree, check_box, manifest_bytes, number_of
-from privacy.secure_sums.mpc.shares import WIDTHS, Elements, Ring
+from privacy.secure_sums.mpc.shares import WIDTHS, Elements, ShareRing
 from privacy.secure_sums.trust import LEFT_OUT, Trust
 from privacy.secure_sums.vectors import Sum, Total, Vector, VectorSpec
 from privacy.spans import span
@@ -124,14 +124,14 @@ class CryptenSum(SecureSum):
         drop_out = f"{LEFT_OUT} A party that is gone ends the run."
         return Trust(tuple(coalitions), drop_out, holds, sees)
 
-    def ring(self, spec: VectorSpec) -> Ring:
+    def ring(self, spec: VectorSpec) -> ShareRing:
         """Where the vectors of a spec lie: as narrow as their sum allows, or the 64 bits that everything else takes.
 
         Raises:
             ConfigError: no ring holds their sums, or the aggregate cannot be computed of them.
         """
         self._aggregate.check(spec, self._fractional_bits, len(self.roles))
-        ring = Ring.of(spec, self._fractional_bits, KEY)
+        ring = ShareRing.of(spec, self._fractional_bits, KEY)
         return ring if self.additive else replace(ring, bits=WIDTHS[-1])
 
     def tolerance(self, spec: VectorSpec) -> float:
@@ -209,7 +209,7 @@ class CryptenSum(SecureSum):
 
     # ---- everyone else's
 
-    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
+    def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
         """Share, or reveal."""
         if stage == "share":
             return self._share(me, contribution)
@@ -217,7 +217,7 @@ class CryptenSum(SecureSum):
             return self._reveal(inbound, me)
         raise unknown_stage(stage)
 
-    def _share(self, me: Party, contribution: Contribution) -> Records:
+    def _share(self, me: Participant, contribution: Contribution) -> Records:
         whole = self._whole(me.address)
         vector_D = me.spec.check(contribution())
         ring = self.ring(me.spec)
@@ -233,12 +233,12 @@ class CryptenSum(SecureSum):
 
     # ---- for the witness
 
-    def declare(self, stage: str, records: Records, me: Party) -> Declarations:  # noqa: ARG002
+    def declare(self, stage: str, records: Records, me: Participant) -> Declarations:  # noqa: ARG002
         """Boxes, and in each of them a share, which is uniform."""
         boxes = {role: self._declared(role, me) for role in self.roles}
         return {**boxes, "manifest": Fixed(manifest_bytes(len(self.roles)))}
 
-    def _declared(self, role: Address, me: Party) -> Boxed:
+    def _declared(self, role: Address, me: Participant) -> Boxed:
         ring = self.ring(me.spec)
         share = me.inside[role]
         if self.roles[self._whole(me.address)] != role:
@@ -246,7 +246,7 @@ class CryptenSum(SecureSum):
         words = np.frombuffer(share, ring.dtype)
         return Boxed(share, BOX_BYTES, (Numbers.of(f"the share of {role}", words, 1 << ring.bits),))
 
-    def encodings(self, stage: str, vector_D: Vector, me: Party) -> Iterable[Encoding]:  # noqa: ARG002
+    def encodings(self, stage: str, vector_D: Vector, me: Participant) -> Iterable[Encoding]:  # noqa: ARG002
         """Fixed point."""
         ring = self.ring(me.spec)
         return (Encoding(ring.encode(vector_D), ring.bits),)
@@ -255,7 +255,7 @@ class CryptenSum(SecureSum):
         self,
         stage: str,
         inbound: Records,
-        me: Party,
+        me: Participant,
         vector_D: Vector,
         sent: Records,  # noqa: ARG002
     ) -> Rehearsal:
@@ -271,7 +271,7 @@ class CryptenSum(SecureSum):
         """The party that gets a client's vector; the others get keys."""
         return number_of(client) % len(self.roles)
 
-    def _reveal(self, inbound: Records, me: Party) -> Records:
+    def _reveal(self, inbound: Records, me: Participant) -> Records:
         if me.address not in self.roles:
             raise ProtocolError(f"{me.address} reveals nothing")
         taken = Taken(self.roles, self._check_share)
@@ -292,16 +292,16 @@ class CryptenSum(SecureSum):
         first = me.address == self.roles[0]
         return {**report, "sum": vector_D, "contributors": ",".join(contributors)} if first else report
 
-    def _check_share(self, client: Address, share: bytes, me: Party) -> None:
+    def _check_share(self, client: Address, share: bytes, me: Participant) -> None:
         self.ring(me.spec).check_share(share, whole=self.roles[self._whole(client)] == me.address)
 
-    def _agreed(self, taken: Taken, complaint: FedveilError | None, me: Party) -> tuple[Address, ...]:
+    def _agreed(self, taken: Taken, complaint: FedveilError | None, me: Participant) -> tuple[Address, ...]:
         try:
             return agree(taken.manifests, complaint, me, self.roles)
         except TooFewContributors as error:
             raise TooFewContributors(f"{error}; left out is {taken.told}" if taken.told else str(error)) from error
 
-    def _shares(self, payloads: dict[Address, bytes], contributors: Sequence[Address], me: Party) -> Elements:
+    def _shares(self, payloads: dict[Address, bytes], contributors: Sequence[Address], me: Participant) -> Elements:
         """This party's shares, shape (C, D), in the order of the contributors; one row where they need only be added.
 
         The payloads are used up.
@@ -314,7 +314,7 @@ class CryptenSum(SecureSum):
             ring.add_share(shares_CD[place % rows], payloads.pop(client), whole=self._whole(client) == index)
         return shares_CD
 
-    def _opened(self, shares_CD: Elements, me: Party) -> Sum:
+    def _opened(self, shares_CD: Elements, me: Participant) -> Sum:
         integers_CD = torch.from_numpy(shares_CD.astype(np.int64, copy=False)).to(me.device)
         if isinstance(self._aggregate, mpc_aggregates.Sum):
             ring = self.ring(me.spec)
@@ -331,7 +331,7 @@ def revealed(aggregate: mpc_aggregates.Sum, shares_CD: torch.Tensor) -> NDArray[
     return aggregate.residues(shares_CD)
 
 
-def _sealed(me: Party, role: Address, share: bytes) -> bytes:
+def _sealed(me: Participant, role: Address, share: bytes) -> bytes:
     return seal(me.own.identity, me.own.roster, me.header("mpc share", me.address, role), share, me.randomness)
 
 

@@ -27,7 +27,7 @@ _BLOCK_BYTES = 1 << 17  # of a key stream at a time, so that it stays in the cac
 
 
 @dataclass(frozen=True)
-class Ring:
+class ShareRing:
     """The integers modulo 2^bits, and how the vectors of a spec lie in them. See `of`."""
 
     spec: VectorSpec
@@ -35,7 +35,7 @@ class Ring:
     bits: int
 
     @classmethod
-    def of(cls, spec: VectorSpec, fractional_bits: int, key: str) -> "Ring":
+    def of(cls, spec: VectorSpec, fractional_bits: int, key: str) -> "ShareRing":
         """The narrowest ring that holds every sum of the cohort; `key` is the sum's configuration.
 
         Residues (a spec with `modulus_bits`) need only be held themselves: their modulus divides the ring's.

@@ -44,7 +44,7 @@ Masses = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Plan:
+class GraphPlan:
     """For a cohort of so many."""
 
     count: int
@@ -93,7 +93,7 @@ class Bounds:
             allowed = f"{counted} must be at most {MOST_BAD} together (secure_sum.server={self.server})"
             raise ConfigError.of(f"{KEY}.dropout_rate", self.dropout_rate, allowed)
 
-    def plan(self, count: int, cohort: int) -> Plan:
+    def plan(self, count: int, cohort: int) -> GraphPlan:
         """The fewest neighbours that will do for so many of a cohort, and the threshold.
 
         Those who collude are a share of the cohort, however many of the others the server says are not there.
@@ -103,21 +103,21 @@ class Bounds:
         """
         return _plan(self, count, self.colluding(max(count, cohort)))
 
-    def coalition(self, plan: Plan) -> int:
+    def coalition(self, plan: GraphPlan) -> int:
         """With so many of a client's neighbours the server gets both of its secrets.
 
         They have t shares of each, or, where it lies to the others, who give it one of the two each, with these t.
         """
         return plan.threshold if self.server == CURIOUS else max(2 * plan.threshold - plan.holders, 1)
 
-    def assumption(self, plan: Plan) -> str:
+    def assumption(self, plan: GraphPlan) -> str:
         """Who must not collude in a cohort like that."""
         if plan.count == 1:
             return "the server is trusted: a cohort of one client has nobody to hide among"
         honest = "the server follows the protocol: it" if self.server == CURIOUS else "the server"
         return f"{honest} does not collude with {self.coalition(plan)} of a client's {plan.degree} neighbours"
 
-    def caveats(self, plan: Plan) -> list[str]:
+    def caveats(self, plan: GraphPlan) -> list[str]:
         """Whole sentences about what a cohort like that does not withstand."""
         told = f"It takes {plan.threshold} neighbours where the server follows the protocol."
         left = f"Of a cohort of {plan.count}, {plan.least} must be left, or the round is refused."
@@ -165,14 +165,14 @@ class Bounds:
 
 
 @lru_cache(maxsize=256)
-def _plan(bounds: Bounds, count: int, colluding: int) -> Plan:
+def _plan(bounds: Bounds, count: int, colluding: int) -> GraphPlan:
     if 0 < colluding > count - 2:
         raise TooFewContributors(f"{count} clients take part, and {colluding} of their cohort may collude")
     sparse = bounds.fewest(count, colluding) if count >= SMALL else None
     if sparse is not None:
-        return Plan(count, *sparse, count - bounds.dropping(count))
+        return GraphPlan(count, *sparse, count - bounds.dropping(count))
     threshold = bounds.majority(count, colluding)
-    return Plan(count, count - 1, threshold, threshold)
+    return GraphPlan(count, count - 1, threshold, threshold)
 
 
 def _cut(count: int, degree: int, bad: int) -> float:
@@ -207,10 +207,10 @@ def _log_choose(n: int, k: int | NDArray[np.int64]) -> Masses:
     return np.asarray(gammaln(n + 1) - gammaln(np.asarray(k) + 1) - gammaln(n - np.asarray(k) + 1))
 
 
-class Ring:
+class NeighbourRing:
     """The graph of a closed list of clients: `digest` names the list, with its keys."""
 
-    def __init__(self, clients: Sequence[Address], digest: bytes, plan: Plan) -> None:
+    def __init__(self, clients: Sequence[Address], digest: bytes, plan: GraphPlan) -> None:
         assert plan.count == len(clients)
         self.plan = plan
         self._order = sorted(clients, key=lambda client: hashlib.sha256(digest + client.encode()).digest())

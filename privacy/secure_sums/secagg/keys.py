@@ -19,7 +19,7 @@ from privacy.addresses import Address, is_client
 from privacy.errors import BadSignature, MalformedContribution, ProtocolError, shown
 from privacy.randomness import KEY_BYTES, Randomness
 from privacy.sealing import agree, derive, framed
-from privacy.secure_sums.contract import Party, Records, bytes_of
+from privacy.secure_sums.contract import Participant, Records, bytes_of
 
 EVERYBODY = "cohort"
 PUBLIC_BYTES = 2 * KEY_BYTES
@@ -153,14 +153,14 @@ def open_box(key: bytes, box: bytes, sender: Address) -> bytes:
         raise BadSignature(f"{sender} did not seal this box") from None
 
 
-def advertised(keys: PrivateKeys, me: Party) -> Records:
+def advertised(keys: PrivateKeys, me: Participant) -> Records:
     """A client's public keys, signed for this attempt."""
     public = keys.public
     signature = me.own.identity.sign(me.header("secagg keys", me.address, EVERYBODY), public)
     return {"keys": public, "signed": signature}
 
 
-def verified_list(inbound: Records, me: Party) -> ClosedList:
+def verified_list(inbound: Records, me: Participant) -> ClosedList:
     """The closed list that the server hands on, every key of which its owner signed in this attempt.
 
     Raises:

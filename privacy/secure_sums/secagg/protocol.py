@@ -34,7 +34,7 @@ from privacy.secure_sums.contract import (
     Contribution,
     Exchange,
     Flow,
-    Party,
+    Participant,
     Records,
     SecureSum,
     bytes_of,
@@ -45,7 +45,7 @@ from privacy.secure_sums.declarations import Declarations, Encoding, Numbers, Re
 from privacy.secure_sums.fixed_point import FixedPoint
 from privacy.secure_sums.one_set_a_round import note_set
 from privacy.secure_sums.packing import unpack_words
-from privacy.secure_sums.secagg.graph import KEY, MALICIOUS, Bounds, Plan, Ring
+from privacy.secure_sums.secagg.graph import KEY, MALICIOUS, Bounds, GraphPlan, NeighbourRing
 from privacy.secure_sums.secagg.keys import (
     EVERYBODY,
     ClosedList,
@@ -122,7 +122,7 @@ class SecAggSum(SecureSum):
         drop_out = f"{LEFT_OUT} Its masks are taken off with the shares of {plan.threshold} neighbours."
         return Trust((("the server", coalition),), drop_out, holds, sees)
 
-    def plan(self, count: int, cohort: int) -> Plan:
+    def plan(self, count: int, cohort: int) -> GraphPlan:
         """Neighbours and threshold among so many clients of a cohort.
 
         Raises:
@@ -142,9 +142,9 @@ class SecAggSum(SecureSum):
         """Half a step of the fixed point."""
         return self.masked(spec).fixed.tolerance
 
-    def ring(self, closed: ClosedList, spec: VectorSpec) -> Ring:
+    def ring(self, closed: ClosedList, spec: VectorSpec) -> NeighbourRing:
         """The graph of those who take part."""
-        return Ring(list(closed.keys), closed.digest, self.plan(len(closed.keys), spec.cohort_size))
+        return NeighbourRing(list(closed.keys), closed.digest, self.plan(len(closed.keys), spec.cohort_size))
 
     # ---- the server's half
 
@@ -180,7 +180,7 @@ class SecAggSum(SecureSum):
 
     # ---- the clients' half
 
-    def respond(self, stage: str, inbound: Records, me: Party, contribution: Contribution) -> Records:
+    def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
         """Advertise, share, mask, confirm or unmask."""
         if stage == "advertise":
             return self._advertise(me)
@@ -194,7 +194,7 @@ class SecAggSum(SecureSum):
             return self._unmask(inbound, me)
         raise unknown_stage(stage)
 
-    def _advertise(self, me: Party) -> Records:
+    def _advertise(self, me: Participant) -> Records:
         if _KEYS in me.memory:
             raise PrivacyRefusal(f"{me.address} has advertised its keys before, in this attempt")
         keys = PrivateKeys.draw(me.randomness)
@@ -202,7 +202,7 @@ class SecAggSum(SecureSum):
         with span("sign"):
             return advertised(keys, me)
 
-    def _share_keys(self, inbound: Records, me: Party) -> Records:
+    def _share_keys(self, inbound: Records, me: Participant) -> Records:
         keys = _own_keys(me)
         if _SEED in me.memory:
             raise PrivacyRefusal(f"{me.address} has shared its keys before, in this attempt")
@@ -224,7 +224,7 @@ class SecAggSum(SecureSum):
             boxes = [seal(key, shares[other], me.randomness) for other, (key, _) in zip(others, box_keys, strict=True)]
         return {"boxes": b"".join(boxes)}
 
-    def _mask(self, inbound: Records, me: Party, contribution: Contribution) -> Records:
+    def _mask(self, inbound: Records, me: Participant, contribution: Contribution) -> Records:
         keys, closed, ring = self._recalled(me)
         others = ring.neighbours(me.address)
         sharers = _named(inbound, "sharers", others)
@@ -239,7 +239,7 @@ class SecAggSum(SecureSum):
         me.memory.update({_SHARERS: ",".join(sharers), _SHARES: shares})
         return {"masked": self.masked(me.spec).protect(vector_D, added, subtracted)}
 
-    def _confirm(self, inbound: Records, me: Party) -> Records:
+    def _confirm(self, inbound: Records, me: Participant) -> Records:
         _, closed, ring = self._recalled(me)
         survivors = _named(inbound, "survivors", list(closed.keys))
         if me.address not in survivors:
@@ -254,7 +254,7 @@ class SecAggSum(SecureSum):
         header = me.header("secagg survivors", me.address, EVERYBODY)
         return {"signed": me.own.identity.sign(header, _statement(survivors, closed))}
 
-    def _unmask(self, inbound: Records, me: Party) -> Records:
+    def _unmask(self, inbound: Records, me: Participant) -> Records:
         _, closed, ring = self._recalled(me)
         survivors = _names(me, _SURVIVORS, "confirmed no survivors")
         signers = _named(inbound, "signers", ring.holders(me.address))
@@ -276,13 +276,13 @@ class SecAggSum(SecureSum):
 
     # ---- for the witness
 
-    def declare(self, stage: str, records: Records, me: Party) -> Declarations:  # noqa: ARG002
+    def declare(self, stage: str, records: Records, me: Participant) -> Declarations:  # noqa: ARG002
         """Words that are uniform modulo 2^k."""
         masked = self.masked(me.spec)
         words = unpack_words(records.get("masked"), masked.words, masked.bits)
         return {"masked": Uniform((Numbers.of("masked values", words, 1 << masked.bits),))}
 
-    def encodings(self, stage: str, vector_D: Vector, me: Party) -> Iterable[Encoding]:  # noqa: ARG002
+    def encodings(self, stage: str, vector_D: Vector, me: Participant) -> Iterable[Encoding]:  # noqa: ARG002
         """Fixed point."""
         masked = self.masked(me.spec)
         return (Encoding(masked.fixed.encode(vector_D), masked.bits),)
@@ -291,7 +291,7 @@ class SecAggSum(SecureSum):
         self,
         stage: str,
         inbound: Records,
-        me: Party,
+        me: Participant,
         vector_D: Vector,
         sent: Records,  # noqa: ARG002
     ) -> Rehearsal:
@@ -306,7 +306,7 @@ class SecAggSum(SecureSum):
         opened_D = masked.opened(sum_, subtracted, added, 1)
         return Rehearsal(self.declare(stage, records, me), vector_D, opened_D, masked.fixed.tolerance)
 
-    def _recalled(self, me: Party) -> tuple[PrivateKeys, ClosedList, Ring]:
+    def _recalled(self, me: Participant) -> tuple[PrivateKeys, ClosedList, NeighbourRing]:
         """What a client has of this attempt, once it has shared its keys."""
         keys = _own_keys(me)
         if _SEED not in me.memory:
@@ -320,12 +320,12 @@ def _masked(spec: VectorSpec, value_bits: int) -> MaskedVectors:
     return MaskedVectors(FixedPoint.of(spec, value_bits, KEY))
 
 
-def _enough(spec: VectorSpec, plan: Plan) -> VectorSpec:
+def _enough(spec: VectorSpec, plan: GraphPlan) -> VectorSpec:
     """The spec with as many contributors as the graph needs, where that is more."""
     return replace(spec, min_contributors=max(spec.min_contributors, plan.least))
 
 
-def _own_keys(me: Party) -> PrivateKeys:
+def _own_keys(me: Participant) -> PrivateKeys:
     if _KEYS not in me.memory:
         raise PrivacyRefusal(f"{me.address} has no keys of this attempt, or has used them up")
     keys = bytes_of(me.memory, _KEYS)
@@ -333,7 +333,7 @@ def _own_keys(me: Party) -> PrivateKeys:
 
 
 def _seeds(
-    keys: PrivateKeys, closed: ClosedList, sharers: Sequence[Address], me: Party
+    keys: PrivateKeys, closed: ClosedList, sharers: Sequence[Address], me: Participant
 ) -> tuple[list[bytes], list[bytes]]:
     """Of the masks that a client adds, its own first, and of those that it subtracts."""
     with span("agree"):
@@ -343,7 +343,7 @@ def _seeds(
     return added, [seed for other, seed in seeds.items() if other < me.address]
 
 
-def _split(seed: bytes, keys: PrivateKeys, ring: Ring, me: Party) -> dict[Address, bytes]:
+def _split(seed: bytes, keys: PrivateKeys, ring: NeighbourRing, me: Participant) -> dict[Address, bytes]:
     """A share of the own mask's seed and one of the mask key, for each holder."""
     holders = ring.holders(me.address)
     threshold = ring.plan.threshold
@@ -352,7 +352,7 @@ def _split(seed: bytes, keys: PrivateKeys, ring: Ring, me: Party) -> dict[Addres
         return dict(zip(holders, map(b"".join, zip(*pairs, strict=True)), strict=True))
 
 
-def _opened(inbound: Records, sharers: Sequence[Address], others: Sequence[Address], me: Party) -> bytes:
+def _opened(inbound: Records, sharers: Sequence[Address], others: Sequence[Address], me: Participant) -> bytes:
     """What some of all neighbours sealed to this client, one after the other."""
     boxes = bytes_of(inbound, "boxes")
     if len(boxes) != BOX_BYTES * len(sharers):
@@ -376,7 +376,7 @@ def _named(inbound: Records, name: str, allowed: Sequence[Address]) -> list[Addr
     return names
 
 
-def _names(me: Party, name: str, otherwise: str) -> list[Address]:
+def _names(me: Participant, name: str, otherwise: str) -> list[Address]:
     """Addresses that a client remembers."""
     if name not in me.memory:
         raise PrivacyRefusal(f"{me.address} has {otherwise} in this attempt")
@@ -388,7 +388,7 @@ def _statement(survivors: Sequence[Address], closed: ClosedList) -> bytes:
     return framed(closed.digest, ",".join(survivors).encode())
 
 
-def _agreeing(inbound: Records, signers: Sequence[Address], statement: bytes, enough: int, me: Party) -> int:
+def _agreeing(inbound: Records, signers: Sequence[Address], statement: bytes, enough: int, me: Participant) -> int:
     """How many of the signers signed the statement, up to enough: who signed something else does not count."""
     valid = 0
     for signer, signature in signatures_of(inbound, signers).items():
@@ -402,7 +402,7 @@ def _agreeing(inbound: Records, signers: Sequence[Address], statement: bytes, en
     return valid
 
 
-def _once(what: str, me: Party) -> None:
+def _once(what: str, me: Participant) -> None:
     """Refuse what this client has done before in this attempt, whatever became of its memory."""
     if not me.own.store.claim(f"{what}-{me.run}-{me.round}-{me.attempt}"):
         raise PrivacyRefusal(f"{me.address} has {what} before, in this attempt at round {me.round}")

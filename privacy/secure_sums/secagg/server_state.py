@@ -11,7 +11,7 @@ from privacy.addresses import Address
 from privacy.errors import MalformedContribution, PrivacyRefusal
 from privacy.randomness import KEY_BYTES
 from privacy.secure_sums.contract import Records, bytes_of
-from privacy.secure_sums.secagg.graph import Ring
+from privacy.secure_sums.secagg.graph import NeighbourRing
 from privacy.secure_sums.secagg.keys import (
     PUBLIC_BYTES,
     SIGNATURE_BYTES,
@@ -51,7 +51,7 @@ class Collected:
         signatures = b"".join(self.signed[address] for address in closed.keys)
         return closed, {"clients": closed.clients, "keys": closed.public, "signatures": signatures}
 
-    def take_boxes(self, ring: Ring) -> Receive:
+    def take_boxes(self, ring: NeighbourRing) -> Receive:
         """What clients seal to their neighbours, one box after the other."""
 
         def take(address: Address, records: Records) -> None:
@@ -61,11 +61,11 @@ class Collected:
 
         return take
 
-    def sharers(self, address: Address, ring: Ring) -> list[Address]:
+    def sharers(self, address: Address, ring: NeighbourRing) -> list[Address]:
         """Neighbours of a client that sealed it a share."""
         return [other for other in ring.neighbours(address) if other in self.boxes]
 
-    def delivery(self, address: Address, ring: Ring) -> Records:
+    def delivery(self, address: Address, ring: NeighbourRing) -> Records:
         """A client's boxes, and whose they are."""
         others = self.sharers(address, ring)
         return {"sharers": ",".join(others), "boxes": b"".join(self.boxes[other][address] for other in others)}
@@ -74,12 +74,12 @@ class Collected:
         """What a client signs the survivors with."""
         self.confirmed[address] = _exactly(records, "signed", SIGNATURE_BYTES)
 
-    def signatures(self, address: Address, ring: Ring) -> Records:
+    def signatures(self, address: Address, ring: NeighbourRing) -> Records:
         """Those of a client's neighbours."""
         signers = [other for other in ring.holders(address) if other in self.confirmed]
         return {"signers": ",".join(signers), "signatures": b"".join(self.confirmed[other] for other in signers)}
 
-    def take_shares(self, ring: Ring) -> Receive:
+    def take_shares(self, ring: NeighbourRing) -> Receive:
         """What clients release, in the order in which they were given it; their own comes first."""
 
         def take(address: Address, records: Records) -> None:
@@ -91,7 +91,7 @@ class Collected:
         return take
 
     def masks_left(
-        self, closed: ClosedList, ring: Ring, survivors: Sequence[Address]
+        self, closed: ClosedList, ring: NeighbourRing, survivors: Sequence[Address]
     ) -> tuple[list[bytes], list[bytes]]:
         """The seeds of the masks to be added to the sum, and of those to be subtracted.
 
@@ -115,7 +115,7 @@ class Collected:
                     (subtracted if other < client else added).append(seed)
         return added, subtracted
 
-    def _recovered(self, client: Address, ring: Ring) -> bytes:
+    def _recovered(self, client: Address, ring: NeighbourRing) -> bytes:
         """The secret of a client that its neighbours released."""
         released: Mapping[Address, bytes] = self.shares.get(client, {})
         if len(released) < ring.plan.threshold:

@@ -15,7 +15,7 @@ from rich.console import Console
 from experiments import attacks
 from experiments.attacks import (
     ATTACKS,
-    Case,
+    AttackCase,
     Finding,
     double_count,
     key_recovery,
@@ -45,7 +45,7 @@ UNMASKED = "secure_sum=ckks secure_sum.masks=false"
 DEPLOYED = "runtime=deployment clients=3 runtime.roster="
 
 
-def case_of(name: str, setting: str) -> Case:
+def case_of(name: str, setting: str) -> AttackCase:
     (case,) = [case for case in MODULES[name].CASES if case.setting == setting]
     return case
 
@@ -55,7 +55,7 @@ def mounted(name: str, setting: str) -> Finding:
     return case.mount(case.overrides)
 
 
-def only(monkeypatch: pytest.MonkeyPatch, name: str, *cases: Case) -> None:
+def only(monkeypatch: pytest.MonkeyPatch, name: str, *cases: AttackCase) -> None:
     """Leave these to the attack, which has more than a quick test can wait for."""
     monkeypatch.setattr(MODULES[name], "CASES", cases)
 
@@ -232,7 +232,9 @@ def test_wrong_words_are_one_line(here: Here, arguments: list[str], line: str) -
 
 
 def test_all_are_mounted_in_turn(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case(("a=1", "b=[2, 3]"), True, lambda overrides: Finding(True, " ".join(overrides)), "nothing", "b=[2, 3]")
+    case = AttackCase(
+        ("a=1", "b=[2, 3]"), True, lambda overrides: Finding(True, " ".join(overrides)), "nothing", "b=[2, 3]"
+    )
     for name in MODULES:
         only(monkeypatch, name, case)
     ended = here("attack", "all")
@@ -244,7 +246,9 @@ def test_all_are_mounted_in_turn(here: Here, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_narrow_terminal_shows_every_word() -> None:
-    line = attacks.Line("single_update", f"{WEAK} (alone)", "all uploads, and an opener", "fails", "a" * 50, False)
+    line = attacks.AttackLine(
+        "single_update", f"{WEAK} (alone)", "all uploads, and an opener", "fails", "a" * 50, False
+    )
     console = Console(file=io.StringIO(), width=80)
     console.print(attacks._table([line]))
     assert isinstance(console.file, io.StringIO)

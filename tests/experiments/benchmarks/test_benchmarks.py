@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from experiments.benchmarks import BENCHMARKS, Figure, main, runtime, show
+from experiments.benchmarks import BENCHMARKS, BenchFigure, main, runtime, show
 from privacy.errors import ConfigError
 
 
@@ -37,11 +37,11 @@ def test_a_baseline_that_computes_something_else_is_no_baseline(race):
     ("value", "bar", "met"), [(1.1, "<= 1.15", True), (1.2, "<= 1.15", False), (2.9, ">= 3", False), (5, None, None)]
 )
 def test_a_figure_knows_whether_it_meets_its_bar(value, bar, met):
-    assert Figure("x", value, "1", bar).met is met
+    assert BenchFigure("x", value, "1", bar).met is met
 
 
 def test_the_file_holds_what_is_printed(tmp_path, capsys):
-    figures = [Figure("a round", 0.25, "s"), Figure("ratio", 1.5, "1", "<= 1.15")]
+    figures = [BenchFigure("a round", 0.25, "s"), BenchFigure("ratio", 1.5, "1", "<= 1.15")]
     show(figures, tmp_path / "figures.json")
     printed = capsys.readouterr().out
     written = json.loads((tmp_path / "figures.json").read_text())

@@ -1,7 +1,7 @@
 import pytest
 
-from experiments.benchmarks import Figure, he, main
-from experiments.benchmarks.he import SETS, Cost, Sizes, Subject
+from experiments.benchmarks import BenchFigure, he, main
+from experiments.benchmarks.he import SETS, SchemeCost, Sizes, Subject
 from privacy.errors import ConfigError
 
 PARAMETERS = 5000  # two ciphertexts of 4,095 values
@@ -57,12 +57,12 @@ def steps(factor: float) -> dict[str, float]:
     return {"encrypt": 0.2 * factor, "open": 0.1 / factor}
 
 
-def by_name(size: int) -> dict[str, Figure]:
+def by_name(size: int) -> dict[str, BenchFigure]:
     sizes = Sizes(245, 15 * size, 16 * size)
-    first = Cost(9.0, 9.0, 9.0, 9.0, {"encrypt": 9.0, "open": 9.0})
+    first = SchemeCost(9.0, 9.0, 9.0, 9.0, {"encrypt": 9.0, "open": 9.0})
     costs = {"fp32": 0.01, "nvflare": 1.0, "lean keyholder": 0.5, "lean clients": 0.4}
     measured = {
-        name: (sizes, [first, *(Cost(factor * second, 0.1, 2.0, 1.5, steps(factor)) for factor in (1, 1.1, 5))])
+        name: (sizes, [first, *(SchemeCost(factor * second, 0.1, 2.0, 1.5, steps(factor)) for factor in (1, 1.1, 5))])
         for name, second in costs.items()
     }
     return {figure.name: figure for figure in he.compare(size, measured)}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import main, mpc
-from experiments.benchmarks.mpc import Clients, Seat, Setting
+from experiments.benchmarks.mpc import Clients, MpcSetting, Seat
 from privacy.errors import ConfigError
 from privacy.testing.party_threads import peers_among
 
@@ -17,7 +17,7 @@ def test_uploads_are_no_longer_for_more_parties_and_no_shorter_than_the_floor():
 
 
 def test_the_server_relays_to_each_party_a_box_of_each_client():
-    clients = Clients(Setting(3, 4, 50))
+    clients = Clients(MpcSetting(3, 4, 50))
     handed = clients.handed()
     assert set(handed) == {"party/0", "party/1", "party/2"}
     for records in handed.values():
@@ -27,7 +27,7 @@ def test_the_server_relays_to_each_party_a_box_of_each_client():
 
 
 def test_medians_leave_the_first_repeat_out_and_bars_apply():
-    clients = Clients(Setting(2, 3, 1000))
+    clients = Clients(MpcSetting(2, 3, 1000))
     clients.share_s = [9.0, 0.001, 0.002, 0.001]
     times = {"ours": 0.02, "stage": 0.05, "numpy": 0.01, "naive": 0.05}
     measured = {way: [9.0, second, 5.0, second / 2] for way, second in times.items()}
@@ -44,7 +44,7 @@ class Alone(Seat):
     """A party of one, that sums what it is told."""
 
     def __init__(self, sum_D: np.ndarray) -> None:
-        self._setting = Setting(2, 3, 2)
+        self._setting = MpcSetting(2, 3, 2)
         self._exact_D = np.zeros(3)
         self._repeats = 0
         self._peers = peers_among(["party/0"])["party/0"]

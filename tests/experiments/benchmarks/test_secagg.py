@@ -3,10 +3,10 @@ import pytest
 
 from experiments.benchmarks import main, secagg
 from experiments.benchmarks.flower_secagg import FlowerSettings, flower_round
-from experiments.benchmarks.secagg_costs import Case, Costs
+from experiments.benchmarks.secagg_costs import Costs, SecAggCase
 from privacy.errors import ConfigError, RuntimeFailure
 
-CASE = Case(6, 400, 1 / 6)
+CASE = SecAggCase(6, 400, 1 / 6)
 WHOLE = FlowerSettings(1.0, 0.5)
 
 
@@ -36,7 +36,7 @@ def test_flowers_settings_are_its_own():
 
 
 def test_a_sum_that_is_another_is_no_measurement(monkeypatch):
-    monkeypatch.setattr(Case, "exact", lambda self: np.full(self.parameters, 99.0))
+    monkeypatch.setattr(SecAggCase, "exact", lambda self: np.full(self.parameters, 99.0))
     with pytest.raises(RuntimeFailure, match=r"Flower's SecAgg\+ is off by"):
         flower_round(CASE, WHOLE)
     with pytest.raises(AssertionError, match="ours sums something else"):
@@ -45,7 +45,7 @@ def test_a_sum_that_is_another_is_no_measurement(monkeypatch):
 
 def test_a_flower_that_halts_is_no_measurement():
     with pytest.raises(RuntimeFailure, match=r"Flower's SecAgg\+ halted"):
-        flower_round(Case(6, 10, 5 / 6), FlowerSettings(1.0, 0.9))
+        flower_round(SecAggCase(6, 10, 5 / 6), FlowerSettings(1.0, 0.9))
 
 
 def test_the_last_step_of_a_generator_counts():
@@ -67,7 +67,7 @@ def costs_of(server_s: float, client_s: float) -> Costs:
 
 
 def test_ratios_are_of_medians_and_bars_are_for_the_defaults():
-    case = Case(4, 100, 0.0)
+    case = SecAggCase(4, 100, 0.0)
     measured = {
         ("ours", case): [costs_of(*pair) for pair in ((1, 1), (2, 2), (9, 3))],
         ("Flower's, same", case): [costs_of(*pair) for pair in ((8, 8), (6, 1), (1, 30))],
@@ -85,10 +85,10 @@ def test_ratios_are_of_medians_and_bars_are_for_the_defaults():
 
 
 def test_the_clients_that_are_gone_are_the_same_for_all_and_as_many_as_is_said():
-    assert [len(Case(100, 5, share / 100).gone) for share in (0, 5, 10, 30)] == [0, 5, 10, 30]
-    assert Case(100, 5, 0.3).gone == Case(100, 900, 0.3).gone
+    assert [len(SecAggCase(100, 5, share / 100).gone) for share in (0, 5, 10, 30)] == [0, 5, 10, 30]
+    assert SecAggCase(100, 5, 0.3).gone == SecAggCase(100, 900, 0.3).gone
     assert np.allclose(
-        Case(3, 5, 0.0).exact(), sum(Case(3, 5, 0.0).update(client).astype(float) for client in range(3))
+        SecAggCase(3, 5, 0.0).exact(), sum(SecAggCase(3, 5, 0.0).update(client).astype(float) for client in range(3))
     )
 
 

@@ -25,7 +25,15 @@ from flwr.serverapp import Grid
 from fl.runtimes import certificates, deployment, loopback
 from fl.runtimes.certificates import Certificates, make_node_key
 from fl.runtimes.deployment import client_node, known, submit, write_app
-from fl.runtimes.loopback import HOST, Link, environment, free_ports, superlink, superlink_command, supernode_command
+from fl.runtimes.loopback import (
+    HOST,
+    SuperLinkConnection,
+    environment,
+    free_ports,
+    superlink,
+    superlink_command,
+    supernode_command,
+)
 from fl.runtimes.processes import Processes, last_error
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, RuntimeFailure
@@ -44,7 +52,7 @@ class Deployment:
 
     processes: Processes
     private: Path
-    link: Link
+    link: SuperLinkConnection
 
     def run(self, folder: Path, **config: Any) -> dict[str, Any]:
         """Run the echo apps and return what the ServerApp saw."""
@@ -169,7 +177,7 @@ def test_an_expired_certificate_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     make_node_key(tmp_path / "node.key")
     (tmp_path / "link").mkdir()
     with free_ports(2) as (port, own_port), Processes(tmp_path) as processes:
-        link = Link("fedveil", environment(tmp_path / "link"))
+        link = SuperLinkConnection("fedveil", environment(tmp_path / "link"))
         loopback._write_connection(tmp_path / "link", link.name, port, expired)
         processes.start("superlink", superlink_command(port, expired), link.env)
         ends = time.monotonic() + 60

@@ -8,7 +8,7 @@ from privacy.addresses import Address
 from privacy.errors import BadSignature, ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError
 from privacy.randomness import OsRandomness
 from privacy.sealing import Header, Identity, Roster
-from privacy.secure_sums.contract import Credentials, Exchange, Party, Records
+from privacy.secure_sums.contract import Credentials, Exchange, Participant, Records
 from privacy.secure_sums.relayed_roster import HAND_OUT, INTRODUCE, RelayedRoster
 from privacy.secure_sums.signed_replies import SIGNATURE, reply_header, signed, verified
 from privacy.testing.harness import ATTEMPT, RUN, MemoryStore, identity_of, spec_of
@@ -20,16 +20,20 @@ ROSTER = Roster({address: identity_of(address).public for address in EVERYBODY})
 Meddle = Callable[[str, Address, Records], Records]
 
 
-def party(address: Address, identity: Identity | None = None, store: MemoryStore | None = None, **changes) -> Party:
+def party(
+    address: Address, identity: Identity | None = None, store: MemoryStore | None = None, **changes
+) -> Participant:
     """A role before it has a roster."""
     own = identity or identity_of(address)
     known = Roster({address: own.public})
     attempt = {"run": RUN, "round": 0, "attempt": ATTEMPT} | changes
     credentials = Credentials(own, known, store or MemoryStore())
-    return Party(address, **attempt, spec=spec_of(3, 2), memory={}, randomness=OsRandomness(), credentials=credentials)
+    return Participant(
+        address, **attempt, spec=spec_of(3, 2), memory={}, randomness=OsRandomness(), credentials=credentials
+    )
 
 
-def drive(parties: Mapping[Address, Party], meddle: Meddle = lambda stage, address, reply: reply) -> Roster:
+def drive(parties: Mapping[Address, Participant], meddle: Meddle = lambda stage, address, reply: reply) -> Roster:
     """The protocol to its end, as a transport drives it: whoever refuses, or is refused, has dropped out."""
     flow = PROTOCOL.flow(RUN, 0, ATTEMPT)
     respondents = None
@@ -41,7 +45,7 @@ def drive(parties: Mapping[Address, Party], meddle: Meddle = lambda stage, addre
         respondents = serve(exchange, parties, meddle)
 
 
-def serve(exchange: Exchange, parties: Mapping[Address, Party], meddle: Meddle) -> list[Address]:
+def serve(exchange: Exchange, parties: Mapping[Address, Participant], meddle: Meddle) -> list[Address]:
     for address, inbound in exchange.outbox.items():
         try:
             reply = PROTOCOL.respond(exchange.stage, inbound, parties[address])
@@ -51,7 +55,7 @@ def serve(exchange: Exchange, parties: Mapping[Address, Party], meddle: Meddle) 
     return exchange.respondents()
 
 
-def take(me: Party, roster: Roster) -> Records:
+def take(me: Participant, roster: Roster) -> Records:
     return PROTOCOL.respond(HAND_OUT, {"roster": roster.to_bytes()}, me)
 
 
@@ -81,7 +85,7 @@ def altered(change: Callable[[Records], Records], stage: str = INTRODUCE) -> Med
     return lambda at, address, reply: change(reply) if (at, address) == (stage, "client/1") else reply
 
 
-def of(me: Party) -> Meddle:
+def of(me: Participant) -> Meddle:
     """The introduction of somebody else, or from elsewhere, in client/1's place."""
     return altered(lambda _: PROTOCOL.respond(INTRODUCE, {}, me))
 

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from privacy.errors import BadSignature, ConfigError, MalformedContribution, UnknownSender
 from privacy.randomness import SeededRandomness
 from privacy.sealing import Identity, Roster
-from privacy.secure_sums.contract import Credentials, Party
+from privacy.secure_sums.contract import Credentials, Participant
 from privacy.secure_sums.signed_replies import SIGNATURE, fingerprint, reply_header, require_everybody, signed, verified
 from privacy.testing.harness import MemoryStore, spec_of
 
@@ -35,9 +35,9 @@ scalars = st.one_of(
 records = st.dictionaries(names, scalars | numbers, max_size=3)
 
 
-def party(address: str = "client/0") -> Party:
+def party(address: str = "client/0") -> Participant:
     credentials = Credentials(PEOPLE[address], ROSTER, MemoryStore())
-    return Party(address, RUN, 3, ATTEMPT, spec_of(3, 2), {}, RANDOMNESS, credentials)
+    return Participant(address, RUN, 3, ATTEMPT, spec_of(3, 2), {}, RANDOMNESS, credentials)
 
 
 def told(value: object) -> object:

@@ -9,16 +9,16 @@ import pytest
 from privacy.errors import WitnessAlarm
 from privacy.randomness import OsRandomness
 from privacy.sealing import BOX_BYTES, uniform
-from privacy.secure_sums.contract import Party, SecureSum
+from privacy.secure_sums.contract import Participant, SecureSum
 from privacy.secure_sums.he import bfv as he_bfv
 from privacy.secure_sums.he import codecs as masked_sums
 from privacy.secure_sums.he.bfv import Bfv
 from privacy.secure_sums.he.ckks import Ckks
-from privacy.secure_sums.he.ring import Ring
+from privacy.secure_sums.he.ring import SealRing
 from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
 from privacy.secure_sums.mpc import protocol as crypten_mpc
 from privacy.secure_sums.mpc.protocol import CryptenSum
-from privacy.secure_sums.mpc.shares import Ring as ShareRing
+from privacy.secure_sums.mpc.shares import SealRing as ShareRing
 from privacy.secure_sums.plain import PlainSum
 from privacy.secure_sums.secagg import masks as secagg_masks
 from privacy.secure_sums.secagg import protocol as secagg
@@ -49,7 +49,7 @@ class Witnessed(Round):
             examine(self.secure_sum, upload, self.rehearse)
         return records
 
-    def party(self, address) -> Party:
+    def party(self, address) -> Participant:
         return replace(super().party(address), randomness=OsRandomness())
 
     def upload(self) -> None:
@@ -140,7 +140,7 @@ def test_a_whole_run_is_allowed_one_false_alarm_in_a_billion():
 
 def forged(monkeypatch, change: Callable[[np.ndarray, np.ndarray], None]) -> None:
     """Let every ciphertext leave with other polynomials: `change` is given both of all of them, shape (C, K, N)."""
-    honest = Ring.message
+    honest = SealRing.message
 
     def message(self, raws):
         raws = list(raws)
@@ -151,7 +151,7 @@ def forged(monkeypatch, change: Callable[[np.ndarray, np.ndarray], None]) -> Non
             raws = [raw._replace(residues_PKN=residues) for raw, residues in zip(raws, polynomials, strict=True)]
         return honest(self, raws)
 
-    monkeypatch.setattr(Ring, "message", message)
+    monkeypatch.setattr(SealRing, "message", message)
 
 
 def unencrypted(monkeypatch) -> None:
@@ -215,13 +215,13 @@ def _zeros(honest):
 def masks_left_out(monkeypatch) -> None:
     """Drawn, and never added."""
     monkeypatch.setattr(
-        Ring, "masked", lambda self, raw, mask, sign=1: raw if sign > 0 else _masked(self, raw, mask, sign)
+        SealRing, "masked", lambda self, raw, mask, sign=1: raw if sign > 0 else _masked(self, raw, mask, sign)
     )
     monkeypatch.setattr(he_bfv, "add_mod", lambda left, right, modulus: left)
     monkeypatch.setattr(masked_sums._PadScheme, "encrypt", _unmasked)
 
 
-_masked = Ring.masked
+_masked = SealRing.masked
 
 
 def _unmasked(self, vector_D, key, mask):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from experiments.published.formulas import link_arithmetic
 from privacy.errors import ConfigError
-from results.networks.links import Link, Network, Pair, Profile, load, names, transfer_s
+from results.networks.links import Link, MachinePair, Network, Profile, load, names, transfer_s
 
 MBPS = 125_000  # bytes a second
 SLOW = Profile("", "", Link(80, 40), Link(8, 16), Link(800, 800), rtt_ms=20, initial_window_bytes=None)
@@ -60,8 +60,10 @@ def test_the_last_reply_ends_an_exchange_and_who_sends_none_is_not_waited_for() 
 
 
 def test_places_decide_delay_and_rate() -> None:
-    between = {"A-B": Pair(100, 4), "A-C": Pair(300, 2), "B-C": Pair(50, None)}
-    spread = Network("x", Profile("", "", *(Link(8, 8),) * 3, places=["A", "B", "C"], within=Pair(2), between=between))
+    between = {"A-B": MachinePair(100, 4), "A-C": MachinePair(300, 2), "B-C": MachinePair(50, None)}
+    spread = Network(
+        "x", Profile("", "", *(Link(8, 8),) * 3, places=["A", "B", "C"], within=MachinePair(2), between=between)
+    )
     assert spread.rtt_s("server", "client/0") == spread.rtt_s("server", "client/3") == 0.002
     assert spread.rtt_s("server", "client/1") == spread.rtt_s("client/1", "server") == 0.1
     assert spread.rtt_s("keyholder", "party/2") == 0.05

@@ -44,7 +44,7 @@ LEAST_NORM = 64  # N^2 2^H: the norm is off by less than 1 %
 
 
 @dataclass(frozen=True)
-class Grid:
+class NormGrid:
     """The comparisons: a factor L of 2^g fits where (a2, a1, a0)(v) >= 2^H n. See `grid`."""
 
     bound: int  # B
@@ -83,7 +83,7 @@ def _factors(dimension: int, norm: float, fractional_bits: int, bound: int) -> t
 
 
 @lru_cache(maxsize=16)
-def grid(dimension: int, fractional_bits: int, norm: float, coordinate_bound: float, rescale: bool) -> Grid | None:
+def grid(dimension: int, fractional_bits: int, norm: float, coordinate_bound: float, rescale: bool) -> NormGrid | None:
     """The comparisons for updates of so many coordinates; None where the ring has no room for them."""
     bound = math.ceil(math.ldexp(coordinate_bound, fractional_bits))  # what rounding to the nearest step may reach
     factors = _factors(dimension, norm, fractional_bits, bound) if rescale else (1,)
@@ -96,7 +96,7 @@ def grid(dimension: int, fractional_bits: int, norm: float, coordinate_bound: fl
         if max(largest, dimension * bound**2 << headroom) < SIGNED_LIMIT:
             scaled = [Fraction(factor, 1 << bits) for factor in factors]
             coefficients = (_coefficients(dimension, norm, headroom, factor) for factor in scaled)
-            return Grid(bound, headroom, bits, factors, tuple(coefficients))
+            return NormGrid(bound, headroom, bits, factors, tuple(coefficients))
     return None
 
 
@@ -125,7 +125,7 @@ class NormBounded(Aggregate):
         self._mode = mode
         self._memory_mib = memory_mib
 
-    def _grid(self, dimension: int, fractional_bits: int) -> Grid | None:
+    def _grid(self, dimension: int, fractional_bits: int) -> NormGrid | None:
         return grid(dimension, fractional_bits, self._norm, self._bound, self._mode == "rescale")
 
     def _fits(self, spec: VectorSpec, fractional_bits: int) -> bool:
@@ -167,7 +167,7 @@ class NormBounded(Aggregate):
 
     @staticmethod
     def _valid(
-        update_CD: torch.Tensor, weight_C: torch.Tensor, step: list[slice], made: Grid, one: int
+        update_CD: torch.Tensor, weight_C: torch.Tensor, step: list[slice], made: NormGrid, one: int
     ) -> torch.Tensor:
         """Additive shares of 1 where every coordinate and the weight are within their range, else of 0; shape (C,)."""
         from privacy.secure_sums.mpc.crypten import bit_circuits as mpc
@@ -181,7 +181,7 @@ class NormBounded(Aggregate):
         return mpc.bits_to_integers(valid_C)
 
 
-def _fitting(norms_C: torch.Tensor, weight_C: torch.Tensor, made: Grid) -> torch.Tensor:
+def _fitting(norms_C: torch.Tensor, weight_C: torch.Tensor, made: NormGrid) -> torch.Tensor:
     """Additive shares, shape (2, C): the largest factor that fits, and 1 where one does; 0 where none does."""
     from privacy.secure_sums.mpc.crypten import bit_circuits as mpc
 

@@ -42,7 +42,7 @@ class Spent:
     cpu_s: float
 
 
-class Meter:
+class PartyMeter:
     """Reads the communicator's counters and the clock of this process, and starts them again."""
 
     def __init__(self) -> None:
@@ -155,7 +155,7 @@ class Dealer(TTPServer):  # type: ignore[misc]
             RuntimeError: a party is gone.
         """
         communicator = crypten.communicator.get()
-        meter = Meter()
+        meter = PartyMeter()
         while (request := _next_request(communicator)) != STOP:
             function, args, kwargs = request
             if function == SPENT:

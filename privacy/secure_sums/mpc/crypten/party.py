@@ -31,12 +31,12 @@ from privacy.secure_sums.mpc.crypten.compat import (
     crypten,
     ttp_provider,
 )
-from privacy.secure_sums.mpc.crypten.dealer import Client, Dealer, Meter, Spent
+from privacy.secure_sums.mpc.crypten.dealer import Client, Dealer, PartyMeter, Spent
 from privacy.secure_sums.mpc.crypten.streams import draw_from_streams, install, link, pair_key_of
 
 PROBES = 8  # words that are opened to see whether all agree
 
-_meter: Meter | None = None  # of the party that this process is, once started
+_meter: PartyMeter | None = None  # of the party that this process is, once started
 _patience_s = 0.0
 
 
@@ -114,7 +114,7 @@ def start(
         ttp_provider.TTPClient = Client(shared)
         crypten.cfg.mpc.provider = "TFP" if meeting.insecure_provider else "TTP"
         _check_agreement(multiply=dealer or meeting.insecure_provider)
-    _meter = Meter()
+    _meter = PartyMeter()
     _patience_s = meeting.patience_s
     spent()
 

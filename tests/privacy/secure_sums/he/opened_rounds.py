@@ -12,7 +12,7 @@ from privacy.errors import (
     PrivacyRefusal,
     ProtocolError,
 )
-from privacy.secure_sums.contract import Exchange, Party, Records, SecureSum
+from privacy.secure_sums.contract import Exchange, Participant, Records, SecureSum
 from privacy.secure_sums.fixed_point import FixedPoint
 from privacy.secure_sums.he.key_delivery import SECRET
 from privacy.secure_sums.he.protocol import _mask_key, _mask_seed
@@ -67,7 +67,7 @@ def recorded(secure_sum: SecureSum, count: int = COUNT, length: int = LENGTH, mi
     return round_
 
 
-def at_opener(round_: Recorded, **changes: object) -> Party:
+def at_opener(round_: Recorded, **changes: object) -> Participant:
     """The opener, who has answered nothing yet."""
     me = round_.party(round_.opener)
     store = MemoryStore()
@@ -79,7 +79,7 @@ def at_opener(round_: Recorded, **changes: object) -> Party:
     return replace(me, credentials=replace(me.credentials, store=store), **changes)
 
 
-def opened(round_: Recorded, request: Records, me: Party | None = None) -> Vector:
+def opened(round_: Recorded, request: Records, me: Participant | None = None) -> Vector:
     answer = round_.secure_sum.respond("open", request, me or at_opener(round_), lambda: pytest.fail("trained"))
     return answer["opened"]
 

@@ -7,7 +7,7 @@ from privacy.errors import ConfigError, MalformedContribution
 from privacy.secure_sums.he.ciphers import CiphertextSum, DecryptionKey, EncryptionKey, generate_keys, residues
 from privacy.secure_sums.he.parameters import HeParameters
 from privacy.secure_sums.he.ring import add_mod, plain_modulus, ring, subtract_mod
-from privacy.secure_sums.he.seal_files import Raw
+from privacy.secure_sums.he.seal_files import RawPolynomials
 from tests.privacy.secure_sums.he.setups import added, bfv, chi_square_ratio, ckks, generator, integers, reals, uploads
 
 LENGTH = 5000  # two ciphertexts of lean CKKS, one of BFV
@@ -137,12 +137,12 @@ def test_a_message_counts_whole_or_not_at_all():
     damaged_PKN = raws[1].residues_PKN.copy()
     damaged_PKN[0, 0, 0] = here.moduli[0]
     with pytest.raises(MalformedContribution, match="not below"):
-        total.add(here.message([raws[0], Raw(damaged_PKN)]))
+        total.add(here.message([raws[0], RawPolynomials(damaged_PKN)]))
     # made by someone who knows what it will be added to
     cancelling_PKN = raws[1].residues_PKN.copy()
     cancelling_PKN[1] = here.moduli[0] - cancelling_PKN[1]
     with pytest.raises(MalformedContribution, match="SEAL refuses a sum"):
-        total.add(here.message([raws[0], Raw(cancelling_PKN)]))
+        total.add(here.message([raws[0], RawPolynomials(cancelling_PKN)]))
     assert total.message() == before
 
 

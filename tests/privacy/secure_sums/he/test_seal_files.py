@@ -11,7 +11,7 @@ from tenseal import sealapi
 
 from privacy.errors import MalformedContribution
 from privacy.secure_sums.he.ring import ring
-from privacy.secure_sums.he.seal_files import Raw, load, packed_bits, save
+from privacy.secure_sums.he.seal_files import RawPolynomials, load, packed_bits, save
 from privacy.secure_sums.packing import pack, unpack
 from tests.privacy.secure_sums.he.setups import ckks, generator
 
@@ -86,10 +86,10 @@ def test_a_residue_that_is_not_below_its_prime_is_refused():
     raw = layout.parse(file)
     residues_PKN = raw.residues_PKN.copy()
     residues_PKN[1, 0, -1] = layout.moduli[0] - 1
-    layout.parse(layout.compressed_file(Raw(residues_PKN)))
+    layout.parse(layout.compressed_file(RawPolynomials(residues_PKN)))
     residues_PKN[1, 0, -1] = layout.moduli[0]
     with pytest.raises(MalformedContribution, match="not below its modulus"):
-        layout.parse(layout.compressed_file(Raw(residues_PKN)))
+        layout.parse(layout.compressed_file(RawPolynomials(residues_PKN)))
 
 
 def test_a_plaintext_dressed_as_a_ciphertext_is_refused():
@@ -97,7 +97,7 @@ def test_a_plaintext_dressed_as_a_ciphertext_is_refused():
     residues_PKN = layout.parse(file).residues_PKN.copy()
     residues_PKN[1] = 0
     with pytest.raises(MalformedContribution, match="encrypts nothing"):
-        layout.parse(layout.compressed_file(Raw(residues_PKN)))
+        layout.parse(layout.compressed_file(RawPolynomials(residues_PKN)))
 
 
 def test_members_of_other_parameters_are_refused():

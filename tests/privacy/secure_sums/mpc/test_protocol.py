@@ -19,7 +19,7 @@ from privacy.errors import (
     RuntimeFailure,
     TooFewContributors,
 )
-from privacy.secure_sums.contract import Exchange, Party, Records
+from privacy.secure_sums.contract import Exchange, Participant, Records
 from privacy.secure_sums.meeting import Peers
 from privacy.secure_sums.mpc.agreement import SIGNATURE_BYTES, Manifest, manifest_bytes
 from privacy.secure_sums.mpc.protocol import CryptenSum
@@ -75,7 +75,7 @@ def round_():
     return recorded()
 
 
-Change = Callable[[Party], Party]
+Change = Callable[[Participant], Participant]
 Outcome = Records | FedveilError
 
 
@@ -88,7 +88,7 @@ def reveal(
     """What each party answers, all of them having answered nothing so far; `change` alters who they are."""
     round_.peers = party_threads.peers_among(ROLES, patience_s)
 
-    def respond(address: Address, me: Party) -> Outcome:
+    def respond(address: Address, me: Participant) -> Outcome:
         try:
             return round_.secure_sum.respond("reveal", handed[address], me, lambda: pytest.fail("trained"))
         except FedveilError as error:
@@ -103,7 +103,7 @@ def reveal(
     return dict(zip(handed, (future.result() for future in futures), strict=True))
 
 
-def fresh(me: Party) -> Party:
+def fresh(me: Participant) -> Participant:
     return replace(me, credentials=replace(me.credentials, store=MemoryStore()))
 
 
@@ -179,7 +179,7 @@ def test_more_than_a_cohort_is_refused(round_):
 def test_the_set_is_kept_before_anything_is_revealed(round_, monkeypatch):
     stores: dict[Address, MemoryStore] = {}
 
-    def remember(me: Party) -> Party:
+    def remember(me: Participant) -> Participant:
         stores[me.address] = me.credentials.store
         return me
 
@@ -215,7 +215,7 @@ def test_a_party_that_restarts_remembers_and_the_others_hear_of_it(round_, party
 def round_used(round_: Recorded, *roles: Address) -> Change:
     """These parties have the stores with which they have answered."""
 
-    def change(me: Party) -> Party:
+    def change(me: Participant) -> Participant:
         store = round_.stores[me.address] if me.address in roles else me.credentials.store
         return replace(me, credentials=replace(me.credentials, store=store))
 
@@ -385,7 +385,7 @@ class Altered(Peers):
 
 
 def altered(at: Address, number: int, change: Callable[[list[bytes]], list[bytes]]) -> Change:
-    def apply(me: Party) -> Party:
+    def apply(me: Participant) -> Participant:
         if me.address != at:
             return me
         return replace(me, credentials=replace(me.credentials, peers=Altered(me.credentials.peers, change, number)))
@@ -451,7 +451,7 @@ def test_another_set_is_refused(round_):
 def test_a_round_that_one_party_opened_for_others_in_an_earlier_attempt_is_refused_by_all(round_, party):
     """The difference of the two sums would be an update. The others may have died before they noted it."""
 
-    def opened_before(me: Party) -> Party:
+    def opened_before(me: Participant) -> Participant:
         if me.address == party:
             me.credentials.store.put(f"set-{me.run}-{me.round}", b"client/0,client/1,client/2")
         return me

@@ -14,7 +14,7 @@ from scipy.stats import chi2
 from privacy.errors import ConfigError, MalformedContribution
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness
 from privacy.sealing import uniform
-from privacy.secure_sums.mpc.shares import Ring
+from privacy.secure_sums.mpc.shares import ShareRing
 from privacy.secure_sums.vectors import Segment, VectorSpec
 from privacy.testing.harness import residue_spec, spec_of
 
@@ -22,9 +22,9 @@ KEY = "secure_sum"
 PARTIES = 3
 
 
-def ring_of(bits: int, length: int) -> Ring:
+def ring_of(bits: int, length: int) -> ShareRing:
     """The ring of so many bits, for residues of as many; `length` counts the weight."""
-    return Ring(residue_spec(length - 1, 2, bits - 2), 0, bits)
+    return ShareRing(residue_spec(length - 1, 2, bits - 2), 0, bits)
 
 
 @given(st.data(), st.sampled_from([8, 16, 32, 64]), st.integers(2, 5))
@@ -83,23 +83,23 @@ def test_the_ring_is_the_least_that_no_sum_wraps(cohort, bound, fractional_bits)
         with pytest.raises(
             ConfigError, match=rf"secure_sum.fractional_bits={fractional_bits}: a sum of {cohort} takes"
         ):
-            Ring.of(spec, fractional_bits, KEY)
+            ShareRing.of(spec, fractional_bits, KEY)
         return
-    bits = Ring.of(spec, fractional_bits, KEY).bits
+    bits = ShareRing.of(spec, fractional_bits, KEY).bits
     assert holds(bits)
     assert bits == 8 or not holds(bits // 2)
 
 
 @pytest.mark.parametrize(("modulus_bits", "bits"), [(1, 8), (8, 8), (9, 16), (31, 32), (33, 64), (62, 64)])
 def test_residues_take_the_least_ring_that_holds_one(modulus_bits, bits):
-    assert Ring.of(residue_spec(3, 1000, modulus_bits), 16, KEY).bits == bits
+    assert ShareRing.of(residue_spec(3, 1000, modulus_bits), 16, KEY).bits == bits
 
 
 @pytest.mark.parametrize(("cohort", "fractional_bits", "bits"), [(7, 1, 8), (1000, 2, 16), (10, 16, 32), (10, 40, 64)])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_whole_cohort_at_its_bound_does_not_wrap(cohort, fractional_bits, bits, sign):
     spec = spec_of(3, cohort)
-    ring = Ring.of(spec, fractional_bits, KEY)
+    ring = ShareRing.of(spec, fractional_bits, KEY)
     assert ring.bits == bits
     vector_D = np.array([4.0, -4.0, 4.0, 1.0], np.float32) * np.float32(sign)
     sum_D = np.zeros(4, ring.dtype)
@@ -110,7 +110,7 @@ def test_a_whole_cohort_at_its_bound_does_not_wrap(cohort, fractional_bits, bits
 
 @given(st.lists(st.floats(-4, 4, width=32), min_size=2, max_size=6), st.integers(1, 52))
 def test_a_value_comes_back_to_within_the_tolerance(values, fractional_bits):
-    ring = Ring.of(spec_of(len(values) - 1, 2), fractional_bits, KEY)
+    ring = ShareRing.of(spec_of(len(values) - 1, 2), fractional_bits, KEY)
     decoded = ring.decode(ring.encode(np.array(values, np.float32)))
     assert decoded.dtype == np.float64
     for value, back in zip(values, decoded, strict=True):
@@ -129,7 +129,7 @@ def test_a_value_comes_back_to_within_the_tolerance(values, fractional_bits):
 )
 def test_what_no_ring_holds_is_refused(spec, fractional_bits, message):
     with pytest.raises(ConfigError, match=message):
-        Ring.of(spec, fractional_bits, KEY)
+        ShareRing.of(spec, fractional_bits, KEY)
 
 
 # ---- what all parties but one learn

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from privacy.addresses import Address
 from privacy.errors import FedveilError, PrivacyRefusal, ProtocolError
 from privacy.randomness import SeededRandomness
-from privacy.secure_sums.contract import Exchange, Party, Records, Value
-from privacy.secure_sums.secagg.graph import Plan
+from privacy.secure_sums.contract import Exchange, Participant, Records, Value
+from privacy.secure_sums.secagg.graph import GraphPlan
 from privacy.secure_sums.secagg.protocol import SecAggSum
 from privacy.secure_sums.vectors import VectorSpec
 from privacy.testing.contract import vectors
@@ -20,8 +20,8 @@ Lie = Callable[[Address, Records], Records]
 class Sparse(SecAggSum):
     """Four neighbours, three of whom must be there: a sparse graph of few clients, which the bounds never give."""
 
-    def plan(self, count: int, cohort: int) -> Plan:
-        return Plan(count, 4, 3, count - 2) if count > 6 else super().plan(count, cohort)
+    def plan(self, count: int, cohort: int) -> GraphPlan:
+        return GraphPlan(count, 4, 3, count - 2) if count > 6 else super().plan(count, cohort)
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Lying(Round):
     lies: Mapping[str, Lie] = field(default_factory=dict)
     passed: dict[tuple[str, Address], tuple[Records, Records]] = field(default_factory=dict)
     refusals: dict[tuple[str, Address], FedveilError] = field(default_factory=dict)
-    before: dict[tuple[str, Address], Party] = field(default_factory=dict)  # a party as it was before it answered
+    before: dict[tuple[str, Address], Participant] = field(default_factory=dict)  # a party as it was before it answered
 
     def respond(self, exchange: Exchange, address: Address) -> Records:
         stage = exchange.stage
@@ -46,18 +46,20 @@ class Lying(Round):
         self.passed[stage, address] = sent, records
         return records
 
-    def party(self, address: Address) -> Party:
+    def party(self, address: Address) -> Participant:
         """Each attempt has randomness of its own."""
         randomness = SeededRandomness("secagg", address, self.attempt, len(self.stages))
         return replace(super().party(address), randomness=randomness)
 
-    def again(self, stage: str, address: Address, sent: Records | None = None, me: Party | None = None) -> Records:
+    def again(
+        self, stage: str, address: Address, sent: Records | None = None, me: Participant | None = None
+    ) -> Records:
         """Ask a client once more, by default what it was asked, as it now is."""
         sent = self.passed[stage, address][0] if sent is None else sent
         return self.secure_sum.respond(stage, sent, me or self.party(address), lambda: self.vectors[address])
 
 
-def copied(me: Party) -> Party:
+def copied(me: Participant) -> Participant:
     """The same party, whose memory and store nothing changes any more."""
     store = MemoryStore()
     store.values = dict(me.own.store.values)  # type: ignore[attr-defined]

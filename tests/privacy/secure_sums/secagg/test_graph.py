@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.errors import ConfigError, TooFewContributors
-from privacy.secure_sums.secagg.graph import SMALL, Bounds, Ring
+from privacy.secure_sums.secagg.graph import SMALL, Bounds, NeighbourRing
 
 C = "curious"
 M = "malicious"
@@ -150,8 +150,8 @@ def test_who_colludes_is_a_share_of_the_cohort_however_few_take_part():
 def test_the_ring_is_a_regular_graph_that_everybody_sees_alike(count, digest):
     plan = bounds().plan(count, count)
     clients = [f"client/{i}" for i in range(count)]
-    ring = Ring(clients, digest, plan)
-    same = Ring(clients[::-1], digest, plan)
+    ring = NeighbourRing(clients, digest, plan)
+    same = NeighbourRing(clients[::-1], digest, plan)
     for client in clients:
         neighbours = ring.neighbours(client)
         assert neighbours == same.neighbours(client)
@@ -164,7 +164,7 @@ def test_the_ring_is_a_regular_graph_that_everybody_sees_alike(count, digest):
 def test_another_list_has_another_graph():
     clients = [f"client/{i}" for i in range(60)]
     plan = bounds().plan(60, 60)
-    rings = [Ring(clients, bytes([i]) * 32, plan) for i in range(20)]
+    rings = [NeighbourRing(clients, bytes([i]) * 32, plan) for i in range(20)]
     assert len({tuple(ring.neighbours("client/0")) for ring in rings}) == 20
 
 
@@ -173,7 +173,9 @@ def test_any_pair_is_as_often_neighbours_as_any_other():
     clients = [f"client/{i}" for i in range(40)]
     plan = bounds(0.1).plan(40, 40)
     rounds = 3000
-    met = sum("client/1" in Ring(clients, i.to_bytes(32, "big"), plan).neighbours("client/0") for i in range(rounds))
+    met = sum(
+        "client/1" in NeighbourRing(clients, i.to_bytes(32, "big"), plan).neighbours("client/0") for i in range(rounds)
+    )
     chance = plan.degree / 39
     assert abs(met / rounds - chance) < 5 * math.sqrt(chance * (1 - chance) / rounds)
 

@@ -16,7 +16,7 @@ from privacy.errors import (
     TooFewContributors,
     UnknownSender,
 )
-from privacy.secure_sums.contract import Party, Records
+from privacy.secure_sums.contract import Participant, Records
 from privacy.secure_sums.secagg.keys import SIGNATURE_BYTES, ClosedList, PrivateKeys, advertised, parts
 from privacy.secure_sums.secagg.protocol import SecAggSum
 from privacy.secure_sums.secagg.shamir import SHARE_BYTES, combine
@@ -174,7 +174,7 @@ def test_clients_that_were_handed_different_lists_do_not_mask(honest):
     assert str(error).endswith("did not seal this box")
 
 
-def neighbours_in(round_: Lying, party: Party) -> list[Address]:
+def neighbours_in(round_: Lying, party: Participant) -> list[Address]:
     """A client's neighbours by the list that it has."""
     closed = ClosedList.read(party.memory["secagg.clients"], party.memory["secagg.public"])
     return round_.secure_sum.ring(closed, round_.spec).neighbours(party.address)
@@ -324,7 +324,7 @@ def gained(round_: Lying, told: Mapping[Address, str], colluding: frozenset[Addr
 
     Those that collude sign whatever helps, and give all that they have.
     """
-    parties = dict[Address, Party]()
+    parties = dict[Address, Participant]()
     signed = dict[Address, bytes]()
     for client, survivors in told.items():
         parties[client] = copied(round_.before["confirm", client])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from privacy.errors import ConfigError
 from privacy.secure_sums.mpc.aggregates.by_name import named
-from privacy.secure_sums.mpc.aggregates.norm_bounded import Grid, NormBounded, grid
+from privacy.secure_sums.mpc.aggregates.norm_bounded import NormBounded, NormGrid, grid
 from privacy.secure_sums.vectors import Segment, VectorSpec
 from tests.privacy.secure_sums.mpc.committee import Committee
 
@@ -215,7 +215,7 @@ def test_the_sum_is_that_of_the_factors_of_the_grid(committee, excess, seed):
     assert found[-1] == len(excess)
 
 
-def largest_factor(made: Grid, row: list[int]) -> int:
+def largest_factor(made: NormGrid, row: list[int]) -> int:
     """By the definition: L |x| <= R, where R^2 is rounded up in units of 2^-H."""
     *update, weight = row
     squared = sum(x * x for x in update) << made.headroom
