@@ -178,7 +178,7 @@ def test_a_run_that_fails_is_a_failure_and_the_other_rows_go_on(here: Here, tabl
     [
         (("nothing",), "NAME=nothing: allowed are all, ours"),
         ((), "NAME: give one of all, ours"),
-        (("ours", "--only", "zzz"), "--only=zzz: no row is called so; there are two rounds, price, speed"),
+        (("ours", "--only", "zzz"), "--only=zzz: no such row; allowed are two rounds, price, speed"),
         (("ours", "--seeds", "1,x"), "--seeds=1,x: must be whole numbers, with commas between them"),
         (("ours", "--seeds=-1"), "ours, two rounds: seed=-1: must be at least 0"),
         (("ours", "--fromat"), "fedveil reproduce: unrecognized arguments: --fromat"),
