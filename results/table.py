@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         runs = collect_under(options.runs)
         sheet = phases(runs, columns) if options.breakdown else table(runs, columns, networks)
     if options.plot is not None:
-        from results.plot import overview  # which takes its rows from here
+        from results.plot import overview  # it imports this module
 
         overview(runs, options.plot)
     deliver(sheet, options.format, options.out)
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Millions of objects and no cycle among them: the garbage collector would go over them for a tenth of the time."""
+    """Pause the garbage collector: it takes a tenth of the time over millions of objects without cycles."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -62,14 +62,14 @@ def split(text: str | None) -> list[str]:
 
 
 def table(runs: pl.DataFrame, columns: Sequence[str] | None = None, networks: Sequence[Network] = ()) -> Sheet:
-    """What to print of some runs, a frame of `results.runs.RUNS`.
+    """The table of some runs, a frame of `results.runs.RUNS`.
 
     Args:
-        runs: finished ones make the rows; the others are listed below them.
-        columns: keys of `results.columns.COLUMNS`, and of `results.replay.columns` of a network; None for the usual
-            ones that were measured, and those of the networks. The configuration comes first and the trust assumption
-            last in any case.
-        networks: over which rounds are modelled.
+        runs: finished runs make the rows; the others are listed below them.
+        columns: keys of `results.columns.COLUMNS`, and of `results.replay.columns` of a network; None for the default
+            ones that were measured, and those of the networks. The configuration always comes first, and the trust
+            assumption last.
+        networks: the networks over which rounds are modelled.
 
     Raises:
         ConfigError: a column that does not exist.
@@ -86,7 +86,7 @@ def table(runs: pl.DataFrame, columns: Sequence[str] | None = None, networks: Se
 
 
 def phases(runs: pl.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
-    """The same for `results.breakdown.breakdown`: a row for each configuration, party and phase.
+    """The table of `results.breakdown.breakdown`: a row for each configuration, party and phase.
 
     Raises:
         ConfigError: a column that does not exist.
@@ -104,19 +104,19 @@ def _parser() -> argparse.ArgumentParser:
     add_runs(parser)
     add_output(parser)
     add_columns(parser)
-    parser.add_argument("--breakdown", action="store_true", help="seconds and bytes by party and phase, a line each")
+    parser.add_argument("--breakdown", action="store_true", help="seconds and bytes, one line by party and phase")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy and phases too: .png, .pdf or .svg")
     return parser
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
-    """The options that say which columns a table has."""
+    """Add the options that choose the columns of a table."""
     parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(BY_KEY)}, and those of a --network")
     add_networks(parser)
 
 
 def add_networks(parser: argparse.ArgumentParser) -> None:
-    """The option that has rounds modelled."""
+    """Add the option for modelled rounds."""
     parser.add_argument(
         "--network",
         metavar="A,B,...",
@@ -132,15 +132,15 @@ def _columns(keys: Sequence[str], allowed: Mapping[str, Column]) -> list[Column]
 
 
 def _measured(compared: pl.DataFrame, columns: Sequence[Column]) -> list[Column]:
-    """Those columns that hold anything; overheads only where there is something to compare with plain."""
+    """The columns that hold any figure; overheads only where a row is compared with plain."""
     others = compared.filter(~pl.col("plain"))
     return [column for column in columns if (others if column.source else compared)[column.key].count() > 0]
 
 
 def _labelled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with their labels, each plain one before those that are compared with it.
+    """The rows with their labels, each plain row before those compared with it.
 
-    `identity` keeps what `configuration` was, and `parts` what its label is made of.
+    `identity` keeps the former `configuration`, and `parts` the parts of its label.
     """
     parts = _parts(row["configuration"] for row in rows)
     told = [{**row, "identity": row["configuration"], "parts": parts[row["configuration"]]} for row in rows]
@@ -149,7 +149,7 @@ def _labelled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _parts(configurations: Iterable[str]) -> dict[str, Parts]:
-    """What tells each configuration from the others."""
+    """The keys that distinguish each configuration from the others."""
     known = list(dict.fromkeys(configurations))
     return dict(zip(known, label_parts([json.loads(text) for text in known]), strict=True))
 
@@ -160,7 +160,7 @@ def _order(row: Mapping[str, Any], parts: Parts) -> tuple[object, ...]:
 
 
 def _natural(text: str) -> list[tuple[bool, float, str]]:
-    """Sorts `clients=5` before `clients=10`."""
+    """A sort key that puts `clients=5` before `clients=10`."""
     pieces = re.split(r"(\d+(?:\.\d+)?)", text)
     return [(False, float(piece), "") if index % 2 else (True, 0.0, piece) for index, piece in enumerate(pieces)]
 
@@ -172,13 +172,13 @@ def _unfinished(runs: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _notes(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which figures rest on fewer seeds than their row, and which runs stopped before their last round."""
+    """Notes on figures with fewer seeds than their row, and on runs that stopped before their last round."""
     partial = [note for row in rows for column in columns if (note := _partial(row, column))]
     return partial + [f"{row['configuration']}: {row['status']}." for row in rows if row["status"] != "finished"]
 
 
 def _meanings(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the signs mean."""
+    """Notes on the meaning of the signs."""
     several = any(row["seeds"] > 1 for row in rows)
     kinds = {column.kind for column in columns}
     paired = {"ratio", "difference"}
@@ -187,10 +187,8 @@ def _meanings(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> l
         "± is half the width of the 95 % t interval over seeds.": several and kinds & {"mean", "difference"},
         "Compared with plain: the plain run of the same seed and otherwise the same configuration.": kinds & paired,
         "Ratios are geometric means over seeds [95 % interval].": several and "ratio" in kinds,
-        f"{NOISE}: the interval holds no difference from plain, so the seeds do not tell it from noise.": _any_noise(
-            columns, rows
-        ),
-        "A comparison over one seed has no interval: nothing tells it from noise.": _any_single(columns, rows),
+        f"{NOISE}: the interval contains no difference from plain, so it may be noise.": _any_noise(columns, rows),
+        "A comparison over one seed has no interval, so it may be noise.": _any_single(columns, rows),
         f"{' and '.join(largest)} {'is' if len(largest) == 1 else 'are'} the largest of any seed.": several and largest,
     }
     return [note for note, wanted in meaning.items() if wanted]
@@ -213,7 +211,7 @@ def _partial(row: Mapping[str, Any], column: Column) -> str | None:
 
 
 def _repetitions(runs: pl.DataFrame) -> list[str]:
-    """Runs that are no row because a later one repeats their configuration and seed."""
+    """A note on runs left out because a later run repeats their configuration and seed."""
     finished = runs.filter("summarised")
     left_out = finished.join(latest(finished), on="path", how="anti")["path"]
     return [f"Left out, since a later run repeats it: {path}." for path in left_out]

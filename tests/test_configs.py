@@ -1,4 +1,4 @@
-"""Every file in `configs/` composes, is checked, and names objects that can be made and that do what they are for."""
+"""Every file in `configs/` composes, passes the check, and names objects that can be built and work."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -161,5 +161,5 @@ def test_models_have_shapes_to_be_tried_on() -> None:
 
 
 def workspace_of(*overrides: str) -> Workspace:
-    """On the embedded data."""
+    """The workspace of a configuration on the embedded data."""
     return Workspace(to_json(compose("model=logistic", *overrides)))

@@ -45,7 +45,7 @@ def names(node: ast.AST) -> Iterator[str]:
 
 
 def crosses(path: str, module: str, shimmed: bool) -> str | None:
-    """What is wrong with an import of `module` in the file at `path`, if anything is."""
+    """The breach of an import of `module` in the file at `path`, or None."""
     folder = path.split("/")[0]
     package = module.split(".")[0]
     if package in FORBIDDEN.get(folder, set()) | NOWHERE:
@@ -56,13 +56,13 @@ def crosses(path: str, module: str, shimmed: bool) -> str | None:
 
 
 def in_order(path: str, source: str) -> list[ast.stmt | ast.expr]:
-    """The nodes of a file that have a place in it, top to bottom."""
+    """The nodes of a file with a line number, top to bottom."""
     nodes = [node for node in ast.walk(ast.parse(source, path)) if isinstance(node, ast.stmt | ast.expr)]
     return sorted(nodes, key=lambda node: (node.lineno, node.col_offset))
 
 
 def violations(path: str, source: str) -> list[str]:
-    """Each breach of a wall in `source`, which stands at `path` below the root, as `path:line: what`."""
+    """Each breach of a wall in `source`, at `path` below the root, as `path:line: reason`."""
     found = set()
     shimmed = False
     for node in in_order(path, source):

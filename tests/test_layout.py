@@ -1,4 +1,4 @@
-"""The top level is what CONTRIBUTING.md says it is, and nothing in it belongs to one machine."""
+"""The top level matches CONTRIBUTING.md, and contains no machine-specific files."""
 
 import re
 import subprocess

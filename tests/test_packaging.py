@@ -1,4 +1,4 @@
-"""The package stands on six others, declares what it imports, and is locked to versions that its ranges allow."""
+"""The package has six core dependencies, declares its imports, and is locked to versions within its ranges."""
 
 import ast
 import importlib
@@ -26,7 +26,7 @@ def project() -> dict[str, object]:
 
 
 def declared(*extras: str) -> list[Requirement]:
-    """What the project asks for, with these extras and those that they name."""
+    """The dependencies of the project, with these extras and the extras that they name."""
     table = project()
     found = [Requirement(line) for line in table["dependencies"]]  # type: ignore[attr-defined]
     for extra in extras:

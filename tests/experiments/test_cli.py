@@ -1,4 +1,4 @@
-"""The command line: what it says, what it refuses and how, and what Hydra gives under it."""
+"""The command line: its output, its refusals, and the features of Hydra below it."""
 
 import hashlib
 import json

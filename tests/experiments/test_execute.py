@@ -1,4 +1,4 @@
-"""What a run leaves behind, and whose folder it is."""
+"""The files that a run leaves behind, and the ownership of its folder."""
 
 import hashlib
 import json

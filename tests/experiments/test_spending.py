@@ -1,4 +1,4 @@
-"""What a run spends and promises, as its user sees it: budgets, summaries, refusals."""
+"""Spending and guarantees of a run from the user's view: budgets, summaries, refusals."""
 
 import math
 from collections import Counter
@@ -116,7 +116,7 @@ BOTH = ("mechanism=client_dp", "+mechanism.dp_sgd._target_=privacy.dp_sgd.DpSgd"
 
 
 def test_two_units_hold_against_their_own(here):
-    """The clients' epsilon is client_dp's, whose noise the server itself adds: it promises nothing against it."""
+    """The clients' epsilon is that of client_dp, without a guarantee against the server, which adds its noise."""
     summary = summary_of(here, *BOTH, "+mechanism.dp_sgd.noise_multiplier=1.0", f"delta={1e-5}")
     assert summary["epsilon_record"] < math.inf
     assert summary["epsilon"] == summary["epsilon_client"] != summary["epsilon_record"]

@@ -1,4 +1,4 @@
-"""Sweeps: failing cells are recorded and the others go on, finished cells are skipped, and the exit status tells."""
+"""Sweeps: failing cells are recorded, other cells go on, finished cells are skipped; exit status."""
 
 import hashlib
 from pathlib import Path
@@ -22,7 +22,7 @@ def cells(root: Path) -> dict[str, Path]:
 
 
 def assert_swept(ended: Ended, root: Path) -> dict[str, str]:
-    """Two cells of four finished, all four recorded; the weights' hashes by cell."""
+    """Assert that two of four cells finished and all are recorded; returns the weights' hashes by cell."""
     assert ended.status == 2, ended
     assert "2 of 4 cells finished" in ended.out
     assert "Traceback" not in ended.err

@@ -1,4 +1,4 @@
-"""Tracking: MLflow and TensorBoard show what a run measured, once, and lose nothing of it when they fail."""
+"""Tracking: MLflow and TensorBoard get the measurements of a run once; their failure loses no result."""
 
 import subprocess
 import sys

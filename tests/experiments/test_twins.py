@@ -1,4 +1,4 @@
-"""Plain twins: what a sweep compares its cells with is there, whatever the grid lacks, and only once."""
+"""Plain twins: a sweep runs the baselines that its grid lacks, each once."""
 
 import json
 from pathlib import Path

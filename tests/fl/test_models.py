@@ -20,7 +20,7 @@ TOO_SMALL = {("cnn", DIGITS)}
 
 
 def build(name: str, shape: Shape, classes: int) -> nn.Module:
-    """As a run does it: by Hydra, from the YAML."""
+    """Build a model as a run does: by Hydra, from the YAML."""
     model = instantiate(OmegaConf.load(CONFIGS / f"{name}.yaml"), shape=shape, classes=classes)
     assert isinstance(model, nn.Module)
     return model
@@ -97,6 +97,6 @@ def test_every_model_has_its_config() -> None:
 
 
 def test_strides_of_lenet() -> None:
-    """As in models/vision.py of the DLG code; other orders have as many parameters."""
+    """The strides of models/vision.py of the DLG code; other orders have the same number of parameters."""
     convolutions = [layer for layer in build("lenet", CIFAR, 100).modules() if isinstance(layer, nn.Conv2d)]
     assert [layer.stride for layer in convolutions] == [(2, 2), (2, 2), (1, 1), (1, 1)]

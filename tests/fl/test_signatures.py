@@ -1,4 +1,4 @@
-"""Signed replies through the transport: whoever changes one on its way, or brings an old one, gains nothing."""
+"""Signed replies through the transport: changed or replayed ones are refused."""
 
 from collections.abc import Callable, Iterable
 
@@ -26,7 +26,7 @@ PAD = (*PROBE, "secure_sum=pad", "secure_sum.keys=clients", "secure_sum.bound=4"
 
 
 class Meddled(Tampered):
-    """Hands replies to `meddle` with their sender and stage, and keeps what they were."""
+    """A grid that passes replies with sender and stage to `meddle`, and keeps the originals."""
 
     def __init__(self, work) -> None:
         super().__init__(work, lambda who, reply: self.meddle(who, self.stage_of(reply), reply))

@@ -1,4 +1,4 @@
-"""What protocols say of their steps, as rows of real runs: inside the phases, and counted once."""
+"""Steps that protocols record, as rows of real runs: inside the phases, and counted once."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ SLOW: list[Case] = [("pad", "keyholder"), ("bfv", "keyholder")]  # a keyholder t
 
 
 def rows_of(folder: Path, *overrides: str) -> pl.DataFrame:
-    """Those of a whole run, set-up included."""
+    """The rows of a whole run, set-up included."""
     runtimes.run(Workspace(canonical(*overrides)), folder, Errand(folder / "checkpoints"))
     return Checkpoints(folder / "checkpoints", 2).rows()
 
@@ -133,7 +133,7 @@ def test_clients_that_report_nothing_report_no_steps(tmp_path):
 
 
 class Within(PlainSum):
-    """Asks for the contribution in the middle of a step."""
+    """A secure sum that asks for the contribution inside a step."""
 
     def respond(self, stage, inbound, me, contribution):
         note("ciphertexts", 3)

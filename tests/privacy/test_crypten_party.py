@@ -21,7 +21,7 @@ QUICK_S = 8.0
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch):
-    """Other tests let this process be a party."""
+    """Reset this process, which other tests make a party."""
     monkeypatch.setattr("privacy.crypten_party._meter", None)
 
 
@@ -59,7 +59,7 @@ def spent_on(shares):
 
 
 def dealer_spent_on(shares, rank):
-    """What the dealer used for products of every kind, as party 0 is told."""
+    """The dealer's resources for products of every kind, as reported to party 0."""
     from privacy import crypten_party
 
     if rank != 0:
@@ -137,7 +137,7 @@ def test_nobody_computes_before_it_has_started():
 
 @pytest.fixture
 def quick_committee():
-    """Committees that give up soon; ended whatever becomes of them."""
+    """Committees with short time limits, always ended after the test."""
     made = []
 
     def make(parties: int, **options) -> Committee:
@@ -150,7 +150,7 @@ def quick_committee():
 
 
 def crossed_keys(rank: int, parties: int) -> dict[int, bytes]:
-    """Party 1 has another key for party 2 than it has for party 1."""
+    """Parties 1 and 2 hold different keys for their pair."""
     return pair_keys(rank, parties) | ({2: bytes(32)} if rank == 1 else {})
 
 

@@ -40,7 +40,7 @@ IN_PLACE = {"uniform_", "normal_", "bernoulli_", "random_", "exponential_", "geo
 
 @pytest.fixture(autouse=True)
 def _crypten_as_it_was(monkeypatch):
-    """Its functions and generators are replaced for one test alone."""
+    """Restore CrypTen's functions and generators after each test."""
     monkeypatch.setattr(crypten, "generators", {})
     for module in crypten_streams.USERS:
         for name in ("generate_random_ring_element", "generate_kbit_random_tensor"):
@@ -94,7 +94,7 @@ def test_links_differ_by_key_session_purpose_and_direction():
 
 
 def zero_shares(parties: int, kind: type, nonces: bytes = NONCES) -> list[np.ndarray]:
-    """Those of each party, drawn by CrypTen in turn."""
+    """The zero shares of each party, drawn by CrypTen in turn."""
     shares = []
     for rank in range(parties):
         install(rank, parties, pair_keys(rank, parties), nonces, OsRandomness())
@@ -162,7 +162,7 @@ def streams(parties: int) -> dict[int, Stream]:
 
 
 def parts(parties: int, *draws: tuple[tuple[int, ...], int]) -> list[list[np.ndarray]]:
-    """What the parties draw one after the other, by draw."""
+    """The successive draws of the parties, by draw."""
     own = streams(parties)
     return [[own[rank].integers(size, bits).numpy() for rank in range(parties)] for size, bits in draws]
 

@@ -45,7 +45,7 @@ def server_job(survivors: int = 10, number: int = 1) -> ServerJob:
 
 
 def summed(mechanism: DistributedDp, updates: list[torch.Tensor], number: int = 1) -> np.ndarray:
-    """The decoded total of a round over the plain sum, through both halves."""
+    """The decoded total of a round over the plain sum, through the client's and the server's half."""
     residues = {
         f"client/{i}": np.append(mechanism.on_update(client_job(i, number), update).numpy(), np.int64(1))
         for i, update in enumerate(updates)

@@ -1,4 +1,4 @@
-"""The clients of an opened sum: for whom they mask, the keys that they take, and that no secret passes the server."""
+"""The clients of an opened sum: recipients of their masks, accepted keys, and no secret at the server."""
 
 from dataclasses import replace
 

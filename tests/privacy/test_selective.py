@@ -1,4 +1,4 @@
-"""Selective encryption: the contract with a part in the clear, who chooses it, and that nothing else shows."""
+"""Selective encryption: the contract with a part in the clear, the choice of this part, and no other leak."""
 
 from dataclasses import replace
 
@@ -107,7 +107,7 @@ def test_the_open_part_is_all_that_passes_the_server(made, by):
 
 
 class Surveyed(Recorded):
-    """Clients whose sensitivities are other than their updates."""
+    """Clients with sensitivities different from their updates."""
 
     def respond(self, exchange: Exchange, address: str):
         updates = self.vectors
@@ -120,7 +120,7 @@ class Surveyed(Recorded):
             self.vectors = updates
 
     def map_of(self, address: str) -> Vector:
-        """Client i finds values 7, 8, 9 and its own sensitive, and counts by its weight."""
+        """The map in which client i has sensitive values 7, 8, 9 and i, weighted by its examples."""
         vector = np.zeros(self.spec.length, np.float32)
         vector[[7, 8, 9]] = 0.5
         vector[int(address[-1]) + 20] = 1.0 + int(address[-1]) / 2

@@ -1,4 +1,4 @@
-"""Sums without masks, as the field has them: the contract, keys that last a round, flooding, and copies for all."""
+"""Sums without masks, as in other systems: the contract, keys that last a round, flooding, and copies for all."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The model of links against links that a kernel shapes; nothing else in the tests asserts a time."""
+"""The model of links against links shaped by the kernel; no other tests assert times."""
 
 import os
 from collections.abc import Iterator

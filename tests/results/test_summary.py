@@ -17,7 +17,7 @@ def client(round_: int, index: int, stage: str, metric: str, value: float, unit:
 
 
 def two_stage_rows() -> list[Row]:
-    """Three rounds, clients 0 and 1, of whom 1 sends nothing in round 3; a model of 10 parameters."""
+    """Three rounds of clients 0 and 1; client 1 sends nothing in round 3; a model of 10 parameters."""
     return [
         client(0, 0, "setup", "up_bytes", 9999),
         client(0, 0, "setup", "peak_rss", 5000),

@@ -1,4 +1,4 @@
-"""CrypTen's parties as processes: what they compute and cost, where they listen, and what ends a round, by its name."""
+"""CrypTen's parties as processes: results, costs, listening addresses, and named failures of a round."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ SEEDED = "noise=seeded"
 
 
 def run(folder: Path, *overrides: str) -> State:
-    """A whole run, set-up included, as the command line would do it."""
+    """Run to the end, set-up included, as from the command line."""
     work = Workspace(canonical(*overrides))
     runtimes.run(work, folder, Errand(folder / "checkpoints"))
     return ended(folder)
@@ -36,13 +36,13 @@ def ended(folder: Path) -> State:
 
 
 def parties() -> list[psutil.Process]:
-    """Those of this process, in their order."""
+    """The party processes of this process, in their order."""
     children = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
     return sorted(children, key=lambda child: child.pid)
 
 
 def in_round(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
-    """Do something when a round begins."""
+    """Call a function when a round begins."""
     original = Server.aggregate
 
     def act_then_aggregate(self, asked, cohort):
@@ -76,7 +76,7 @@ def test_a_run_ends_where_the_plain_one_does_and_its_parties_tell_their_costs(tm
 
 
 def addresses(process: psutil.Process) -> set[str]:
-    """Those on which a process accepts connections."""
+    """The addresses on which a process accepts connections."""
     return {c.laddr.ip for c in process.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN}
 
 
@@ -210,7 +210,7 @@ def middle(vectors_CD: np.ndarray) -> np.ndarray:
 
 
 def within(vectors_CD: np.ndarray) -> np.ndarray:
-    """The mean of those of norm 1 at most."""
+    """The mean of the updates with norm at most 1."""
     return vectors_CD[np.linalg.norm(vectors_CD, axis=1) <= 1].mean(axis=0)
 
 

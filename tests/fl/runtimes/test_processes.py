@@ -1,4 +1,4 @@
-"""Supervised processes end with whoever started them, down to a grandchild in a session of its own."""
+"""Supervised processes end with the process that started them, down to a grandchild in its own session."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ time.sleep(600)
 
 @pytest.fixture(autouse=True)
 def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every tree here has a process that does not stop when asked."""
+    """Shorten the grace period, since every tree here has a process that ignores the request to stop."""
     monkeypatch.setattr(module, "GRACE_S", 0.3)
 
 
@@ -81,12 +81,12 @@ def python(code: str, *arguments: str) -> list[str]:
 
 
 def told(log: Path) -> list[int]:
-    """The process ids that a log tells of."""
+    """The process ids in a log."""
     return [int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("pid ")]
 
 
 def tree_of(log: Path, size: int = TREE_SIZE) -> list[psutil.Process]:
-    """The processes that tell their ids in a log, once all have."""
+    """The processes with their ids in a log, once all ids are there."""
     ends = time.monotonic() + 20
     while len(told(log)) < size:
         assert time.monotonic() < ends, log.read_text()

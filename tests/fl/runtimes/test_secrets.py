@@ -1,4 +1,4 @@
-"""No secret comes to the server: not in a message, nor in a setting, a log, a checkpoint, or a file that it opens.
+"""No secret reaches the server: not in a message, nor in a setting, a log, a checkpoint, or a file that it opens.
 
 The secrets are those of the roles' files, and the keys of masks, which are derived anew from them and proved by the
 tags that they explain.
@@ -34,7 +34,7 @@ SUMS = [(name, holder) for name in ("ckks", "bfv", "pad") for holder in ("client
 
 
 def forms(secret: bytes) -> Iterator[bytes]:
-    """As it is, in hexadecimal, and in base64 wherever it begins."""
+    """A secret as raw bytes, in hexadecimal, and in base64 at any offset."""
     yield secret
     yield secret.hex().encode()
     yield secret.hex().upper().encode()
@@ -52,7 +52,7 @@ def windows(secret: bytes, count: int = 64) -> Iterator[bytes]:
 
 
 def leaks(content: bytes, secrets: Mapping[str, bytes]) -> set[str]:
-    """Which of the secrets are in there."""
+    """The secrets that occur in the data."""
     small = {name: list(forms(secret)) for name, secret in secrets.items() if len(secret) <= 64}
     large = {name: list(windows(secret)) for name, secret in secrets.items() if len(secret) > 64}
     assert all(large.values()), "a large secret of which nothing is searched for"
@@ -82,7 +82,7 @@ def as_numbers(work: Workspace, secrets: Mapping[str, bytes]) -> dict[str, bytes
 
 
 def mask_keys(folder: Path, identities: Mapping[Address, Identity], roster: Roster) -> dict[str, bytes]:
-    """The key of each mask of the run, and what it expands from."""
+    """The key of each mask of the run, and the secret that it is derived from."""
     found: dict[str, bytes] = {}
     for file in sorted(folder.glob("*-collect-*.received")):
         request = recorded(file.with_suffix(".sent"))
@@ -99,7 +99,7 @@ def mask_keys(folder: Path, identities: Mapping[Address, Identity], roster: Rost
 
 
 def contents(folder: Path, but: str) -> Iterator[tuple[Path, bytes]]:
-    """Every file below a folder, without one of its folders."""
+    """The contents of all files below a folder, except those in one subfolder."""
     for path in folder.rglob("*"):
         if path.is_file() and path.relative_to(folder).parts[0] != but:
             yield path, path.read_bytes()
