@@ -17,13 +17,13 @@ from privacy.backend import PrivacyBackend
 from tests.composed import compose
 
 FILES = sorted(path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.rglob("*/*.yaml"))  # less config.yaml
-# what an option needs beside it, where the default will not do
+# further overrides that an option needs, where the default does not fit
 BESIDE = {
     "runtime=deployment": ["clients=3"],
     "mechanism=party_dp": ["privacy=party_dp"],
     "secure_sum/aggregate": ["secure_sum=crypten"],
 }
-# named pairs that are one of the others in a certain arrangement
+# named pairs that are special cases of other ones
 ARRANGED = {"bfv_clients": "bfv", "ckks_clients": "ckks", "fedml_he": "ckks", "flare": "ckks"} | {
     "party_dp": "party_dp_crypten_noised_sum",
     "secagg_curious": "secagg",

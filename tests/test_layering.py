@@ -16,7 +16,7 @@ FORBIDDEN = {
 }
 NOWHERE = {"torchvision"}  # it has no CPU build, and CrypTen, which asks for it, does without
 MOVES_OR_COUNTS_BYTES = {"count_bytes", "send_and_receive", "push_messages", "pull_messages"}
-BASELINE = "experiments/benchmarks/flower_secagg.py"  # a grid of its own, for Flower's workflow to run on
+BASELINE = "experiments/benchmarks/flower_secagg.py"  # it has its own grid for Flower's workflow
 MAY_MOVE_AND_COUNT = ("fl/transport.py", "fl/metering.py", "fl/runtimes/", "tests/", BASELINE)
 SHIM = "privacy.crypten_compat"
 
@@ -45,7 +45,7 @@ def names(node: ast.AST) -> Iterator[str]:
 
 
 def crosses(path: str, module: str, shimmed: bool) -> str | None:
-    """The breach of an import of `module` in the file at `path`, or None."""
+    """The reason why the file at `path` must not import `module`, or None."""
     folder = path.split("/")[0]
     package = module.split(".")[0]
     if package in FORBIDDEN.get(folder, set()) | NOWHERE:

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from tests.test_layering import ROOT, imported
 
 PACKAGES = ("configs", "experiments", "fl", "privacy", "results")
-OPTIONAL = ("browser", "launchers", "tracking")  # what the code imports where it is asked for
+OPTIONAL = ("browser", "launchers", "tracking")  # extras with modules imported on use
 SUPPORTED = ("3.11", "3.12")
 
 

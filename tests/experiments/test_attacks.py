@@ -105,7 +105,7 @@ def test_no_setting_is_tried_twice() -> None:
         assert {case.succeeds for case in module.CASES} == {True, False}
 
 
-# ---- what is found
+# ---- findings
 
 
 @pytest.mark.parametrize("suffix", ["", " secure_sum.keys=clients"])
@@ -140,7 +140,7 @@ def test_a_sum_that_wraps_is_off_by_its_modulus() -> None:
     assert finding == (True, "a sum of 10 decodes to 2; what the opener checks is as it should be")
 
 
-# ---- what a broken defence does
+# ---- broken defences
 
 
 def no_mask(scheme: Any, key: bytes) -> Mask:

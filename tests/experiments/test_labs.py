@@ -13,7 +13,7 @@ from tests.experiments.command import ROOT, environment
 LABS = ROOT / "experiments" / "labs"
 QUICK = "ckks_sum"
 LONG = "epsilon"
-# what a reader would put, where it is the same for everybody
+# a reader's answers, where they are the same for all readers
 RIGHT_ANSWERS = {
     QUICK: {1: "7", 2: "0.5", 3: "2", 4: '"flooded"'},
     LONG: {1: "cost_by_eye", 2: '"less"', 3: "16", 4: '"no"'},

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 HOSTILE = '</script><img src=x onerror="window.pwned=1"><!--<script>$x \'" %{x} &lt;'
 QUOTED = HOSTILE.replace("'", "\\'")
 SWEEP = ("sweep", *QUICK, "out=runs", "output.progress=false", "training.weighting=uniform")
-DRAWN = "performance.getEntriesByName('drawn').length"  # how often the plots were
+DRAWN = "performance.getEntriesByName('drawn').length"  # the number of times that the plots were drawn
 ROWS = "#table tbody tr[data-row]"
 
 
@@ -107,7 +107,7 @@ def opened(browser: Browser, file: Path, **options: Any) -> Opened:
 
 @pytest.fixture
 def report(browser: Browser, folder: Path) -> Iterator[Opened]:
-    """The freshly opened report; after each test, the page must have no console messages and no requests."""
+    """The freshly opened report; after each test, the page must have logged nothing, and requested only itself."""
     found = opened(browser, folder / "report.html")
     yield found
     assert found.said == []
@@ -205,7 +205,7 @@ def test_no_button_sends_figures_away(report: Opened) -> None:
 def test_the_bars_add_up_to_the_breakdown(report: Opened, folder: Path) -> None:
     rows = phases(collect_under([folder / "runs"])).rows
     whole: dict[str, float] = {}
-    for row in rows:  # phases of the clients, and what the others did altogether
+    for row in rows:  # phases of the clients, and totals of the other parties
         if (row["party"] == "clients") != (row["phase"] == "all") and row["phase_s"] is not None:
             whole[row["configuration"]] = whole.get(row["configuration"], 0.0) + 1e3 * row["phase_s"]
     drawn = [sum(widths) for widths in zip(*(trace["x"] for trace in report.traces("phases")), strict=True)]

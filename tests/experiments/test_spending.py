@@ -60,7 +60,7 @@ def test_a_summary_says_what_client_dp_gives(here):
     times = Counter(client for number, clients in charged(Path("run/checkpoints")) for client in clients)
     assert sum(times.values()) == 8
     assert len(set(times.values())) > 1
-    # PRV, the default, adds its error to what is exact
+    # PRV, the default, adds its error bound to the exact value
     exact = {n: gaussian_epsilon(n**-0.5, DELTA) for n in times.values()}
     spread = sorted(exact[n] for n in times.values())
     assert summary["epsilon"] == summary["epsilon_client"] == pytest.approx(spread[-1], abs=0.03)

@@ -71,7 +71,7 @@ def test_without_out_each_cell_has_its_usual_folder(here: Here, tmp_path: Path) 
     for path in found.values():
         assert path.name == hashlib.sha256((path / "config.json").read_bytes()).hexdigest()[:16]
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
-    # a single run knows the same folder, so it has nothing left to do
+    # a single run uses the same folder, so it has finished already
     assert "(finished earlier" in here.run("seed=2").out
 
 

@@ -34,7 +34,7 @@ SUMS = {
         for name in AGGREGATES
     },
 }
-# those with processes of their own take seconds to start
+# configurations with separate processes take seconds to start
 SLOW = {*OPENED, "crypten", *AGGREGATES}
 COMMON = ("noise=seeded", "delta=5e-4", "server.min_contributors=3", "training.batch_size=64")
 

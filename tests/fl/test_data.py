@@ -83,7 +83,7 @@ def test_a_damaged_cache_is_rebuilt(
     fl_data._load.cache_clear()
     victim = cached(tmp_path) / file
     content = bytearray(victim.read_bytes())
-    # In the index, a digit: what is left is JSON, with another standard deviation.
+    # A digit in the index: the file is still JSON, with another standard deviation.
     content[content.find(b"std_C") + 12 if file == "index.json" else -2] ^= 1
     victim.unlink()
     if damage != "remove":

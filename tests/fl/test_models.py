@@ -11,7 +11,13 @@ from tests.fl.model_contract import Shape, gives_logits, keeps_examples_apart_an
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 NAMES = ("cnn", "cnn_mcmahan", "lenet", "logistic", "mlp", "moderate_cnn", "resnet18_gn")
-PRIVATE = ("cnn_tanh", "cnn_tanh_cifar", "cnn_tanh_gn", "scatter_cnn", "scatter_linear")  # of test_private_models.py
+PRIVATE = (
+    "cnn_tanh",
+    "cnn_tanh_cifar",
+    "cnn_tanh_gn",
+    "scatter_cnn",
+    "scatter_linear",
+)  # see test_private_models.py
 DIGITS = (1, 8, 8)
 MNIST = (1, 28, 28)
 CIFAR = (3, 32, 32)
@@ -35,7 +41,7 @@ def build(name: str, shape: Shape, classes: int) -> nn.Module:
         ("lenet", CIFAR, 100, 88_648),  # FedML-HE
         ("cnn_mcmahan", MNIST, 10, 1_663_370),  # McMahan et al. 2017
         ("moderate_cnn", CIFAR, 10, 3_491_530),  # 3 x 3 x 3 x 32 + 32 and so on, by hand from NVIDIA FLARE's layers
-        ("resnet18_gn", CIFAR, 10, 11_173_962),  # as with BatchNorm, whose scale and shift are as many
+        ("resnet18_gn", CIFAR, 10, 11_173_962),  # as with BatchNorm, which has the same number of scales and shifts
         ("logistic", DIGITS, 10, 650),
         ("mlp", DIGITS, 10, 55_210),
         ("lenet", MNIST, 10, 17_038),
@@ -81,7 +87,7 @@ def test_per_example_gradients_can_be_taken(name: str) -> None:
 def test_an_image_that_is_too_small(name: str, shape: Shape, window: str, least: int) -> None:
     with pytest.raises(Exception, match="has no room") as caught:
         build(name, shape, 10)
-    cause = caught.value.__cause__  # Hydra wraps what a target raises
+    cause = caught.value.__cause__  # Hydra wraps the exception of a target
     assert isinstance(cause, ConfigError)
     size = f"{shape[1]}x{shape[2]}"
     assert str(cause).startswith(

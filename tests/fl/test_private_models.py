@@ -14,7 +14,7 @@ from tests.fl.model_contract import Shape, gives_logits, keeps_examples_apart_an
 # features of Fashion-MNIST and of CIFAR-10
 GREY = (81, 7, 7)
 COLOUR = (243, 8, 8)
-SMALL = (81, 2, 2)  # of digits
+SMALL = (81, 2, 2)  # the shape of digits
 MNIST = (1, 28, 28)
 CIFAR = (3, 32, 32)
 PIXELS = {"cnn_tanh": MNIST, "cnn_tanh_gn": MNIST, "cnn_tanh_cifar": CIFAR}

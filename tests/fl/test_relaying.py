@@ -296,7 +296,7 @@ def test_a_node_whose_roster_is_pinned_takes_none_from_the_server(tmp_path, stag
     assert (refused["type"], refused["message"]) == ("ProtocolError", f"no stage is called {stage}")
 
 
-# ---- what is refused before anything runs
+# ---- refusals before any run
 
 
 @pytest.mark.parametrize("sum_", [("secure_sum=plain",), ("mechanism=dp_sgd", "delta=1e-5")])

@@ -42,7 +42,7 @@ WITH_PARTIES = {
 }
 OF = SUMS | WITH_PARTIES
 ALL = [*SUMS, *(pytest.param(name, marks=pytest.mark.slow) for name in WITH_PARTIES)]
-UPLOADS = {"secagg": "masked", "crypten": "party/0"}  # the record that carries what a client contributes
+UPLOADS = {"secagg": "masked", "crypten": "party/0"}  # the record that carries a client's contribution
 
 
 class Crashed(Exception):

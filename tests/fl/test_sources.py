@@ -20,7 +20,7 @@ from tests.fl.image_sets import examples, message, node, write_idx, write_parque
 pytestmark = pytest.mark.usefixtures("machine_without_data")
 
 
-# What is on the machine
+# Files on the machine
 
 
 def test_digits_are_those_of_scikit_learn() -> None:
@@ -124,7 +124,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     assert message(node(path=str(tmp_path))).startswith(f"data.name=toy: {tmp_path} cannot be read, ")
 
 
-# Where it looks
+# Searched places
 
 
 def test_a_path_without_images(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def steps(rows: pl.DataFrame, where: str) -> set[str]:
 
 def test_each_role_tells_its_steps(ran):
     (name, keys), rows = ran
-    signing = {"sign"} if keys else set()  # where there is a roster
+    signing = {"sign"} if keys else set()  # only with a roster are replies signed
     protecting, opening = ({f"protect/{step}" for step in found | signing} for found in (CLIENT[name], OPENER))
     replies = set(rows.filter(metric="up_bytes")["stage"]) if keys else set()
     assert steps(rows, "server") == SERVER[name] | {f"{stage}/verify" for stage in replies}

@@ -64,7 +64,7 @@ def exact_sum(work: Workspace, round_: int, clients=range(CLIENTS)) -> np.ndarra
 
 CASES = [("secure_sum=plain",), MASKED]
 CASES += [(f"secure_sum={name}", "secure_sum.keys=clients", "secure_sum.bound=4") for name in ("pad", "bfv", "ckks")]
-KEYHOLDER = ("secure_sum=ckks", "secure_sum.bound=4")  # whose process takes seconds to start
+KEYHOLDER = ("secure_sum=ckks", "secure_sum.bound=4")  # the keyholder's process takes seconds to start
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class Round:
     stores: dict[Address, MemoryStore] = field(default_factory=dict)
     asked: dict[str, set[Address]] = field(default_factory=dict)
     attempt: str = ATTEMPT
-    number: int = 1  # of the round; 0 at set-up
+    number: int = 1  # number of the round; 0 at set-up
     peers: Mapping[Address, Peers] = field(default_factory=dict)
 
     def run(self) -> Total:

@@ -44,7 +44,7 @@ def _restart(size: int) -> None:
     crypten_party._meter = None
     for rank, thread in enumerate(_threads):
         thread.submit(crypten.communicator._init, use_threads=True, rank=rank, world_size=size).result()
-    crypten_party._meter = crypten_party.Meter()  # as `start` leaves a process
+    crypten_party._meter = crypten_party.Meter()  # the state of a process after `start`
 
 
 class ThreadPeers(Peers):

@@ -140,7 +140,7 @@ def test_a_sample_without_replacement_costs_less_than_the_whole_set():
 
 def test_laplace_is_pure_and_zcdp_converts():
     assert epsilon(LaplaceDpEvent(2.0), 1e-9, "pld") == pytest.approx(0.5, abs=1e-3)
-    # (alpha, alpha / 2)-RDP is what a Gaussian of sigma 1 has; an event of zCDP is converted at integer orders
+    # a Gaussian of sigma 1 has (alpha, alpha / 2)-RDP; an event of zCDP is converted at integer orders
     gaussian = RdpAccountant(list(range(2, 100))).compose(GaussianDpEvent(1.0)).get_epsilon(1e-5)
     assert epsilon(ZCDpEvent(0.5), 1e-5, "rdp") == pytest.approx(gaussian)
     assert epsilon(gaussian_event(1.0), 1e-5, "rdp") < gaussian

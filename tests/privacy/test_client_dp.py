@@ -259,7 +259,7 @@ def test_epsilon_per_round_takes_the_least_noise_that_is_enough(epsilon: float, 
     assert gaussian_delta(mechanism.noise_multiplier * 0.999, epsilon) > delta
 
 
-# ---- what is solved, charged and refused
+# ---- calibration, charges and refusals
 
 
 @pytest.mark.parametrize("kind", [ClientDp, LocalDp])

@@ -58,7 +58,7 @@ def test_the_released_count_is_in_no_step(tmp_path):
 
 
 class Overheard(InProcessGrid):
-    """A mechanism that records the messages to clients, by round."""
+    """A grid that records the messages of mechanisms to clients, by round."""
 
     def push_messages(self, messages):
         messages = list(messages)

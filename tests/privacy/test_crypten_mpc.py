@@ -42,7 +42,7 @@ class TestCrypten(SecureSumContract):
         return CryptenSum(request.param, UPDATE_BOUND)
 
 
-# ---- rounds that remember what passed
+# ---- recorded rounds
 
 
 @dataclass
@@ -221,7 +221,7 @@ def round_used(round_: Recorded, *roles: Address) -> Change:
     return change
 
 
-# ---- what is not as it was sent
+# ---- altered messages
 
 
 @pytest.mark.parametrize("party", ROLES)
@@ -394,7 +394,7 @@ def altered(at: Address, number: int, change: Callable[[list[bytes]], list[bytes
 
 @pytest.fixture
 def nothing_revealed(round_, monkeypatch):
-    """Replace the reveal inside CrypTen, where peers would wait for a party that refuses."""
+    """Let the reveal fail as for a lost party, since peers would wait inside CrypTen for a party that refuses."""
 
     def gone(*_):
         raise RuntimeFailure("a party is gone")
@@ -569,7 +569,7 @@ def test_the_server_waits_for_parties_no_longer_than_it_was_told():
     assert [(exchange.stage, exchange.timeout_s) for exchange in exchanges] == [("share", None), ("reveal", 7.5)]
 
 
-# ---- what passes
+# ---- messages
 
 
 @pytest.mark.parametrize("parties", [2, 3, 5])

@@ -59,7 +59,7 @@ def spent_on(shares):
 
 
 def dealer_spent_on(shares, rank):
-    """The dealer's resources for products of every kind, as reported to party 0."""
+    """The dealer's expenditure on products of every kind, as reported to party 0."""
     from privacy import crypten_party
 
     if rank != 0:
@@ -69,7 +69,7 @@ def dealer_spent_on(shares, rank):
     return crypten_party.dealer_spent()
 
 
-# ---- what they compute
+# ---- results
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_traffic_is_counted_as_the_ring_sends_it(committee):
 def test_the_dealer_sends_a_word_a_product(committee):
     shares = shared(np.ones((3, 4), np.int64), committee.parties)
     first, *others = committee.call(dealer_spent_on, [(own, rank) for rank, own in enumerate(shares)])
-    assert 8 * (12 + 12 + 9) < first.bytes < 8 * (12 + 12 + 9) + 2000  # and what it is asked by
+    assert 8 * (12 + 12 + 9) < first.bytes < 8 * (12 + 12 + 9) + 2000  # and the requests
     assert set(others) == {None}
 
 
@@ -117,7 +117,7 @@ def test_they_listen_on_the_loopback_alone(committee):
     assert listening == {"127.0.0.1"}
 
 
-# ---- who is refused
+# ---- refused peers
 
 
 def meeting_of(parties: int, **options) -> Meeting:
@@ -212,7 +212,7 @@ def test_nothing_ends_while_nobody_asks_and_all_end_when_they_stop(quick_committ
         assert process.exitcode == 0
 
 
-# ---- who is gone
+# ---- lost parties
 
 
 @pytest.mark.slow

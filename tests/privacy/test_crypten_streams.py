@@ -24,7 +24,7 @@ from tests.privacy.committee import pair_keys
 NONCES = bytes(range(96))
 SIZE = (3, 5)
 
-# What draws from a generator of torch or of another library, by file of CrypTen, and why that is no harm.
+# Calls of generators of torch or of another library, by file of CrypTen, with the reason why they do no harm.
 KNOWN = {
     "__init__.py": 5,  # generators and seeds of `crypten.init`, which is not called: streams stand in their place
     "common/rng.py": 2,  # the two functions that are replaced
@@ -48,7 +48,7 @@ def _crypten_as_it_was(monkeypatch):
                 monkeypatch.setattr(module, name, getattr(module, name))
 
 
-# ---- what a stream is
+# ---- streams
 
 
 def test_torch_starts_alike_from_seeds_that_collide():

@@ -142,7 +142,7 @@ def test_epsilon_is_charged_at_the_honest_shares_and_not_at_who_answered(n_min, 
     accountant = RdpAccountant([2, 9, 64])
     accountant.compose(event)
     for charged, bound in zip(accountant._rdp, curve, strict=True):
-        assert charged >= bound * (1 - 1e-12)  # of two bounds, each of which holds
+        assert charged >= bound * (1 - 1e-12)  # the smaller of two valid bounds
     gaussian = accounting.epsilon(charges.gaussian_event(1.2), 1e-3, "rdp", "zero_out")
     assert gaussian < accounting.epsilon(event, 1e-3, "rdp", "zero_out") < 1.2 * gaussian
 

@@ -212,7 +212,7 @@ def test_a_target_is_met_by_the_client_that_takes_part_most_often():
     assert np.allclose(noise(mechanism, 20, 3), noise(settled(), 20, 3) * sigma / (SIGMA * CLIP), rtol=1e-9)
 
 
-# ---- what it buys
+# ---- benefit
 
 
 def error(bands: int, rounds: int) -> Matrix:
@@ -293,7 +293,7 @@ def test_what_it_tells_of_itself():
         assert server.state == {}, "told to clients"
 
 
-# ---- what is refused
+# ---- refusals
 
 
 @pytest.mark.parametrize(

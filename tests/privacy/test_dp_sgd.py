@@ -31,7 +31,7 @@ def numbered(count: int) -> Examples:
 
 
 def draws_of(count: int, randomness, **plan) -> list[list[int]]:
-    """The drawn examples by step; an empty draw leaves no trace."""
+    """The drawn examples by step; an empty draw gives no batch, so it is missing."""
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 1))
     dp = DpSgd(1.0, max_physical_batch_size=10**9)
     job = job_of(model, numbered(count), randomness)
@@ -91,7 +91,7 @@ STEPS = 2000
 def test_inclusion_is_poisson(randomness):
     """Each example at each step by itself. False alarms of the system's source: five in a million runs."""
     shown = draws_of(COUNT, randomness, sample_rate=RATE, steps=STEPS)
-    assert len(shown) == STEPS  # that nobody of 200 is drawn happens once in a billion steps
+    assert len(shown) == STEPS  # an empty draw from 200 happens once in a billion steps
     drawn_TN = np.zeros((STEPS, COUNT))
     for step, index in enumerate(shown):
         assert len(set(index)) == len(index)
@@ -310,7 +310,7 @@ def test_a_run_of_noise_solved_for_epsilon(tmp_path):
 
 
 class Broken(Mechanism):
-    """A model with non-finite gradients, and so a non-finite update, for one client."""
+    """A mechanism that spoils one client's inputs, so that its gradients and its update are not finite."""
 
     name = "broken"
 
@@ -337,6 +337,6 @@ def test_the_default_mode_is_the_one_that_was_measured_fastest(model, mode):
     dp = DpSgd(1.0)
     dp.settle(plan_of(model_of(model)))
     assert dp.mode == mode
-    per_layer = DpSgd(1.0, clipping="per_layer")  # which ghost cannot do
+    per_layer = DpSgd(1.0, clipping="per_layer")  # ghost mode does not support it
     per_layer.settle(plan_of(model_of(model)))
     assert per_layer.mode == "ew"

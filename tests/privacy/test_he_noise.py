@@ -65,7 +65,7 @@ def phase(residues_PKN: np.ndarray, setup: Setup) -> np.ndarray:
 def test_fresh_noise_is_as_predicted(bits, symmetric, deviation, count):
     setup = bare("ckks", bits, symmetric)
     noise = ckks_noise(setup, count)
-    predicted = math.sqrt(noise_variance(setup.scheme.parameters, symmetric) - 1 / 12)  # nothing was rounded
+    predicted = math.sqrt(noise_variance(setup.scheme.parameters, symmetric) - 1 / 12)  # without rounding
     assert predicted == pytest.approx(deviation, rel=0.005)
     assert noise.std() == pytest.approx(predicted, rel=0.0075 if symmetric else 0.04)
     assert abs(noise.mean()) < 5 * predicted / math.sqrt(len(noise))

@@ -58,7 +58,7 @@ def noisy(committee, dimension: int, bits: int, **options: float) -> np.ndarray:
     aggregate.check(spec_of(dimension, 9.0), bits, committee.parties)
     integers_CL = np.full((3, dimension + 1), 2 << bits)
     found = committee.reveal(aggregate, integers_CL, bits)
-    assert found[-1] == 6  # the weight carries none
+    assert found[-1] == 6  # the weight has no noise
     return np.rint((found[:-1] - 6) * 2.0**bits)
 
 
@@ -118,7 +118,7 @@ def test_options_out_of_range_are_named(options, message):
         named("noised_sum", **{"noise_multiplier": 1.0, "clip": 1.0} | options).noise(3, BITS)
 
 
-# ---- what it costs
+# ---- charges
 
 
 @settings(max_examples=30, deadline=None)

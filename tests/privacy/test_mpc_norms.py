@@ -89,7 +89,7 @@ def test_the_norm_is_met_within_two_hundredths(committee, bits, bound):
     np.testing.assert_array_equal(found, integers_CL[:2].sum(0) / 2.0**bits)
 
 
-# ---- what a client may send that is not honest
+# ---- dishonest contributions
 
 HUGE = {
     "squares that add up to 2^64": lambda row: row.__setitem__(slice(0, 1024), 1 << 27),
@@ -122,7 +122,7 @@ def test_what_is_out_of_range_counts_for_nothing(committee, mode):
     aggregate = named("norm_bounded", norm=1.0, mode=mode, coordinate_bound=2.0)
     aggregate.check(spec_of(1025, len(HUGE) + 2), BITS, 3)
     found = committee.reveal(aggregate, np.vstack([dishonest_CL, honest_CL]), BITS)
-    if mode == "rescale":  # without weight nothing is left of it but what rounding could have made
+    if mode == "rescale":  # without weight, at most rounding errors are left of it
         assert np.abs(found - honest_CL.sum(0) / ONE).max() < 100 / ONE
     else:
         np.testing.assert_array_equal(found, honest_CL.sum(0) / ONE)
@@ -259,7 +259,7 @@ def test_factors_are_close_and_reach_to_where_every_coordinate_is_at_its_bound(d
     assert sum(made.drops_M) == made.factors_M[0]
 
 
-# ---- what is refused
+# ---- refusals
 
 
 def test_a_range_that_cannot_hold_is_refused_by_its_arithmetic():

@@ -151,7 +151,7 @@ def test_blocks_of_coordinates_change_nothing(committee):
     np.testing.assert_array_equal(least, most)
 
 
-# ---- what is refused
+# ---- refusals
 
 
 def test_a_range_that_cannot_hold_is_refused_by_its_arithmetic():

@@ -132,7 +132,7 @@ def test_what_no_ring_holds_is_refused(spec, fractional_bits, message):
         Ring.of(spec, fractional_bits, KEY)
 
 
-# ---- what all parties but one learn
+# ---- knowledge of all parties but one
 
 
 class Listed(Randomness):
@@ -186,7 +186,7 @@ def assert_alike(inputs: list[list[int]], moved: list[int], wholes: tuple[int, .
             keys[honest] = another_key(keys[honest], [sign * d for d in moved])
     before = view(inputs, wholes, honest, randomness)
     assert before == view(others, wholes, honest, explained)
-    # where the honest party's keys stay, it shows at the parties that have vectors
+    # with unchanged keys of the honest party, the change shows at the parties that hold vectors
     assert (before == view(others, wholes, honest, randomness)) is (set(wholes) == {honest})
 
 

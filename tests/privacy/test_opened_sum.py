@@ -170,7 +170,7 @@ def test_a_flipped_bit_in_the_sum(round_):
         assert seen["refused"] > 0
 
 
-# ---- what a server cannot make of uploads
+# ---- impossible forgeries of uploads
 
 
 @pytest.mark.parametrize(

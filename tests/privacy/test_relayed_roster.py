@@ -59,7 +59,7 @@ def with_keys(address: Address, public) -> Roster:
     return Roster({**{other: ROSTER[other] for other in ROSTER}, address: public})
 
 
-# ---- who is on it
+# ---- members
 
 
 def test_everybody_gets_a_roster_of_everybodys_own_keys():
@@ -146,7 +146,7 @@ def test_who_does_not_sign_that_it_took_the_roster_ends_it(change):
         drive({address: party(address) for address in EVERYBODY}, altered(change, HAND_OUT))
 
 
-# ---- what a role takes
+# ---- acceptance by a role
 
 
 def test_the_first_is_kept_and_the_same_one_taken_again():

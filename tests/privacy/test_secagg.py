@@ -23,7 +23,7 @@ class TestSecAgg(SecureSumContract):
         return SecAggSum(5, bound=UPDATE_BOUND)
 
 
-# ---- whoever drops out
+# ---- drop-outs
 
 
 @st.composite
@@ -97,7 +97,7 @@ def test_shares_that_are_too_few_are_counted():
         made(SecAggSum(5, bound=UPDATE_BOUND), 5, gone=gone).run()
 
 
-# ---- what a client can spoil
+# ---- faults of clients
 
 
 class Spoiling(Lying):
@@ -155,7 +155,7 @@ def test_a_neighbour_that_seals_rubbish_costs_others_their_place_and_no_sum_is_w
     assert {str(error) for error in round_.refusals.values()} == {"client/2 did not seal this box"}
 
 
-# ---- what is sent
+# ---- sent bytes
 
 
 def test_a_masked_vector_has_as_many_bits_as_a_sum_takes():
@@ -229,7 +229,7 @@ def test_nothing_that_is_secret_passes_or_stays():
             }
 
 
-# ---- what it says of itself
+# ---- declarations
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def bounds(dropout: float = 0.3, collusion: float = 0.05, server: str = M, bits:
 
 
 def fewest(limits: Bounds, count: int) -> tuple[int, int] | None:
-    """The fewest neighbours where the whole cohort takes part."""
+    """The result of `Bounds.fewest` where the whole cohort takes part."""
     return limits.fewest(count, limits.colluding(count))
 
 
@@ -124,7 +124,7 @@ def test_all_that_is_stated_is_withstood_whatever_the_rates(rates):
     for count in range(1, 70):
         limits = bounds(*rates)
         if 0 < limits.colluding(count) > count - 2:
-            continue  # nobody is left to hide among
+            continue  # no honest client is left to hide among
         plan = limits.plan(count, count)
         if plan.complete and count > 1:
             assert limits.colluding(count) < limits.coalition(plan)

@@ -83,7 +83,7 @@ def test_positions_of_another_number_are_refused(bits):
         Selection.from_bytes(bits, spec_of(30, 4), 0.3)
 
 
-# ---- what shows, and what does not
+# ---- leakage
 
 
 @pytest.mark.parametrize("made", [CkksSum, BfvSum])
@@ -120,7 +120,7 @@ class Surveyed(Recorded):
             self.vectors = updates
 
     def map_of(self, address: str) -> Vector:
-        """The map in which client i has sensitive values 7, 8, 9 and i, weighted by its examples."""
+        """The map of client i: values 7, 8, 9 and one of its own are sensitive; the last value is its weight."""
         vector = np.zeros(self.spec.length, np.float32)
         vector[[7, 8, 9]] = 0.5
         vector[int(address[-1]) + 20] = 1.0 + int(address[-1]) / 2
@@ -156,7 +156,7 @@ def test_positions_that_the_opener_did_not_sign_are_refused():
     ]:
         with pytest.raises(error):
             secure_sum.respond("positions", {**sent, **changes}, me, lambda: pytest.fail("trained"))
-    with pytest.raises(BadSignature):  # of another set-up
+    with pytest.raises(BadSignature):  # a box of another set-up
         secure_sum.respond("positions", sent, replace(me, attempt="another"), lambda: None)
     assert secure_sum.respond("positions", sent, me, lambda: None) == {}
 

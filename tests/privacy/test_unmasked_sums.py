@@ -87,7 +87,7 @@ def test_a_client_without_its_key_of_the_round_is_left_out(secure_sum):
         Round(secure_sum, spec_of(LENGTH, COUNT, 4), contributions, gone={"deliver": {"client/2"}}).run()
 
 
-# ---- what an opening tells
+# ---- information in an opening
 
 
 def opened_sum(secure_sum: CkksSum | BfvSum):

@@ -51,7 +51,7 @@ def test_figures_of_a_run_by_hand() -> None:
     assert figures["round_s"] == 4.0
     assert figures["first_round_s"] == 9.0 - 2.0, "less what the round waited for witnesses"
     assert figures["train_s"] == 3  # the median of 3, 3 and 5
-    assert figures["client_s"] == 6  # of 4, 7 and 6: training and protecting, no witness
+    assert figures["client_s"] == 6  # the median of 4, 7 and 6: training and protecting, no witness
     assert figures["accuracy"] == 0.8
     assert figures["evaluated_round"] == 3
     assert figures["loss"] == 1.5

@@ -283,7 +283,7 @@ def test_known_updates_under_every_hidden_sum_in_every_runtime(
     assert opened["where"].to_list() == [holder if holder == "keyholder" else "client/0"] * ROUNDS
 
 
-# of three clients one may drop out; values as large as those of the probe
+# one of three clients may drop out; the bound fits the values of the probe
 SECAGG = ("secure_sum=secagg", f"secure_sum.bound={BOUND:g}", "secure_sum.value_bits=24")
 
 

@@ -240,7 +240,7 @@ EVERYTHING = Counter(
 
 
 def program(process: psutil.Process) -> str | None:
-    """The program of a process; None for an ended ClientApp that waits to be reaped by its SuperExec."""
+    """The program of a process; None once it has ended, also where its SuperExec has not noticed yet."""
     with suppress(psutil.NoSuchProcess):
         words = [Path(word).name for word in process.cmdline()]
         return next(word for word in words if not word.startswith(("python", "-")))

@@ -130,7 +130,7 @@ def test_a_fault_ends_the_round_with_an_error_that_names_it(tmp_path, fault, err
     assert message in str(failure.value)
     assert "party/1" in str(failure.value)
     assert not parties()
-    assert ended(tmp_path).round == 1  # nothing of round 2 was used
+    assert ended(tmp_path).round == 1  # round 2 was not used
 
 
 @pytest.mark.slow

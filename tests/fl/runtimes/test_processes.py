@@ -17,7 +17,7 @@ from fl.runtimes.processes import SUPERVISOR, Processes, last_error
 from privacy.errors import RuntimeFailure
 
 ENV = dict(os.environ)
-# A process with a child that does as it is told, and an orphan that is in its own session and deaf to SIGTERM.
+# A process with an obedient child, and an orphan in its own session that ignores SIGTERM.
 TREE = """
 import os, signal, sys, time
 
@@ -43,7 +43,7 @@ tell()
 time.sleep(float(sys.argv[1]))
 """
 TREE_SIZE = 3
-# A parent that is killed. With "fork", a forked process of its own holds the pipe to the supervisor open.
+# A parent that is killed. With "fork", its forked process holds the pipe to the supervisor open.
 PARENT = """
 import os, subprocess, sys, time
 supervisor = subprocess.Popen([sys.executable, "-P", *sys.argv[2:]], stdin=subprocess.PIPE)
@@ -202,7 +202,7 @@ def test_a_program_that_is_not_there_is_an_error(processes: Processes) -> None:
         processes.call("nothing", ["no-such-program"], ENV, 20)
 
 
-# What Flower's processes really wrote.
+# Real output of Flower's processes.
 REFUSED = """\x1b[92mINFO \x1b[0m:      Starting Flower SuperNode
 INFO:     Uvicorn running on http://127.0.0.1:18103 (Press CTRL+C to quit)
 \x1b[91mERROR \x1b[0m:     Exit Code: 305

@@ -14,7 +14,7 @@ DEPLOYED = ("runtime=deployment", "runtime.supernodes=2")
 
 
 def finish(folder: Path, *overrides: str) -> tuple[int, str]:
-    """Run to the end; returns the status and the last line of stderr."""
+    """Run to the end; returns the exit status and the last line of stderr."""
     process = start(*RUN, *overrides, folder=folder)
     _, complaint = process.communicate(timeout=400)
     return process.returncode, (complaint.splitlines() or [""])[-1]

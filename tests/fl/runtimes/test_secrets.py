@@ -29,7 +29,7 @@ from tests.fl.runtimes.recording import Recorder, recorded
 
 CLIENTS = 3
 ROUNDS = 2
-WINDOW_BYTES = 24  # of a large secret, which may leak in part
+WINDOW_BYTES = 24  # the size of a piece of a large secret, which may leak in part
 SUMS = [(name, holder) for name in ("ckks", "bfv", "pad") for holder in ("clients", "keyholder")]
 
 
@@ -40,7 +40,7 @@ def forms(secret: bytes) -> Iterator[bytes]:
     yield secret.hex().upper().encode()
     for lead in range(3):
         coded = base64.b64encode(bytes(lead) + secret)
-        yield coded[4 if lead else 0 : -4]  # what does not depend on its neighbours
+        yield coded[4 if lead else 0 : -4]  # the part that does not depend on neighbouring bytes
 
 
 def windows(secret: bytes, count: int = 64) -> Iterator[bytes]:
@@ -82,7 +82,7 @@ def as_numbers(work: Workspace, secrets: Mapping[str, bytes]) -> dict[str, bytes
 
 
 def mask_keys(folder: Path, identities: Mapping[Address, Identity], roster: Roster) -> dict[str, bytes]:
-    """The key of each mask of the run, and the secret that it is derived from."""
+    """The key of each mask of the run, and the seed that the mask expands from."""
     found: dict[str, bytes] = {}
     for file in sorted(folder.glob("*-collect-*.received")):
         request = recorded(file.with_suffix(".sent"))
@@ -121,7 +121,7 @@ def all_secrets(
     return held | as_numbers(work, held) | masks
 
 
-# ---- The search finds what is there
+# ---- The search finds planted secrets
 
 
 def test_what_leaks_is_found():
@@ -133,7 +133,7 @@ def test_what_leaks_is_found():
     assert not leaks(secret[1:] + large[:20], {"large": large, "small": secret})
 
 
-# ---- In process, where the transport carries what a server would see
+# ---- In process, where the transport carries the server's view
 
 
 @pytest.mark.parametrize(
