@@ -1,4 +1,4 @@
-"""The `fedveil` command: each subcommand hands the rest of the line on."""
+"""The `fedveil` command: each subcommand gets the rest of the command line."""
 
 import logging
 import os
@@ -15,18 +15,18 @@ commands:
   run           [OVERRIDES]  run one configuration (Hydra: --help, --cfg job, -m and completion work)
   sweep         [OVERRIDES]  run every combination of comma-separated overrides; finished cells are skipped
   table         [RUN...]     one row a configuration, overheads as ratios to the paired plain run
-  plot          KIND [RUN..] draw them for print: fedveil plot --help lists how
-  report        [RUN...]     all of it in one HTML page that works offline
+  plot          KIND [RUN..] draw figures of runs for print: fedveil plot --help lists the kinds
+  report        [RUN...]     table, plots and provenance in one HTML page that works offline
   query         SQL [RUN...] ask the runs and their rows in SQL: fedveil query --help lists tables and columns
   reproduce     NAME         regenerate a published table: fedveil reproduce --help lists them
-  bench         NAME         measure: fedveil bench --help lists what
-  attack        NAME         attack a secure sum as its server: fedveil attack --help lists how
-  explain       [OVERRIDES]  print the threat card of a configuration: who holds and sees what
+  bench         NAME         run a benchmark: fedveil bench --help lists them
+  attack        NAME         attack a secure sum as its server: fedveil attack --help lists the attacks
+  explain       [OVERRIDES]  print the threat card of a configuration: what each role holds and sees
   hash          [OVERRIDES]  print the hash of a configuration, for the clients of a deployment to approve
   configuration [OVERRIDES]  print its canonical text, for the processes of a deployment's parties
 """
 FORWARDED = ("run", "sweep", "hash", "configuration", "explain")
-PRINTING = {  # the module of each, which is imported when it is asked for
+PRINTING = {  # the module of each command, imported on use
     "table": "results.table",
     "plot": "results.commands.plot",
     "report": "experiments.report",
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = _dispatch(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # who read our output, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would fail again
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit does not fail again
         return 1
     except FedveilError as error:
         print(f"fedveil: error: {error}", file=sys.stderr)
@@ -72,14 +72,14 @@ def _dispatch(arguments: list[str]) -> int:
 def _hydra(command: str, rest: list[str]) -> int:
     from experiments import run
 
-    logging.raiseExceptions = False  # Hydra logs its `--info`, and `| head` would make each line a traceback
+    logging.raiseExceptions = False  # Hydra logs its `--info`; with `| head` each line would print a traceback
     if command in run.PRINTED:
         return run.print_instead(command, rest)
     return run.main(["-m", *rest] if command == "sweep" else rest)
 
 
 def _complete(arguments: list[str]) -> int:
-    """Hydra completes the words after the program's name, and knows nothing of subcommands."""
+    """Complete a command line: subcommands here, the words after them by Hydra, which knows no subcommands."""
     from experiments import run
 
     line = os.environ.get("COMP_LINE")

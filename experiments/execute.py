@@ -26,16 +26,16 @@ from results.store import RunDirectory, default_directory, open_run
 from results.summary import summarise
 
 INTERRUPTED = "interrupted"
-AGAINST = "epsilon against "  # whom: of the whole run as planned
+AGAINST = "epsilon against "  # followed by the adversary; of the whole run as planned
 
 
 class FailedEarlier(RunRefused):
-    """What a cell of a sweep ended with before; its record stays as it is."""
+    """The error of a cell of a sweep that failed earlier; its record stays unchanged."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a configuration ended. `fresh` is False when its results were there already."""
+    """The outcome of a configuration. `fresh` is False where its results existed already."""
 
     directory: Path
     summary: dict[str, Any]
@@ -43,22 +43,22 @@ class Outcome:
 
 
 def directory_of(config: DictConfig, config_hash: str, sweep: bool) -> Path:
-    """Where a run writes: `out` itself, or a folder of its own under it in a sweep."""
+    """The folder that a run writes to: `out` itself, or in a sweep a separate folder under it."""
     if config.out is None:
         return default_directory(config.experiment, config_hash)
     return Path(config.out) / config_hash[:16] if sweep else Path(config.out)
 
 
 def execute(config: DictConfig, sweep: bool = False, since: float | None = None) -> Outcome:
-    """Run a configuration, or go on with it where it was stopped, or take what is there when it has finished.
+    """Run a configuration: start it, resume it where it was interrupted, or take the results where it has finished.
 
     Args:
         config: composed, and not yet checked.
-        sweep: it is one of several cells, and waits for another process that runs the same one.
-        since: when the sweep started, in seconds since 1970: `force` leaves alone what ended later.
+        sweep: whether it is a cell of a sweep, which waits for another process that runs the same cell.
+        since: when the sweep started, in seconds since 1970: `force` keeps runs that ended later.
 
     Raises:
-        FedveilError: with a one-line message; status.json records it, and the rows so far are kept.
+        FedveilError: a one-line message; status.json records it, and the rows measured so far are kept.
     """
     canonical = to_json(config)
     directory = directory_of(config, hash_of(canonical), sweep)
@@ -79,7 +79,7 @@ def execute(config: DictConfig, sweep: bool = False, since: float | None = None)
 
 
 def _refuse_early(config: DictConfig, canonical: str, directory: Path) -> None:
-    """A mistyped command leaves no folder behind and removes none; a sweep records its failing cell instead."""
+    """Refuse a mistyped command before it makes or removes a folder; a sweep records its failing cell instead."""
     check(config)
     if config.force or not RunDirectory(directory).finished:
         workspace(canonical)
@@ -87,7 +87,7 @@ def _refuse_early(config: DictConfig, canonical: str, directory: Path) -> None:
 
 
 def _refuse_failed(run: RunDirectory) -> None:
-    """A cell that failed would fail again; one that was interrupted goes on."""
+    """Refuse a cell that failed earlier, since it would fail again; an interrupted cell goes on."""
     status = run.status() or {}
     if status.get("status") == "failed" and status.get("error") != INTERRUPTED:
         raise FailedEarlier(f"{status.get('error')} (failed earlier; output.retry=true tries again)")
@@ -132,7 +132,7 @@ def _finish(run: RunDirectory, work: Workspace, errand: Errand) -> dict[str, Any
 
 
 def _privacy(work: Workspace, ledger: Ledger) -> dict[str, object]:
-    """Epsilon by unit: the largest of any client, and how it is distributed over them; `epsilon` is the coarsest's."""
+    """Epsilon by unit: the maximum over clients and its distribution; `epsilon` is that of the coarsest unit."""
     config = work.config
     found = dict[str, object](epsilon=None)
     for unit in UNITS:
@@ -153,7 +153,7 @@ def _privacy(work: Workspace, ledger: Ledger) -> dict[str, object]:
 
 
 def _fail(run: RunDirectory, errand: Errand, error: BaseException) -> None:
-    """Keep what was measured, and say how it ended."""
+    """Keep the measurements, and record how the run ended."""
     run.write_rows(Checkpoints(errand.folder, errand.keep_checkpoints).rows())
     run.write_status("failed", error=_reason(error))
 

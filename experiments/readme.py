@@ -1,6 +1,6 @@
 """`make readme`: the first table and picture of the README, written from the runs of `experiment=first_table`.
 
-Beside them stands a digest of what they were made from, so that a test can tell when they are stale.
+A digest of the cells and columns stands beside them, so that a test can tell when they are stale.
 """
 
 import hashlib
@@ -36,12 +36,12 @@ def configurations() -> list[str]:
 
 
 def digest(columns: Sequence[str]) -> str:
-    """Of the cells and the columns: another one means that the table has to be made again."""
+    """Digest of the cells and the columns; the table has to be made again when it changes."""
     return hashlib.sha256(json.dumps([configurations(), list(columns)]).encode()).hexdigest()[:16]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write both; `argv` is the folder of the runs and the columns, with commas between them."""
+    """Write table and picture; `argv` is the folder of the runs, and the columns separated by commas."""
     folder, listed = argv
     columns = listed.split(",")
     runs = collect(find_runs([Path(folder)]))

@@ -1,4 +1,4 @@
-"""`fedveil report`: the table of some runs, its plots, and where each row comes from, in one HTML file."""
+"""`fedveil report`: the table of some runs, its plots, and the provenance of each row, in one HTML file."""
 
 import argparse
 from collections.abc import Sequence

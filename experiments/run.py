@@ -40,15 +40,15 @@ EXPLAIN = "explain"
 register_schema()
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Hydra then raises what it would else print over several lines, and `main` prints one
+# Hydra then raises an error that it would otherwise print over several lines; `main` prints one line
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 Summary = dict[str, Any]
-_twins: dict[str, Summary] = {}  # of this process, by their canonical configuration
+_twins: dict[str, Summary] = {}  # twins run by this process, by their canonical configuration
 
 
 def _sweep_root(out: str | None, experiment: str) -> str:
-    """The folder above those of a sweep's cells; `execute.directory_of` puts them there."""
+    """The folder that holds the folders of a sweep's cells; see `execute.directory_of`."""
     return out or str(Path("results", "runs", experiment))
 
 
@@ -58,13 +58,13 @@ OmegaConf.register_new_resolver("fedveil.directions", objectives.directions, rep
 
 @hydra.main(config_path=str(CONFIGS), config_name="config", version_base="1.3")
 def task(config: DictConfig) -> tuple[float, ...] | None:
-    """One cell: runs it and notes its outcome; an error is its own affair, so that other cells go on.
+    """Run one cell and record its outcome; an error is recorded too, so that other cells go on.
 
-    Returns what a search optimises, None where the cell has no such figures.
+    Returns the objectives of a search, None where the cell has no such figures.
     """
     job = HydraConfig.get()
-    os.chdir(job.runtime.cwd)  # a launcher may start a cell anywhere
-    # as typed: `cohort=${clients}` is no interpolation in the list of overrides
+    os.chdir(job.runtime.cwd)  # a launcher may start a cell in another folder
+    # as typed: `cohort=${clients}` must not be interpolated in the list of overrides
     overrides = cast(list[str], OmegaConf.to_container(job.overrides.task, resolve=False))
     if wanted := os.environ.get(PRINT):
         tell(_attempt(lambda: (PRINTED[wanted](_canonical(config)), None), overrides, job.mode == RunMode.MULTIRUN)[0])
@@ -74,7 +74,7 @@ def task(config: DictConfig) -> tuple[float, ...] | None:
         return None
     sharing.settle()
     if not job.launcher._target_.endswith(".BasicLauncher"):
-        config.output.progress = False  # bars of several cells would run into one another
+        config.output.progress = False  # bars of several cells would overlap
     told, outcome, twin = _cell(config, job.launcher._target_, overrides)
     tell(told)
     if outcome is None:
@@ -82,11 +82,11 @@ def task(config: DictConfig) -> tuple[float, ...] | None:
     return objectives.values(config.output.objectives, outcome.summary, twin or outcome.summary)
 
 
-Ended = tuple[str, "Outcome | None"]  # the line to print; None where something was printed in place of a run
+Ended = tuple[str, "Outcome | None"]  # the line to print; None where a command printed something instead of a run
 
 
 def _cell(config: DictConfig, launcher: str, overrides: Sequence[str]) -> tuple[Told, "Outcome | None", Summary]:
-    """How a cell of a sweep ended, its outcome, and the summary of its plain twin, which is run first."""
+    """The status line of a cell, its outcome, and the summary of its plain twin, which is run first."""
     twin: Summary = {}
 
     def run() -> Ended:
@@ -98,7 +98,7 @@ def _cell(config: DictConfig, launcher: str, overrides: Sequence[str]) -> tuple[
 
 
 def _attempt(run: Callable[[], Ended], overrides: Sequence[str], sweep: bool) -> tuple[Told, "Outcome | None"]:
-    """How it ended, and the outcome of a run that finished."""
+    """The status line of a run, and its outcome where it finished."""
     cell = f"[{' '.join(overrides)}] " if sweep else ""
     try:
         line, outcome = run()
@@ -108,19 +108,19 @@ def _attempt(run: Callable[[], Ended], overrides: Sequence[str], sweep: bool) ->
         status = FAILED if isinstance(error, RuntimeFailure) else REFUSED
         return Told(status, f"fedveil: error: {cell}{one_line(error, overrides)}"), None
     except ModuleNotFoundError as error:
-        remedy = "install it, or leave out what takes it"
+        remedy = "install it, or leave out the option that needs it"
         return Told(FAILED, f"fedveil: error: {cell}{one_line(error)}: {remedy}"), None
-    except Exception as error:  # a defect: show where
+    except Exception as error:  # a defect: show the traceback
         traceback.print_exc()
         return Told(FAILED, f"fedveil: error: {cell}{type(error).__name__}: {one_line(error)}"), None
 
 
 def _twin_of(cell: DictConfig) -> Summary:
-    """The summary of a cell's plain twin, which is run where it is missing; empty where there is none, or it fails."""
+    """The summary of a cell's plain twin, run here if missing; empty where there is no twin, or it fails."""
     try:
         twin = twins.twin_of(cell)
         identity = to_json(twin)
-    except OmegaConfBaseException:  # the cell will say so
+    except OmegaConfBaseException:  # running the cell reports the error
         return {}
     if twin is cell:
         return {}
@@ -131,8 +131,8 @@ def _twin_of(cell: DictConfig) -> Summary:
 
 def _run_twin(twin: DictConfig) -> Summary | None:
     name = f"plain twin, seed={twin.seed}"
-    if refusal := _refusal(twin):  # a stage of a secure sum, say, which plain has not
-        print(f"[{name}] not run, so nothing is compared with it: {refusal}", file=sys.stderr, flush=True)
+    if refusal := _refusal(twin):  # for instance a fault in a stage that only a secure sum has
+        print(f"[{name}] not run, so there is no comparison with it: {refusal}", file=sys.stderr, flush=True)
         return None
     told, outcome = _attempt(lambda: _run(twin, sweep=True), [name], sweep=True)
     if outcome is None or outcome.fresh:
@@ -152,7 +152,7 @@ def _refusal(config: DictConfig) -> str | None:
 
 def _explained(canonical: str) -> str:
     """The threat card, topic by topic."""
-    from fl.threats import explained  # with it torch
+    from fl.threats import explained  # imports torch
     from fl.workspace import workspace
 
     topics = explained(workspace(canonical))
@@ -168,7 +168,9 @@ def _canonical(config: DictConfig) -> str:
 
 
 def _run(config: DictConfig, sweep: bool) -> Ended:
-    from experiments.execute import execute  # torch, Flower and polars: `--help` and completion do without
+    from experiments.execute import (
+        execute,
+    )  # imports torch, Flower and polars, which `--help` and completion do not need
 
     started = os.environ.get(sharing.STARTED)
     outcome = execute(config, sweep, None if started is None else float(started))
@@ -207,14 +209,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             task()
             return conclude(Path(os.environ[OUTCOMES]))
-        except (FedveilError, HydraException, OmegaConfBaseException, ValueError) as error:  # the last is Hydra's, too
+        except (
+            FedveilError,
+            HydraException,
+            OmegaConfBaseException,
+            ValueError,
+        ) as error:  # Hydra raises the last one, too
             print(f"fedveil: error: {one_line(error, arguments)}", file=sys.stderr)
             return REFUSED
         except KeyboardInterrupt:
             print("fedveil: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
             return 130
         finally:
-            Path(os.environ[OUTCOMES]).unlink()  # in the sweep's folder, where cells run on other machines
+            Path(os.environ[OUTCOMES]).unlink()  # it is in the sweep's folder where cells run on other machines
             for name in sharing.HANDED_ON:
                 if name != PRINT:
                     os.environ.pop(name, None)

@@ -1,6 +1,6 @@
-"""`tracking=`: a run that has ended is shown in MLflow or TensorBoard, too, from the files that it wrote.
+"""`tracking=`: export of an ended run to MLflow or TensorBoard, from the files that it wrote.
 
-Once for each: a run that is there already is not told again.
+A run that a tracker already has is not exported again.
 """
 
 import json
@@ -18,14 +18,14 @@ from privacy.errors import RuntimeFailure
 from results import files
 from results.store import TRACKED, RunDirectory
 
-SET_UP = 0  # the round that is none
+SET_UP = 0  # the round number of the set-up, which is left out
 
 
 def track(config: DictConfig, run: RunDirectory) -> None:
-    """Tell the tracker that the configuration names of a run that has ended; who calls holds its folder.
+    """Export an ended run to the tracker that the configuration names; the caller holds the lock of its folder.
 
     Raises:
-        RuntimeFailure: it cannot be told; the results of the run are as they were.
+        RuntimeFailure: the tracker refuses or cannot be reached; the results of the run are unchanged.
     """
     told = files.read_json(run.path / TRACKED) or {}
     name = config.tracking.name
@@ -34,7 +34,7 @@ def track(config: DictConfig, run: RunDirectory) -> None:
         return
     try:
         TRACKERS[name](place, config.experiment, run)
-    except Exception as error:  # of a server that is away, for one: what was measured stays
+    except Exception as error:  # for instance an unreachable server: the results stay
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RuntimeFailure(f"tracking={name}: {first}; the results are in {run.path}, try again later") from error
     files.write_json(run.path / TRACKED, told | {name: place or "default"})
@@ -54,14 +54,14 @@ def _to_mlflow(uri: str | None, experiment: str, run: RunDirectory) -> None:
     with mlflow.start_run(run_name=run.path.name, tags={"fedveil.backend": str(summary.get("backend"))}) as started:
         mlflow.log_params(dict(_flat(run.configuration() or {})))
         metrics = [Metric(key, value, 0, step) for step, key, value in _series(run.rows())]
-        for start in range(0, len(metrics), 1000):  # what one request may hold
+        for start in range(0, len(metrics), 1000):  # the limit of one request
             mlflow.MlflowClient().log_batch(started.info.run_id, metrics=metrics[start : start + 1000])
         mlflow.log_metrics(_figures(summary))
         mlflow.log_dict(summary, "summary.json")
 
 
 def _to_tensorboard(folder: str | None, _: str, run: RunDirectory) -> None:
-    """Scalars by round under the name of who was measured, the configuration and the summary."""
+    """Scalars by round under the name of the measured role, the configuration and the summary."""
     from torch.utils.tensorboard import SummaryWriter
 
     place = run.path / "tensorboard" if folder is None else Path(folder) / run.path.name
@@ -80,7 +80,7 @@ TRACKERS: dict[str, Callable[[str | None, str, RunDirectory], None]] = {
 
 
 def _series(rows: pl.DataFrame) -> Iterator[tuple[int, str, float]]:
-    """Round, `who/stage/metric`, and the value: of all clients together the mean, of all parties likewise."""
+    """Round, `who/stage/metric`, and the value: the mean over all clients, or over all parties."""
     who = pl.col("where").str.split("/").list.first()
     means = (
         rows.filter((pl.col("round") > SET_UP) & pl.col("value").is_finite())

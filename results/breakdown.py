@@ -9,7 +9,7 @@ from results.comparison import averaged, latest, with_overheads
 from results.rows import SCHEMA, WITNESS
 from results.store import RunDirectory
 
-ALL = "all"  # the line of a party that adds its phases up
+ALL = "all"  # the line with the sum over a party's phases
 COLUMNS = (
     Column("party", "party", "text"),
     Column("phase", "phase", "text"),
@@ -23,13 +23,13 @@ COLUMNS = (
 )
 EXCHANGED = "comm_bytes"
 NOTES = (
-    "Time and bytes are those of all clients, or all parties, of a round together.",
-    "Times are medians over rounds, since the first one is slow, so that phases add up about; bytes are means.",
-    "The server's time is what it computes; evaluation, witnesses, and envelopes of messages are not counted.",
+    "Time and bytes are sums over all clients, or all parties, of a round.",
+    "Times are medians over rounds, since the first one is slow, so phases add up only approximately; bytes are means.",
+    "The server's time is its computing; evaluation, witnesses, and envelopes of messages are not counted.",
 )
 BATCH = 200  # runs whose rows are in memory at a time
 PARTIES = {"server": "server", "client": "clients", "keyholder": "keyholder", "party": "parties"}
-# as a client goes through them; stages of the protocol follow, in the order in which they came
+# the order in which a client passes them; stages of the protocol follow, in order of appearance
 PHASES = ("prepare", "train", "flatten", "transfer", "protect")
 
 
@@ -37,8 +37,8 @@ def breakdown(runs: pl.DataFrame) -> pl.DataFrame:
     """A row for each configuration, party and phase, from a frame of `results.runs.RUNS`.
 
     Figures are those of `COLUMNS`, as `results.comparison.averaged` gives them; `configuration` and `plain` beside
-    them. A ratio is to the same phase of the same party in the plain twin, and so is there only where that has one;
-    the line `ALL` of each party has one wherever the party is there.
+    them. A ratio compares with the same phase of the same party in the plain twin, and is null where the twin lacks
+    the phase; the line `ALL` has a ratio wherever the twin has the party.
     """
     finished = latest(runs.filter("summarised"))
     identity = finished.select(pl.col("path").alias("run"), "configuration", "pair", "plain")
@@ -52,8 +52,8 @@ def breakdown(runs: pl.DataFrame) -> pl.DataFrame:
 def by_phase(rows: pl.DataFrame) -> pl.DataFrame:
     """Run, party, phase and the three figures, phases in reading order; from rows of `results.rows.SCHEMA`.
 
-    What a client sends, the server receives: the bytes stand at the client. Parties tell what they send and receive
-    among themselves (`peers`, `dealer`) in one number, which is halved. Their waiting is within their `protect`.
+    Bytes between a client and the server count once, at the client. Parties report the bytes that they send and receive
+    among themselves (`peers`, `dealer`) as one number, which is halved. Their waiting is part of their `protect`.
     """
     rounds = rows.filter(pl.col("round") >= 1, pl.col("stage") != WITNESS)
     told = rounds.select(
@@ -75,7 +75,7 @@ def by_phase(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _figure() -> pl.Expr:
-    """Which figure a row adds to; null for none. Parts of a phase are in it already."""
+    """The figure that a row adds to; null for none. Parts of a phase are included in the phase already."""
     server = pl.col("where") == "server"
     metric = pl.col("metric")
     stage = pl.col("stage")
@@ -98,7 +98,7 @@ def _of(figure: str) -> pl.Expr:
 
 
 def _mean(figure: str) -> pl.Expr:
-    """Over all rounds, also those without it; null where no round had it."""
+    """Mean over all rounds, also those without the figure; null where no round had it."""
     return pl.when(_of(figure).len() > 0).then(_of(figure).sum() / pl.col("rounds").first()).alias(figure)
 
 
@@ -119,6 +119,6 @@ def _ordered(sums: pl.DataFrame) -> pl.DataFrame:
 
 
 def _of_runs(listed: pl.DataFrame) -> pl.DataFrame:
-    """The phases of some runs, which are named by their paths: the same run may lie in two folders."""
+    """The phases of some runs, named by their paths, since the same run may lie in two folders."""
     rows = [RunDirectory(Path(path)).rows().with_columns(pl.lit(path).alias("run")) for path in listed["path"]]
     return by_phase(pl.concat(rows))

@@ -1,4 +1,4 @@
-"""The columns that a table can have: their names, their headings with units, and how their figures combine."""
+"""Columns of a table: their names, their headings with units, and the combination of their figures over seeds."""
 
 from typing import Literal, NamedTuple
 
@@ -15,9 +15,9 @@ class Column(NamedTuple):
     key: str
     heading: str
     kind: Kind = "mean"
-    scale: float = 1.0  # from the raw figure to the one under the heading
-    decimals: int = 9  # at most
-    source: str = ""  # of ratios and differences: the figure that is compared
+    scale: float = 1.0  # factor from the raw figure to the unit of the heading
+    decimals: int = 9  # the maximum number of decimals
+    source: str = ""  # the compared figure, for ratios and differences
 
 
 CONFIGURATION = Column("configuration", "configuration", "text")
@@ -56,7 +56,7 @@ COLUMNS = (
     Column("peak_rss_bytes", "peak RSS (MiB)", scale=2**-20, decimals=0),
     Column("peak_cuda_bytes", "peak CUDA (MiB)", scale=2**-20, decimals=0),
 )
-# Those of these that were measured; `--columns` overrides them.
+# The default columns, as far as they were measured; `--columns` overrides them.
 DEFAULT = (
     *("seeds", "accuracy", "accuracy_points", "round_s", "round_ratio", "train_ratio"),
     *(
@@ -70,6 +70,6 @@ DEFAULT = (
         "holds_against",
     ),
 )
-TEXTS = ("backend", "assumption", "holds_against")  # of a summary
+TEXTS = ("backend", "assumption", "holds_against")  # texts of a summary
 SUMMARISED = tuple(column.key for column in COLUMNS if column.kind in ("mean", "largest"))
 BY_KEY = {column.key: column for column in (*COLUMNS, CONFIGURATION, ASSUMPTION)}

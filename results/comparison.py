@@ -10,15 +10,15 @@ from scipy.special import stdtrit
 from results.columns import COLUMNS, TEXTS, Column
 
 CONFIDENCE = 0.95
-EXACT = 1e-9  # an interval as narrow is rounding
+EXACT = 1e-9  # a narrower interval is due to rounding
 
 
 def compare(runs: pl.DataFrame, columns: Sequence[Column] = COLUMNS) -> pl.DataFrame:
-    """One row a configuration, from a frame of `results.runs.RUNS`, which may have further columns.
+    """One row a configuration, from a frame of `results.runs.RUNS`, possibly with more columns.
 
     Each figure KEY of `columns` is four columns: KEY, the bounds KEY_low and KEY_high of its 95 %
-    interval (null for fewer than two seeds), and KEY_n, the seeds that it rests on. The interval is Student's; that of
-    a ratio is taken between logarithms, so it is not symmetric. Ratios and differences have a fifth, KEY_ns, see
+    interval (null for fewer than two seeds), and KEY_n, the seeds that it rests on. The interval is Student's; for
+    a ratio it is computed on logarithms, so it is not symmetric. Ratios and differences have a fifth, KEY_ns, see
     `averaged`. Beside them: `configuration`, `plain`, `seeds`, `path`, `status` and `results.columns.TEXTS`.
     """
     runs = with_overheads(latest(runs.filter("summarised")), ["pair"], [column for column in columns if column.source])
@@ -36,8 +36,8 @@ def compare(runs: pl.DataFrame, columns: Sequence[Column] = COLUMNS) -> pl.DataF
 def averaged(frame: pl.DataFrame, keys: Sequence[str], columns: Sequence[Column], *others: pl.Expr) -> pl.DataFrame:
     """A row for each value of `keys`: `others`, and of each figure the mean or the maximum, with its interval.
 
-    KEY_ns of a ratio or difference says whether its interval holds the value of no difference, so that the seeds do
-    not tell it from noise; null without an interval. What is the same for all seeds is exact, and never noise.
+    KEY_ns of a ratio or difference is true where its interval contains the value of no difference, so that the seeds
+    do not distinguish it from noise; null without an interval. A figure equal for all seeds is exact, never noise.
     """
     figures = [column for column in columns if column.kind in ("mean", "ratio", "difference")]
     table = frame.group_by(keys, maintain_order=True).agg(
@@ -58,10 +58,10 @@ def latest(runs: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_overheads(runs: pl.DataFrame, keys: Sequence[str], overheads: Sequence[Column]) -> pl.DataFrame:
-    """Adds each row's differences to its plain twin (in points), and the logarithms of its ratios to it.
+    """Add each row's differences to its plain twin (in points), and the logarithms of its ratios to it.
 
-    The twin is the plain row of the same `keys`; `pair` among them says that it is of the run whose configuration is
-    the same but for mechanism and secure sum, the seed included.
+    The twin is the plain row with the same `keys`. With `pair` among them, it belongs to the run with the same
+    configuration, seed included, except for mechanism and secure sum.
     """
     sources = dict.fromkeys(column.source for column in overheads)
     twins = runs.filter("plain").unique(keys, keep="last", maintain_order=True).select(*keys, *sources)
@@ -86,7 +86,7 @@ def _moments(key: str) -> list[pl.Expr]:
 
 
 def _largest(key: str) -> list[pl.Expr]:
-    """The maximum, or nothing where one seed has none: no bound holds for all then."""
+    """The maximum; null where one seed has no value, since then no bound holds for all seeds."""
     value = pl.col(key)
     none = pl.lit(None, pl.Float64())
     largest = pl.when(value.null_count() == 0).then(value.max())
@@ -112,7 +112,7 @@ def _not_significant(column: Column) -> pl.Expr:
 
 
 def _half_width(std: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Student's: t(n - 1) s / sqrt(n); NaN for fewer than two."""
+    """Half the width of Student's 95 % interval: t(n - 1) s / sqrt(n); NaN for fewer than two values."""
     quantile = 1 - (1 - CONFIDENCE) / 2
     enough = np.where(n >= 2, n, 2)
     half = stdtrit(enough - 1, quantile) * std / np.sqrt(enough)

@@ -1,4 +1,4 @@
-"""Where a run ran: versions, hardware, revision and command. No user name and no host name."""
+"""The environment of a run: versions, hardware, revision and command. No user name and no host name."""
 
 import getpass
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def describe() -> dict[str, object]:
-    """Everything about the surroundings that may change a figure, as JSON values; None where it cannot be known."""
+    """All properties of the environment that may change a figure, as JSON values; None where one is unknown."""
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -47,7 +47,7 @@ def _cpu_model() -> str | None:
 
 
 def _usable_cores() -> int | None:
-    # A container or a job scheduler may grant fewer than there are.
+    # A container or a job scheduler may grant fewer cores than the machine has.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -68,7 +68,7 @@ def _cuda() -> dict[str, object]:
 
 
 def _device_names(count: int) -> list[str]:
-    """Names from nvidia-smi: to ask torch would open a context on the device, also for a run on the CPU."""
+    """Names from nvidia-smi: torch would open a context on the device, also for a run on the CPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     chosen = [] if visible is None else ["-i", visible]
     names = _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", *chosen]) if count else ""
@@ -79,7 +79,7 @@ def git_state(root: Path) -> dict[str, object]:
     """Revision and whether the tree differs from it; None for both unless `root` is the top of a checkout."""
     unknown: dict[str, object] = {"revision": None, "dirty": None}
     top = _git(root, "rev-parse", "--show-toplevel")
-    # An installed package may lie inside someone else's repository (a virtual environment does).
+    # An installed package may lie inside someone else's repository (such as a virtual environment).
     if top is None or Path(top).resolve() != root.resolve():
         return unknown
     revision = _git(root, "rev-parse", "--verify", "--quiet", "HEAD")
@@ -92,19 +92,19 @@ def anonymous(argument: str) -> str:
     argument = argument.replace(str(Path.home()), "~")
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no entry
+    except (KeyError, OSError):  # in a container, the user may have no entry
         return argument
     return re.sub(rf"(?<=/){re.escape(user)}(?=/|$)", "~", argument)
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    # A hook of git sets GIT_DIR and the like, which would name another repository than the one asked for.
+    # A git hook sets GIT_DIR and similar variables, which would select another repository.
     clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     return _output(["git", "-C", str(root), *arguments], clean | {"GIT_OPTIONAL_LOCKS": "0"})
 
 
 def _output(command: list[str], environment: dict[str, str] | None = None) -> str | None:
-    """What a program printed, or None where it is not there or fails."""
+    """The output of a program, or None where it is missing or fails."""
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

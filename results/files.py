@@ -1,4 +1,4 @@
-"""Files that are either old or new, never half written, and JSON that is valid."""
+"""Atomic writing of files, never half written, and of valid JSON."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from privacy.errors import RunRefused
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well, its file takes the place of `path`.
+    """Yield a temporary path beside `path`; when the block ends without error, its file replaces `path`.
 
     The file and its folder are synced to disk, so after a crash `path` holds either the old bytes or the new ones.
     """
@@ -35,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write one JSON object atomically; NaN and infinities, which JSON does not know, become null."""
+    """Write one JSON object atomically; NaN and infinities, which JSON lacks, become null."""
     write_text(path, json.dumps(plain(values), indent=2, allow_nan=False) + "\n")
 
 
@@ -43,7 +43,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file, or None where there is no file.
 
     Raises:
-        RunRefused: the file cannot be read, or holds something else.
+        RunRefused: the file cannot be read, or does not hold a JSON object.
     """
     try:
         values = json.loads(path.read_bytes())
@@ -57,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def damaged(path: Path, reason: object) -> RunRefused:
-    """The line for a file of a run that cannot be read."""
+    """The one-line message for a file of a run that cannot be read."""
     why = " ".join(str(reason).split())
     return RunRefused(f"{path} is damaged ({why}): restore it, or start afresh with force=true")
 
@@ -80,7 +80,7 @@ def plain(value: Any) -> Any:
 
 
 def sync(path: Path) -> None:
-    """Make a file durable; or, for a folder, the names of new files in it."""
+    """Sync a file to disk; for a folder, sync the names of new files in it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
-"""An index beside many runs, so that a table of them need not open three files of each.
+"""An index of the runs in a folder, so that a table need not open three files of each run.
 
-It is one parquet file in the folder that holds them, and no more than a copy: a run is taken from it only where the
-stamp of its files is still the one that was noted, and is read from its own files otherwise. Deleting it loses nothing.
-Only runs that have ended are in it; whether one that has not is alive is not written in any file.
+It is one parquet file in the folder of the runs, and only a cache: a run is taken from it only while the stamp of its
+files is unchanged, and is read from its own files otherwise. The index can be deleted without loss. It holds only
+ended runs, since no file tells whether another run is still alive.
 """
 
 import hashlib
@@ -18,20 +18,20 @@ from results import columns, files, former_names, runs
 from results.runs import RUNS, Found, collect, find_stamped
 
 NAME = ".fedveil-index.parquet"
-LEAST = 1000  # runs: fewer are read about as fast
-CHUNK = 10_000  # runs that are read at a time, for the sake of memory
+LEAST = 1000  # runs; fewer are about as fast to read without an index
+CHUNK = 10_000  # runs read at a time, to limit memory
 MADE_BY = "fedveil.made_by"
 FOUND = pl.Schema({"path": pl.String(), "stamp": pl.Int64(), "leaf": pl.Boolean()})
-INDEX = pl.Schema({**RUNS, **FOUND})  # its paths begin below the folder
+INDEX = pl.Schema({**RUNS, **FOUND})  # its paths are relative to the folder
 
 
 def collect_under(roots: Iterable[Path], least: int = LEAST) -> pl.DataFrame:
-    """What `results.runs.collect` gives of every run at or under each root, each once, in the order of their paths.
+    """The frame of `results.runs.collect` for every run at or under each root, each once, in the order of their paths.
 
-    A root with `least` runs or more gets an index, or has its own brought up to date, where it may be written to.
+    A writable root with `least` runs or more gets an index, or its index is brought up to date.
 
     Raises:
-        ConfigError: a root under which there is no run.
+        ConfigError: there is no run under a root.
     """
     found, indexes = _found(roots)
     parts = (_collect(root, runs, indexes[root], least) for root, runs in found.items())
@@ -39,7 +39,7 @@ def collect_under(roots: Iterable[Path], least: int = LEAST) -> pl.DataFrame:
 
 
 def refresh(root: Path, least: int = LEAST) -> None:
-    """Bring the index of a folder up to date where it holds `least` runs or more, so that a table finds it so.
+    """Bring the index of a folder up to date where it holds `least` runs or more, for the next table.
 
     Raises:
         ConfigError: as `collect_under`.
@@ -60,12 +60,12 @@ def _leaves(root: Path, index: pl.DataFrame) -> dict[str, int]:
 
 
 def _above(root: Path) -> pl.Expr:
-    """From the paths of an index, which begin below its folder, to those that `results.runs.find_stamped` finds."""
+    """Turn the paths of an index, relative to its folder, into those of `results.runs.find_stamped`."""
     return (pl.lit(f"{root}/") + pl.col("path")).str.strip_suffix("/").alias("path")
 
 
 def _below(root: Path) -> pl.Expr:
-    """The other way round."""
+    """Turn the paths of `results.runs.find_stamped` into those of an index."""
     inner = pl.col("path").str.strip_prefix(f"{root}/")
     return pl.when(pl.col("path") == str(root)).then(pl.lit("")).otherwise(inner).alias("path")
 
@@ -76,7 +76,7 @@ def _collect(root: Path, found: Sequence[Found], index: pl.DataFrame, least: int
     listed = pl.DataFrame(found, schema=FOUND, orient="row").with_columns(_below(root))
     known = listed.join(index, on=FOUND.names(), how="inner", maintain_order="left").select(INDEX.names())
     unknown = listed.join(known, on=FOUND.names(), how="anti", maintain_order="left")
-    if len(unknown) >= CHUNK:  # some ten seconds
+    if len(unknown) >= CHUNK:  # takes about ten seconds
         print(f"fedveil: reading {len(unknown)} runs, once: {root / NAME} will hold them", file=sys.stderr, flush=True)
     fresh = pl.concat([INDEX.to_frame(), *(_fresh(root, part) for part in unknown.iter_slices(CHUNK))])
     whole = pl.concat([known, fresh]).sort("path") if len(fresh) else known
@@ -85,13 +85,13 @@ def _collect(root: Path, found: Sequence[Found], index: pl.DataFrame, least: int
 
 
 def _fresh(root: Path, listed: pl.DataFrame) -> pl.DataFrame:
-    """Read from the runs' own files."""
+    """The rows of runs, read from their own files."""
     read = collect([root / path for path in listed["path"]])
     return read.with_columns(*listed)
 
 
 def _read(path: Path) -> pl.DataFrame:
-    """The index, or one without runs where there is none that this code made and can read."""
+    """The index; an empty one where it is missing, unreadable or made by another version of this code."""
     try:
         if pl.read_parquet_metadata(path).get(MADE_BY) == _made_by():
             with path.open("rb") as file:
@@ -102,13 +102,13 @@ def _read(path: Path) -> pl.DataFrame:
 
 
 def _keep(path: Path, index: pl.DataFrame, whole: pl.DataFrame, changed: bool) -> None:
-    """Write the index where it would say something else; where that is not allowed there is none."""
+    """Write the index where it has changed; without write permission no index is kept."""
     if changed or len(whole) != len(index):
         with suppress(OSError), files.replacing(path) as temporary:
             whole.write_parquet(temporary, compression="zstd", metadata={MADE_BY: _made_by()})
 
 
 def _made_by() -> str:
-    """The code that says what an index holds: another version of it reads the runs again."""
+    """A digest of the code that fills an index; after a change of this code the runs are read again."""
     sources = [Path(str(module.__file__)).read_bytes() for module in (columns, former_names, runs)]
     return hashlib.sha256(b"".join(sources)).hexdigest()

@@ -1,4 +1,4 @@
-"""Short names for configurations: only what tells the ones shown from one another."""
+"""Short names for configurations: only the keys that differ between those shown."""
 
 import json
 from collections import defaultdict
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-# What stands for a whole configuration when there is nothing to tell it from.
+# The keys that stand for a whole configuration when there is no other one to compare with.
 MAIN = ("data", "model", "clients", "rounds", "mechanism", "secure_sum")
 FIRST = ("data", "model")
 SCALARS = (str, int, float, type(None))
@@ -18,7 +18,7 @@ Parts = dict[str, str]
 def flatten(configuration: Mapping[str, Any]) -> Parts:
     """Dotted keys to values as text.
 
-    A group that was chosen by name appears under its own key too: `{"data": {"name": "digits", "alpha": 0.5}}` gives
+    A group chosen by name also appears under its own key: `{"data": {"name": "digits", "alpha": 0.5}}` gives
     `data=digits`, `data.name=digits` and `data.alpha=0.5`.
     """
     flat: Parts = {}
@@ -34,10 +34,10 @@ def flatten(configuration: Mapping[str, Any]) -> Parts:
 
 
 def label_parts(configurations: Sequence[Mapping[str, Any]]) -> list[Parts]:
-    """For each configuration, the keys that tell it from the others, in the order in which they are read.
+    """For each configuration, the keys that distinguish it from the others, in reading order.
 
-    What follows from a group's name is left out: between `data=digits` and `data=mnist` the columns of the sets
-    differ too, and nobody asked. A single configuration gets its main keys.
+    Keys that follow from a group's name are left out: `data=digits` and `data=mnist` also differ in the columns of the
+    sets, which is no news. A single configuration gets its main keys.
     """
     if len(configurations) == 1:
         flat = flatten(configurations[0])
@@ -58,21 +58,21 @@ def label_parts(configurations: Sequence[Mapping[str, Any]]) -> list[Parts]:
 
 
 def _differing(configurations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Without the groups that are the same for all: most are, tell nothing, and take long to flatten."""
+    """Remove the groups that are equal in all configurations; they distinguish nothing, and take long to flatten."""
     if not configurations:
         return []
-    first = {key: repr(value) for key, value in configurations[0].items()}  # 1 and 1.0 are equal, and read differently
+    first = {key: repr(value) for key, value in configurations[0].items()}  # 1 and 1.0 are equal, but differ as text
     same = [key for key in first if all(key in c and repr(c[key]) == first[key] for c in configurations)]
     return [{key: value for key, value in c.items() if key not in same} for c in configurations]
 
 
 def text_of(parts: Parts) -> str:
-    """One line: `data=digits secure_sum=plain`."""
+    """The label on one line: `data=digits secure_sum=plain`."""
     return " ".join(f"{key}={value}" for key, value in parts.items())
 
 
 def _groups(key: str, keys: Sequence[str]) -> list[str]:
-    """The chosen groups that a key stands in."""
+    """The chosen groups that contain a key."""
     return [other for other in keys if key.startswith(f"{other}.")]
 
 
@@ -88,7 +88,7 @@ def _reading_order(key: str) -> tuple[int, str]:
 
 
 def _chosen(group: Mapping[str, Any]) -> str | None:
-    """The name of what was chosen: its `name`, or the last part of its `_target_` (`privacy.CkksSum` is `ckks`)."""
+    """The name of an option: its `name`, or the last part of its `_target_` (`privacy.CkksSum` is `ckks`)."""
     if "name" in group:
         return _text(group["name"])
     if "_target_" not in group:
@@ -97,7 +97,7 @@ def _chosen(group: Mapping[str, Any]) -> str | None:
 
 
 def _text(value: Any) -> str:
-    # thousands of configurations hold the same few values; True, 1 and 1.0 are one key but for their types
+    # cached, since thousands of configurations hold the same few values; True, 1 and 1.0 differ only in type
     return _scalar(type(value).__name__, value) if isinstance(value, SCALARS) else json.dumps(value)
 
 

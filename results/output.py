@@ -1,4 +1,4 @@
-"""What the commands that print tables share: how they are asked, in which formats they answer, and where to."""
+"""Shared code of the commands that print tables: arguments, formats and destinations."""
 
 import argparse
 import shutil
@@ -26,10 +26,10 @@ SUFFIXES = {".csv": "csv", ".tex": "latex"}
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises what is wrong with a command line, instead of leaving the process."""
+    """A parser that raises the error in a command line instead of ending the process."""
 
     def error(self, message: str) -> NoReturn:
-        """In one line, as a ConfigError."""
+        """Raise the message on one line, as a ConfigError."""
         raise ConfigError(f"{self.prog}: {message}")
 
 
@@ -47,18 +47,20 @@ def add_runs(parser: argparse.ArgumentParser) -> None:
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """The options for format and file."""
-    parser.add_argument("--format", choices=FORMATS, help="the usual one: terminal on a terminal, markdown elsewhere")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="write there; .csv and .tex choose their format")
+    parser.add_argument("--format", choices=FORMATS, help="default: terminal on a terminal, markdown elsewhere")
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, help="write to this file; .csv and .tex choose their format"
+    )
 
 
 def deliver(sheet: Sheet, form: str | None, out: Path | None, exact: pl.DataFrame | None = None) -> None:
-    """Print a table, or write it to a file; where no format is given it follows from the file, or the terminal.
+    """Print a table, or write it to a file; without a format, the file or the terminal decides it.
 
     Args:
         sheet: the table.
         form: a key of `FORMATS`, or None.
         out: the file, or None to print.
-        exact: what CSV holds instead, where the sheet has not the raw figures.
+        exact: the frame for CSV, where the sheet lacks the raw figures.
 
     Raises:
         ConfigError: the file cannot be written, or CSV cannot hold it.
@@ -85,10 +87,10 @@ def _csv(frame: pl.DataFrame) -> str:
 
 
 def write(out: Path, text: str) -> None:
-    """Write a file that `--out` names.
+    """Write the file named by `--out`.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the file cannot be written.
     """
     try:
         out.write_text(text, encoding="utf-8")
@@ -102,13 +104,13 @@ def split(text: str | None) -> list[str]:
 
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
-    """The options that say which columns a table has."""
+    """Add the options that choose the columns of a table."""
     parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(BY_KEY)}, and those of a --network")
     add_networks(parser)
 
 
 def add_networks(parser: argparse.ArgumentParser) -> None:
-    """The option that has rounds modelled."""
+    """Add the option for modelled rounds."""
     parser.add_argument(
         "--network",
         metavar="A,B,...",

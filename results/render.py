@@ -19,9 +19,9 @@ from results.columns import Column
 
 DASH = "–"  # noqa: RUF001  (what was never measured)
 
-NOISE = "ns"  # behind a difference that the seeds do not tell from none
+NOISE = "ns"  # after a difference that the seeds do not distinguish from noise
 
-SENTENCE = 28  # characters of text in a line on a terminal
+SENTENCE = 28  # most characters in a line of text on a terminal
 
 LATEX = str.maketrans(
     {
@@ -42,9 +42,9 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Sheet:
-    """What is printed: columns, one mapping a row (as `results.comparison.compare` names things), lines below.
+    """A table to print: columns, one mapping a row (with the keys of `results.comparison.compare`), lines below.
 
-    `unfinished` holds `path`, `configuration`, `status` and `error` of each run that has no figures.
+    `unfinished` holds `path`, `configuration`, `status` and `error` of each run without figures.
     """
 
     columns: tuple[Column, ...]
@@ -54,7 +54,7 @@ class Sheet:
 
 
 def markdown(sheet: Sheet) -> str:
-    """A table that is as readable unrendered."""
+    """A Markdown table that is readable as plain text."""
     escaped = [[text.replace("|", "\\|").replace("\n", " ") for text in line] for line in _grid(sheet)]
     widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]
     right = [_is_number(column) for column in sheet.columns]
@@ -64,7 +64,7 @@ def markdown(sheet: Sheet) -> str:
 
 
 def latex(sheet: Sheet) -> str:
-    """A `tabular` with booktabs' rules; text has columns with a width, since it may be long."""
+    """A `tabular` with booktabs' rules; text columns have a fixed width, since text may be long."""
     head, *body = [
         " & ".join(_latex(text, _is_number(column)) for text, column in zip(line, sheet.columns, strict=True)) + r" \\"
         for line in _grid(sheet)
@@ -78,7 +78,7 @@ def latex(sheet: Sheet) -> str:
 def csv(sheet: Sheet) -> str:
     """Raw figures in full precision: KEY, KEY_low, KEY_high (95 % interval), KEY_n; unfinished runs are rows too.
 
-    Of ratios and differences also KEY_ns: whether the interval holds no difference.
+    Ratios and differences also have KEY_ns: whether the interval contains no difference.
     """
     known = ("configuration", "status", "error", "path")
     schema = dict.fromkeys(known, pl.String()) | {
@@ -92,7 +92,7 @@ def csv(sheet: Sheet) -> str:
 def terminal(sheet: Sheet, width: int) -> str:
     """A table for a terminal of `width` characters, without colours.
 
-    Where it would be wider, configurations stand side by side, as many as there is room for, the others below them.
+    A wider table is turned: configurations stand side by side, as many as fit, the others below them.
     """
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
     upright = [_upright(sheet)]
@@ -103,10 +103,10 @@ def terminal(sheet: Sheet, width: int) -> str:
 
 
 def cell(row: Mapping[str, Any], column: Column) -> str:
-    """A figure under its heading: `94.12 ± 0.35`, `3.16 [3.01, 3.32]`, or a dash for what was not measured.
+    """A figure under its heading: `94.12 ± 0.35`, `3.16 [3.01, 3.32]`, or a dash where it was not measured.
 
     An uncertainty has two significant digits, and its figure as many decimals; a ratio has three digits, others four.
-    `NOISE` stands behind a difference or ratio whose interval holds no difference: `1.02 [0.95, 1.10] ns`.
+    `NOISE` follows a difference or ratio with an interval that contains no difference: `1.02 [0.95, 1.10] ns`.
     """
     value = row[column.key]
     if value is None:
@@ -129,7 +129,7 @@ def _figure(column: Column, value: float, bounds: tuple[float, float] | None) ->
         return middle if half <= 1e-9 * value else f"{middle} [{low}, {high}]"
     decimals = min(_decimals(value, 6), _decimals(half, 2))
     spread = _rounded(column, half, decimals).removeprefix("+")
-    # Bytes are the same for all seeds, and a spread of nothing says nothing.
+    # Bytes are equal for all seeds; a spread of 0 is left out.
     return f"{_rounded(column, value, decimals)} ± {spread}" if float(spread) else _figure(column, value, None)
 
 
@@ -138,12 +138,12 @@ def _rounded(column: Column, value: float, decimals: int) -> str:
 
 
 def _decimals(figure: float, digits: int) -> int:
-    """How many decimals show that many significant digits."""
+    """The number of decimals that shows this many significant digits."""
     return max(0, digits - 1 - math.floor(math.log10(abs(figure)))) if figure else digits
 
 
 def _grid(sheet: Sheet) -> list[list[str]]:
-    """Headings, then a line a row."""
+    """The headings, then one line a row."""
     lines = [[cell(row, column) for column in sheet.columns] for row in sheet.rows]
     return [[column.heading for column in sheet.columns], *lines]
 
@@ -185,7 +185,7 @@ def _upright(sheet: Sheet) -> RichTable:
 
 
 def _stacked(text: str, column: Column) -> Text:
-    """Broken where it reads well: a figure above its uncertainty, a configuration a key a line."""
+    """A cell broken into lines: a figure above its uncertainty, a configuration with one key a line."""
     if _is_number(column):
         return Text(re.sub(r" (?=[±\[(/])", "\n", text))
     return Text(text.replace(" ", "\n") if column.key == "configuration" else textwrap.fill(text, SENTENCE))
@@ -202,7 +202,7 @@ def _side_by_side(console: Console, sheet: Sheet) -> list[RichTable]:
 
 
 def _across(sheet: Sheet) -> RichTable:
-    """A column a configuration, a line a figure."""
+    """The turned table: one column a configuration, one line a figure."""
     table = _bare()
     label, *others = zip(sheet.columns, *_grid(sheet), strict=True)
     table.add_column("")

@@ -1,12 +1,12 @@
 """Tidy rows: every measurement of a run is one row of one table.
 
 - round: 1, 2, ...; 0 is set-up
-- where: the address of who was measured: `server`, `client/3`, `party/1`, `keyholder`, `transport`
-- stage: of the protocol (`collect`, `open`), or the phase around it (`round`, `train`, `protect`, `evaluate`); a step
-  inside either is `PHASE/STEP` (`protect/encrypt`, `collect/add`)
-- metric: `wall`, `cpu`, `compute`, `up_bytes`, `accuracy`, ...; the time of a step is a `part`, which the `wall` or
-  `compute` of its phase holds already
-- unit: of the value: `s`, `bytes`, or `1` where it has no dimension
+- where: the address of the measured role: `server`, `client/3`, `party/1`, `keyholder`, `transport`
+- stage: stage of the protocol (`collect`, `open`), or the phase around it (`round`, `train`, `protect`, `evaluate`);
+  a step inside either is `PHASE/STEP` (`protect/encrypt`, `collect/add`)
+- metric: `wall`, `cpu`, `compute`, `up_bytes`, `accuracy`, ...; the time of a step is a `part`, already included in
+  the `wall` or `compute` of its phase
+- unit: the unit of the value: `s`, `bytes`, or `1` where it has no dimension
 """
 
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ from polars.exceptions import PolarsError
 
 from results.files import damaged, replacing
 
-WITNESS = "witness"  # the phase of a client's last look at its upload, which is no overhead of what it looks at
+WITNESS = "witness"  # the phase in which a client inspects its own upload; not an overhead of the protection
 
 
 class Row(NamedTuple):
@@ -65,7 +65,7 @@ def read_rows(path: Path) -> pl.DataFrame:
         RunRefused: the file is missing, cannot be read, or holds another table.
     """
     try:
-        # By handle: given a path, polars maps the file, and would see it change under it.
+        # By handle: polars would memory-map a path, and see later changes of the file.
         with path.open("rb") as file:
             frame = pl.read_parquet(file)
     except (OSError, PolarsError) as error:

@@ -15,10 +15,10 @@ from results.former_names import renamed
 from results.store import CONFIG, ENDED, LOCK, STATUS, SUMMARY, RunDirectory, is_locked
 
 PROTECTION = ("secure_sum", "mechanism", "noise", "delta", "accountant", "epsilon_budget", "witness")
-STAMPED = ("", f"/{CONFIG}", f"/{STATUS}", f"/{SUMMARY}")  # the folder itself, and what is read of it
+STAMPED = ("", f"/{CONFIG}", f"/{STATUS}", f"/{SUMMARY}")  # the folder itself, and the files read from it
 PLAIN_SUM = "privacy.PlainSum"
 
-# the two long texts that runs share are categories: so much less memory over many runs
+# the two long texts shared by many runs are categories, to save memory
 RUNS = pl.Schema(
     {
         "path": pl.String(),
@@ -26,8 +26,8 @@ RUNS = pl.Schema(
         "error": pl.String(),
         "ended": pl.String(),
         "seed": pl.String(),
-        "configuration": pl.Categorical(),  # canonical, less the seed: what a table has one row of
-        "pair": pl.Categorical(),  # canonical, less what only protection reads: what a run shares with its plain twin
+        "configuration": pl.Categorical(),  # canonical, without the seed; a table has one row for each
+        "pair": pl.Categorical(),  # canonical, without the keys that only protection reads; shared with the plain twin
         "plain": pl.Boolean(),
         "summarised": pl.Boolean(),
         **{key: pl.String() for key in TEXTS},
@@ -37,9 +37,9 @@ RUNS = pl.Schema(
 
 
 class Found(NamedTuple):
-    """A run's folder; `stamp` changes with the files that a table is made of, however they are changed.
+    """A run's folder; `stamp` changes with every change of the files that a table reads.
 
-    A leaf holds no folder that could hold another run, and its stamp changes when it does.
+    A leaf contains no folder that could hold another run; its stamp changes when one is added.
     """
 
     path: str
@@ -51,7 +51,7 @@ def find_runs(roots: Iterable[Path]) -> list[Path]:
     """Every run's folder at or under each root, each once, in the order of their paths.
 
     Raises:
-        ConfigError: a root under which there is none.
+        ConfigError: there is no run under a root.
     """
     return [Path(run.path) for runs in find_stamped(roots).values() for run in runs]
 
@@ -59,7 +59,7 @@ def find_runs(roots: Iterable[Path]) -> list[Path]:
 def find_stamped(
     roots: Iterable[Path], known: Callable[[Path], Mapping[str, int]] = lambda _: {}
 ) -> dict[Path, list[Found]]:
-    """The same by root, with stamps. `known` gives the stamps of leaves under a root, which are the faster to find.
+    """The runs of `find_runs` by root, with stamps. `known` gives stamps of leaves under a root, to find them faster.
 
     Raises:
         ConfigError: as `find_runs`.
@@ -73,7 +73,7 @@ def find_stamped(
 
 
 def _each_once(found: Mapping[Path, Sequence[Found]]) -> dict[Path, list[Found]]:
-    """Under the first of its roots; one root holds no folder twice, since links are not followed."""
+    """Keep each run under its first root; one root holds no folder twice, since links are not followed."""
     seen: dict[Path, Path] = {}
     for root, runs in found.items():
         for run in runs:
@@ -82,12 +82,12 @@ def _each_once(found: Mapping[Path, Sequence[Found]]) -> dict[Path, list[Found]]
 
 
 def collect(paths: Sequence[Path]) -> pl.DataFrame:
-    """Status, configuration and summary of each run, a frame of `RUNS`; what is damaged says so in its row."""
+    """Status, configuration and summary of each run, a frame of `RUNS`; a damaged run has the error in its row."""
     return pl.DataFrame([_describe(path) for path in paths], schema=RUNS, orient="row")
 
 
 def _below(root: Path, known: Mapping[str, int]) -> Iterator[Found]:
-    """With `os.scandir`, which is faster over many folders than `os.walk` and `os.stat`."""
+    """The runs below a folder, found by `os.scandir`, which is faster than `os.walk` and `os.stat`."""
     folders = [os.fspath(root)]
     while folders:
         folder = folders.pop()
@@ -101,7 +101,7 @@ def _below(root: Path, known: Mapping[str, int]) -> Iterator[Found]:
 
 
 def _listed(folder: str) -> tuple[set[str], list[str]]:
-    """The names in a folder, and the paths of those folders in it that may hold runs."""
+    """The names in a folder, and the paths of its subfolders that may hold runs."""
     names = set[str]()
     inner = list[str]()
     with suppress(OSError), os.scandir(folder) as entries:
@@ -113,12 +113,12 @@ def _listed(folder: str) -> tuple[set[str], list[str]]:
 
 
 def _stamp(folder: str) -> int:
-    """Of the time of change, which nobody can set back, the size and the number of the folder and its three files."""
+    """A stamp of change time (which users cannot set back), size and inode of the folder and its three files."""
     parts: list[int] = []
     for name in STAMPED:
         try:
             stat = os.stat(folder + name)
-        except OSError:  # not there, or not ours
+        except OSError:  # missing, or without permission
             continue
         parts += stat.st_ctime_ns, stat.st_size, stat.st_ino
     return hash(tuple(parts))
@@ -154,7 +154,7 @@ def _state(run: RunDirectory, status: Mapping[str, Any]) -> str:
 
 
 def is_plain(configuration: Mapping[str, Any]) -> bool:
-    """Whether a resolved configuration protects nothing, so that others are compared with it."""
+    """True for a resolved configuration without protection, the baseline of the others."""
     secure_sum = configuration.get("secure_sum") or {}
     return secure_sum.get("_target_") == PLAIN_SUM and not configuration.get("mechanism")
 

@@ -1,4 +1,4 @@
-"""The folder of one run: who may write into it, what it holds, and in which state it is.
+"""The folder of one run: its lock, its files, and its state.
 
 It is `results/runs/<experiment>/<first 16 hex digits of the configuration's hash>/` unless the user says otherwise:
 
@@ -6,11 +6,11 @@ It is `results/runs/<experiment>/<first 16 hex digits of the configuration's has
 - config.json: the canonical configuration; its SHA-256 is the run's identity
 - config.yaml: the resolved configuration, for people
 - environment.json: versions and hardware
-- status.json: running, finished, failed or budget_exhausted; since when, which process, which error
+- status.json: running, finished, failed or budget_exhausted; start time, process and error
 - rows.parquet: every measurement
-- summary.json: the figures that a table prints
-- checkpoints/: what resuming needs
-- keys/: what the roles of a simulation hold, where the secure sum needs any
+- summary.json: the figures of a table
+- checkpoints/: the state needed to resume
+- keys/: the keys of the roles of a simulation, where the secure sum needs keys
 """
 
 import hashlib
@@ -34,9 +34,9 @@ CONFIG = "config.json"
 STATUS = "status.json"
 SUMMARY = "summary.json"
 ROWS = "rows.parquet"
-# In the order in which starting afresh removes them: what says that a run is finished first, its identity last,
-# so that a process killed on the way leaves a folder that is still known for what it is.
-TRACKED = "tracked.json"  # by name, the trackers that were told of the run, and where
+# In the order in which a fresh start removes them: the marks of a finished run first, its identity last,
+# so that a process killed in between leaves a folder that can still be identified.
+TRACKED = "tracked.json"  # the trackers that have the run, by name, and their locations
 WRITTEN = (
     STATUS,
     SUMMARY,
@@ -49,32 +49,32 @@ WRITTEN = (
     CONFIG,
 )
 STATUSES = ("running", "finished", "failed", "budget_exhausted")
-ENDED = ("finished", "budget_exhausted")  # well, so that running again would change nothing
+ENDED = ("finished", "budget_exhausted")  # without error; a repetition would change nothing
 
-# A reader of tables may hold the lock for an instant to learn whether a run is alive.
+# A reader of tables may hold the lock briefly, to see whether a run is alive.
 PATIENCE_S = 0.2
 
 
 def default_directory(experiment: str, config_hash: str) -> Path:
-    """Where a run goes unless it is told otherwise, relative to the working directory."""
+    """The default folder of a run, relative to the working directory."""
     return Path("results", "runs", experiment, config_hash[:16])
 
 
 class RunDirectory:
-    """What a run wrote, and how it writes more. Reading needs no lock; writing is for who holds it (`open_run`).
+    """The files of a run. Reading needs no lock; writing needs the lock of `open_run`.
 
     Every file is replaced atomically. Reading raises RunRefused when a file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
-        """Name the folder; nothing is read or made."""
+        """Name the folder; nothing is read or created."""
         self.path = path
         self.checkpoints = path / "checkpoints"
         self._started = _now()
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end, its summary included; a spent privacy budget is an end too."""
+        """True where the run has ended, its summary included; a spent privacy budget is an end too."""
         status = self.status()
         return status is not None and status.get("status") in ENDED and self.summary() is not None
 
@@ -83,11 +83,11 @@ class RunDirectory:
         return files.read_json(self.path / CONFIG)
 
     def status(self) -> dict[str, Any] | None:
-        """`status`, `started`, `ended`, `pid`, `error` and what else the run said of its state."""
+        """`status`, `started`, `ended`, `pid`, `error` and other entries of the run's state."""
         return files.read_json(self.path / STATUS)
 
     def summary(self) -> dict[str, Any] | None:
-        """What `results.summary.summarise` gave, or None before the end."""
+        """The summary by `results.summary.summarise`, or None before the end."""
         return files.read_json(self.path / SUMMARY)
 
     def rows(self) -> pl.DataFrame:
@@ -95,7 +95,7 @@ class RunDirectory:
         return rows.read_rows(self.path / ROWS)
 
     def write_status(self, status: str, **fields: object) -> None:
-        """Record the state (one of STATUSES); `error` and others come by keyword. Times are ISO 8601 in UTC."""
+        """Record the state (one of STATUSES); `error` and other entries are keywords. Times are ISO 8601 in UTC."""
         assert status in STATUSES, status
         ended = None if status == "running" else _now()
         known = {"status": status, "started": self._started, "ended": ended, "pid": os.getpid(), "error": None}
@@ -124,19 +124,19 @@ def open_run(
     waits: bool = False,
     since: float | None = None,
 ) -> Iterator[RunDirectory]:
-    """Hold a run's folder for as long as the block lasts; a killed process lets go of it.
+    """Hold the lock of a run's folder during the block; the kernel releases it if the process is killed.
 
     Args:
-        directory: made where it is missing.
+        directory: the folder; created if missing.
         canonical: the configuration as canonical JSON; its SHA-256 identifies the run.
-        resolved_yaml: the same for people, with what is no part of the identity.
-        force: remove what an earlier run wrote there (and nothing else), and start afresh.
-        waits: for another run that holds the folder, however long, in place of an error.
-        since: in seconds since 1970; `force` leaves alone what ended later.
+        resolved_yaml: the same for people, with the keys outside the identity.
+        force: remove the files of an earlier run (and nothing else), and start afresh.
+        waits: wait for another run that holds the folder, without limit, instead of an error.
+        since: in seconds since 1970; `force` keeps runs that ended later.
 
     Raises:
         RunRefused: another run holds the folder, or it holds another configuration or a damaged run (unless
-            `force`), or something that fedveil did not write (always).
+            `force`), or files that fedveil did not write (always).
     """
     run = RunDirectory(directory)
     try:
@@ -153,25 +153,25 @@ def open_run(
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a process holds the folder now."""
+    """True while a process holds the folder."""
     if not (directory / LOCK).exists():
         return False
     try:
         with FileLock(directory / LOCK, timeout=0, fallback_to_soft=False):
             return False
-    except (Timeout, OSError):  # held, or not ours to try
+    except (Timeout, OSError):  # held, or no permission
         return True
 
 
 def _claim(directory: Path) -> None:
-    """Make the folder, or see that it is empty or ours; a user's files are never touched."""
+    """Create the folder, or check that it is empty or made by a run; a user's files are never touched."""
     directory.mkdir(parents=True, exist_ok=True)
     if not (directory / LOCK).exists() and any(entry.name != LOCK for entry in directory.iterdir()):
         raise RunRefused(f"{directory} is not empty, and no run made it: choose another out=")
 
 
 def _lock(directory: Path, waits: bool) -> AcquireReturnProxy[FileLock]:
-    # A lock of the kernel, or none: a lock that is only a file would outlive a killed process.
+    # Only a lock of the kernel: a lock that is merely a file would outlive a killed process.
     lock = FileLock(directory / LOCK, timeout=-1 if waits else PATIENCE_S, poll_interval=0.02, fallback_to_soft=False)
     try:
         return lock.acquire()
@@ -199,7 +199,7 @@ def _holder(directory: Path) -> str:
 
 
 def _adopt(run: RunDirectory, canonical: str, resolved_yaml: str) -> None:
-    """Refuse a folder that is not this configuration's, or damaged; write the configuration into a fresh one."""
+    """Refuse a folder that is not this configuration's, or is damaged; write the configuration into a fresh one."""
     held = run.configuration()
     if held is None:
         _refuse_remains(run.path)
@@ -234,7 +234,7 @@ def _remove_run(directory: Path) -> None:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        # Renamed first: half a set of checkpoints must never pass for a whole one.
+        # Renamed first: an incomplete set of checkpoints must never look complete.
         doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         path.rename(doomed)
         shutil.rmtree(doomed)
@@ -243,7 +243,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_leftovers(directory: Path) -> None:
-    """Temporary files of a process that was killed while it wrote."""
+    """Remove temporary files of a process that was killed while it wrote."""
     for name in WRITTEN:
         for leftover in directory.glob(f".{name}.*.tmp"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()

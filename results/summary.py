@@ -1,4 +1,4 @@
-"""From the rows of a run to the figures that describe it: `summary.json`."""
+"""The summary of a run (`summary.json`), computed from its rows."""
 
 from collections.abc import Mapping
 
@@ -7,36 +7,36 @@ import polars as pl
 from privacy.addresses import CLIENTS
 from results.rows import WITNESS
 
-# What no row holds; null where the run does not say.
+# Values that no row holds; null where the run does not give them.
 FINAL = ("rounds", "epsilon", "weights_sha256", "backend", "assumption")
 
 IS_CLIENT = pl.col("where").str.starts_with(CLIENTS)
 
 
 def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, object]) -> dict[str, object]:
-    """The summary of a run; what was never measured is None, never 0.
+    """The summary of a run; figures that were never measured are None, never 0.
 
-    Set-up (round 0) counts nowhere but in peak memory. Units are in the keys (`_s`, `_bytes`), others have none.
+    Set-up (round 0) counts only in peak memory. Keys hold the units (`_s`, `_bytes`); other figures have none.
 
     - `accuracy`, `loss`, `macro_f1`: of the last evaluation, which is that of round `evaluated_round`;
-    - `round_s`: median over rounds; `first_round_s`: round 1; both less what a round waited for its clients' witnesses;
-    - `witness_s`: that (exact where clients run in turn, elsewhere the least that it can have been), mean over rounds;
+    - `round_s`: median over rounds; `first_round_s`: round 1; both without the waiting for clients' witnesses;
+    - `witness_s`: this waiting (exact where clients run in turn, elsewhere a lower bound), mean over rounds;
     - `train_s`: training time of a round's clients, summed; median over rounds, since a process's first one is slow;
-    - `client_s`: what the clients of a round did altogether, training and protecting; likewise;
-    - `upload_bytes_per_parameter`: all that a client sent in a round, over all stages, as serialised protocol bytes;
-      mean over the clients and rounds that sent anything, over the model's parameters. Download likewise.
-      `envelope_bytes`, beside them, is what routing and configuration add, a client and round;
-    - `parties_bytes`: what passes between parties, and their dealer, beside the server in a round, each byte counted
-      once; mean over rounds. `parties_rounds`: how often they wait for one another in a round, the most of any;
-    - `dropped`, `rejected`: how many contributions went missing or were refused, over all rounds;
-    - `faults`: how often something went wrong on purpose, over all rounds (`faults` in the configuration);
+    - `client_s`: training and protecting time of a round's clients, summed; likewise the median;
+    - `upload_bytes_per_parameter`: serialised protocol bytes that a client sent in a round, over all stages; mean over
+      the clients and rounds that sent anything, divided by the model's parameters. Download likewise.
+      `envelope_bytes` are the further bytes of routing and configuration, by client and round;
+    - `parties_bytes`: bytes between parties, and their dealer, without the server in a round, each byte counted once;
+      mean over rounds. `parties_rounds`: how often they wait for one another in a round, the maximum over parties;
+    - `dropped`, `rejected`: the number of contributions that went missing or were refused, over all rounds;
+    - `faults`: the number of injected faults, over all rounds (`faults` in the configuration);
     - `sum_error`: the largest absolute error of a sum, over its values and all rounds (`runtime.measure_sum_error`);
     - `peak_rss_bytes`, `peak_cuda_bytes`: the largest of any address and phase but the witness.
 
     Args:
-        frame: rows of `results.rows.SCHEMA`, of one run.
-        parameters: how many the model has.
-        final: what rows do not hold: the keys of `FINAL`, and any others.
+        frame: the rows of one run, with `results.rows.SCHEMA`.
+        parameters: the number of the model's parameters.
+        final: values that rows do not hold: the keys of `FINAL`, and any others.
     """
     assert parameters > 0
     rounds = frame.filter(pl.col("round") >= 1)
@@ -80,7 +80,7 @@ def _times(rounds: pl.DataFrame) -> dict[str, object]:
 
 
 def _usual(times: pl.DataFrame) -> object:
-    """The median over rounds of what was spent in each."""
+    """The median over rounds of the total of each round."""
     return times.group_by("round", maintain_order=True).agg(pl.col("value").sum())["value"].median()
 
 
@@ -99,12 +99,12 @@ def _between_parties(rounds: pl.DataFrame) -> dict[str, object]:
     assert told is None or isinstance(told, float)
     waits = rounds.filter(pl.col("stage") == "peers", pl.col("metric") == "comm_rounds")
     most = waits.group_by("round").agg(pl.col("value").max())["value"].mean()
-    # both ends tell of each byte
+    # both ends report each byte
     return {"parties_bytes": None if told is None else told / 2, "parties_rounds": most}
 
 
 def _bytes(rounds: pl.DataFrame, metric: str) -> float | None:
-    """Mean over (client, round) of the sum over stages."""
+    """The mean over (client, round) of the sum over stages."""
     sent = rounds.filter(IS_CLIENT, pl.col("metric") == metric)
     mean = sent.group_by("where", "round", maintain_order=True).agg(pl.col("value").sum())["value"].mean()
     assert mean is None or isinstance(mean, float)
@@ -117,7 +117,7 @@ def _server(rounds: pl.DataFrame, stage: str, metric: str) -> pl.DataFrame:
 
 
 def _count(rounds: pl.DataFrame, metric: str) -> int | None:
-    """How many; losses are rows of their own, so that a run which heard of clients and lost none has zero."""
+    """The number of lost contributions, which have rows of their own; 0 for a run with clients and without losses."""
     if rounds.filter(IS_CLIENT).is_empty():
         return None
     return int(rounds.filter(IS_CLIENT, pl.col("metric").str.contains(metric))["value"].sum())

@@ -18,10 +18,10 @@ from results.render import NOISE, Sheet
 
 
 def table(runs: pl.DataFrame, columns: Sequence[str] | None = None, networks: Sequence[Network] = ()) -> Sheet:
-    """What to print of some runs, a frame of `results.runs.RUNS`.
+    """The table of some runs, a frame of `results.runs.RUNS`.
 
     Args:
-        runs: finished ones make the rows; the others are listed below them.
+        runs: finished runs make the rows; the others are listed below them.
         columns: keys of `results.columns.COLUMNS`, and of `results.networks.replay.columns` of a network; None for the
         usual
             ones that were measured, and those of the networks. The configuration comes first and the trust assumption
@@ -43,7 +43,7 @@ def table(runs: pl.DataFrame, columns: Sequence[str] | None = None, networks: Se
 
 
 def phases(runs: pl.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
-    """The same for `results.breakdown.breakdown`: a row for each configuration, party and phase.
+    """The table of `results.breakdown.breakdown`: a row for each configuration, party and phase.
 
     Raises:
         ConfigError: a column that does not exist.
@@ -64,15 +64,15 @@ def _columns(keys: Sequence[str], allowed: Mapping[str, Column]) -> list[Column]
 
 
 def _measured(compared: pl.DataFrame, columns: Sequence[Column]) -> list[Column]:
-    """Those columns that hold anything; overheads only where there is something to compare with plain."""
+    """The columns that hold any figure; overheads only where a row is compared with plain."""
     others = compared.filter(~pl.col("plain"))
     return [column for column in columns if (others if column.source else compared)[column.key].count() > 0]
 
 
 def _labelled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with their labels, each plain one before those that are compared with it.
+    """The rows with their labels, each plain row before those compared with it.
 
-    `identity` keeps what `configuration` was, and `parts` what its label is made of.
+    `identity` keeps the former `configuration`, and `parts` the parts of its label.
     """
     parts = _parts(row["configuration"] for row in rows)
     told = [{**row, "identity": row["configuration"], "parts": parts[row["configuration"]]} for row in rows]
@@ -81,7 +81,7 @@ def _labelled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _parts(configurations: Iterable[str]) -> dict[str, Parts]:
-    """What tells each configuration from the others."""
+    """The keys that distinguish each configuration from the others."""
     known = list(dict.fromkeys(configurations))
     return dict(zip(known, label_parts([json.loads(text) for text in known]), strict=True))
 
@@ -92,7 +92,7 @@ def _order(row: Mapping[str, Any], parts: Parts) -> tuple[object, ...]:
 
 
 def _natural(text: str) -> list[tuple[bool, float, str]]:
-    """Sorts `clients=5` before `clients=10`."""
+    """A sort key that puts `clients=5` before `clients=10`."""
     pieces = re.split(r"(\d+(?:\.\d+)?)", text)
     return [(False, float(piece), "") if index % 2 else (True, 0.0, piece) for index, piece in enumerate(pieces)]
 
@@ -104,13 +104,13 @@ def _unfinished(runs: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _notes(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which figures rest on fewer seeds than their row, and which runs stopped before their last round."""
+    """Notes on figures with fewer seeds than their row, and on runs that stopped before their last round."""
     partial = [note for row in rows for column in columns if (note := _partial(row, column))]
     return partial + [f"{row['configuration']}: {row['status']}." for row in rows if row["status"] != "finished"]
 
 
 def _meanings(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the signs mean."""
+    """Notes on the meaning of the signs."""
     several = any(row["seeds"] > 1 for row in rows)
     kinds = {column.kind for column in columns}
     paired = {"ratio", "difference"}
@@ -119,10 +119,8 @@ def _meanings(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> l
         "± is half the width of the 95 % t interval over seeds.": several and kinds & {"mean", "difference"},
         "Compared with plain: the plain run of the same seed and otherwise the same configuration.": kinds & paired,
         "Ratios are geometric means over seeds [95 % interval].": several and "ratio" in kinds,
-        f"{NOISE}: the interval holds no difference from plain, so the seeds do not tell it from noise.": _any_noise(
-            columns, rows
-        ),
-        "A comparison over one seed has no interval: nothing tells it from noise.": _any_single(columns, rows),
+        f"{NOISE}: the interval contains no difference from plain, so it may be noise.": _any_noise(columns, rows),
+        "A comparison over one seed has no interval, so it may be noise.": _any_single(columns, rows),
         f"{' and '.join(largest)} {'is' if len(largest) == 1 else 'are'} the largest of any seed.": several and largest,
     }
     return [note for note, wanted in meaning.items() if wanted]
@@ -145,7 +143,7 @@ def _partial(row: Mapping[str, Any], column: Column) -> str | None:
 
 
 def _repetitions(runs: pl.DataFrame) -> list[str]:
-    """Runs that are no row because a later one repeats their configuration and seed."""
+    """A note on runs left out because a later run repeats their configuration and seed."""
     finished = runs.filter("summarised")
     left_out = finished.join(latest(finished), on="path", how="anti")["path"]
     return [f"Left out, since a later run repeats it: {path}." for path in left_out]

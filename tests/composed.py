@@ -1,4 +1,4 @@
-"""Configurations as the command line composes them, and what is built of them: workspaces, servers, runs."""
+"""Configurations composed as on the command line, and objects built from them: workspaces, servers, runs."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,7 +25,7 @@ PROBE = ("+mechanism.probe._target_=tests.outside.probe.Probe",)  # no training,
 
 
 def compose(*overrides: str) -> DictConfig:
-    """What `fedveil run OVERRIDES` would run."""
+    """The configuration that `fedveil run OVERRIDES` would run."""
     return composed(overrides)
 
 
@@ -36,7 +36,7 @@ def canonical(*overrides: str) -> str:
 
 
 def workspace_of(*overrides: str) -> Workspace:
-    """A workspace of its own for the small configuration with these overrides."""
+    """A fresh workspace for the small configuration with these overrides."""
     return Workspace(canonical(*overrides))
 
 
@@ -47,17 +47,17 @@ def server_of(work: Workspace, folder: Path, grid: InProcessGrid | None = None) 
 
 
 def transport_of(work: Workspace, grid: InProcessGrid, deadline_s: float | None = None) -> Transport:
-    """A transport with a meter of its own."""
+    """A transport with its own meter."""
     return Transport(grid, inprocess.locate(grid, work), Meter(), deadline_s, 0.0)
 
 
 def attempt_of(work: Workspace, round_: int = 1, name: str = "first") -> Attempt:
-    """One try at a round."""
+    """One attempt at a round."""
     return Attempt(work.hash, work.canonical, round_, name)
 
 
 def run(folder: Path, *overrides: str) -> State:
-    """A whole run in process; the state that it ends with."""
+    """Run in process to the end; returns the final state."""
     work = workspace_of(*overrides)
     inprocess.run(work, Errand(folder))
     state = Checkpoints(folder, 2).latest()

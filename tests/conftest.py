@@ -1,4 +1,4 @@
-"""What every test needs: libraries that are quiet and offline, one torch thread, GPU tests skipped without a GPU."""
+"""Common set-up of all tests: quiet and offline libraries, one torch thread, GPU tests skipped without a GPU."""
 
 import gc
 import os
@@ -25,7 +25,7 @@ RAY_LEAVES = "ignore:subprocess .* is still running:ResourceWarning"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip `gpu` tests where there is none, and forgive Ray, in `ray` tests alone, what it leaves behind."""
+    """Skip `gpu` tests without a GPU, and ignore the warnings on resources left open by Ray, only in `ray` tests."""
     has_gpu = torch.cuda.is_available()
     for item in items:
         if item.get_closest_marker("gpu") and not has_gpu:
@@ -35,19 +35,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_configure() -> None:
-    """dp-accounting's absl logs to the stderr of when it is imported, pytest's own, and Hydra would close it."""
+    """Give absl's log the real stderr: it keeps the one of its import, pytest's own, which Hydra would close."""
     absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """One torch thread: two give other sums, and tests share the cores."""
+    """Use one torch thread: two threads give different float sums, and tests share the cores."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def collect_what_ray_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let Ray's handles go while their warning is still forgiven, not in whatever test runs next."""
+    """Release Ray's handles while their warning is still ignored, and not in the next test."""
     yield
     if request.node.get_closest_marker("ray"):
         gc.collect()

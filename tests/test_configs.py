@@ -1,4 +1,4 @@
-"""Every file in `configs/` composes, is checked, and names objects that can be made and that do what they are for."""
+"""Every file in `configs/` composes, passes the check, and names objects that can be built and work."""
 
 from importlib import import_module
 from itertools import pairwise
@@ -25,13 +25,13 @@ from tests.composed import compose
 
 PUBLISHED = {"privacy": privacy.PUBLIC, "fl.models": models.PUBLIC, "experiments.sweeps": sweeps.PUBLIC}
 FILES = sorted(path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.rglob("*/*.yaml"))  # less config.yaml
-# what an option needs beside it, where the default will not do
+# further overrides that an option needs, where the default does not fit
 BESIDE = {
     "runtime=deployment": ["clients=3"],
     "mechanism=party_dp": ["privacy=party_dp"],
     "secure_sum/aggregate": ["secure_sum=crypten"],
 }
-# named pairs that are one of the others in a certain arrangement
+# named pairs that are special cases of other ones
 ARRANGED = {"bfv_clients": "bfv", "ckks_clients": "ckks", "fedml_he": "ckks", "flare": "ckks"} | {
     "party_dp": "party_dp_crypten_noised_sum",
     "secagg_curious": "secagg",
@@ -202,5 +202,5 @@ def test_models_have_shapes_to_be_tried_on() -> None:
 
 
 def workspace_of(*overrides: str) -> Workspace:
-    """On the embedded data."""
+    """The workspace of a configuration on the embedded data."""
     return Workspace(to_json(compose("model=logistic", *overrides)))

@@ -79,7 +79,7 @@ FORBIDDEN = {
 }
 NOWHERE = {"torchvision"}  # it has no CPU build, and CrypTen, which asks for it, does without
 MOVES_OR_COUNTS_BYTES = {"count_bytes", "send_and_receive", "push_messages", "pull_messages"}
-BASELINE = "experiments/benchmarks/flower_secagg.py"  # a grid of its own, for Flower's workflow to run on
+BASELINE = "experiments/benchmarks/flower_secagg.py"  # it has its own grid for Flower's workflow
 MAY_MOVE_AND_COUNT = ("fl/transport.py", "fl/metering.py", "fl/runtimes/", "tests/", BASELINE)
 SHIM = "privacy.secure_sums.mpc.crypten.compat"
 
@@ -138,7 +138,7 @@ def names(node: ast.AST) -> Iterator[str]:
 
 
 def crosses(path: str, module: str, shimmed: bool) -> str | None:
-    """What is wrong with an import of `module` in the file at `path`, if anything is."""
+    """The reason why the file at `path` must not import `module`, or None."""
     folder = path.split("/")[0]
     package = module.split(".")[0]
     if package in FORBIDDEN.get(folder, set()) | NOWHERE:
@@ -149,13 +149,13 @@ def crosses(path: str, module: str, shimmed: bool) -> str | None:
 
 
 def in_order(path: str, source: str) -> list[ast.stmt | ast.expr]:
-    """The nodes of a file that have a place in it, top to bottom."""
+    """The nodes of a file with a line number, top to bottom."""
     nodes = [node for node in ast.walk(ast.parse(source, path)) if isinstance(node, ast.stmt | ast.expr)]
     return sorted(nodes, key=lambda node: (node.lineno, node.col_offset))
 
 
 def violations(path: str, source: str) -> list[str]:
-    """Each breach of a wall in `source`, which stands at `path` below the root, as `path:line: what`."""
+    """Each breach of a wall in `source`, at `path` below the root, as `path:line: reason`."""
     found = set()
     shimmed = False
     for node in in_order(path, source):

@@ -1,4 +1,4 @@
-"""The top level is what CONTRIBUTING.md says it is, and nothing in it belongs to one machine."""
+"""The top level matches CONTRIBUTING.md, and contains no machine-specific files."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ FILES = {
     "pyproject.toml",
     "requirements.lock",
 }
-# In pieces, so that this file does not hold what it looks for.
+# In pieces, so that this file does not contain the searched text.
 HOME = rb"(?<![\w./-])/(?:" + rb"work|root|home/\w+|Users/\w+" + rb")/"
 REGISTRY = rb"(?:py" + rb"pi\.org|python" + rb"hosted\.org|download\.py" + rb"torch\.org|(?:extra-)?index" + rb"-url)"
 LOCAL = re.compile(HOME + rb"|" + REGISTRY)

@@ -1,4 +1,4 @@
-"""The package stands on six others, declares what it imports, and is locked to versions that its ranges allow."""
+"""The package has six core dependencies, declares its imports, and is locked to versions within its ranges."""
 
 import ast
 import importlib
@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from tests.test_layering import ROOT, imported
 
 PACKAGES = ("configs", "experiments", "fl", "privacy", "results")
-OPTIONAL = ("browser", "launchers", "testing", "tracking")  # what the code imports where it is asked for
+OPTIONAL = ("browser", "launchers", "testing", "tracking")  # extras with modules imported on use
 SUPPORTED = ("3.11", "3.12")
 
 
@@ -26,7 +26,7 @@ def project() -> dict[str, object]:
 
 
 def declared(*extras: str) -> list[Requirement]:
-    """What the project asks for, with these extras and those that they name."""
+    """The dependencies of the project, with these extras and the extras that they name."""
     table = project()
     found = [Requirement(line) for line in table["dependencies"]]  # type: ignore[attr-defined]
     for extra in extras:

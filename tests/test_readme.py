@@ -1,4 +1,4 @@
-"""The README's first table and picture: made by `make readme` from what the code composes and prints today."""
+"""The README's first table and picture match `make readme` with the present code."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ STALE = "stale: run `make readme`"
 
 
 def columns() -> list[str]:
-    """Those that `make run` prints."""
+    """The columns that `make run` prints."""
     found = re.search(r"^FIRST_COLUMNS = (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert found is not None
     return found[1].split(",")

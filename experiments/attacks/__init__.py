@@ -1,7 +1,7 @@
-"""`fedveil attack NAME`: what a server that does not keep to the protocol learns, or gets away with.
+"""`fedveil attack NAME`: attacks by a server that breaks the protocol, to learn a secret or to change a sum.
 
-Each attack runs on a named weak setting, where it must succeed, and on the default, where it must fail: a control that
-succeeds nowhere shows nothing.
+Each attack runs on a named weak setting, where it must succeed, and on the default, where it must fail. An attack
+that succeeds nowhere proves nothing.
 """
 
 import argparse
@@ -38,7 +38,7 @@ FAILS = "fails"
 
 
 class Finding(NamedTuple):
-    """What came of an attack: whether it succeeded, and what was measured or what stopped it."""
+    """The outcome of an attack: whether it succeeded, and the measurement, or the reason why it failed."""
 
     succeeded: bool
     evidence: str
@@ -46,23 +46,23 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class AttackCase:
-    """One attack on one setting, and what should come of it. `note` says what else was done than the setting says."""
+    """One attack on one setting, and its expected outcome. `note` names a step that the setting does not show."""
 
     overrides: tuple[str, ...]
     succeeds: bool
     mount: Callable[[Sequence[str]], Finding]
-    holds: str  # what the attacker has to work with
-    shows: str  # words of the evidence: what fails for another reason than it should shows nothing
+    holds: str  # the data that the attacker has
+    shows: str  # words that the evidence must contain, so that only the expected reason counts
     note: str = ""
 
     @property
     def setting(self) -> str:
-        """As a user would give it."""
+        """The overrides as a user would type them."""
         return shlex.join(self.overrides) + (f" ({self.note})" if self.note else "")
 
 
 class AttackLine(NamedTuple):
-    """A row of the table: what came of a case."""
+    """A row of the table: the outcome of a case."""
 
     attack: str
     setting: str
@@ -73,17 +73,17 @@ class AttackLine(NamedTuple):
 
 
 COLUMNS = tuple(Column(key, key.replace("holds", "the attacker holds"), "text") for key in AttackLine._fields)
-# on a terminal: columns of single words, and one of few words
+# on a terminal: SHORT columns do not wrap; NARROW is the width of the column of few words
 SHORT = ("attack", "outcome", "expected")
 NARROW = 18
 
 
 def main(argv: Sequence[str]) -> int:
-    """Mount attacks, print what came of them and, with `--json`, write it; 1 where one came out other than it should.
+    """Mount attacks, print their outcomes and, with `--json`, write them; 1 where an outcome is not the expected one.
 
     Raises:
         ConfigError: an unknown attack or option.
-        RuntimeFailure: a setting on which nothing works, attack or not.
+        RuntimeFailure: a setting on which an honest round fails too.
     """
     options = _parser().parse_args(argv)
     if options.list:
@@ -105,9 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="one of those below, or all")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="an attack of the list below, or all")
     parser.add_argument("--list", action="store_true", help="list the attacks")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what is printed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the printed results")
     return parser
 
 
@@ -127,8 +127,8 @@ def _chosen(name: str | None) -> list[str]:
 
 
 def mounted(names: Sequence[str]) -> list[AttackLine]:
-    """Every case of these attacks, carried out."""
-    from fl.server import progress_bar  # with it PyTorch and Flower, which `--list` does without
+    """Carry out every case of these attacks."""
+    from fl.server import progress_bar  # imports PyTorch and Flower, which `--list` does not need
 
     cases = [(name, case) for name in names for case in importlib.import_module(f"{__name__}.{name}").CASES]
     lines = []
@@ -149,7 +149,7 @@ def _line(name: str, case: AttackCase) -> AttackLine:
 
 
 def report(lines: Sequence[AttackLine], file: Path | None) -> None:
-    """Print the table, and write it with its surroundings."""
+    """Print the table, and write it with the environment."""
     rows = [line._asdict() for line in lines]
     if sys.stdout.isatty():
         Console().print(_table(lines))
@@ -160,7 +160,7 @@ def report(lines: Sequence[AttackLine], file: Path | None) -> None:
 
 
 def _table(lines: Sequence[AttackLine]) -> Table:
-    """For a terminal: an override a line, and nothing left out where it is narrow."""
+    """The table for a terminal: one override a line; no text is cut on a narrow terminal."""
     table = Table(show_lines=True)
     for column in COLUMNS:
         short = column.key in SHORT

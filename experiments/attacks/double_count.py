@@ -1,4 +1,4 @@
-"""A sum in which one client counts twice and another not at all: as many contributions as there should be."""
+"""A sum with one client twice and another left out: the number of contributions stays right."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,13 +11,13 @@ HOLDS = "all uploads, and an opener for one request"
 
 
 def doubled(here: Scene, request: Records, uploads: Uploads) -> Records:
-    """The sum of all, but for one upload in another's place; everybody is named with their own tags."""
+    """The sum of all uploads with one in the place of another; every client is named with its own tag."""
     senders = [VICTIM if address == OTHER else address for address in uploads]
     return {**request, "sum": here.total([message_of(uploads[address]) for address in senders])}
 
 
 def mount(overrides: Sequence[str]) -> Finding:
-    """Have it opened, and compare with what such a sum would be."""
+    """Have the forged sum opened, and compare the result with the expected forgery."""
     with scene(overrides) as here:
         here.honest_round()
         attempt = here.attempt(forge=partial(doubled, here))

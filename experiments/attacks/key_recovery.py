@@ -1,6 +1,6 @@
-"""The IND-CPA-D attack on an opened sum (Li and Micciancio 2021): the server has its ciphertext and what it opens to.
+"""The IND-CPA-D attack on an opened sum (Li and Micciancio 2021): the server has its ciphertext and its opening.
 
-With the key it reads whatever was encrypted under it, uploads first of all.
+With the recovered key the server decrypts everything encrypted under it, uploads included.
 
 Shapes: N coefficients of the key, D values of the vector that is summed.
 """
@@ -22,7 +22,7 @@ HOLDS = "the sum's ciphertext, and its opening in float64"
 
 
 def mount(overrides: Sequence[str], cast: bool = False) -> Finding:
-    """Work the key out of an honest round, and read with it what a client sent."""
+    """Recover the key from an honest round, and decrypt a client's upload with it."""
     with scene(overrides) as here:
         attempt = here.honest_round()
         assert attempt.opened is not None
@@ -46,7 +46,7 @@ def _recovered(here: Scene, attempt: AttackAttempt, opened_D: NDArray[np.float64
 
 
 def _judged(here: Scene, attempt: AttackAttempt, key_N: Ternary) -> Finding:
-    """By the key that opened the sum, and by what it was found for."""
+    """Compare the recovered key with the true one, and decrypt the victim's upload with it."""
     scheme = here.scheme
     parameters = here.scheme.parameters
     assert parameters is not None

@@ -1,7 +1,7 @@
-"""Rounds of a configuration in which the server does what it likes, and everybody else what they do in a run.
+"""Rounds of a configuration with a malicious server; all other roles behave as in a run.
 
 Clients, keyholder, updates, identities, rosters and stores are those of `fedveil run` with the same overrides. The
-server's half is the protocol's own, but for the request to open, which the attack makes of what the server has seen.
+server's half is the protocol's own except for the request to open, which the attack forges from the server's data.
 
 Shapes: D is the length of the vector that is summed, C the number of clients.
 """
@@ -40,7 +40,7 @@ from privacy.secure_sums.he.protocol import OpenedSum
 from privacy.secure_sums.vectors import Sum, Vector
 
 Uploads = Mapping[Address, Records]
-Forge = Callable[[Records, Uploads], Records]  # the request of an honest server, and what clients sent, to another
+Forge = Callable[[Records, Uploads], Records]  # (honest request, uploads) -> forged request
 
 # where the clients share a key, the first one opens
 VICTIM = client_address(1)
@@ -56,7 +56,7 @@ def honest(request: Records, uploads: Uploads) -> Records:  # noqa: ARG001
 
 @dataclass
 class AttackAttempt:
-    """What the server has of an attempt at a round, and what stopped it."""
+    """The server's data from one attempt at a round, and the refusal that ended it."""
 
     round: int
     name: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -64,13 +64,13 @@ class AttackAttempt:
     request: Records = field(default_factory=dict)
     opener: Address = ""
     opened: Sum | None = None
-    stage: str = ""  # the last one
+    stage: str = ""  # the last stage reached
     refusal: str = ""
     memories: dict[Address, dict[str, Value]] = field(default_factory=lambda: defaultdict(dict))  # not the server's
 
     @property
     def message(self) -> bytes:
-        """The sum that the opener was asked to open."""
+        """The ciphertext of the sum that the opener was asked to open."""
         return message_of(self.request, "sum")
 
 
@@ -82,7 +82,7 @@ def message_of(records: Records, name: str = "message") -> bytes:
 
 
 class Scene:
-    """Everybody of one configuration but the server, set up as for a run. See `scene`."""
+    """All roles of one configuration except the server, set up as for a run. See `scene`."""
 
     def __init__(self, work: Workspace, vectors: Mapping[Address, Vector] | None = None) -> None:
         assert isinstance(work.backend.secure_sum, OpenedSum)
@@ -94,36 +94,36 @@ class Scene:
         self.set_up()
 
     def set_up(self) -> None:
-        """What comes before the first round."""
+        """Run the set-up that precedes the first round."""
         roles = [*self.clients, *self.secure_sum.roles]
         self._drive(self.secure_sum.setup(roles, self.spec), AttackAttempt(SETUP_ROUND), honest)
 
     def credentials(self, address: Address, stage: str) -> Credentials:  # noqa: ARG002
-        """What a role has from set-up, at a stage."""
+        """The credentials that a role has from set-up, at a stage."""
         return keys.simulated(address, self.work.everybody)
 
     @property
     def scheme(self) -> CipherScheme:
-        """How vectors are carried, which everybody knows."""
+        """The public scheme that encodes and encrypts vectors."""
         return self.secure_sum.scheme(self.spec)
 
     @property
     def sum_D(self) -> NDArray[np.float64]:
-        """What an honest round opens, shape (D,)."""
+        """The sum that an honest round opens, shape (D,)."""
         vectors_CD = np.stack([self.vectors[address] for address in self.clients])
         sum_D: NDArray[np.float64] = vectors_CD.sum(axis=0, dtype=np.float64)
         return sum_D
 
     @property
     def allowed_error(self) -> float:
-        """Of a sum over all clients."""
+        """The largest absolute error allowed in a sum over all clients."""
         return len(self.clients) * self.secure_sum.tolerance(self.spec)
 
     def honest_round(self, number: int = CONTROL_ROUND) -> AttackAttempt:
-        """A round without a forgery: where it works, what is refused later is the forgery.
+        """Run a round without a forgery, as a control: if it works, a later refusal is due to the forgery.
 
         Raises:
-            RuntimeFailure: it does not open the sum.
+            RuntimeFailure: the round does not open the right sum.
         """
         attempt = self.attempt(number)
         if attempt.opened is None:
@@ -143,14 +143,14 @@ class Scene:
         return attempt
 
     def total(self, messages: Sequence[bytes]) -> bytes:
-        """What the server gets where it adds these: it needs no key for it."""
+        """The server's sum of these messages, which needs no key."""
         adder = self.scheme.adder()
         for message in messages:
             adder.add(message)
         return adder.message()
 
     def secret(self, attempt: AttackAttempt) -> bytes:
-        """The key that the attempt was opened with: for the judge, not for the attacker."""
+        """The key that opened the attempt: used to judge the attack, unknown to the attacker."""
         me = self._party(attempt.opener, attempt, "open")
         assert me.credentials is not None
         kept = me.memory.get(SECRET) or me.credentials.store.get(SECRET)
@@ -176,7 +176,7 @@ class Scene:
             reply = self._respond(exchange.stage, address, inbound, attempt)
             if exchange.stage == "collect":
                 attempt.uploads[address] = reply
-            exchange.deliver(address, reply)  # the server's half checks it
+            exchange.deliver(address, reply)  # the server's half of the protocol checks the reply
             if exchange.stage == "open":
                 assert isinstance(reply["opened"], np.ndarray)
                 attempt.opened = reply["opened"]
@@ -186,7 +186,7 @@ class Scene:
         return self.secure_sum.respond(stage, inbound, me, lambda: self.vectors[address])
 
     def _party(self, address: Address, attempt: AttackAttempt, stage: str) -> Participant:
-        """As `fl.participant.answer` makes it."""
+        """The party of an address, built as `fl.participant.answer` builds it."""
         work = self.work
         memory = attempt.memories[address]
         credentials = self.credentials(address, stage)
@@ -196,22 +196,22 @@ class Scene:
 
 
 def close(found_D: Sum, true_D: Vector) -> tuple[bool, str]:
-    """Whether both hold the same update, to a hundredth of its largest value; and the largest error, in words."""
+    """Tell whether two updates agree to a hundredth of the largest value, and give the largest error in words."""
     error, largest = (float(np.abs(values_D[:-1]).max()) for values_D in (found_D - true_D, true_D))
     return error <= largest / 100, f"largest error {error:.1g} in values up to {largest:.2g}"
 
 
 def taken_for(what: str, found_D: Sum, true_D: Vector) -> Finding:
-    """The finding on an opening that should show this."""
+    """The finding on an opening: a success where it matches `true_D`, which `what` names."""
     same, error = close(found_D, true_D)
-    return Finding(same, f"{what} is opened: {error}" if same else f"what is opened is not {what}: {error}")
+    return Finding(same, f"{what} is opened: {error}" if same else f"the opening is not {what}: {error}")
 
 
 @contextmanager
 def scene(
     overrides: Sequence[str], vectors: Callable[[Workspace], Mapping[Address, Vector]] | None = None
 ) -> Iterator[Scene]:
-    """The scene of a configuration, whose keys are gone in the end; `vectors` in place of what clients would train.
+    """The scene of a configuration; its keys are removed at the end. `vectors` replace the trained contributions.
 
     Raises:
         ConfigError: a configuration that is refused.
@@ -222,10 +222,10 @@ def scene(
 
 
 def configured(overrides: Sequence[str]) -> Workspace:
-    """What `fedveil run` would make of overrides, on the CPU.
+    """The workspace that `fedveil run` would make of these overrides, on the CPU.
 
     Raises:
-        ConfigError: as there.
+        ConfigError: as `fedveil run`.
     """
     try:
         config = composed(["device=cpu", *overrides])
@@ -237,7 +237,7 @@ def configured(overrides: Sequence[str]) -> Workspace:
 
 @contextmanager
 def _keys(work: Workspace) -> Iterator[None]:
-    """Keys and stores in a folder of their own, as a simulation has them."""
+    """Keep keys and stores in a temporary folder, as a simulation does."""
     before = os.environ.get(keys.KEYS_VARIABLE)
     with tempfile.TemporaryDirectory() as folder:
         keys.set_up(Path(folder), work.everybody)
@@ -250,7 +250,7 @@ def _keys(work: Workspace) -> Iterator[None]:
 
 
 def _trained(work: Workspace, address: Address) -> Vector:
-    """What a client contributes to the first round."""
+    """A client's contribution to the first round."""
     request = Request(address, "collect", 1, "", {}, work.initial_D.numpy())
     with preserved_generators(work.device):
         return contribution(work, request, {}, Phases(work.device))

@@ -18,19 +18,19 @@ HOLDS = "all uploads, and an opener for one request"
 
 
 def copies(here: Scene, request: Records, uploads: Uploads) -> Records:
-    """As many copies of an upload as there are contributors, who are named with their own tags."""
+    """One copy of the upload for each contributor; every contributor is named with its own tag."""
     return {**request, "sum": here.total([message_of(uploads[VICTIM])] * len(here.clients))}
 
 
 def alone(here: Scene, request: Records, uploads: Uploads) -> Records:
-    """The upload as it is, its sender the only contributor."""
+    """The unchanged upload, with its sender as the only contributor."""
     place = str(request["contributors"]).split(",").index(VICTIM)
     tags = message_of(request, "tags")[TAG_BYTES * place :][:TAG_BYTES]
     return {"sum": here.total([message_of(uploads[VICTIM])]), "contributors": VICTIM, "tags": tags}
 
 
 def spliced(here: Scene, request: Records, uploads: Uploads) -> Records:
-    """Copies, but for what `pad` checks, the last integer: it comes from the sum of all."""
+    """Copies of the upload, with the last integer, which `pad` checks, taken from the sum of all."""
     scheme: Any = here.scheme
     shape = here.spec.length + 1, scheme.bits
     words = unpack_words(copies(here, request, uploads)["sum"], *shape)
@@ -39,7 +39,7 @@ def spliced(here: Scene, request: Records, uploads: Uploads) -> Records:
 
 
 def steal(overrides: Sequence[str], forge: Callable[[Scene, Records, Uploads], Records]) -> Finding:
-    """Have a forged sum opened, and take it for the update times the contributors that it names."""
+    """Have a forged sum opened, and divide it by the number of contributors that the request names."""
     with scene(overrides) as here:
         here.honest_round()
         attempt = here.attempt(forge=partial(forge, here))
@@ -50,7 +50,7 @@ def steal(overrides: Sequence[str], forge: Callable[[Scene, Records, Uploads], R
 
 
 def overhear(overrides: Sequence[str]) -> Finding:
-    """What is not encrypted takes no forgery."""
+    """Read the values that are not encrypted; no forgery is needed."""
     with scene(overrides) as here:
         assert isinstance(here.secure_sum, SelectiveSum)
         whole = here.spec.segments[0].length
@@ -74,7 +74,7 @@ SPLICED = "the count kept from the sum of all"
 FORGERIES = {
     "": (copies, "another sum"),
     ALONE: (alone, "2 are needed"),
-    SPLICED: (spliced, "what is opened is not"),
+    SPLICED: (spliced, "the opening is not"),
 }
 SHARED = "secure_sum.keys=clients"
 UNMASKED = "secure_sum.masks=false"

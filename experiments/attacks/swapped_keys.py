@@ -1,7 +1,7 @@
-"""One client's update, of which the server is the opener: it hands this client a roster with keys of its own.
+"""One client's update, opened by the server itself: it gives this client a roster with its own keys.
 
-Every role has a folder of its own, as in a deployment. Where the roster is pinned, the client has it from elsewhere,
-and the server can only act as if its keys were the opener's.
+Every role has a folder of its own, as in a deployment. With a pinned roster, the client did not get it from
+the server, so the server can only use its own keys as if they were the opener's.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ HOLDS = "all uploads, and keys of its own"
 
 
 class Swapped(Scene):
-    """The victim gets a roster of its own, if it takes one from the server, and the HE keys of whom it then trusts."""
+    """A scene in which the victim gets a forged roster, if the server relays rosters, and then forged HE keys."""
 
     def __init__(self, work: Workspace, folder: Path) -> None:
         self._folder = folder
@@ -39,11 +39,11 @@ class Swapped(Scene):
 
     @property
     def opener(self) -> Address:
-        """Whom the server plays."""
+        """The role that the server impersonates."""
         return KEYHOLDER if self.secure_sum.roles else self.clients[0]
 
     def set_up(self) -> None:
-        """The roster, and what follows it."""
+        """Exchange the roster, then run the rest of the set-up."""
         everybody = self.work.everybody
         if self.work.relayed:
             attempt = AttackAttempt(SETUP_ROUND)
@@ -53,7 +53,7 @@ class Swapped(Scene):
         super().set_up()
 
     def credentials(self, address: Address, stage: str) -> Credentials:
-        """Those of a node of the deployment."""
+        """The credentials of a node of a deployment."""
         folder = keys.folder_of(self._folder, address)
         if self.work.relayed:
             return relaying.credentials(folder, address, self.work, stage)
@@ -71,11 +71,11 @@ class Swapped(Scene):
         return super()._respond(stage, address, inbound, attempt)
 
     def _with_own(self, roster: Roster) -> Roster:
-        """The roster, with the server's keys in the place of the opener's."""
+        """The roster with the server's keys in place of the opener's."""
         return Roster({**{address: roster[address] for address in roster}, self.opener: self._forged.public})
 
     def played(self, stage: str, inbound: Records, attempt: AttackAttempt) -> Records:
-        """What the server answers itself where it plays the opener, which minds no minimum."""
+        """The server's own answer in the opener's place, which ignores the minimum of contributors."""
         spec = replace(self.spec, min_contributors=1)
         store = keys.store_of(self._folder, "server")
         own = Credentials(self._forged, self._with_own(self._known), store)
@@ -90,7 +90,7 @@ def _nothing() -> Vector:
 
 
 def mount(overrides: Sequence[str]) -> Finding:
-    """Open the victim's upload alone, as the one for whom it masked."""
+    """Open the victim's upload alone, as the recipient of its masks."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             here = Swapped(configured(overrides), Path(folder))

@@ -1,6 +1,6 @@
-"""Sums that do not fit their modulus: another number comes out, and the value that the opener checks does not show it.
+"""Sums that exceed their modulus: they decode to a wrong number, and the value that the opener checks looks right.
 
-The weak settings are built past the checks that refuse them: schemes that are made for less than they carry.
+The weak settings bypass the checks that refuse them: each scheme is built for a smaller range than it carries.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
 from privacy.secure_sums.vectors import Vector, VectorSpec
 
 HOLDS = "nothing: nobody attacks"
-# the default bound, and what passes it
+# the default bound, and a value above it
 BOUND = 1.0
 BEYOND = 5.0
 SPREAD = 4095  # values of the first ciphertext
@@ -31,41 +31,41 @@ KEPT_BACK = "the update of a contribution reaches 5, over 1 (nothing leaves the 
 
 
 class CkksForOne(CkksSum):
-    """Its scale leaves room for one contribution, whatever the cohort."""
+    """CKKS with a scale for one contribution, whatever the cohort."""
 
     def scheme(self, spec: VectorSpec) -> CipherScheme:
-        """Past the check that a sum over the cohort fits."""
+        """The scheme for a cohort of one, which bypasses the check that a sum over the cohort fits."""
         return super().scheme(replace(spec, cohort_size=1))
 
 
 class BfvForOne(BfvSum):
-    """Its slots leave no room for carries."""
+    """BFV with slots that leave no room for carries."""
 
     def scheme(self, spec: VectorSpec) -> CipherScheme:
-        """Past the check that they do."""
+        """The scheme for a cohort of one, which bypasses the check that carries fit."""
         return super().scheme(replace(spec, cohort_size=1))
 
 
 class PadForOne(PadSum):
-    """Its modulus holds one contribution."""
+    """Pad with a modulus for one contribution."""
 
     def scheme(self, spec: VectorSpec) -> CipherScheme:
-        """Past the check that it holds their sum."""
+        """The scheme for a cohort of one, which bypasses the check that the modulus holds the sum."""
         return super().scheme(replace(spec, cohort_size=1))
 
 
 class CkksForUnits(CkksSum):
-    """Its scale leaves room for values up to 1, whatever the bound."""
+    """CKKS with a scale for values up to 1, whatever the bound."""
 
     def scheme(self, spec: VectorSpec) -> CipherScheme:
-        """Past the check that no larger one is encrypted."""
+        """The scheme for values up to 1, which bypasses the check that no larger value is encrypted."""
         units = replace(spec, segments=tuple(replace(segment, bound=1.0) for segment in spec.segments))
         made: Any = super().scheme(units)
         return replace(made, ckks=replace(made.ckks, bound=self.bound))  # type: ignore[no-any-return]
 
 
 def mount(overrides: Sequence[str], value: float) -> Finding:
-    """Let everybody contribute large values to a round without any attack, and see what is opened."""
+    """Have all clients contribute large values to an honest round, and compare the opening with the true sum."""
     try:
         with scene(overrides, partial(_large, value=value)) as here:
             attempt = here.attempt()
@@ -82,7 +82,7 @@ def mount(overrides: Sequence[str], value: float) -> Finding:
 
 
 def _large(work: Workspace, value: float) -> Mapping[Address, Vector]:
-    """Every second value of a ciphertext: where two lie in a slot, the other parts and the reserved one stay small."""
+    """Vectors with every second value of a ciphertext large; the other value packed in the same slot stays small."""
     vector_D = np.zeros(work.spec.length, np.float32)
     vector_D[:SPREAD:2] = value
     vector_D[-1] = 1

@@ -27,7 +27,7 @@ BENCHMARKS = {
 
 @dataclass(frozen=True)
 class BenchFigure:
-    """One measured figure; `bar` is what it should meet (`<= 1.15`), or None where it is only reported."""
+    """One measured figure; `bar` is its target (`<= 1.15`), or None for a figure that is only reported."""
 
     name: str
     value: float
@@ -36,7 +36,7 @@ class BenchFigure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the figure meets its bar."""
+        """True where the figure meets its bar; None without a bar."""
         if self.bar is None:
             return None
         relation, limit = self.bar.split()
@@ -47,12 +47,12 @@ def main(argv: Sequence[str]) -> int:
     """Run one benchmark, print its table and, with `--json`, write it.
 
     Raises:
-        ConfigError: an unknown benchmark, or data that are not here.
+        ConfigError: an unknown benchmark, or data that this machine does not have.
     """
     listed = "\n".join(f"  {name:10} {what}" for name, what in BENCHMARKS.items())
     parser = argparse.ArgumentParser("fedveil bench", epilog=f"benchmarks:\n{listed}", formatter_class=_Raw)
-    parser.add_argument("name", metavar="NAME", help="one of those below; NAME --help lists its options")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what is printed")
+    parser.add_argument("name", metavar="NAME", help="a benchmark of the list below; NAME --help lists its options")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the printed figures")
     known, _ = parser.parse_known_args([argument for argument in argv if argument not in ("-h", "--help")] or ["-h"])
     if known.name not in BENCHMARKS:
         raise ConfigError.of("bench", known.name, f"allowed are {', '.join(BENCHMARKS)}")
@@ -65,11 +65,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 class _Raw(argparse.RawDescriptionHelpFormatter):
-    """Keeps the list of benchmarks as it is written."""
+    """A help formatter that keeps the line breaks of the list of benchmarks."""
 
 
 def show(figures: Sequence[BenchFigure], file: Path | None) -> None:
-    """Print the table, and write it with the surroundings that it was measured in."""
+    """Print the table, and write it with the environment of the measurement."""
     table = Table("figure", "value", "unit", "bar", "met")
     for figure in figures:
         verdict = {True: "yes", False: "NO", None: ""}[figure.met]

@@ -1,4 +1,4 @@
-"""The baseline: federated averaging as a bare PyTorch loop, without any framework, as tight as we can write it.
+"""The baseline: federated averaging as a bare PyTorch loop, without any framework, with as little overhead as possible.
 
 Parameters and gradients are views into two flat tensors, so that loading, stepping and averaging are one call each.
 Pixels are decoded and normalised before the clock starts. It computes what the testbed computes: same order of

@@ -1,7 +1,7 @@
-"""A DP-SGD step against the plain step on the same physical batch, for each model and mode of per-example gradients.
+"""DP-SGD steps against plain steps on the same physical batch, for each model and mode of per-example gradients.
 
 Each pair runs in a process of its own, on one thread, plain and private steps in turn. Noise is drawn as in a run, from
-ChaCha20; `os` and `seeded` differ in its key alone. Peak memory is that of one step, over what the process held before.
+ChaCha20; `os` and `seeded` differ only in its key. Peak memory is the peak of one step, less the memory held before it.
 """
 
 import argparse
@@ -40,7 +40,7 @@ BAR = "<= 1.6"
 
 
 class Measured(NamedTuple):
-    """Medians of one model under one mode. Seconds a step, bytes of a step's peak."""
+    """Medians of one model under one mode: seconds of a step, and peak bytes of a step."""
 
     plain_s: float
     private_s: dict[str, float]  # by source of noise
@@ -53,7 +53,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", default="logistic,mlp,cnn,lenet", help="(default: %(default)s)")
     parser.add_argument("--modes", default=",".join(MODES), help="(default: %(default)s)")
     parser.add_argument("--batch", type=int, default=256, help="examples a step (default: %(default)s)")
-    parser.add_argument("--alternations", type=int, default=15, help="of plain and private steps")
+    parser.add_argument(
+        "--alternations", type=int, default=15, help="pairs of a plain and a private step (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
 
 
@@ -108,7 +110,7 @@ def race(name: str, mode: str, batch: int, times: int, device: str) -> Measured:
 
 
 def _peak(work: Callable[[], None], device: str) -> float:
-    """Bytes at the highest point of a step; memory that the process does not give back counts from then on."""
+    """Peak bytes of a step; memory that the process keeps afterwards counts in later steps."""
     phases = metering.Phases(torch.device(device))
     work()
     phases.end("step")
@@ -121,7 +123,7 @@ def _model(name: str, shape: Shape, classes: int) -> torch.nn.Module:
 
     node = OmegaConf.to_container(OmegaConf.load(CONFIGS / "model" / f"{name}.yaml"))
     assert isinstance(node, dict)
-    described = node.get("model", node)  # some choose their data too
+    described = node.get("model", node)  # some model files also choose their data
     return build(torch.nn.Module, "model", described, shape=shape, classes=classes)
 
 
@@ -132,7 +134,7 @@ def plain_step(model: torch.nn.Module, batch: Batch) -> Callable[[], None]:
 
 
 def private_step(model: torch.nn.Module, mode: str, batch: Batch, source: Randomness) -> Callable[[], None]:
-    """The same as `DpSgd` prepares it."""
+    """The same step with the model, optimizer and loss that `DpSgd` prepares."""
     size = len(batch[1])
     mechanism = DpSgd(noise_multiplier=1.0, mode=mode, max_physical_batch_size=size)
     mechanism.settle(_plan(model, size))

@@ -1,4 +1,4 @@
-"""The sum without protection, with the methods of a scheme: what homomorphic and masked sums are compared with."""
+"""The sum without protection behind the interface of a scheme: the baseline of homomorphic and masked sums."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ class Float32:
     tolerance = 1e-6
 
     def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:  # noqa: ARG002
-        """The bytes."""
+        """The vector as float32 bytes."""
         return vector_D.tobytes()
 
     def adder(self) -> Adder:

@@ -1,8 +1,8 @@
-"""Flower's SecAgg+ as it comes, to be measured: its workflow for the server, its mod for the clients, on one machine.
+"""Flower's SecAgg+, unchanged, for measurement: its workflow for the server, its mod for the clients, on one machine.
 
-A grid hands messages straight to the mod. The vector that the mod masks stands ready in Flower's format, so that
-nothing of a training counts, and the model that goes to clients has one value, so that nothing of a model does. The
-strategy takes the aggregate as it is, where FedAvg would average it once more.
+A grid passes messages directly to the mod. The vector to mask is prepared in Flower's format, so that training does
+not count. The model sent to clients has one value, so that sending a model does not count either. The strategy keeps
+the aggregate unchanged; FedAvg would average it once more.
 """
 
 import logging
@@ -33,7 +33,7 @@ from privacy.secure_sums.vectors import Sum
 
 @dataclass(frozen=True)
 class FlowerSettings:
-    """Of its workflow; those with a value here have it there, too."""
+    """Parameters of `SecAggPlusWorkflow`; the defaults are Flower's own."""
 
     num_shares: int | float
     threshold: int | float
@@ -43,15 +43,15 @@ class FlowerSettings:
 
     @property
     def tolerance(self) -> float:
-        """What its stochastic rounding changes in one contribution, at most."""
+        """The largest change by stochastic rounding in one contribution."""
         return 2 * self.clipping_range / self.quantization_range
 
 
 def flower_round(case: SecAggCase, settings: FlowerSettings) -> Costs:
-    """One round of it.
+    """Run and measure one round of Flower's SecAgg+.
 
     Raises:
-        RuntimeFailure: it halted, or its sum is another.
+        RuntimeFailure: the workflow halted, or its sum is wrong.
     """
     costs = Costs()
     strategy = _Handed(case.clients)
@@ -97,7 +97,7 @@ def _quiet() -> Iterator[None]:
 
 @dataclass
 class _Handed(FedAvg):
-    """All clients, and their aggregate as it came."""
+    """A strategy that samples all clients and keeps their aggregate unchanged."""
 
     clients: int
     aggregate: Parameters | None = None
@@ -117,7 +117,7 @@ class _Handed(FedAvg):
 
 
 class _Grid(InProcessGrid):
-    """Each message goes to the mod; who is gone does not answer from the masked vectors on."""
+    """A grid that passes each message to the mod; dropped clients do not answer from the masked vectors on."""
 
     def __init__(self, case: SecAggCase, costs: Costs) -> None:
         super().__init__("", case.clients)
@@ -126,7 +126,7 @@ class _Grid(InProcessGrid):
         self.inside_s = 0.0
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:  # noqa: ARG002
-        """The replies of all who are there."""
+        """The replies of all clients that have not dropped out."""
         outgoing = list(messages)
         start_s = time.process_time()
         self.push_messages(outgoing)
@@ -142,7 +142,7 @@ class _Grid(InProcessGrid):
         if client in self._case.gone and (masking or configs[Entry.STAGE] == Stage.UNMASK):
             return None
         ready = self._trained(client) if masking else RecordDict()
-        # of its own, as from a transport: the mod takes entries out of what it is given
+        # a copy, as from a transport: the mod removes entries from the message
         own = Message(RecordDict({RECORD_KEY_CONFIGS: ConfigRecord(dict(configs))}), node, "train", group_id="1")
         context = self.context(node)
         with self._costs.of_client(client):
@@ -158,7 +158,7 @@ class _Grid(InProcessGrid):
 
 
 def _size(records: ConfigRecord) -> int:
-    """Names and values; its own count fails on an empty list."""
+    """Bytes of names and values; Flower's own count fails on an empty list."""
     listed = [value if isinstance(value, list) else [value] for value in records.values()]
     sizes = (len(one) if isinstance(one, bytes | str) else 8 for values in listed for one in values)
     return sum(map(len, records)) + sum(sizes)

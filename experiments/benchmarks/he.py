@@ -1,10 +1,10 @@
-"""What homomorphic and masked sums cost: bytes and processor time, beside float32 and the set of NVIDIA FLARE.
+"""The cost of homomorphic and masked sums: bytes and processor time, beside float32 and the set of NVIDIA FLARE.
 
-The published sets run as they do in the field: to a public key, without masks. `lean`, `bfv` and `pad` run as their
-protocols do, under masks that the opener draws again for every client. Each set has a process of its own, in which its
-keys stay loaded as in a run; the sets take turns, repeat by repeat. Processor time of all threads counts, so a rate is
-that of one core. A first repeat, which loads the keys, stands apart; every opened sum is checked. The steps are those
-that the schemes tell (`privacy.spans`), of passes of their own: reading the clock for them takes some 2 % of a client.
+The published sets run as they are used elsewhere: to a public key, without masks. `lean`, `bfv` and `pad` run as in
+their protocols, with masks that the opener draws again for every client. Each set has its own process, which keeps the
+keys loaded as in a run; the sets take turns, repeat by repeat. Processor time of all threads counts, so rates are per
+core. The first repeat loads the keys and is reported apart; every opened sum is checked. The steps are those that the
+schemes record (`privacy.spans`), measured in separate passes: reading the clock takes some 2 % of a client's time.
 """
 
 import argparse
@@ -34,10 +34,10 @@ from privacy.spans import Recorder, recording, span
 CLIENTS = 16
 VALUE_BITS = 16
 ROUNDS = 100
-MESSAGES = 4  # that differ in a sum: the noise of one that is added 16 times is four times that of 16
+MESSAGES = 4  # different ones in a sum: one message added 16 times has four times the noise of 16 messages
 FP32 = "fp32"
 NVFLARE = "nvflare"
-BARS_FROM = 1_000_000  # parameters: a small model fills its last ciphertext badly
+BARS_FROM = 1_000_000  # parameters: a small model leaves much of its last ciphertext empty
 CLIENT_STEPS = ("encode", "mask", "encrypt", "serialise")
 OPENER_STEPS = ("unmask", "open", "decode")
 
@@ -45,20 +45,20 @@ T = TypeVar("T")
 
 
 class HeSetting(NamedTuple):
-    """One set under one arrangement of keys, and what it should meet (rates in million parameters a second)."""
+    """One set under one arrangement of keys, and its bars (rates in million parameters a second)."""
 
     scheme: str
     parameters: str = ""
     symmetric: bool = False  # the clients share the secret key
     masked: bool = False
     up_bar: str | None = None
-    published: tuple[float, float] | None = None  # bytes a parameter, and how far off is as published
+    published: tuple[float, float] | None = None  # bytes a parameter, and the allowed deviation
     rate_bar: str | None = None
     nvflare_bar: str | None = None
 
     @property
     def without_bars(self) -> "HeSetting":
-        """The same where they do not apply."""
+        """The same setting without bars, for sizes that they do not apply to."""
         return HeSetting(self.scheme, self.parameters, self.symmetric, self.masked)
 
 
@@ -78,7 +78,7 @@ SETS = {
 
 
 class Sizes(NamedTuple):
-    """Ciphertexts of a message (0 where there are none), bytes of a client's message and of the sum's."""
+    """Ciphertexts of a message (0 without encryption), bytes of a client's message, and bytes of the sum."""
 
     ciphertexts: int
     up_bytes: int
@@ -88,8 +88,8 @@ class Sizes(NamedTuple):
 class SchemeCost(NamedTuple):
     """Processor seconds: of a client (mask, encode, encrypt, serialise), of one addition, and of the opener.
 
-    `unmask_s` is the part of `open_s` in which the masks of all clients are drawn and added; `steps_s` are the steps of
-    the client and of the opener, by name.
+    `unmask_s` is the part of `open_s` that draws and adds the masks of all clients; `steps_s` holds the steps of the
+    client and of the opener, by name.
     """
 
     encrypt_s: float
@@ -113,10 +113,10 @@ class Subject:
         self.mask_key = OsRandomness().key()
 
     def repeat(self) -> tuple[Sizes, SchemeCost]:
-        """Encrypt some messages, add each in turn until there is one for each client, open.
+        """Encrypt some messages, add them in turn until each client has one, and open the sum.
 
         Raises:
-            AssertionError: the opened sum is not the sum.
+            AssertionError: the opened sum is wrong.
         """
         encrypts_s, messages = zip(*(_timed(self._encrypt) for _ in range(MESSAGES)), strict=True)
         adder = self.scheme.adder()
@@ -147,7 +147,7 @@ class Subject:
         return self.scheme.open(total, self.keys.secret, CLIENTS, mask)
 
     def _sum_of_masks(self) -> Mask | None:
-        """Every client has the same one here, which the opener cannot know: it draws each."""
+        """The sum of the clients' masks; they are equal here, but the opener draws each one, as in a run."""
         if self.masks is None:
             return None
         return sum_of_masks(self.masks, (self.masks.draw_mask(self.mask_key) for _ in range(CLIENTS)))
@@ -159,7 +159,7 @@ class Subject:
 
 
 def scheme_of(setting: HeSetting, spec: VectorSpec) -> CipherScheme | Float32:
-    """What the protocol of a setting carries its vectors with."""
+    """The scheme that the protocol of a setting encodes its vectors with."""
     if setting.scheme == "ckks":
         return ckks_scheme(spec, named(setting.parameters, "ckks", setting.symmetric), setting.symmetric)
     if setting.scheme == "bfv":
@@ -169,7 +169,7 @@ def scheme_of(setting: HeSetting, spec: VectorSpec) -> CipherScheme | Float32:
 
 
 def _timed(work: Callable[[], T]) -> tuple[float, T]:
-    """Processor time of a call, over all threads, and what it gave."""
+    """Processor time of a call, over all threads, and its result."""
     start = time.process_time()
     result = work()
     return time.process_time() - start, result
@@ -187,19 +187,21 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sizes", default="26010,1000000,10000000", help="parameters of a model (default: %(default)s)"
     )
-    parser.add_argument("--sets", default=",".join(SETS), help="with fp32 and nvflare in any case (default: all)")
-    parser.add_argument("--repeats", type=int, default=5, help="after the first (default: %(default)s)")
+    parser.add_argument(
+        "--sets", default=",".join(SETS), help="the sets; fp32 and nvflare are always added (default: all)"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="repeats after the first (default: %(default)s)")
 
 
 def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     """The figures of every size and set.
 
     Raises:
-        ConfigError: a set that is not known, or a number that is none.
+        ConfigError: an unknown set, or a value that is not a valid number.
     """
     sets = chosen(arguments.sets)
     sizes = numbers(arguments.sizes)
-    from fl.server import progress_bar  # with it PyTorch and Flower, which the processes of the sets do without
+    from fl.server import progress_bar  # imports PyTorch and Flower, which the processes of the sets do not need
 
     if arguments.repeats < 1:
         raise ConfigError.of("--repeats", arguments.repeats, "must be at least 1")
@@ -217,7 +219,7 @@ def _advance(bar: Progress, task: TaskID, name: str) -> None:
 
 
 def chosen(text: str) -> list[str]:
-    """The sets to measure, in the order of `SETS`, both baselines among them."""
+    """The sets to measure, in the order of `SETS`, with both baselines."""
     names = text.split(",")
     for name in names:
         if name not in SETS:
@@ -237,7 +239,7 @@ Measured = dict[str, tuple[Sizes, list[SchemeCost]]]
 
 
 def alternate(sets: Sequence[str], size: int, repeats: int, done: Callable[[str], None]) -> Measured:
-    """All sets in turn, the first time around and then so many times; `done` is told after each."""
+    """Measure all sets in turn, once to load the keys and then `repeats` times; `done` is called after each."""
     measured: Measured = {}
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
@@ -254,11 +256,11 @@ def _repeat(name: str, size: int) -> tuple[Sizes, SchemeCost]:
     return _subject(name, size).repeat()
 
 
-_subject = functools.lru_cache(maxsize=1)(Subject)  # in the process of its set
+_subject = functools.lru_cache(maxsize=1)(Subject)  # kept in the process of its set
 
 
 def compare(size: int, measured: Measured) -> list[BenchFigure]:
-    """Medians after the first repeat, against float32's and NVIDIA FLARE's."""
+    """Medians over the repeats after the first, compared with float32 and NVIDIA FLARE."""
     medians = {name: _median(costs[1:]) for name, (_, costs) in measured.items()}
     figures: list[BenchFigure] = []
     for name, (sizes, costs) in measured.items():
@@ -294,7 +296,7 @@ def _bytes(size: int, sizes: Sizes, setting: HeSetting) -> list[BenchFigure]:
 
 
 def _rates(size: int, cost: SchemeCost, first: SchemeCost, setting: HeSetting) -> list[BenchFigure]:
-    """In million parameters a second and core; the opener's time covers the masks of all clients."""
+    """Rates in million parameters a second and core; the opener's time covers the masks of all clients."""
     opening = f"open, with the masks of {CLIENTS}" if setting.masked else "open"
     named_s = [("client", cost.encrypt_s, setting.rate_bar), ("client, first", first.encrypt_s, None)]
     named_s += [("add", cost.add_s, None), (opening, cost.open_s, None)]

@@ -1,11 +1,11 @@
-"""What CrypTen's parties cost: bytes of an upload, and their sum beside NumPy's and beside CrypTen used as it comes.
+"""The cost of CrypTen's parties: bytes of an upload, and the time of a sum against NumPy and against plain CrypTen.
 
 Each party is a process on one thread, with CrypTen over gloo, as in a run. All ways to sum take turns, repeat by
-repeat, over the same vectors; all parties begin together, and the last to end counts. A first repeat stands apart, and
-every sum is checked. The ways:
+repeat, over the same vectors; all parties begin together, and the time of the slowest counts. The first repeat is left
+out, and every sum is checked. The ways:
 
     ours    shares are expanded and added, and CrypTen reveals the sum, which is decoded
-    stage   the same with all that a round does besides: boxes are opened, and the parties agree on a set
+    stage   the whole stage of a round: boxes are opened too, and the parties agree on a set
     numpy   the same key streams and additions in NumPy, and the sums reduced by gloo
     naive   `crypten.cryptensor(vector, src=party)` for each client, added and revealed: the parties see the vectors
 """
@@ -44,7 +44,7 @@ from privacy.secure_sums.mpc.protocol import PARTIES, CryptenSum, revealed
 from privacy.secure_sums.mpc.shares import needed_bits
 from privacy.secure_sums.vectors import Segment, Vector, VectorSpec
 
-SIZES = (26_010, 1_000_000)  # parameters: the small CNN's, and the bar's
+SIZES = (26_010, 1_000_000)  # parameters: of the small CNN, and of the bar
 RUN = "00" * 32
 ATTEMPT = "bench"
 FRACTIONAL_BITS = 16
@@ -57,17 +57,19 @@ NAIVE_BAR = ">= 3"
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    parser.add_argument("--parties", type=int, default=3, choices=PARTIES, help="that sum (default: %(default)s)")
-    parser.add_argument("--clients", type=int, default=10, help="whose vectors are summed (default: %(default)s)")
-    parser.add_argument("--parameters", type=int, default=1_000_000, help="of a vector (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=7, help="after the first (default: %(default)s)")
+    parser.add_argument(
+        "--parties", type=int, default=3, choices=PARTIES, help="number of parties (default: %(default)s)"
+    )
+    parser.add_argument("--clients", type=int, default=10, help="number of clients (default: %(default)s)")
+    parser.add_argument("--parameters", type=int, default=1_000_000, help="length of a vector (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="repeats after the first (default: %(default)s)")
 
 
 def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     """The figures: bytes for every number of parties, then the ways to sum.
 
     Raises:
-        ConfigError: a number that is none.
+        ConfigError: a number below 1.
     """
     for name in ("clients", "parameters", "repeats"):
         if getattr(arguments, name) < 1:
@@ -82,7 +84,7 @@ def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
 
 @dataclass(frozen=True)
 class MpcSetting:
-    """So many parties that sum so many clients' vectors of so many parameters."""
+    """The numbers of parties, of clients, and of parameters in a vector."""
 
     parties: int
     clients: int
@@ -90,7 +92,7 @@ class MpcSetting:
 
     @property
     def secure_sum(self) -> CryptenSum:
-        """With values up to 1."""
+        """The secure sum, for values up to 1."""
         return CryptenSum(self.parties, fractional_bits=FRACTIONAL_BITS)
 
     @property
@@ -100,13 +102,13 @@ class MpcSetting:
         return VectorSpec((update, Segment("weight", 1, 1.0)), self.clients)
 
     def vector(self, client: int) -> Vector:
-        """The same in every process, shape (D,)."""
+        """A client's vector, the same in every process, shape (D,)."""
         drawn_D = np.random.default_rng(client).uniform(-1, 1, self.spec.length)
         drawn_D[-1] = 1.0
         return drawn_D.astype(np.float32)
 
     def player(self, address: Address, own: Credentials) -> Participant:
-        """A role in the one round that there is."""
+        """A role in the only round."""
         return Participant(address, RUN, 1, ATTEMPT, self.spec, {}, OsRandomness(), own)
 
 
@@ -115,11 +117,11 @@ class MpcSetting:
 
 @dataclass
 class Clients:
-    """Their side of one round, with the keys of everybody in it."""
+    """The clients' side of one round, with the keys of all roles."""
 
     setting: MpcSetting
     identities: dict[Address, Identity] = field(init=False)
-    share_s: list[float] = field(default_factory=list)  # of each upload
+    share_s: list[float] = field(default_factory=list)  # seconds of each upload
 
     def __post_init__(self) -> None:
         """Make the keys."""
@@ -129,11 +131,11 @@ class Clients:
 
     @property
     def addresses(self) -> list[Address]:
-        """Of the clients."""
+        """The addresses of the clients."""
         return [client_address(client) for client in range(self.setting.clients)]
 
     def upload(self, client: int) -> Records:
-        """What one sends."""
+        """The upload of one client; its time is appended to `share_s`."""
         address = client_address(client)
         vector = self.setting.vector(client)
         own = Credentials(self.identities[address], self.roster, FileStore(Path()))  # a client keeps nothing
@@ -145,7 +147,7 @@ class Clients:
         return records
 
     def handed(self) -> Mapping[Address, Records]:
-        """What the server relays of all of them, to each party."""
+        """The records that the server relays from all clients to each party."""
         flow = self.setting.secure_sum.server(self.addresses, self.setting.spec)
         share = next(flow)
         for client, address in enumerate(self.addresses):
@@ -154,7 +156,7 @@ class Clients:
 
 
 def upload_figures(size: int, clients: int) -> list[BenchFigure]:
-    """Bytes of one upload a parameter, for every number of parties, beside the least that the values need."""
+    """Bytes of one upload per parameter, for every number of parties, beside the minimum that the values need."""
     floor_bits = needed_bits(MpcSetting(PARTIES[0], clients, size).spec, FRACTIONAL_BITS)
     figures = [BenchFigure(f"{size:,} parameters: the floor, {floor_bits} bits", floor_bits / 8, "B/param")]
     for parties in PARTIES:
@@ -168,10 +170,10 @@ def upload_figures(size: int, clients: int) -> list[BenchFigure]:
 
 
 class Seat:
-    """One party, in a process of its own, and the ways in which it sums."""
+    """One party in its own process, and its ways to sum."""
 
     def __init__(self, setting: MpcSetting, identity: bytes, roster: bytes, handed: Records, private: Path) -> None:
-        from fl.runtimes.peers import join  # with it CrypTen, which the driver does without
+        from fl.runtimes.peers import join  # imports CrypTen, which the driver does not need
 
         torch.set_num_threads(1)
         self._setting = setting
@@ -196,12 +198,12 @@ class Seat:
         self._exact_D = np.sum(self._vectors, axis=0, dtype=np.float64)
 
     def _player(self) -> Participant:
-        """With a store that has seen nothing, on the disk."""
+        """This party with an empty store on disk."""
         store = FileStore(self._private / f"{self._rank}-{self._repeats}")
         return self._setting.player(self._address, Credentials(*self._keys, store, self._peers))
 
     def time_s(self, way: str) -> float:
-        """How long one way takes, from when all parties are ready to when this one has the sum."""
+        """Seconds of one way, from the moment all parties are ready until this party has the sum."""
         self._repeats += 1
         self._peers.exchange(b"ready")
         start_s = time.perf_counter()
@@ -213,14 +215,14 @@ class Seat:
         return taken_s
 
     def stage_cost(self) -> tuple[float, float, float]:
-        """Of the protocol's second stage: seconds, and the bytes that came from the server and from the parties."""
+        """Cost of the protocol's second stage: seconds, bytes received from the server, bytes received from parties."""
         self._peers.costs()
         taken_s = self.time_s("stage")
         handed_bytes = sum(len(cast(bytes, value)) for value in self._handed.values())
-        return taken_s, handed_bytes, self._peers.costs()["peers.comm_bytes"] / 2  # it counts what is sent, too
+        return taken_s, handed_bytes, self._peers.costs()["peers.comm_bytes"] / 2  # the count includes sent bytes
 
     def ours(self) -> Vector:
-        """As the protocol does, once the set is agreed upon."""
+        """Sum as the protocol does after the parties agreed on a set."""
         share_D = np.zeros(self._setting.spec.length, self._ring.dtype)
         for client, payload in enumerate(self._payloads):
             self._ring.add_share(share_D, payload, whole=self._holds_vector(client))
@@ -231,12 +233,12 @@ class Seat:
         return client % self._setting.parties == self._rank
 
     def stage(self) -> Vector | None:
-        """All of the protocol's second stage; the first party tells the sum."""
+        """Run the protocol's whole second stage; only the first party returns the sum."""
         report = self._secure_sum.respond("reveal", self._handed, self._player(), _never)
         return cast(Vector | None, report.get("sum"))
 
     def numpy(self) -> Vector:
-        """The same streams and additions, one operation after the other."""
+        """Sum the same key streams with NumPy, one operation after the other."""
         length = self._setting.spec.length
         dtype = self._ring.dtype
         share_D = np.zeros(length, dtype)
@@ -249,7 +251,7 @@ class Seat:
         return signed_D.numpy() * 2.0**-FRACTIONAL_BITS
 
     def naive(self) -> Vector:
-        """What CrypTen's own examples do: a party that has a vector shares it."""
+        """Sum as CrypTen's own examples do: the party that holds a vector shares it."""
         from privacy.secure_sums.mpc.crypten.compat import crypten
 
         nothing = torch.zeros(self._setting.spec.length)
@@ -268,7 +270,7 @@ def _never() -> Vector:
     raise AssertionError("a party contributes nothing")
 
 
-_seat: Seat  # of this process
+_seat: Seat  # the seat of this process
 
 
 def _sit(setting: MpcSetting, identity: bytes, roster: bytes, handed: Records, private: Path) -> None:
@@ -293,7 +295,7 @@ Measured = dict[str, list[float]]  # seconds of each repeat, by way
 
 @contextmanager
 def seated(clients: Clients) -> Iterator[list[ProcessPoolExecutor]]:
-    """A process for each party, in which it sits with what the clients sent it."""
+    """A process for each party, which holds the records that the clients sent to the party."""
     spawn = multiprocessing.get_context("spawn")
     handed = clients.handed()
     with ExitStack() as stack:
@@ -310,7 +312,7 @@ def seated(clients: Clients) -> Iterator[list[ProcessPoolExecutor]]:
 
 
 def race(clients: Clients, repeats: int, done: Callable[[str], None]) -> Measured:
-    """All ways in turn, the first time around and then so many times; `done` is told after each."""
+    """Time all ways in turn, once to warm up and then `repeats` times; `done` is called after each."""
     measured: Measured = {way: [] for way in WAYS}
     with seated(clients) as pools:
         for _ in range(repeats + 1):
@@ -322,7 +324,7 @@ def race(clients: Clients, repeats: int, done: Callable[[str], None]) -> Measure
 
 
 def race_figures(clients: Clients, measured: Measured) -> list[BenchFigure]:
-    """Medians after the first repeat, and their ratios."""
+    """Medians over the repeats after the first, and their ratios."""
     setting = clients.setting
     medians = {way: statistics.median(times[1:]) for way, times in measured.items()}
     rate = setting.parameters / statistics.median(clients.share_s[1:] or clients.share_s) / 1e6

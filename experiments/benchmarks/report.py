@@ -1,8 +1,8 @@
 """`fedveil report` over many configurations: the page's size, how long it takes to write, and to open in Chromium.
 
 The runs are copies of two real ones, see `experiments.benchmarks.tables`. Opening is timed by the browser itself, from
-navigation on: it has loaded at the end of its load event, and is drawn when its plots are there and it sets a mark.
-The processor time is that of the page's own thread until then, which other work on the machine does not lengthen.
+navigation on: the page has loaded at the end of its load event, and is drawn when it sets a mark after its plots.
+The processor time is that of the page's own thread until then; other work on the machine does not change it.
 """
 
 import argparse
@@ -29,8 +29,10 @@ MIB = 2**20
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    parser.add_argument("--configurations", type=int, default=500, help="how many (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="of each (default: %(default)s)")
+    parser.add_argument(
+        "--configurations", type=int, default=500, help="number of configurations (default: %(default)s)"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each configuration (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="how often the page is opened (default: %(default)s)")
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser (default: %(default)s)")
 
@@ -64,7 +66,7 @@ def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
 
 
 def open_page(page: Path, chromium: str, repeats: int) -> list[tuple[float, float, float]]:
-    """Seconds until loaded, until drawn, and of the processor, each time in a fresh profile of one browser."""
+    """Seconds until loaded, seconds until drawn, and processor seconds, for each opening in a fresh browser profile."""
     try:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError as error:  # only developers have it

@@ -1,8 +1,8 @@
 """The engines against a bare PyTorch loop, on 1,000 clients of Fashion-MNIST (cohort 50, batch 32, one epoch, `cnn`).
 
 The bare loop and the in-process runtime alternate round by round in this process, on one thread. Ray runs in two
-sessions of its own between two halves of that alternation, because its polling thread would slow what runs beside it;
-its data are cached in its actors, and its first round stands apart. All of them end with the same weights.
+sessions of its own between two halves of that alternation, because its polling thread would slow other work;
+its data are cached in its actors, and its first round is reported apart. All engines end with the same weights.
 """
 
 import argparse
@@ -39,23 +39,26 @@ EMPTY = ("clients=10", "model=cnn", "+mechanism.empty._target_=experiments.bench
 NEVER = "server.evaluate_every=0"
 LOOK_S = 0.005
 CORES = os.cpu_count() or 1
-RAY_CORES = {"one core": CORES, "all cores": 1}  # CPUs that a client claims, so how many train at a time
+RAY_CORES = {"one core": CORES, "all cores": 1}  # CPUs that a client claims, which sets how many train at a time
 
 
 class NoTraining(Mechanism):
-    """Leaves nothing to train on: a round is then messages, protocol and bookkeeping."""
+    """A mechanism that removes all batches, so that a round is only messages, protocol and bookkeeping."""
 
     name = "empty"
 
     def prepare(self, job: ClientJob) -> None:
-        """Take the batches away."""
+        """Remove the batches."""
         job.batches = ()
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
     parser.add_argument(
-        "--alternations", type=int, default=6, help="of bare loop and runtime; halves before and after Ray"
+        "--alternations",
+        type=int,
+        default=6,
+        help="rounds of bare loop and runtime, half before and half after Ray (default: %(default)s)",
     )
     parser.add_argument("--data", default="fashion_mnist", help="a data set of 28x28 images (default: %(default)s)")
     parser.add_argument("--skip-ray", action="store_true", help="leave Flower's Ray engine out")
@@ -101,7 +104,7 @@ def configured(*overrides: str) -> Workspace:
 
 
 def server_of(work: Workspace, grid: inprocess.InProcessGrid) -> Server:
-    """A server of the in-process runtime; its checkpoints go to a folder that nobody keeps."""
+    """A server of the in-process runtime; its checkpoints go to a temporary folder."""
     folder = Path(tempfile.mkdtemp())
     return Server(work, grid, inprocess.locate(grid, work), Errand(folder))
 
@@ -125,8 +128,8 @@ class Race:
         self.bare = BareLoop(work, model)
         self.bare_s: list[float] = []
         self.runtime_s: list[float] = []
-        self._one()  # caches, allocator, lazy imports: no part of a round
-        self.check()  # here, for rounding grows from round to round
+        self._one()  # warm up caches, allocator and lazy imports, which do not count as part of a round
+        self.check()  # after one round only, since rounding errors grow from round to round
         self.bare_s.clear()
         self.runtime_s.clear()
 
@@ -138,19 +141,19 @@ class Race:
         self.server.meter.take()
 
     def check(self) -> None:
-        """Both loops must arrive at the same weights, but for the order of float additions."""
+        """Check that both loops reach the same weights, up to the order of float additions."""
         apart = float((self.bare.global_D.cpu() - self.server.weights.detach()).abs().max())
         assert apart < 1e-5, f"the bare loop computes something else: weights differ by {apart}"
 
     def alternate(self, times: int) -> None:
-        """So many rounds of each."""
+        """Run `times` rounds of each."""
         self.work.activate()
         for _ in range(times):
             self._one()
 
     @property
     def round_s(self) -> float:
-        """Median round of the in-process runtime."""
+        """Median seconds of a round of the in-process runtime."""
         return statistics.median(self.runtime_s)
 
     def figures(self) -> list[BenchFigure]:
@@ -185,7 +188,7 @@ def ray_rounds(bar: Progress, cores: str, *overrides: str) -> list[BenchFigure]:
 
 
 def against(ray: Mapping[str, BenchFigure], race: Race, workers: BenchFigure) -> list[BenchFigure]:
-    """How many times faster the in-process runtime is: on one core each, on all cores each, and on one against all."""
+    """Speed-up of the in-process runtime over Ray: on one core each, on all cores each, and one core against all."""
     return [
         BenchFigure("(c) / (b), one core each", ray["one core"].value / race.round_s, "1", ">= 3"),
         BenchFigure("(c) / (b), all cores each", ray["all cores"].value / workers.value, "1"),
@@ -194,7 +197,7 @@ def against(ray: Mapping[str, BenchFigure], race: Race, workers: BenchFigure) ->
 
 
 def worker_rounds(work: Workspace, race: Race) -> list[BenchFigure]:
-    """The same with a worker process for each core; the first round, in which they start, stands apart."""
+    """The in-process runtime with a worker process per core; the first round, which starts them, is reported apart."""
     with inprocess.grid_of(work) as grid:
         server = server_of(work, grid)
         walls = [timed(lambda number=number: server.advance(number)) for number in range(1, work.config.rounds + 1)]  # type: ignore[misc]
@@ -206,14 +209,14 @@ def worker_rounds(work: Workspace, race: Race) -> list[BenchFigure]:
 
 
 class Unmeasured(Phases):
-    """Phases without clocks and marks: what is left is the work itself."""
+    """Phases without clocks and marks, so that only the work itself takes time."""
 
     def __init__(self, _device: torch.device) -> None:
         self._closed = []
         self.diagnostics = {}
 
     def end(self, name: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Deaf(Meter):
@@ -229,7 +232,7 @@ class Deaf(Meter):
 
 
 def empty_rounds(work: Workspace, race: Race, times: int = 60) -> list[BenchFigure]:
-    """Rounds of 10 clients that train on nothing, measured and unmeasured in turn."""
+    """Rounds of 10 clients without batches, measured and unmeasured in turn."""
     work.activate()
     servers = [server_of(work, inprocess.InProcessGrid(work.hash, work.config.clients)) for _ in range(2)]
     deaf = servers[1].meter = servers[1].transport._meter = Deaf()
@@ -253,7 +256,7 @@ def empty_rounds(work: Workspace, race: Race, times: int = 60) -> list[BenchFigu
 
 
 def memory_figures(data: str) -> list[BenchFigure]:
-    """Peak memory of whole runs in processes of their own, with few clients and with many."""
+    """Peak memory of whole runs in separate processes, with few clients and with many."""
     few, many = (peak_rss_mb(data, clients) for clients in (100, 10_000))
     return [
         BenchFigure("peak RSS, 100 clients", few, "MB"),
@@ -263,9 +266,9 @@ def memory_figures(data: str) -> list[BenchFigure]:
 
 
 def peak_rss_mb(data: str, clients: int) -> float:
-    """Peak memory of `fedveil run` with a cohort of 50 over two rounds, looked at every few milliseconds.
+    """Peak memory in MB of `fedveil run` with a cohort of 50 over two rounds, sampled every few milliseconds.
 
-    Not the kernel's mark: measuring resets it, and at its start it is that of this process, which forks.
+    The kernel's high-water mark does not serve: measuring resets it, and the child inherits it from this process.
     """
     with tempfile.TemporaryDirectory() as folder:
         overrides = [data, f"clients={clients}", "cohort=50", "model=cnn", "rounds=2", f"out={folder}/run"]

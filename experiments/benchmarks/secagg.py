@@ -1,15 +1,15 @@
 """Secure aggregation: ours beside Flower's SecAgg+, processor time and bytes of the server and of a client.
 
-Both run in this process on one thread (Flower's splitting of secrets starts some, whose time counts), in turns, on the
-same vectors, with the same clients gone: they have shared their secrets and send no vector, which is the dearest time
-to be gone. A first round of each on short vectors stands apart, and every sum is checked. Ours runs as in a run:
-replies are signed and verified, and what must outlive a process is on the disk. The two are compared twice:
+Both run in this process on one thread, in turns (Flower's secret sharing starts more threads, whose time counts). Both
+sum the same vectors with the same clients dropped out after they shared their secrets and before they send a vector,
+the costliest moment. A first round of each on short vectors is left out, and every sum is checked. Ours works as in a
+run: replies are signed and verified, and state that must outlive a process is on disk. The comparison has two parts:
 
     same       at our number of neighbours and threshold, values of 16 bits, a modulus of as many bits as ours
-    defaults   ours with what its configuration has; Flower's with what its class has, which leaves the shares to the
-               caller: every client holds one, as in its SecAggWorkflow, and half of them put a secret together
+    defaults   ours with the defaults of its configuration; Flower's with the defaults of its class, which leaves the
+               shares to the caller: every client holds one, as in its SecAggWorkflow, and half of them reconstruct
 
-What our masks cost is set beside what ChaCha20 alone takes for as many words. Curves are of ours.
+The cost of our masks is compared with ChaCha20 alone for as many words. `--curves` measures only ours.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from privacy.spans import Recorder, recording
 RUN = "00" * 32
 ATTEMPT = "bench"
 STAGES = ("advertise", "share_keys", "mask", "confirm", "unmask")
-# of the bars
+# the setting of the bars
 BAR_CLIENTS = 100
 BAR_PARAMETERS = 100_000
 FASTER_BAR = ">= 5"
@@ -50,7 +50,7 @@ PAYLOAD_BAR = "<= 1.05"
 HANDSHAKE_BAR = "<= 1.15"
 CURVE_CLIENTS = (10, 30, 100, 300, 1000)
 CURVE_LENGTHS = (10_000, 100_000, 1_000_000, 10_000_000)
-# of the other axis
+# the fixed value of the other axis of each curve
 CURVE_PARAMETERS = 10_000
 CURVE_COHORT = 10
 _STREAM_BYTES = 1 << 28
@@ -59,18 +59,22 @@ _BLOCK_BYTES = 1 << 17
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    parser.add_argument("--clients", type=int, default=BAR_CLIENTS, help="of a cohort (default: %(default)s)")
-    parser.add_argument("--parameters", type=int, default=BAR_PARAMETERS, help="of a vector (default: %(default)s)")
-    parser.add_argument("--dropouts", default="0,5,10,30", help="in percent (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="of each round (default: %(default)s)")
-    parser.add_argument("--curves", action="store_true", help="over clients and lengths, instead of the comparison")
+    parser.add_argument("--clients", type=int, default=BAR_CLIENTS, help="size of the cohort (default: %(default)s)")
+    parser.add_argument(
+        "--parameters", type=int, default=BAR_PARAMETERS, help="length of a vector (default: %(default)s)"
+    )
+    parser.add_argument("--dropouts", default="0,5,10,30", help="drop-out rates in percent (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of each round (default: %(default)s)")
+    parser.add_argument(
+        "--curves", action="store_true", help="measure curves over clients and over lengths instead of the comparison"
+    )
 
 
 def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     """The figures: the comparison, or the curves.
 
     Raises:
-        ConfigError: a number that is none.
+        ConfigError: a number below the least that is allowed.
     """
     for name, least in (("clients", 3), ("parameters", 1), ("repeats", 1)):
         if getattr(arguments, name) < least:
@@ -86,7 +90,7 @@ def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
 
 
 def percents(text: str) -> list[int]:
-    """Whole numbers from 0 to 30, with commas between them: what the configuration withstands."""
+    """Whole numbers from 0 to 30, with commas between them: the rates that the default configuration tolerates."""
     parts = text.split(",")
     if not all(part.isdecimal() and int(part) <= 30 for part in parts):
         raise ConfigError.of("--dropouts", text, "must be whole numbers from 0 to 30, with commas between them")
@@ -98,7 +102,7 @@ def percents(text: str) -> list[int]:
 
 @dataclass
 class OurRound:
-    """One round of ours."""
+    """One round of our secure aggregation."""
 
     case: SecAggCase
     costs: Costs
@@ -106,7 +110,7 @@ class OurRound:
     folder: Path
 
     def __post_init__(self) -> None:
-        """Keys of everybody, made once in a run."""
+        """Make the keys of all clients, as once in a run."""
         self.addresses = [client_address(client) for client in range(self.case.clients)]
         self.identities = {address: Identity.generate(OsRandomness()) for address in self.addresses}
         self.roster = Roster({address: identity.public for address, identity in self.identities.items()})
@@ -115,7 +119,7 @@ class OurRound:
         self.spec = VectorSpec(segments, self.case.clients, 2)
 
     def run(self) -> Costs:
-        """All five stages; the sum is checked."""
+        """Run all five stages, and check the sum."""
         with self.costs.of_server():
             flow = self.secure_sum.server(self.addresses, self.spec)
             exchange = next(flow)
@@ -160,7 +164,7 @@ def _size(records: Records) -> int:
 
 
 def our_round(case: SecAggCase) -> Costs:
-    """One round with what the configuration has."""
+    """Run one round of ours with the defaults of its configuration."""
     with tempfile.TemporaryDirectory() as folder:
         return OurRound(case, Costs(), SecAggSum(case.clients), Path(folder)).run()
 
@@ -173,8 +177,8 @@ Measured = Mapping[tuple[str, SecAggCase], Sequence[Costs]]
 
 
 def ways_of(clients: int) -> dict[str, Way]:
-    """Ours, and Flower's two ways."""
-    from experiments.benchmarks.flower_secagg import FlowerSettings, flower_round  # not for curves
+    """The ways to compare: ours, and two settings of Flower's."""
+    from experiments.benchmarks.flower_secagg import FlowerSettings, flower_round  # the curves do not need it
 
     plan = SecAggSum(clients).plan(clients, clients)
     bits = (clients * 0xFFFF).bit_length()
@@ -188,7 +192,7 @@ def ways_of(clients: int) -> dict[str, Way]:
 
 
 def race(cases: Sequence[SecAggCase], ways: Mapping[str, Way], repeats: int, done: Callable[[str], None]) -> Measured:
-    """All ways in turn on each case, so many times, after a small round of each; `done` is told after each."""
+    """Measure all ways in turn on each case `repeats` times, after a small warm-up; `done` is called after each."""
     measured: dict[tuple[str, SecAggCase], list[Costs]] = {}
     for way in ways.values():
         way(replace(cases[0], parameters=100, dropout=0.0))
@@ -201,7 +205,7 @@ def race(cases: Sequence[SecAggCase], ways: Mapping[str, Way], repeats: int, don
 
 
 def compare(cases: Sequence[SecAggCase], measured: Measured) -> list[BenchFigure]:
-    """Medians of each way, and how many times as long Flower's takes."""
+    """Medians of each way, and the ratios of Flower's times to ours."""
     figures = []
     names = dict.fromkeys(name for name, _ in measured)
     for case in cases:
@@ -223,17 +227,17 @@ def compare(cases: Sequence[SecAggCase], measured: Measured) -> list[BenchFigure
 
 
 def median(rounds: Sequence[Costs], case: SecAggCase) -> tuple[float, float, float, float]:
-    """Seconds of the server and of a client, and bytes of a client up and down."""
+    """Median seconds of the server and of a client, and bytes of a client up and down."""
     server_s = statistics.median(costs.server_s for costs in rounds)
     client_s = statistics.median(costs.client_s(case.gone) for costs in rounds)
     return server_s, client_s, *rounds[0].bytes_of(case.gone)
 
 
-# ---- what limits it
+# ---- lower limits
 
 
 def limits(case: SecAggCase, measured: Measured) -> list[BenchFigure]:
-    """Bytes over k bits a parameter, and a client's masks beside the stream cipher alone."""
+    """Ratios to the lower limits: bytes to k bits a parameter, and mask time to the stream cipher alone."""
     masked = SecAggSum(case.clients).masked(
         VectorSpec((Segment("update", case.parameters, 1.0), Segment("weight", 1, 1.0)), case.clients)
     )
@@ -259,7 +263,7 @@ def limits(case: SecAggCase, measured: Measured) -> list[BenchFigure]:
 
 
 def stream_bytes_per_s() -> float:
-    """Of ChaCha20 on one core, block by block, the best of three."""
+    """Throughput of ChaCha20 on one core, block by block, the best of three, in bytes a second."""
     stream = Cipher(ChaCha20(bytes(32), bytes(16)), mode=None).encryptor()
     zeros = bytes(_BLOCK_BYTES)
     out = bytearray(_BLOCK_BYTES)
@@ -273,7 +277,7 @@ def stream_bytes_per_s() -> float:
 
 
 def mask_seconds(masked: MaskedVectors, masks: int) -> float:
-    """The step in which a client masks, the best of three."""
+    """Seconds of a client's mask step, the best of three."""
     vector_D = np.zeros(masked.words - 1, np.float32)
     seeds = [OsRandomness().key() for _ in range(masks)]
     taken = []
@@ -285,7 +289,7 @@ def mask_seconds(masked: MaskedVectors, masks: int) -> float:
 
 
 def curves(repeats: int) -> list[BenchFigure]:
-    """Of ours, without drop-outs: over clients at one length, and over lengths for one cohort."""
+    """Curves of ours without drop-outs: over clients at one length, and over lengths for one cohort."""
     cases = [SecAggCase(clients, CURVE_PARAMETERS, 0.0) for clients in CURVE_CLIENTS]
     cases += [SecAggCase(CURVE_COHORT, length, 0.0) for length in CURVE_LENGTHS]
     figures = []

@@ -1,9 +1,9 @@
-"""`fedveil table` over many runs: time and memory of the real command, the first time and when their index is there.
+"""`fedveil table` over many runs: time and memory of the real command, without and with the index of the runs.
 
-Each of the runs has a folder of its own in the layout of `results/store.py`, with its rows, configuration, status,
+Each run has its own folder in the layout of `results/store.py`, with its rows, configuration, status,
 summary and environment. Two are real ones, plain and with masks; the others are copies of these with another seed and
-learning rate, figures that scatter, and the folder's name to match. How they are written differs from how a run writes
-in one thing: nothing is synced to disk. Half the configurations are plain, and every other one has its twin.
+learning rate, scattered figures, and a matching folder name. Unlike a run's own files, they are not synced to
+disk. Half the configurations are plain, and every other one has its twin.
 """
 
 import argparse
@@ -36,9 +36,11 @@ MIB = 2**20
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
-    parser.add_argument("--runs", type=int, default=100_000, help="how many runs (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=10, help="of each configuration (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, help="keep the runs there, or take those that are there already")
+    parser.add_argument("--runs", type=int, default=100_000, help="number of runs (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=10, help="seeds of each configuration (default: %(default)s)")
+    parser.add_argument(
+        "--folder", type=Path, help="keep the runs in this folder, or take the runs that it already holds"
+    )
 
 
 def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
@@ -68,7 +70,7 @@ def _figures(folder: Path, runs: int, seeds: int) -> list[BenchFigure]:
 
 @dataclass(frozen=True)
 class Timed:
-    """What a process took, from its start to its end."""
+    """Time and peak memory of a process from its start to its end."""
 
     wall_s: float
     processor_s: float
@@ -76,7 +78,7 @@ class Timed:
 
     @staticmethod
     def of(folder: Path) -> "Timed":
-        """`fedveil table FOLDER` as a user calls it, into a file."""
+        """Run `fedveil table FOLDER` as a user does, with the output in a file."""
         with tempfile.NamedTemporaryFile(suffix=".md") as out:
             command = [sys.executable, "-m", "experiments.cli", "table", str(folder), "--out", out.name]
             start_s = time.perf_counter()
@@ -90,7 +92,7 @@ class Timed:
 
 
 def fill(folder: Path, runs: int, seeds: int) -> None:
-    """Make a folder of so many runs."""
+    """Fill a folder with copies of two real runs."""
     with tempfile.TemporaryDirectory() as place:
         samples = {kind: _sample(Path(place) / kind, kind) for kind in KINDS}
         scatter = np.random.default_rng(1)
@@ -100,7 +102,7 @@ def fill(folder: Path, runs: int, seeds: int) -> None:
 
 
 def _sample(path: Path, kind: str) -> Path:
-    """A real run."""
+    """Run one real configuration as a template."""
     command = [sys.executable, "-m", "experiments.cli", "run", *REAL, f"privacy={kind}", f"out={path}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return path

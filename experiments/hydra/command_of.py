@@ -1,4 +1,4 @@
-"""The command that gives a configuration once more, from the resolved text that a run keeps of it."""
+"""The command that reproduces a configuration, from the resolved text that a run keeps."""
 
 import copy
 import json
@@ -16,14 +16,14 @@ from experiments.hydra.compose import composed
 from experiments.hydra.error_lines import CONFIGS
 from fl.config.identity import UNHASHED, to_json
 
-# whose option is read off their values; `privacy` names those of mechanism and secure_sum together
+# groups whose option is found by their values; `privacy` names those of mechanism and secure_sum together
 GROUPS = (
     *("data", "model", "training", "training/optimizer", "training/schedule", "server", "mechanism", "secure_sum"),
     *("runtime", "faults"),
 )
-ROUNDS = 4  # of what one override changes in others, through interpolation
+ROUNDS = 4  # rounds of changes, since an override changes other values through interpolation
 BARE = re.compile(r"[A-Za-z_./][\w./:-]*", re.ASCII)  # a text that Hydra takes without quotes
-WORDS = ("null", "true", "false", "nan", "inf")  # and takes for something else
+WORDS = ("null", "true", "false", "nan", "inf")  # and parses as something other than text
 DEFAULTS = "defaults"
 GLOBAL = "# @package _global_"
 NAMING = ("_target_", "name")
@@ -34,7 +34,7 @@ Values = Mapping[str, Any]
 
 
 class Composed(NamedTuple):
-    """What Hydra makes of some overrides: the configuration, unresolved, and the option of each group."""
+    """The result of composing overrides: the unresolved configuration, and the option of each group."""
 
     config: DictConfig
     choices: Mapping[str, str]
@@ -43,33 +43,33 @@ class Composed(NamedTuple):
 def command_of(configuration: Values) -> str | None:
     """`fedveil run ...` of a resolved configuration, as `config.json` holds it; None where no overrides give it.
 
-    That the command gives the same canonical text, and so the same hash, is tried before it is told.
+    A command is returned only after a check that it gives the same canonical text, and so the same hash.
     """
     others = json.dumps({key: value for key, value in configuration.items() if key != "seed"})
     words = _less_seed(others)
     return None if words is None else shlex.join(["fedveil", "run", *words, f"seed={configuration['seed']}"])
 
 
-@lru_cache(maxsize=4096)  # runs that differ in their seed alone
+@lru_cache(maxsize=4096)  # runs that differ only in their seed share a command
 def _less_seed(others: str) -> list[str] | None:
     configuration = dict(sorted({**json.loads(others), "seed": 1}.items()))
     try:
         words = overrides_of(configuration)
-    except OmegaConfBaseException:  # a value that a key does not take any more
+    except OmegaConfBaseException:  # a value that a key no longer takes
         return None
     return None if words is None else [word for word in words if not word.startswith("seed=")]
 
 
 def overrides_of(configuration: Values) -> list[str] | None:
-    """The words of its command, none of which could be left out but by chance; None as there."""
+    """The overrides of the command, hardly any of them superfluous; None as in `command_of`."""
     chosen = _choices(configuration)
     config = copy.deepcopy(_composed(tuple(chosen)).config)
     values: dict[str, str] = {}
     for attempt in range(ROUNDS):
         for key, value in _differences(_identity(config), configuration):
-            if attempt or not _follows(config, key):  # what follows from others may come right with them
+            if attempt or not _follows(config, key):  # a dependent value may become right with the values it depends on
                 values[key] = _override(config, key, value)
-    if values.keys() & {"experiment", *GROUPS}:  # Hydra would take it for an option that there is not
+    if values.keys() & {"experiment", *GROUPS}:  # Hydra would read it as an option that does not exist
         return None
     same = to_json(config) == json.dumps(configuration, separators=(",", ":"))
     return [*chosen, *values.values()] if same else None
@@ -81,7 +81,7 @@ def _identity(config: DictConfig) -> dict[str, Any]:
 
 
 def _differences(have: Values, want: Values, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and what they should be; ABSENT for those that should not be there."""
+    """Dotted keys with their wanted values; ABSENT for keys that should not exist."""
     for key, value in want.items():
         held = have.get(key, ABSENT)
         if isinstance(held, dict) and isinstance(value, dict):
@@ -98,7 +98,7 @@ def _follows(config: DictConfig, key: str) -> bool:
 
 
 def _override(config: DictConfig, key: str, value: Any) -> str:
-    """Put a value into the configuration as Hydra would, and the word that has Hydra do so."""
+    """Set a value in the configuration as Hydra would; returns the override for it."""
     parent, _, name = key.rpartition(".")
     node = cast(DictConfig, OmegaConf.select(config, parent) if parent else config)
     there = name in node.keys()  # noqa: SIM118
@@ -121,12 +121,12 @@ def _text(value: Any) -> str:
     if BARE.fullmatch(value) and value.lower() not in WORDS:
         return value
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
-    closed = re.sub(r"(\\+)$", r"\1\1", escaped)  # else the last one would take the quote that ends it
+    closed = re.sub(r"(\\+)$", r"\1\1", escaped)  # otherwise the last backslash would escape the closing quote
     return f"'{closed}'"
 
 
 def _choices(configuration: Values) -> list[str]:
-    """The options of groups that come nearest to a configuration, less those that are the usual ones."""
+    """The options of groups that come nearest to a configuration, without the default ones."""
     experiment = str(configuration.get("experiment"))
     first = [f"experiment={experiment}"] if experiment in _options("experiment") else []
     usual = _composed(tuple(first)).choices
@@ -147,7 +147,7 @@ def _mechanisms(configuration: Values) -> str:
 
 
 def _named(mechanism: str, secure_sum: str, configuration: Values) -> str | None:
-    """The option of `privacy` that stands for both, and says nothing that the configuration contradicts."""
+    """The option of `privacy` that names both, and contradicts no value of the configuration."""
     fitting = [
         (_likeness(values, configuration), name)
         for name, (values, defaults) in _options("privacy").items()
@@ -162,7 +162,7 @@ def _nearest(group: str, configuration: Values, usual: str) -> str:
 
 
 def _likeness(option: Values, configuration: Values) -> int:
-    """How many of an option's values the configuration has, less how many it has not; a name counts for many."""
+    """Number of an option's values that the configuration has, less those it has not; a name counts for many."""
     compared = _compared(option, configuration)
     return sum((MANY if key in NAMING else 1) * (1 if fits else -1) for key, fits in compared)
 
@@ -176,7 +176,7 @@ def _compared(option: Values, configuration: Any) -> Iterator[tuple[str, bool]]:
         held = configuration.get(key, ABSENT) if isinstance(configuration, Mapping) else ABSENT
         if isinstance(value, dict):
             yield from _compared(value, held)
-        elif not (isinstance(value, str) and "${" in value):  # what follows from others fits
+        elif not (isinstance(value, str) and "${" in value):  # an interpolated value fits
             yield key, held == value
 
 
@@ -196,7 +196,7 @@ def _read(text: str, group: str) -> tuple[Values, Values]:
     return values, overridden
 
 
-@lru_cache(maxsize=256)  # Hydra takes a fifth of a second
+@lru_cache(maxsize=256)  # Hydra takes 0.2 s
 def _composed(overrides: tuple[str, ...]) -> Composed:
     config = composed(overrides, with_hydra=True)
     choices = dict(config.hydra.runtime.choices)

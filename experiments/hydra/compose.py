@@ -1,4 +1,4 @@
-"""Configurations as Hydra composes them for the command line, for what runs without it."""
+"""Configurations composed by Hydra as on the command line, for code that runs without it."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from fl.config.schema import register_schema
 
 
 def composed(overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
-    """What `fedveil run OVERRIDES` would run; with Hydra's own part where that is asked for.
+    """The configuration that `fedveil run OVERRIDES` would run; `with_hydra` adds Hydra's own part.
 
     Raises:
         HydraException, OmegaConfBaseException: an override that does not compose;
-            `experiments.hydra.error_lines.one_line` says it on a line.
+            `experiments.hydra.error_lines.one_line` shortens the error to one line.
     """
     register_schema()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):

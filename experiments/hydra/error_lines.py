@@ -10,7 +10,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from privacy.errors import FedveilError
 
-# by path, not as a package: CrypTen installs a top-level package called `configs` too
+# by path, not as a package: CrypTen also installs a top-level package called `configs`
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 _FULL_KEY = re.compile(r"full_key: (\S+)")
@@ -18,7 +18,7 @@ _NO_OPTION = re.compile(r"Could not find '([^']+)/([^/']+)'")
 
 
 def one_line(error: BaseException, overrides: Sequence[str] = ()) -> str:
-    """The message of an error on one line, with the override that caused it where Hydra says which key it was."""
+    """The message of an error on one line, with the override that caused it where Hydra names the key."""
     text = str(error)
     if isinstance(error, FedveilError):
         return " ".join(text.split())
@@ -42,7 +42,7 @@ def _no_option(group: str, value: str, text: str) -> str:
 
 
 def _no_name(text: str, overrides: Sequence[str]) -> str:
-    """A group that was given null or a number: Hydra does not say which."""
+    """The message for a group set to null or a number; Hydra's own does not name the group."""
     for override in overrides:
         group, _, value = override.partition("=")
         options = sorted(option.stem for option in (CONFIGS / group).glob("*.yaml")) if group else []
@@ -52,13 +52,13 @@ def _no_name(text: str, overrides: Sequence[str]) -> str:
 
 
 def _given(key: str, overrides: Sequence[str]) -> str:
-    """The override as the user wrote it, or the key alone."""
+    """The override as the user typed it, or only the key."""
     names = {override.lstrip("+~").split("=")[0]: override for override in overrides}
     return next((names[name] for name in names if name == key or name.startswith(f"{key}.")), key)
 
 
 def _alternatives(key: str, cause: BaseException) -> str:
-    """For a key that does not exist: those which do."""
+    """The keys that exist, for the message about one that does not."""
     if not isinstance(cause, ConfigKeyError | ConfigAttributeError) or not isinstance(cause.parent_node, DictConfig):
         return ""
     keys = [str(name) for name in cause.parent_node]

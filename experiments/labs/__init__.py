@@ -15,18 +15,18 @@ WRONG = "not so"
 
 
 def check(number: int, answer: T | EllipsisType, right: Callable[[T], bool], hint: str) -> bool:
-    """Tell whether an answer is right; `hint` says where to look, and not what the answer is."""
+    """Tell whether an answer is right; `hint` says where to look, without the answer."""
     if isinstance(answer, EllipsisType):
         print(f"Question {number}: {NOT_YET}. {hint}")
         return False
     try:
         is_right = bool(right(answer))
     except (TypeError, ValueError, AttributeError):
-        is_right = False  # another kind of thing
+        is_right = False  # the answer has the wrong type
     print(f"Question {number}: {RIGHT}." if is_right else f"Question {number}: {WRONG}. {hint}")
     return is_right
 
 
 def near(value: float, within: float) -> Callable[[float], bool]:
-    """Whether an answer is a number that is off by so much at most."""
+    """A check that an answer is a number at most `within` away from `value`."""
     return lambda answer: abs(float(answer) - value) <= within

@@ -1,10 +1,10 @@
 # %% [markdown]
-# # What a CKKS sum is
+# # Anatomy of a CKKS sum
 #
 # A server is to add up the vectors of ten clients without seeing any of them. With CKKS each client encrypts its
-# vector, the server adds ciphertexts, and whoever has the secret key opens the sum. This lab looks inside: how many
-# values a ciphertext holds, what the scale is for, where the error comes from, and why an opened sum can give the key
-# away.
+# vector, the server adds ciphertexts, and whoever has the secret key opens the sum. This lab shows
+# the number of values in a ciphertext, the purpose of the scale, the source of the error, and the reason why an opened
+# sum can reveal the key.
 #
 # It takes half a minute. Everything below is the code that experiments run on (`privacy/secure_sums/he/ckks.py`).
 
@@ -21,7 +21,7 @@ from privacy.secure_sums.he.ciphers import CiphertextSum, DecryptionKey, Encrypt
 from privacy.secure_sums.he.ckks import Ckks, Flooding
 from privacy.secure_sums.he.parameters import named
 
-# so many clients, whose values are at most this large
+# number of clients, and bound of their values
 COHORT = 10
 BOUND = 1.0
 
@@ -49,7 +49,7 @@ print(f"degree {scheme.parameters.poly_modulus_degree}: {values_in_one} values i
 
 # %%
 answer_1 = ...
-check(1, answer_1, lambda n: n == scheme.ciphertexts(26_010), "Divide, and mind the rest.")
+check(1, answer_1, lambda n: n == scheme.ciphertexts(26_010), "Divide, and mind the remainder.")
 
 # %% [markdown]
 # ## Scale
@@ -75,7 +75,7 @@ check(2, answer_2, near(0.5, 1e-9), "Look down the column of scales.")
 # ## Noise
 #
 # An encryption adds noise of its own, on purpose: without it, anybody could solve for the key. So an opened sum is a
-# little off, and by more where more is added. Here is what ten clients' sums are off, measured against float64.
+# little off, and by more where more is added. Here are the errors of sums over ten clients, measured against float64.
 
 # %%
 keys = generate_keys(scheme.parameters)
@@ -84,7 +84,7 @@ vectors_CD = generator.uniform(-BOUND, BOUND, (64, values_in_one))
 
 
 def summed(scheme: Ckks, count: int, masks: list[np.ndarray] | None = None) -> bytes:
-    """What so many clients send, added up by a server that has no key."""
+    """The ciphertext of a sum over some clients, added up by a server without the key."""
     to_public = EncryptionKey(scheme.parameters, keys.public, symmetric=False)
     total = CiphertextSum(scheme.parameters, 1)
     for client in range(count):
@@ -95,7 +95,7 @@ def summed(scheme: Ckks, count: int, masks: list[np.ndarray] | None = None) -> b
 def opened(
     scheme: Ckks, message: bytes, count: int, mask: np.ndarray | None = None, flooding: Flooding | None = None
 ) -> np.ndarray:
-    """What the holder of the secret key makes of a sum of so many."""
+    """The opening of a sum of this many contributions, with the secret key."""
     key = DecryptionKey(scheme.parameters, keys.secret)
     return scheme.open(message, key, count, values_in_one, mask, flooding)
 
@@ -110,8 +110,8 @@ for count in (1, 4, 16, 64):
 print(pl.DataFrame(errors))
 
 # %% [markdown]
-# **Question 3.** Four times as many contributors: by what factor does the error grow, about? (It is noise: what is
-# independent adds up in squares.)
+# **Question 3.** Four times as many contributors: by about what factor does the error grow? (It is noise:
+# variances of independent terms add up.)
 
 # %%
 answer_3 = ...
@@ -131,7 +131,7 @@ true_key = secret_coefficients(scheme.parameters, keys.secret)
 
 
 def recovered(message: bytes, opened_D: np.ndarray) -> int:
-    """How many of the key's coefficients the attack finds."""
+    """The number of the key's coefficients that the attack finds."""
     key = recover_key(scheme, message, opened_D, COHORT)
     return 0 if key is None else int((key == true_key).sum())
 
@@ -139,9 +139,9 @@ def recovered(message: bytes, opened_D: np.ndarray) -> int:
 print(f"{recovered(message, opened_D)} of {len(true_key)} coefficients of the secret key")
 
 # %% [markdown]
-# Three ways to let nothing out:
+# Three ways to protect the key:
 #
-# - open to float32, which drops the last bits (that is luck, and no defence: other values would do it again);
+# - open to float32, which drops the last bits (this is no reliable defence: it fails for other values);
 # - flood the opening with noise that is far larger than the encryption's own;
 # - mask: each client adds a one-time mask that the opener takes off, so that the server never knows the plaintext of a
 #   ciphertext that it holds. That is what `secure_sum=ckks` does.

@@ -1,11 +1,11 @@
 # %% [markdown]
-# # What epsilon buys
+# # The price of epsilon
 #
 # Differential privacy bounds what anybody can learn about one record, or one client, from the model. The bound is
 # epsilon: small is private. Noise buys it, and accuracy pays. This lab measures the price on 1,797 handwritten digits:
 # accuracy against epsilon, and what a larger cohort changes.
 #
-# It takes two or three minutes on two cores, and goes on where it was interrupted.
+# It takes two or three minutes on two cores, and resumes where it was interrupted.
 
 # %%
 from pathlib import Path
@@ -71,8 +71,8 @@ check(
 # %% [markdown]
 # ## A larger cohort
 #
-# Now a whole client is what is protected: its update is clipped, and the server noises the sum of all. The noise is the
-# same however many clients there are, so in their mean it shrinks with their number.
+# Now the protected unit is a whole client: its update is clipped, and the server adds noise to the sum. The noise does
+# not depend on the number of clients, so in the mean it shrinks with this number.
 
 # %%
 by_cohort = swept(

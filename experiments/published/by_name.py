@@ -1,7 +1,7 @@
-"""What rows of published tables are computed or measured by, where no run of ours gives their figures.
+"""Functions that compute or measure rows of published tables, where no run of ours gives their figures.
 
-Each function takes the arguments that the table's YAML gives, and returns figures by name. The modules are loaded when
-they are asked for: each has a library of its own that takes seconds.
+Each function takes the arguments that the table's YAML gives, and returns figures by name. The modules are loaded on
+use: each imports a library that takes seconds to load.
 """
 
 from collections.abc import Callable
@@ -29,10 +29,10 @@ MODULES = {
 
 
 def function(name: str) -> Callable[..., dict[str, float]]:
-    """One of those.
+    """Load the function of this name.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is no function of this name.
     """
     if name not in MODULES:
         raise ConfigError.of("compute.function", name, f"allowed are {', '.join(MODULES)}")
@@ -44,7 +44,8 @@ def compute(arguments: dict[str, Any]) -> dict[str, float]:
     """The figures of a row's `compute`.
 
     Raises:
-        ConfigError: there is no such function; FedveilError: whatever it raises itself.
+        ConfigError: there is no such function.
+        FedveilError: raised by the function itself.
     """
     rest = dict(arguments)
     return function(rest.pop("function"))(**rest)

@@ -1,4 +1,4 @@
-"""Figures of published tables that follow from formulas: privacy accounting, and what links take."""
+"""Figures of published tables that follow from formulas: privacy accounting, and transfer times of links."""
 
 
 def dp_sgd_epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> dict[str, float]:
@@ -13,7 +13,7 @@ def dp_sgd_epsilon(noise_multiplier: float, sample_rate: float, steps: int, delt
 
 
 def link_arithmetic(parameters: float, bytes_per_parameter: float, nodes: int, network: str) -> dict[str, float]:
-    """One model sent over one link of a network profile, and all that so many nodes send in a step."""
+    """One model sent over one link of a network profile, and the bytes that all nodes send in a step."""
     from results.networks.links import load
 
     size_bytes = parameters * bytes_per_parameter

@@ -1,10 +1,10 @@
-"""What published tables say of homomorphic sums, measured: sizes and times of an aggregation by several systems.
+"""Measurements for published tables of homomorphic sums: sizes and times of an aggregation by several systems.
 
 Sources: FedML-HE (Jin et al., arXiv 2303.10837v3, Tables 4, 7 and 8); Di-Chai/he-benchmark (README-New.md). An
-aggregation is what the server's sum takes without any training: every client encrypts its vector, the server adds the
-messages, and one client opens the sum. A system is a set of CKKS parameters under a public key, without masks, as in
-the field, and the fraction of the values that it encrypts; the others are float32. One without parameters encrypts
-nothing. Times are processor time. MiB are 1,024^2 bytes.
+aggregation is a secure sum without any training: every client encrypts its vector, the server adds the
+messages, and one client opens the sum. A system is a set of CKKS parameters under a public key, without masks, as
+in those systems, and the fraction of the values that it encrypts; the others are float32. A system without parameters
+encrypts nothing. Times are processor time. MiB are 1,024^2 bytes.
 """
 
 import json
@@ -24,13 +24,13 @@ from privacy.secure_sums.vectors import Segment, Vector, VectorSpec
 
 MIB = 1 << 20
 PIECE = 256  # ciphertexts that are in memory at a time, whatever the model's size
-SAMPLES = 40  # of an operation, as the benchmark has
+SAMPLES = 40  # samples of an operation, as in the benchmark
 
 T = TypeVar("T")
 
 
 class OperationCost(NamedTuple):
-    """Of one aggregation: bytes that a client sends; seconds of one client, of one addition, and of one opening."""
+    """Cost of one aggregation: bytes sent by a client; seconds of one client, of one addition, and of one opening."""
 
     up_bytes: float
     client_s: float
@@ -38,11 +38,11 @@ class OperationCost(NamedTuple):
     open_s: float
 
     def plus(self, other: "OperationCost") -> "OperationCost":
-        """Of both parts of a vector."""
+        """The cost of both parts of a vector."""
         return OperationCost(*(mine + others for mine, others in zip(self, other, strict=True)))
 
     def whole_s(self, clients: int) -> float:
-        """All of it, one after the other; one client opens."""
+        """Seconds of the whole aggregation, one step after the other; one client opens."""
         return clients * (self.client_s + self.add_s) + self.open_s
 
 
@@ -50,7 +50,7 @@ NOTHING = OperationCost(0.0, 0.0, 0.0, 0.0)
 
 
 class System:
-    """One system's way to carry vectors, with keys of its own.
+    """One system's encoding of vectors, with its own keys.
 
     Raises:
         ConfigError: parameters that are not safe, or under which a sum could wrap.
@@ -66,7 +66,7 @@ class System:
             self._keys = generate_keys(self._parameters)
 
     def aggregate(self, values: int) -> OperationCost:
-        """The aggregation of vectors of so many values."""
+        """The cost of aggregating vectors of `values` values."""
         encrypted = round(self.fraction * values)
         return self._in_pieces(encrypted, True).plus(self._in_pieces(values - encrypted, False))
 
@@ -114,7 +114,7 @@ def _timed(work: Callable[[], T]) -> tuple[float, T]:
 def he_system(
     system: str, base: str, systems: Mapping[str, Any], values: int, clients: int, repeats: int = 1
 ) -> dict[str, float]:
-    """One system's upload in MiB and time of an aggregation, and both over those of a base system.
+    """One system's upload in MiB and time of an aggregation, and the ratios of both to a base system.
 
     Raises:
         ConfigError: parameters that are not safe.
@@ -131,7 +131,7 @@ def he_system(
 
 
 def _plain(value: Any) -> Any:
-    """Dicts and lists of what OmegaConf makes of YAML."""
+    """A value of OmegaConf as plain dicts and lists."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     return list(value) if isinstance(value, list | tuple) else value
@@ -139,7 +139,7 @@ def _plain(value: Any) -> Any:
 
 @lru_cache(maxsize=8)  # the rows of a table share one measurement
 def _all_systems(systems: str, values: int, clients: int, repeats: int) -> dict[str, OperationCost]:
-    """Every system in turn, after a piece that loads its keys; medians over the repeats."""
+    """Measure all systems in turn, after a piece that loads their keys; medians over the repeats."""
     from fl.server import progress_bar
 
     known = {name: System(clients, **arguments) for name, arguments in json.loads(systems).items()}
@@ -156,14 +156,14 @@ def _all_systems(systems: str, values: int, clients: int, repeats: int) -> dict[
 
 
 def selective_size(values: int, slots: int, ciphertext_bytes: float, fraction: float) -> dict[str, float]:
-    """MiB of a message of which a fraction is encrypted, in whole ciphertexts, and the rest is float32."""
+    """MiB of a partly encrypted message: a fraction in whole ciphertexts, the rest in float32."""
     encrypted = round(fraction * values)
     size_bytes = -(-encrypted // slots) * ciphertext_bytes + 4 * (values - encrypted)
     return {"upload (MiB)": size_bytes / MIB}
 
 
 def ciphertext_words(poly_modulus_degree: int, primes: int) -> dict[str, float]:
-    """KiB of a ciphertext whose residues are written as words of 64 bits: two polynomials, a word a coefficient."""
+    """KiB of a ciphertext with residues in words of 64 bits: two polynomials, one word per coefficient and prime."""
     return {"ciphertext (KiB)": 2 * poly_modulus_degree * primes * 8 / 1024}
 
 
@@ -174,7 +174,7 @@ def ckks_operations(
 
     As the benchmark does (seal_ckks_v2.py), a ciphertext holds one value, and one operation goes over all samples
     before the next, so that a ciphertext comes from memory and not from the processor's cache. A product is rescaled,
-    and so has a prime less than a sum to be decrypted under. TenSEAL calls the SEAL that SEAL-Python calls.
+    so it is decrypted under one prime less than a sum. TenSEAL calls the SEAL that SEAL-Python calls.
     """
     import tenseal as ts
 

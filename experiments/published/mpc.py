@@ -1,9 +1,9 @@
-"""What published tables say of multi-party computation, measured: sums of shares, and CrypTen's own models.
+"""Measurements for published tables of multi-party computation: sums of shares, and CrypTen's own models.
 
 Sources: SCITEPRESS 2022/113227, Table 4 (secure aggregation of model updates by MP-SPDZ); CrypTen,
 benchmarks/{benchmark,models,data}.py and its results of 2020-06-26. A party is a process on one thread, all of them on
-this machine over gloo. A time is the fastest of several, which other work on the machine disturbs least; MB are 10^6
-bytes.
+this machine over gloo. A time is the fastest of several, the one least disturbed by other work on the machine; MB are
+10^6 bytes.
 """
 
 import multiprocessing
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 REPEATS = 7
-PLAIN_REPEATS = 50  # of what takes a millisecond
+PLAIN_REPEATS = 50  # repeats of steps that take about a millisecond
 # of which scikit-learn leaves three quarters to train with
 EXAMPLES = 5000
 FEATURES = 20
@@ -27,19 +27,19 @@ MODELS = {"feed-forward": (20, 10, 5, 1), "logistic regression": (20, 1)}
 
 
 def share_aggregation(parties: int, contributions: int, updates: int) -> dict[str, float]:
-    """Of `secure_sum=crypten`: seconds until the slowest party has the sum, and what reaches one party."""
+    """Cost of `secure_sum=crypten`: seconds until the slowest party has the sum, and MB received by one party."""
     seconds, handed_bytes, peers_bytes = _shares(parties, contributions, updates)
     return {"seconds": seconds, "received (MB a party)": (handed_bytes + peers_bytes) / 1e6}
 
 
 def share_parties(left: int, right: int, contributions: int, updates: int) -> dict[str, float]:
-    """What so many parties cost over what so many others do."""
+    """The cost with one number of parties over the cost with another."""
     mine, others = (share_aggregation(parties, contributions, updates) for parties in (left, right))
     names = {"seconds": "seconds", "received (MB a party)": "bytes a party"}
     return {f"{name}, {left} parties / {right}": mine[key] / others[key] for key, name in names.items()}
 
 
-@lru_cache(maxsize=4)  # rows share a measurement
+@lru_cache(maxsize=4)  # several rows share one measurement
 def _shares(parties: int, contributions: int, updates: int) -> tuple[float, float, float]:
     from experiments.benchmarks.mpc import Clients, MpcSetting, seated, stage_cost
 
@@ -66,18 +66,18 @@ def crypten_model(model: str, parties: int) -> dict[str, float]:
 
 
 def crypten_processes(model: str) -> dict[str, float]:
-    """What two processes take over one, encrypted."""
+    """Encrypted times of two processes over those of one."""
     one = _model_times(model, 1)
     two = _model_times(model, 2)
     return {f"{step}, 2 processes / 1": two[step, True] / one[step, True] for step in ("epoch", "inference")}
 
 
-Times = dict[tuple[str, bool], float]  # by step, and whether it is encrypted
+Times = dict[tuple[str, bool], float]  # seconds by step and whether it is encrypted
 
 
 @lru_cache(maxsize=8)
 def _model_times(model: str, parties: int) -> Times:
-    """Of the slowest party."""
+    """Times of the slowest party."""
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         meeting = Path(stack.enter_context(tempfile.TemporaryDirectory()), "meeting")
@@ -88,7 +88,7 @@ def _model_times(model: str, parties: int) -> Times:
 
 
 def _be_party(model: str, rank: int, parties: int, meeting: Path) -> Times:
-    """In a process of its own, since CrypTen keeps its communicator in global variables."""
+    """Run one party in a separate process, since CrypTen keeps its communicator in global variables."""
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": str(parties),
@@ -119,7 +119,7 @@ def _be_party(model: str, rank: int, parties: int, meeting: Path) -> Times:
 
 
 def _fastest_s(work: Callable[[], object], repeats: int) -> float:
-    """After a first call."""
+    """Seconds of the fastest call, after a first one."""
     times_s = []
     for _ in range(1 + repeats):
         start_s = time.perf_counter()
@@ -129,7 +129,7 @@ def _fastest_s(work: Callable[[], object], repeats: int) -> float:
 
 
 def _examples() -> tuple[Any, Any]:
-    """The benchmark's clusters, the same at all parties."""
+    """The clusters of the benchmark, the same at all parties."""
     import torch
     from sklearn.datasets import make_classification
 
@@ -140,7 +140,7 @@ def _examples() -> tuple[Any, Any]:
 
 
 def _model(nn: Any, sizes: tuple[int, ...]) -> Any:
-    """Of the layers of `torch.nn`, or of `crypten.nn`, which has the same ones."""
+    """The model in layers of `torch.nn`, or of `crypten.nn`, which has the same layers."""
     layers: list[Any] = []
     for left, right in pairwise(sizes):
         layers += [nn.Linear(left, right), nn.ReLU()]

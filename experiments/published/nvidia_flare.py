@@ -1,8 +1,8 @@
-"""NVIDIA FLARE's pair of CIFAR-10 runs, FedAvg with and without homomorphic encryption, as a round of it would be here.
+"""NVIDIA FLARE's pair of CIFAR-10 runs, FedAvg with and without homomorphic encryption, as rounds on this machine.
 
 Source: NVIDIA FLARE, examples/advanced/cifar10/pt/cifar10-real-world/cifar10_fedavg_he/README.md. Their runs train on
-an H100; on processors, the 3,125 steps of a round take far longer than anything that protects it. So a round is put
-together of measured parts: a step of training, and what every client's encryption, addition and opening take.
+an H100; on CPUs, the 3,125 steps of a round take far longer than its protection. So a round is the sum of
+measured parts: the training steps, and the encryption, addition and opening of every client.
 """
 
 import statistics
@@ -12,22 +12,22 @@ from typing import Any
 
 from experiments.published.he import System
 
-EXAMPLES = 50_000  # of CIFAR-10, over all clients
+EXAMPLES = 50_000  # training examples of CIFAR-10, over all clients
 STEPS = 5
 
 
 def flare_round(
     parameters: Mapping[str, Any], clients: int, epochs: int, batch_size: int, lr: float, values: int | None = None
 ) -> dict[str, float]:
-    """A round of all clients in turn, each of which trains, encrypts and opens the sum; one thread.
+    """A round of all clients in turn on one thread; each client trains, encrypts and opens the sum.
 
     Args:
-        parameters: of CKKS, as `secure_sum.parameters` takes them.
-        clients: who train and open.
-        epochs: of local training.
-        batch_size: likewise.
-        lr: likewise.
-        values: how many of the model's parameters are encrypted, for the others cost as much; None: all.
+        parameters: the CKKS parameters, as `secure_sum.parameters` takes them.
+        clients: the number of clients that train and open.
+        epochs: epochs of local training.
+        batch_size: examples of a step of local training.
+        lr: learning rate of local training.
+        values: how many parameters are encrypted for the measurement; the others cost as much each. None: all.
     """
     import torch
 
@@ -54,7 +54,7 @@ def flare_round(
 
 
 def _step_s(model: Any, batch_size: int, lr: float) -> float:
-    """The median of some, after a first one."""
+    """Median seconds of a training step, after a first one."""
     import torch
     from torch.nn.functional import cross_entropy
 

@@ -1,4 +1,4 @@
-"""`fedveil reproduce NAME`: regenerate a published table, row by row, and say whether it came out the same."""
+"""`fedveil reproduce NAME`: regenerate a published table, row by row, and judge whether it is reproduced."""
 
 import argparse
 import shlex
@@ -31,7 +31,7 @@ from results.store import default_directory
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: what `fedveil run` would be given, and what Hydra makes of it."""
+    """One run: the overrides of `fedveil run`, and the composed configuration."""
 
     overrides: tuple[str, ...]
     config: DictConfig
@@ -46,15 +46,15 @@ class PairedRuns:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """Both, the twin first."""
+        """Both runs, the twin first."""
         return (self.cell,) if self.twin is None else (self.twin, self.cell)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A row and what regenerates it: runs, one a seed, or a function's arguments.
+    """A row and its way of regeneration: runs, one a seed, or the arguments of a function.
 
-    `small` says what is smaller than published; `skipped` why the row is not for this setting.
+    `small` names the part that is smaller than published; `skipped` is the reason why the row is left out here.
     """
 
     row: PublishedRow
@@ -72,15 +72,17 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="one of those below, or all")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="a table of the list below, or all")
     parser.add_argument("--list", action="store_true", help="list the tables")
     parser.add_argument("--only", metavar="ROW", help="only rows whose name contains this")
-    parser.add_argument("--full", action="store_true", help="as published, where the usual setting is a small one")
-    parser.add_argument("--seeds", metavar="1,2,3", help="others than the table's")
+    parser.add_argument(
+        "--full", action="store_true", help="run the published setting, where the default is a smaller one"
+    )
+    parser.add_argument("--seeds", metavar="1,2,3", help="seeds in place of the table's own")
     parser.add_argument(
         "--format",
         choices=FORMATS,
-        help="the usual one: terminal on a terminal, markdown elsewhere; csv has raw figures",
+        help="default: terminal on a terminal, markdown elsewhere; csv has raw figures",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     return parser
@@ -94,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
     """Regenerate and print; the exit status is 1 where a run failed, and 130 after Ctrl-C.
 
     Raises:
-        ConfigError: an unknown table, row or option, or a row that does not compose; nothing has run then.
+        ConfigError: an unknown table, row or option, or a row that does not compose; raised before anything runs.
     """
     options = _parser().parse_args(argv)
     if options.list:
@@ -105,7 +107,7 @@ def main(argv: Sequence[str]) -> int:
     plans = {name: _plan(name, table, options.only, seeds, options.full) for name, table in tables.items()}
     if not any(plans.values()):
         listed = ", ".join(row.name for table in tables.values() for row in table.rows)
-        raise ConfigError.of("--only", options.only, f"no row is called so; there are {listed}")
+        raise ConfigError.of("--only", options.only, f"no such row; allowed are {listed}")
     if options.dry_run:
         print("\n".join(_command(task) for plan in plans.values() for task in plan))
         return OK
@@ -130,7 +132,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _plan(name: str, table: Table, only: str | None, seeds: Sequence[int] | None, full: bool) -> list[Task]:
-    """The rows that are wanted, composed before anything runs."""
+    """The wanted rows, composed before anything runs."""
     return [_task(name, table, row, seeds, full) for row in table.rows if only is None or only in row.name]
 
 
@@ -171,13 +173,18 @@ def _cell(name: str, row: PublishedRow, overrides: Sequence[str]) -> Cell:
         config = composed(overrides)
         check(config)
         config.out = str(default_directory(f"reproduce_{name}", hash_of(to_json(config))))
-    except (FedveilError, HydraException, OmegaConfBaseException, ValueError) as error:  # the last is Hydra's, too
+    except (
+        FedveilError,
+        HydraException,
+        OmegaConfBaseException,
+        ValueError,
+    ) as error:  # Hydra raises the last one, too
         raise ConfigError(f"{name}, {row.name}: {one_line(error, overrides)}") from error
     return Cell((*overrides, f"out={config.out}"), config)
 
 
 def _command(task: Task) -> str:
-    """What runs the row by hand, a line a run; the next `fedveil reproduce` takes the results."""
+    """The commands that run the row by hand, one line a run; the next `fedveil reproduce` takes the results."""
     cells = [cell for pair in task.pairs for cell in pair.cells]
     if cells:
         return "\n".join(shlex.join(["fedveil", "run", *cell.overrides]) for cell in cells)
@@ -199,14 +206,14 @@ def _reproduce(tables: dict[str, Table], plans: dict[str, list[Task]], form: str
 
 
 def _bar() -> Progress:
-    """Over the rows of a table, above the bar of each run; none where standard error is no terminal."""
+    """A progress bar over the rows of a table, above the bar of each run; disabled where stderr is not a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _regenerate(task: Task) -> Result:
-    """A row; where one of its runs does not come to its end, the others would be no verdict."""
+    """Regenerate a row; it stops at the first run that does not finish, since the others would give no verdict."""
     values: dict[str, list[float]] = {}
     try:
         if task.compute:
@@ -214,7 +221,7 @@ def _regenerate(task: Task) -> Result:
             values = {key: [value] for key, value in computed.compute(dict(task.compute)).items()}
         for pair in task.pairs:
             _gather(values, task.row.figures, *(_run(task.row, cell) for cell in reversed(pair.cells)))
-    except ConfigError as error:  # it cannot run here: its data, for one, are elsewhere
+    except ConfigError as error:  # it cannot run here: for instance, its data are missing
         return Result(task.row, values, one_line(error), small=task.small)
     except Exception as error:
         return Result(task.row, values, _reason(error), failed=True, small=task.small)
@@ -222,7 +229,7 @@ def _regenerate(task: Task) -> Result:
 
 
 def _run(row: PublishedRow, cell: Cell) -> dict[str, Any]:
-    from experiments.execute import execute  # torch and Flower: what is computed does without
+    from experiments.execute import execute  # imports torch and Flower, which computed rows do not need
 
     print(f"{row.name}, seed {cell.config.seed}", file=sys.stderr, flush=True)
     return execute(cell.config).summary
@@ -231,7 +238,7 @@ def _run(row: PublishedRow, cell: Cell) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     if isinstance(error, FedveilError):
         return one_line(error)
-    traceback.print_exc()  # a defect: show where
+    traceback.print_exc()  # a defect: show the traceback
     return f"{type(error).__name__}: {one_line(error)}"
 
 
@@ -241,7 +248,7 @@ def _gather(
     summary: Mapping[str, Any],
     plain: Mapping[str, Any] | None = None,
 ) -> None:
-    """Add one seed's figures to those of the others, by heading; what was not measured is left out."""
+    """Add one seed's figures to those of the others, by heading; unmeasured figures are left out."""
     for figure in figures:
         value = summary.get(figure.figure)
         if figure.compare is not None and value is not None:

@@ -1,4 +1,4 @@
-"""What TenSEAL's tutorials print, measured with TenSEAL: sizes of ciphertexts and contexts, precision of a sum.
+"""Figures of TenSEAL's tutorials, measured with TenSEAL: sizes of ciphertexts and contexts, precision of a sum.
 
 Source: TenSEAL, tutorials/"Tutorial 3 - Benchmarks.ipynb", whose values are uniform in [-10, 10], and whose KB and MB
 are 1,024 and 1,024^2 bytes.
@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-CIPHERTEXTS = 101  # one is compressed up to 1.5 % better or worse than the next
+CIPHERTEXTS = 101  # compressed sizes of ciphertexts differ by up to 1.5 %
 VALUES = 1000
 KIB = 1024
 
@@ -37,7 +37,7 @@ def tenseal_context(poly_modulus_degree: int, coeff_modulus_bits: Sequence[int])
 
 
 def tenseal_precision(poly_modulus_degree: int, coeff_modulus_bits: Sequence[int], scale_bits: int) -> dict[str, float]:
-    """Bits after the point that are right in a sum of a vector and itself: the median over values in [2, 4]."""
+    """Correct bits after the point in the sum of a vector and itself: the median over values in [2, 4]."""
     import numpy as np
 
     values = _values(2, 4)
@@ -51,7 +51,7 @@ def _values(low: float, high: float) -> list[float]:
 
 
 def _context(poly_modulus_degree: int, coeff_modulus_bits: Sequence[int]) -> Any:
-    import tenseal as ts  # as long to load as all else together
+    import tenseal as ts  # takes as long to load as all other imports together
 
     return ts.context(
         ts.SCHEME_TYPE.CKKS,

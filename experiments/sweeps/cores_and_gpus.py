@@ -1,7 +1,7 @@
-"""How the cells of a sweep share a machine, whatever launches them.
+"""Sharing of a machine among the cells of a sweep, with any launcher.
 
-A Hydra callback, which `configs/config.yaml` names. Before the cells are launched it tells the launcher how many may
-run at once, or what each takes; the processes of joblib then take a part of the cores each, and a GPU of their own.
+It is a Hydra callback, named in `configs/config.yaml`. Before the cells are launched it tells the launcher how many
+may run at once, or the resources of each. Each process of joblib then takes a part of the cores, and its own GPU.
 """
 
 import multiprocessing
@@ -18,19 +18,19 @@ from experiments.sweeps.exit_status import OUTCOMES
 from experiments.sweeps.plain_twins import COMMON, common
 from privacy.errors import ConfigError
 
-SLOTS = "FEDVEIL_SLOTS"  # a folder with a lock for each process of joblib; it names how many there are
-STARTED = "FEDVEIL_SWEEP_STARTED"  # when, in seconds since 1970
-PRINT = "FEDVEIL_PRINT"  # what `experiments.run` prints in place of a run
-HANDED_ON = (OUTCOMES, PRINT, STARTED, SLOTS, COMMON)  # to the cells, wherever they run
+SLOTS = "FEDVEIL_SLOTS"  # a folder with a lock for each process of joblib; its name ends in their number
+STARTED = "FEDVEIL_SWEEP_STARTED"  # start time, in seconds since 1970
+PRINT = "FEDVEIL_PRINT"  # what `experiments.run` prints instead of running
+HANDED_ON = (OUTCOMES, PRINT, STARTED, SLOTS, COMMON)  # environment variables passed to the cells on all machines
 
-_held: list[FileLock] = []  # the slot of this process
+_held: list[FileLock] = []  # the locked slot of this process
 
 
 class Share(Callback):
-    """What Hydra calls before a sweep."""
+    """The callback that Hydra calls before a sweep."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Tell the launcher, and hand on to the cells' processes what they need to know."""
+        """Set the launcher's resources, and pass environment variables to the processes of the cells."""
         launcher = config.hydra.launcher
         kind = str(launcher.get("_target_")).rpartition(".")[2]
         needs = cores(config)
@@ -51,7 +51,7 @@ class Share(Callback):
 
 
 def _tell_elsewhere(config: DictConfig) -> None:
-    """Cells on other machines share the folder of the sweep, not the temporary one of this machine."""
+    """Move the outcomes to the sweep's folder, which cells on other machines share, from the local temporary one."""
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f".outcomes.{os.getpid()}.jsonl"
@@ -60,10 +60,10 @@ def _tell_elsewhere(config: DictConfig) -> None:
 
 
 def cores(config: DictConfig) -> int:
-    """How many the largest cell takes: threads times worker processes, or all, where Ray or a deployment has them.
+    """Number of cores of the largest cell: threads times worker processes, or all for a local Ray or deployment.
 
     Args:
-        config: of the whole sweep; what it varies is in `hydra.overrides.task`.
+        config: the configuration of the whole sweep; its varied keys are in `hydra.overrides.task`.
     """
     whole = any(_local(name, config) for name in given(config, "runtime", "runtime.name"))
     threads = max(int(str(value)) for value in given(config, "training.threads"))
@@ -72,20 +72,20 @@ def cores(config: DictConfig) -> int:
 
 
 def _local(runtime: object, config: DictConfig) -> bool:
-    """Whether a runtime takes the cores of this machine; Ray's cluster and a federation have their own."""
+    """True where a runtime takes the cores of this machine; Ray's cluster and a federation have their own."""
     elsewhere = config.runtime.address if runtime == "ray" else config.runtime.federation
     return runtime in ("ray", "deployment") and elsewhere is None
 
 
 def available() -> int:
     """The cores that this process may use, by its affinity and its control group."""
-    from joblib import cpu_count  # single runs do without
+    from joblib import cpu_count  # single runs do not need it
 
     return int(cpu_count())
 
 
 def given(config: DictConfig, key: str, path: str = "") -> list[object]:
-    """All values of a key or group in the cells of a sweep; at `path` of the configuration where none is swept."""
+    """All values of a key or group in the cells of a sweep; the single value at `path` where the key is not swept."""
     parser = OverridesParser.create()
     for override in parser.parse_overrides(list(config.hydra.overrides.task)):
         if override.key_or_group == key and override.is_sweep_override():
@@ -94,24 +94,24 @@ def given(config: DictConfig, key: str, path: str = "") -> list[object]:
 
 
 def takes_gpu(config: DictConfig) -> bool:
-    """Whether a cell may use one; torch, which knows, is asked only where the configuration leaves it open."""
+    """Tell whether a cell may use a GPU; torch is asked only where the configuration leaves it open."""
     return asks_for_cuda(config) or ("auto" in given(config, "device") and gpus() > 0)
 
 
 def asks_for_cuda(config: DictConfig, prefix: str = "cuda") -> bool:
-    """Whether a cell names CUDA, or with the prefix `cuda:` a certain GPU."""
+    """Tell whether a cell names CUDA, or with the prefix `cuda:` a certain GPU."""
     return any(str(device).startswith(prefix) for device in given(config, "device"))
 
 
 def gpus() -> int:
-    """How many this process sees."""
+    """Number of GPUs that this process sees."""
     import torch
 
     return torch.cuda.device_count()
 
 
 def _share_by_joblib(config: DictConfig, needs: int) -> None:
-    """As many processes as there are cores, or GPUs, for; a number that was given stays, and divides the cores."""
+    """Set the number of processes by the cores or GPUs; a number that the user gave stays, and divides the cores."""
     launcher = config.hydra.launcher
     if launcher.n_jobs == -1:
         launcher.n_jobs = max(1, available() // needs)
@@ -122,7 +122,7 @@ def _share_by_joblib(config: DictConfig, needs: int) -> None:
 
 
 def _ask_of_ray(remote: DictConfig, config: DictConfig, needs: int) -> None:
-    """Ray starts a cell where its cores are free; GPUs it shows to none that does not ask."""
+    """Ask Ray for the cores of a cell; also for a GPU, which Ray hides from tasks that do not ask for one."""
     remote.setdefault("num_cpus", needs)
     if asks_for_cuda(config):
         remote.setdefault("num_gpus", 1)
@@ -139,23 +139,23 @@ def require_fit(config: DictConfig, launcher: str) -> None:
     """Refuse a cell that its launcher could never finish.
 
     Args:
-        config: of the cell.
+        config: the configuration of the cell.
         launcher: the class that launches it, by its full name.
 
     Raises:
-        ConfigError: a runtime of Ray's in a task of Ray's, which would wait for the cores that the task itself holds.
+        ConfigError: the runtime `ray` inside a Ray task, which would wait for the cores that the task itself holds.
     """
     if launcher.endswith(".RayLauncher") and config.runtime.name == "ray":
-        allowed = "under hydra/launcher=ray a cell has its cores from Ray already; leave out either of the two"
+        allowed = "under hydra/launcher=ray a cell has its cores from Ray already; leave out one of the two"
         raise ConfigError.of("runtime.name", "ray", allowed)
 
 
 def settle() -> None:
-    """In a process of joblib: take a slot that is free, with its part of the cores and its GPU, once and for good."""
+    """In a process of joblib: take a free slot with its part of the cores and its GPU, until the process ends."""
     folder = os.environ.get(SLOTS)
     if folder is None or _held:
         return
-    # joblib's own method is unknown to the processes that a cell starts, of a keyholder or a party
+    # processes that a cell starts, of a keyholder or a party, do not know joblib's own start method
     multiprocessing.set_start_method("spawn", force=True)
     slots = int(folder.rpartition("-")[2])
     slot = _free(Path(folder), slots)
@@ -164,7 +164,7 @@ def settle() -> None:
 
 
 def _free(folder: Path, slots: int) -> int | None:
-    """The first slot that no process holds, held from now on."""
+    """Lock the first free slot for the life of this process; None where all are taken."""
     folder.mkdir(exist_ok=True)
     for slot in range(slots):
         lock = FileLock(folder / str(slot), timeout=0, fallback_to_soft=False)
@@ -186,4 +186,4 @@ def _confine(slot: int, slots: int) -> None:
     if (present := gpus()) > 1:
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = shown.split(",") if shown else [str(number) for number in range(present)]
-        os.environ["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]  # CUDA reads it when it starts, not before
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[slot % len(names)]  # CUDA reads it at its start

@@ -1,6 +1,6 @@
-"""A sweep of many cells leaves the index of its folder behind, so that not even the first table has to read them all.
+"""The index of runs that a sweep of many cells writes at its end, so that even the first table need not read them all.
 
-A Hydra callback, which `configs/config.yaml` names.
+It is a Hydra callback, named in `configs/config.yaml`.
 """
 
 import os
@@ -16,12 +16,12 @@ from privacy.errors import ConfigError
 
 
 class Index(Callback):
-    """What Hydra calls after a sweep."""
+    """The callback that Hydra calls after a sweep."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Bring the index up to date, where the folder holds so many runs that it has one."""
-        from results.index import refresh  # with it polars: `--help` does without
+        """Bring the index up to date where the folder holds enough runs to have one."""
+        from results.index import refresh  # imports polars, which `--help` does not need
 
         if PRINT not in os.environ:
-            with suppress(ConfigError):  # no cell got as far as a folder of its own
+            with suppress(ConfigError):  # no cell made its folder
                 refresh(Path(str(config.hydra.sweep.dir)))

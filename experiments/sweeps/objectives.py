@@ -1,4 +1,4 @@
-"""What a search optimises (`output.objectives`): columns of the table, each in the direction that is better.
+"""Objectives of a search (`output.objectives`): columns of the table, each with its better direction.
 
 A Hydra sweeper such as Optuna's asks each cell for these numbers.
 """
@@ -17,17 +17,17 @@ def directions(keys: Sequence[str]) -> list[str]:
     """`maximize` or `minimize`, for Optuna.
 
     Raises:
-        ConfigError: a key that is no column with figures.
+        ConfigError: a key that does not name a column of figures.
     """
     return ["maximize" if _column(key).key in HIGHER_IS_BETTER else "minimize" for key in keys]
 
 
 def values(keys: Sequence[str], cell: Mapping[str, Any], twin: Mapping[str, Any]) -> tuple[float, ...] | None:
-    """The figures of a finished cell, None where one was not measured. An epsilon that nothing bounds is infinite.
+    """The figures of a finished cell, None for one that was not measured. An unbounded epsilon is infinite.
 
     Args:
-        keys: of columns.
-        cell: its summary.
+        keys: keys of columns.
+        cell: the summary of the cell.
         twin: the summary of its plain twin, for ratios and differences; empty where there is none.
     """
     found = [_value(_column(key), cell, twin) for key in keys]

@@ -1,8 +1,8 @@
-"""The plain twins of a sweep's cells: overheads are told against them, so those that are missing are run first.
+"""The plain twins of a sweep's cells: overheads are ratios to them, so missing twins are run first.
 
-A twin has the cell's configuration without protection: the same seed, partition, initial weights and cohorts. It is
-what `results.comparison` looks for. It is run where its cell is, whatever launcher and sweeper there is, since times
-of another machine would tell nothing.
+A twin has the cell's configuration without protection: the same seed, partition, initial weights and cohorts.
+`results.comparison` pairs the two. A twin runs on the machine of its cell with any launcher and sweeper, since times
+of different machines do not compare.
 """
 
 import json
@@ -15,21 +15,21 @@ from omegaconf import DictConfig, OmegaConf
 from fl.config.schema import FedveilConfig
 from results.runs import PLAIN_SUM, PROTECTION, is_plain
 
-COMMON = "FEDVEIL_COMMON"  # JSON: what all cells of a sweep say of what only protection reads
+COMMON = "FEDVEIL_COMMON"  # JSON: the values, common to all cells of a sweep, of the keys that only protection reads
 
 
 def common(config: DictConfig) -> str:
-    """For `COMMON`: a plain cell of the grid has these values, so a twin takes them, and is that cell.
+    """The text of `COMMON`; a twin takes these values, so that it is the same run as a plain cell of the grid.
 
     Args:
-        config: of the whole sweep, without what it varies.
+        config: the configuration of the whole sweep, without the varied keys.
     """
     read = [key for key in PROTECTION if key not in ("secure_sum", "mechanism")]
     return json.dumps({key: OmegaConf.select(config, key) for key in read}, separators=(",", ":"))
 
 
 def twin_of(cell: DictConfig) -> DictConfig:
-    """A cell without protection: itself where it has none."""
+    """The plain twin of a cell; the cell itself where it has no protection."""
     resolved = cast(dict[str, Any], OmegaConf.to_container(cell, resolve=True, throw_on_missing=True))
     if is_plain(resolved):
         return cell

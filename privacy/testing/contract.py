@@ -35,7 +35,7 @@ def vectors(count: int, length: int, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def assert_sum(total: Total, contributions: dict[str, np.ndarray], secure_sum: SecureSum) -> None:
-    """Against the correctly rounded sum over the survivors, coordinate by coordinate."""
+    """Compare a sum with the correctly rounded sum over the survivors, coordinate by coordinate."""
     survivors = [contributions[address].astype(np.float64) for address in total.survivors]
     exact = np.array([math.fsum(column) for column in zip(*survivors, strict=True)])
     magnitude = np.array([math.fsum(abs(x) for x in column) for column in zip(*survivors, strict=True)])
@@ -49,7 +49,7 @@ INHERITED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executor
 
 
 class SecureSumContract:
-    """Inherit, and supply `secure_sum`."""
+    """The contract suite; inherit it, and supply the fixture `secure_sum`."""
 
     def test_the_sum_is_that_of_float64(self, secure_sum: SecureSum) -> None:
         contributions = vectors(7, 300)

@@ -44,7 +44,7 @@ def residue_spec(length: int, cohort_size: int, modulus_bits: int, min_contribut
 
 
 class MemoryStore(Store):
-    """Lasts as long as the test."""
+    """A store in memory that lasts as long as the test."""
 
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
@@ -68,7 +68,7 @@ def identity_of(address: Address) -> Identity:
 
 @dataclass
 class Round:
-    """One round of a protocol, after its set-up; `gone` names who does not answer at a stage."""
+    """One round of a protocol, after its set-up; `gone` names the roles that do not answer at a stage."""
 
     secure_sum: SecureSum
     spec: VectorSpec
@@ -82,7 +82,7 @@ class Round:
     stores: dict[Address, MemoryStore] = field(default_factory=dict)
     asked: dict[str, set[Address]] = field(default_factory=dict)
     attempt: str = ATTEMPT
-    number: int = 1  # of the round; 0 at set-up
+    number: int = 1  # number of the round; 0 at set-up
     peers: Mapping[Address, Peers] = field(default_factory=dict)
 
     def run(self) -> Total:
@@ -92,7 +92,7 @@ class Round:
         return total
 
     def set_up(self) -> None:
-        """Nobody is gone, and no stage counts."""
+        """Run the set-up, in which all roles answer and no stage is counted."""
         gone = self.gone
         self.gone = {}
         self.number = 0
@@ -114,7 +114,7 @@ class Round:
 
     @property
     def client_stages(self) -> list[str]:
-        """Where every client was asked."""
+        """The stages at which every client was asked."""
         return [stage for stage in self.stages if set(self.vectors) <= self.asked[stage]]
 
     def serve(self, exchange: Exchange) -> None:
@@ -129,7 +129,7 @@ class Round:
                 self.refused[address] = error
 
     def answers(self, exchange: Exchange, there: list[Address]) -> Iterator[tuple[Address, Callable[[], Records]]]:
-        """How to get each answer: one after the other, or all at once where parties answer together."""
+        """Functions that give each answer: one after the other, or all at once where parties answer together."""
         roles = self.secure_sum.roles
         if self.secure_sum.meeting is None or not set(there) <= set(roles):
             yield from ((address, partial(self.respond, exchange, address)) for address in there)
@@ -175,7 +175,7 @@ class Round:
 
 
 def transported(records: Records) -> Records:
-    """The records as they come out of a transport: only flat values survive."""
+    """The records after a transport, which keeps only flat values."""
     for name, value in records.items():
         assert isinstance(name, str)
         assert isinstance(value, np.ndarray | bytes | int | float | str), f"{name} is a {type(value).__name__}"

@@ -1,6 +1,6 @@
-"""Parties as threads of this process, over CrypTen's communicator for threads: a thread a party, for all tests.
+"""Parties as threads of this process, over CrypTen's communicator for threads: one thread a party, for all tests.
 
-The committee's processes are tested where they are, in `tests/fl/runtimes/`.
+The processes of parties are tested in `tests/fl/runtimes/`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,16 +24,16 @@ _threads: list[ThreadPoolExecutor] = []
 
 
 def submit(size: int, party: int, function: Callable[..., T], *arguments: object) -> "Future[T]":
-    """Run something as one of so many parties."""
+    """Run a function as one of several parties."""
     if len(_threads) != size:
         _restart(size)
     return _threads[party].submit(function, *arguments)
 
 
 def _restart(size: int) -> None:
-    """CrypTen knows one number of threads at a time.
+    """Restart CrypTen's communicator, which supports only one number of threads at a time.
 
-    Not its `init_thread`: that sends seeds around, which a sum does not use, and mixes them up when a thread is late.
+    CrypTen's own `init_thread` sends seeds around, which a sum does not use, and mixes them up when a thread is late.
     """
     if _threads:
         crypten.uninit()
@@ -45,11 +45,11 @@ def _restart(size: int) -> None:
     crypten_party._meter = None
     for rank, thread in enumerate(_threads):
         thread.submit(crypten.communicator._init, use_threads=True, rank=rank, world_size=size).result()
-    crypten_party._meter = PartyMeter()  # as `start` leaves a process
+    crypten_party._meter = PartyMeter()  # the state of a process after `start`
 
 
 class ThreadPeers(Peers):
-    """A queue from each party to each."""
+    """Peers with a queue from each party to each other one."""
 
     def __init__(
         self,
@@ -79,6 +79,6 @@ class ThreadPeers(Peers):
 
 
 def peers_among(parties: Sequence[Address], patience_s: float = PATIENCE_S) -> dict[Address, ThreadPeers]:
-    """The peers of each party, with nothing under way."""
+    """The peers of each party, with empty queues."""
     queues: dict[tuple[Address, Address], Queue[bytes]] = {(a, b): Queue() for a in parties for b in parties}
     return {party: ThreadPeers(party, parties, queues, patience_s) for party in parties}

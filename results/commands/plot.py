@@ -26,7 +26,7 @@ KINDS = {
     "phases": "time of a round by party and phase (--y sent_bytes, received_bytes: bytes)",
     "scaling": "a figure (--y, by default round_s) against a numeric key of the configuration (--x)",
 }
-# --x and --y where they are not given; a kind that has none takes none
+# defaults of --x and --y; a kind without a default does not take the option
 X = {"pareto": "round_ratio", "scaling": None}
 Y = {"pareto": "accuracy", "epsilon": "accuracy", "scaling": "round_s", "phases": "phase_s"}
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     """Draw one picture; returns the exit status.
 
     Raises:
-        ConfigError: an option, figure or key that there is not, nothing to draw, a file that cannot be written.
+        ConfigError: an unknown option, figure or key, nothing to draw, or a file that cannot be written.
     """
     options = _parser().parse_args(argv)
     kind = options.kind
@@ -46,7 +46,9 @@ def main(argv: Sequence[str]) -> int:
     x = options.x or X.get(kind)
     y = options.y or Y.get(kind, "")
     if kind == "scaling" and x is None:
-        raise ConfigError("--x: name what `scaling` is drawn against: clients, parameters, faults.dropout_rate, ...")
+        raise ConfigError(
+            "--x: name the key that `scaling` is drawn against: clients, parameters, faults.dropout_rate, ..."
+        )
     networks = [load(name) for name in split(options.network)]
     runs = collect_under(options.runs)
     if kind == "overview":
@@ -67,12 +69,17 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("kind", metavar="KIND", choices=KINDS, help="one of those below")
+    parser.add_argument("kind", metavar="KIND", choices=KINDS, help="a kind of the list below")
     add_runs(parser)
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the picture: .png, .pdf or .svg")
-    parser.add_argument("--x", metavar="KEY", help="what stands on the horizontal axis")
-    parser.add_argument("--y", metavar="COLUMN", help="what stands on the vertical one")
-    parser.add_argument("--width", choices=WIDTHS, default="column", help="of a paper (default: %(default)s)")
+    parser.add_argument("--x", metavar="KEY", help="the quantity on the horizontal axis")
+    parser.add_argument("--y", metavar="COLUMN", help="the quantity on the vertical axis")
+    parser.add_argument(
+        "--width",
+        choices=WIDTHS,
+        default="column",
+        help="width of the picture, of a paper's column or page (default: %(default)s)",
+    )
     add_networks(parser)
     return parser
 
@@ -98,5 +105,5 @@ def _plane(runs: pl.DataFrame, out: Path, width: str, kind: str, x: str, y: str,
 
 
 def _levels(rows: Sequence[Row], across: Axis) -> list[Row]:
-    """What no epsilon holds for, to compare with."""
+    """The rows without an epsilon, drawn as levels for comparison."""
     return [row for row in rows if row["plain"] and across.of(row) is None]

@@ -1,4 +1,4 @@
-"""`fedveil query "SQL"`: the runs and their measurements as two tables, asked in Polars' SQL."""
+"""`fedveil query "SQL"`: the runs and their measurements as two tables for Polars' SQL."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -20,15 +20,15 @@ from results.runs import RUNS
 RUNS_TABLE = "runs"
 ROWS_TABLE = "rows"
 ROWS = pl.Schema({"path": pl.String(), **MEASURED})
-MOST = 300  # characters of what Polars says
+MOST = 300  # most characters kept of a message of Polars
 TABLES = f"""tables:
   {RUNS_TABLE}  one row a run: {", ".join(RUNS)}
   {ROWS_TABLE}  one row a measurement: {", ".join(ROWS)}
 
-path, the run's folder, joins them. A run has figures where summarised; their names and units are those of
-`fedveil table --columns`, where seconds end in _s and others are raw: accuracy is a share. Configuration is the
-canonical JSON without the seed, pair what a run shares with its plain twin. Round 0 is set-up. WHERE is a word of SQL,
-so put the column in quotes.
+path, the run's folder, joins them. A run has figures where summarised is true; their names and units are those of
+`fedveil table --columns`: seconds end in _s, other figures are raw, and accuracy is a share. The column configuration
+is the canonical JSON without the seed; a run and its plain twin have the same pair. Round 0 is set-up. WHERE is an SQL
+keyword, so put the column in quotes.
 
   fedveil query 'SELECT "where", stage, SUM(value) AS s FROM rows WHERE metric = '"'wall'"' GROUP BY "where", stage'
   fedveil query 'SELECT backend, AVG(accuracy) AS accuracy, COUNT(*) AS runs FROM runs GROUP BY backend' mysweep
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     """Print the answer, or write it to a file; returns the exit status.
 
     Raises:
-        ConfigError: SQL that Polars does not understand, or that names what there is not; and as `fedveil table`.
+        ConfigError: SQL that Polars does not understand, or an unknown table or column; and as `fedveil table`.
     """
     options = _parser().parse_args(argv)
     answer = query(options.sql, collect_under(options.runs))
@@ -62,19 +62,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def query(sql: str, runs: pl.DataFrame) -> pl.DataFrame:
-    """The answer over a frame of `results.runs.RUNS`, and the rows of these runs.
+    """The answer to a query over a frame of `results.runs.RUNS`, and the rows of these runs.
 
     Raises:
-        ConfigError: the query has none.
+        ConfigError: the query has no answer.
     """
-    texts = runs.lazy().with_columns(pl.col(pl.Categorical()).cast(pl.String()))  # which LIKE and JSON take
+    texts = runs.lazy().with_columns(pl.col(pl.Categorical()).cast(pl.String()))  # LIKE and JSON functions need strings
     context = pl.SQLContext({RUNS_TABLE: texts, ROWS_TABLE: _rows(runs["path"])})
     try:
         answer = context.execute(sql, eager=True)
     except (PolarsError, OSError) as error:
         raise _refused((str(error).splitlines() or [type(error).__name__])[0]) from error
     if not answer.width:
-        raise _refused("that asks for nothing")
+        raise _refused("the query is empty")
     return answer
 
 
@@ -83,7 +83,7 @@ def _refused(reason: str) -> ConfigError:
 
 
 def _rows(paths: Iterable[str]) -> pl.LazyFrame:
-    """All measurements; files are read when a query asks for them, and then no more of them than it asks for."""
+    """All measurements; files are read lazily, and only as far as a query needs them."""
     files = [file for path in paths if (file := Path(path, store.ROWS)).exists()]
     if not files:
         return ROWS.to_frame().lazy()
@@ -92,7 +92,7 @@ def _rows(paths: Iterable[str]) -> pl.LazyFrame:
 
 
 def sheet(answer: pl.DataFrame) -> Sheet:
-    """An answer as a table to print: numbers with six digits; as CSV it stays as exact as it is."""
+    """An answer as a table to print: numbers with six digits; CSV keeps full precision."""
     columns = tuple(
         Column(name, name, "count" if kind.is_numeric() else "text") for name, kind in answer.schema.items()
     )

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         runs = collect_under(options.runs)
         sheet = phases(runs, columns) if options.breakdown else table(runs, columns, networks)
     if options.plot is not None:
-        from results.plots.overview import overview  # which takes its rows from here
+        from results.plots.overview import overview  # with it matplotlib
 
         overview(runs, options.plot)
     deliver(sheet, options.format, options.out)
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Millions of objects and no cycle among them: the garbage collector would go over them for a tenth of the time."""
+    """Pause the garbage collector: it takes a tenth of the time over millions of objects without cycles."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -52,6 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     add_runs(parser)
     add_output(parser)
     add_columns(parser)
-    parser.add_argument("--breakdown", action="store_true", help="seconds and bytes by party and phase, a line each")
+    parser.add_argument("--breakdown", action="store_true", help="seconds and bytes, one line by party and phase")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy and phases too: .png, .pdf or .svg")
     return parser

@@ -1,6 +1,6 @@
-"""Links between the parties of a round, as profiles and as a model of how long a transfer over them takes.
+"""Links between the roles of a round: profiles, and a model of the transfer time over them.
 
-`results/networks/NAME.yaml` holds one profile. Every figure that comes from here is modelled, none is measured.
+`results/networks/NAME.yaml` holds one profile. All figures of this module are modelled, not measured.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from privacy.addresses import DEALER, KEYHOLDER, SERVER
 from privacy.errors import ConfigError
 
 FOLDER = Path(__file__).parent
-PLACES = {SERVER: 0, KEYHOLDER: 1, DEALER: 2}  # where they are, among a profile's places
-BYTES_PER_S = 1e6 / 8  # of a Mbps
+PLACES = {SERVER: 0, KEYHOLDER: 1, DEALER: 2}  # index into a profile's places
+BYTES_PER_S = 1e6 / 8  # bytes a second in 1 Mbit/s
 
 
 @dataclass
 class Link:
-    """A machine's own link, in Mbit/s of payload: all that it sends at a time shares the one, all it gets the other."""
+    """A machine's own link, in Mbit/s of payload: simultaneous sends share the uplink, receives the downlink."""
 
     up_mbps: float = MISSING
     down_mbps: float = MISSING
@@ -31,7 +31,7 @@ class Link:
 
 @dataclass
 class MachinePair:
-    """The path between two machines, whichever way; None bounds nothing."""
+    """The path between two machines, in both directions; None means no limit."""
 
     rtt_ms: float = MISSING
     mbps: float | None = None
@@ -41,7 +41,7 @@ class MachinePair:
 class Profile:
     """One network. Roles are the keyholder, the parties and their dealer.
 
-    Either all are `rtt_ms` apart, or they are spread over `places`, which are `between` or `within` each other.
+    Either all are `rtt_ms` apart, or they are spread over `places`, with paths `between` two and `within` one.
     """
 
     title: str = MISSING
@@ -53,28 +53,28 @@ class Profile:
     places: list[str] = field(default_factory=list)
     within: MachinePair = field(default_factory=lambda: MachinePair(0.0))
     between: dict[str, MachinePair] = field(default_factory=dict)
-    # what TCP sends before the first acknowledgement: ten segments of 1,448 bytes (RFC 6928); null for no slow start
+    # bytes that TCP sends before the first reply: ten segments of 1,448 bytes (RFC 6928); null for no slow start
     initial_window_bytes: float | None = 14_480.0
 
 
 @dataclass(frozen=True)
 class Network:
-    """A profile, by the addresses of those who talk."""
+    """A profile, looked up by the addresses of sender and receiver."""
 
     name: str
     profile: Profile
 
     def link(self, address: str) -> Link:
-        """Somebody's own link."""
+        """The link of an address."""
         kind = address.partition("/")[0]
         return {SERVER: self.profile.server, "client": self.profile.client}.get(kind, self.profile.role)
 
     def rtt_s(self, a: str, b: str) -> float:
-        """The round trip between two."""
+        """The round-trip time between two addresses, in seconds."""
         return self._pair(a, b).rtt_ms / 1e3
 
     def bytes_per_s(self, sender: str, receiver: str, share: float = 1.0) -> float:
-        """How fast one sends to the other where it has such a share of the server's link, whichever end that is."""
+        """The rate between two addresses, given their share of the server's link at either end."""
         up = self.link(sender).up_mbps
         down = self.link(receiver).down_mbps
         up = up * share if sender == SERVER else up
@@ -83,20 +83,20 @@ class Network:
         return BYTES_PER_S * min(up, down, *(() if between is None else (between,)))
 
     def transfer_s(self, size: float, sender: str, receiver: str, share: float = 1.0) -> float:
-        """From the first byte's departure to the last one's arrival; see `transfer_s`."""
+        """Seconds from the departure of the first byte to the arrival of the last one; see `transfer_s` below."""
         rate = self.bytes_per_s(sender, receiver, share)
         rtt_s = self.rtt_s(sender, receiver)
         return transfer_s(size, rate, rtt_s, self.profile.initial_window_bytes)
 
     def exchange_s(self, down: Mapping[str, float], up: Mapping[str, float]) -> float:
-        """A round trip of the server with some others, at once: until the last reply has come.
+        """Seconds of one simultaneous round trip of the server with several addresses, until the last reply.
 
-        Those who share the server's link have shares like their sizes, so that they end together; that is no slower
-        than fair shares, and as fast as the link and the slowest path allow.
+        Transfers share the server's link in proportion to their sizes, so that they end together. This is no slower
+        than equal shares, and as fast as the link and the slowest path allow.
 
         Args:
             down: bytes from the server, by address.
-            up: bytes of the replies; who sends none has dropped out, and how long the server waits is not modelled.
+            up: bytes of the replies; an address without an entry has dropped out; waiting for it is not modelled.
         """
         down_bytes = sum(down.values())
         up_bytes = sum(up.values())
@@ -126,10 +126,10 @@ class Network:
 
 
 def transfer_s(size: float, bytes_per_s: float, rtt_s: float, window: float | None) -> float:
-    """Seconds from the first byte's departure to the last one's arrival, over a TCP connection that was idle.
+    """Seconds from the departure of the first byte to the arrival of the last one, over an idle TCP connection.
 
-    The sender waits for acknowledgements, a round trip each time, until its window, which starts at `window` bytes and
-    doubles (slow start: RFC 5681, section 3.1), covers the path or what is left. None means no slow start.
+    The sender waits one round trip for acknowledgements per window. The window starts at `window` bytes and doubles
+    (slow start: RFC 5681, section 3.1) until it covers the path or the remaining bytes. None means no slow start.
     """
     waited_s = 0.0
     while window is not None and window < min(size, bytes_per_s * rtt_s):
@@ -140,19 +140,19 @@ def transfer_s(size: float, bytes_per_s: float, rtt_s: float, window: float | No
 
 
 def names() -> list[str]:
-    """The profiles that there are."""
+    """The names of all profiles."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load(name: str) -> Network:
-    """One of them, or a file of one's own, by its path.
+    """Load a profile by its name, or from a user's file by its path.
 
     Raises:
-        ConfigError: there is none, or its file says what no profile has.
+        ConfigError: there is no such profile, or its file holds an invalid key or value.
     """
     file = FOLDER / f"{name}.yaml" if name in names() else Path(name)
     if file.suffix != ".yaml" or not file.is_file():
-        raise ConfigError.of("--network", name, f"allowed are {', '.join(names())}, or a file like theirs")
+        raise ConfigError.of("--network", name, f"allowed are {', '.join(names())}, or a file of the same format")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Profile), OmegaConf.load(file))
         profile = cast(Profile, OmegaConf.to_object(merged))
@@ -162,7 +162,7 @@ def load(name: str) -> Network:
 
 
 def _checked(name: str, profile: Profile) -> Profile:
-    """Raises ConfigError for what would divide by nothing, or for a pair of places that is not there."""
+    """Check a profile; raises ConfigError for rates that would divide by 0, and for a missing pair of places."""
     links = (profile.server, profile.client, profile.role)
     rates = [rate for link in links for rate in (link.up_mbps, link.down_mbps)]
     pairs = [profile.within, *profile.between.values()]

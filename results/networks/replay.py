@@ -1,15 +1,15 @@
-"""`fedveil table --network PROFILE`: how long a run's rounds would take over other links, from its measured rows.
+"""`fedveil table --network PROFILE`: the modelled time of a run's rounds over other links, from its measured rows.
 
-A modelled round is measured computing and modelled transfer, one after the other:
+A modelled round is measured computing plus modelled transfer:
 
-- computing: the server's protocol, step and ledger; the slowest client, since clients work side by side where a
-  simulation has them work in turn; the keyholder; and the slowest party, without its waiting for the others;
-- transfer: each stage of the secure sum is one round trip of the server with those it asks, of the bytes that were
-  counted (envelopes too); then what parties, and their dealer, send one another: each of their communication rounds
+- computing: the server's protocol, step and ledger; the slowest client, since clients work in parallel, unlike in
+  a simulation; the keyholder; and the slowest party, without its waiting for the others;
+- transfer: each stage of the secure sum is one round trip of the server with the roles that it asks, with the counted
+  bytes (envelopes too). Then follows the traffic among parties and their dealer: each of their communication rounds
   takes half a round trip and an equal part of their bytes.
 
-What an engine spends on messages is not in it, nor lost packets, nor waiting for those who dropped out. The slowest
-client is that of a whole round, for its phases do not say in which stage they fell.
+The model excludes the engine's time for messages, lost packets, and waiting for drop-outs. The slowest client is that
+of a whole round, since phases do not record their stage.
 """
 
 from collections import defaultdict
@@ -26,19 +26,19 @@ from results.networks.links import Network
 from results.rows import WITNESS
 from results.store import RunDirectory
 
-PEERS = ("peers", "dealer")  # the stages in which parties tell what passed among them
+PEERS = ("peers", "dealer")  # the stages in which parties report the bytes that passed among them
 Sizes = dict[str, float]  # bytes by address
 
 
 class Replay(NamedTuple):
-    """Seconds of a round; medians over rounds. A round whose clients tell no times is not modelled."""
+    """Seconds of a round; medians over rounds. Rounds without times of clients are not modelled."""
 
     round_s: float | None
     transfer_s: float | None
 
 
 def columns(network: Network) -> tuple[Column, ...]:
-    """What a table shows of one network."""
+    """The columns of a table for one network."""
     name = network.name
     round_s = f"modelled_round_s_{name}"
     return (
@@ -49,7 +49,7 @@ def columns(network: Network) -> tuple[Column, ...]:
 
 
 def with_modelled(runs: pl.DataFrame, networks: Sequence[Network]) -> pl.DataFrame:
-    """A frame of `results.runs.RUNS` with the first two of `columns` of each network, for those that have figures."""
+    """A frame of `results.runs.RUNS` with the first two of `columns` of each network, for runs that have figures."""
     found: dict[str, list[float | None]] = defaultdict(list)
     for path, summarised in runs.select("path", "summarised").iter_rows() if networks else ():
         rows = RunDirectory(Path(path)).rows() if summarised else None
@@ -61,13 +61,13 @@ def with_modelled(runs: pl.DataFrame, networks: Sequence[Network]) -> pl.DataFra
 
 
 def note(network: Network) -> str:
-    """What the columns rest on."""
+    """The note under a table that explains the modelled columns."""
     profile = network.profile
     return f"Modelled over {network.name}, {profile.title} (source: {profile.source})."
 
 
 NOTE = (
-    "A modelled round is no measurement: it adds the measured computing of the server, the slowest client, the "
+    "A modelled round is not measured: it adds the measured computing of the server, the slowest client, the "
     "keyholder and the slowest party to the time that the measured bytes, stages and communication rounds would take."
 )
 
@@ -81,7 +81,7 @@ def replay(rows: pl.DataFrame, network: Network) -> Replay:
     return Replay(median(whole) if whole else None, median(transfers) if transfers else None)
 
 
-Told = Mapping[tuple[str, str, str], float]  # by address, stage and metric: what was measured in one round
+Told = Mapping[tuple[str, str, str], float]  # the measurements of one round, by address, stage and metric
 
 
 def _rounds(rows: pl.DataFrame) -> list[Told]:
@@ -93,7 +93,7 @@ def _rounds(rows: pl.DataFrame) -> list[Told]:
 
 
 def computing_s(told: Told) -> float | None:
-    """Measured computing of a round, of those that wait for one another; None where no client tells its own."""
+    """Measured computing of a round, over the roles that wait for one another; None without times of clients."""
     spent: dict[str, float] = defaultdict(float)
     for (where, stage, metric), value in told.items():
         if where == "server":
@@ -122,7 +122,7 @@ def transfer_s(told: Told, network: Network) -> float:
 
 
 def _among_parties_s(told: Told, network: Network) -> float:
-    """The slowest party's, over both stages; what it sends to each of the others goes through its own link."""
+    """Transfer of the slowest party over both stages; its bytes to all others pass through its own link."""
     parties = sorted({where for where, stage, _ in told if stage in PEERS})
     spent = [sum(_party_s(told, network, party, parties, stage) for stage in PEERS) for party in parties]
     return max(spent, default=0.0)
@@ -133,5 +133,5 @@ def _party_s(told: Told, network: Network, party: str, parties: Sequence[str], s
     others = ["dealer"] if stage == "dealer" else [other for other in parties if other != party]
     if not waits or not others:
         return 0.0
-    sent_bytes = told.get((party, stage, "comm_bytes"), 0.0) / 2  # it tells what it sends and gets
+    sent_bytes = told.get((party, stage, "comm_bytes"), 0.0) / 2  # the count includes sent and received bytes
     return waits * max(network.transfer_s(sent_bytes / waits, party, other) for other in others)

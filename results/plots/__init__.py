@@ -1,1 +1,1 @@
-"""Pictures for print, of the same rows as the tables: `fedveil plot`."""
+"""Pictures for print, drawn from the same rows as the tables: `fedveil plot`."""

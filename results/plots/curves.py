@@ -1,4 +1,4 @@
-"""A figure against a number: epsilon, or a key of the configuration that grows."""
+"""Curves of a figure against epsilon, or against a numeric key of the configuration."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,17 @@ AXES = 2.3  # inches
 
 
 def draw(figure: "Figure", found: Sequence[Point], x: Axis, y: Axis, width: str, plain: Sequence[Row] = ()) -> None:
-    """A line for whatever differs in more than x, bars for the 95 % interval over seeds.
+    """Draw one line for each set of configurations that differ only in x, with bars for the 95 % interval over seeds.
 
-    Where that is more lines than can be told apart, those of a backend share its colour and its entry in the legend.
+    With more lines than distinct colours, the lines of a backend share its colour and its entry in the legend.
 
     Args:
-        figure: to draw on.
+        figure: the figure to draw on.
         found: the points.
-        x: what they stand over.
-        y: their height.
-        width: of the picture.
-        plain: rows that have no x, and are drawn as levels to compare with.
+        x: the horizontal axis.
+        y: the vertical axis.
+        width: width of the picture.
+        plain: rows without x, drawn as levels for comparison.
     """
     axes = figure.subplots()
     lines = series(found, x)
@@ -57,7 +57,7 @@ def _line(axes: "Axes", line: Sequence[Point], style: Look) -> Any:
         capsize=2,
         elinewidth=0.7,
     )
-    return drawn[0]  # without its bars
+    return drawn[0]  # the line without its bars
 
 
 def _levels(axes: "Axes", levels: Sequence[Interval]) -> dict[str, Any]:

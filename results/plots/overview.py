@@ -1,4 +1,4 @@
-"""`fedveil table --plot FILE` and `fedveil plot overview`: accuracy by round above, and where a round's time goes."""
+"""`fedveil table --plot FILE` and `fedveil plot overview`: accuracy by round above, phases of a round below."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,19 +25,19 @@ PHASE_TIME = "phase_s"  # the figure of the breakdown that its bars show
 
 
 def draw(figure: "Figure", rows: Sequence[Row], curves: pl.DataFrame, found: Stacks, heading: str, width: str) -> None:
-    """Both, one above the other.
+    """Draw both, one above the other.
 
     Args:
-        figure: to draw on.
-        rows: of `results.table.table`.
-        curves: of `results.plots.rounds.accuracy_by_round`.
+        figure: the figure to draw on.
+        rows: rows of `results.table.table`.
+        curves: the frame of `results.plots.rounds.accuracy_by_round`.
         found: the bars.
-        heading: of their axis.
-        width: of the picture.
+        heading: heading of the bars' axis.
+        width: width of the picture.
     """
     names = _names(rows)
     accuracy = ACCURACY + legend_height(list(dict.fromkeys(names)), width)
-    height = bars.height(found, width) + 0.5  # about; its legend tells
+    height = bars.height(found, width) + 0.5  # an estimate, until the legend is drawn
     parts = figure.subfigures(2, 1, squeeze=False, height_ratios=(accuracy, height))
     above, below = parts[:, 0]
     _draw_accuracy(above, rows, names, curves, width)
@@ -45,7 +45,7 @@ def draw(figure: "Figure", rows: Sequence[Row], curves: pl.DataFrame, found: Sta
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
-    """What the lines are called: after backends, where these tell all apart or there are too many for a name each."""
+    """The names of the lines: backends, where these are distinct or there are too many lines for separate names."""
     own = [str(row["backend"] or "plain") for row in rows]
     return [row["configuration"] for row in rows] if len(set(own)) < len(rows) <= FEW else own
 
@@ -53,7 +53,7 @@ def _names(rows: Sequence[Row]) -> list[str]:
 def _draw_accuracy(
     figure: "FigureBase", rows: Sequence[Row], names: Sequence[str], curves: pl.DataFrame, width: str
 ) -> None:
-    """A line a configuration, a mean over seeds, in a band of their extremes."""
+    """Draw a line for each configuration: the mean over seeds, in a band between their extremes."""
     from matplotlib.ticker import MaxNLocator
 
     axes = figure.subplots()
@@ -72,7 +72,7 @@ def _draw_accuracy(
 
 
 def overview(runs: pl.DataFrame, out: Path, width: str = "page", key: str = "--plot") -> None:
-    """Draw the finished ones of a frame of `results.runs.RUNS`: accuracy by round, and phases.
+    """Draw the finished runs of a frame of `results.runs.RUNS`: accuracy by round, and phases.
 
     Raises:
         ConfigError: another ending than .png, .pdf or .svg; no finished run, or more than a page holds.
@@ -84,7 +84,7 @@ def overview(runs: pl.DataFrame, out: Path, width: str = "page", key: str = "--p
 
 
 def bar_column(option: str, key: str) -> Column:
-    """A figure of the breakdown that adds up."""
+    """The column of the breakdown for a bar chart; its values must add up."""
     allowed = {column.key: column for column in breakdown.COLUMNS if column.kind == "mean"}
     if key not in allowed:
         raise ConfigError.of(option, key, f"no such figure; allowed are {', '.join(allowed)}")

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NUMBERED = 9  # points of the front that have a name of their own, where backends do not tell them apart
+NUMBERED = 9  # most points of the front with a number of their own, where backends are not distinct
 GREY = "#777777"
 AXES = 2.4  # inches
 
 
 def draw(figure: "Figure", found: Sequence[Point], x: Axis, y: Axis, width: str) -> None:
-    """A point a configuration, in the colour and shape of its backend, and the front as a line of steps."""
+    """Draw a point for each configuration, in the colour and shape of its backend, and the front as a stepped line."""
     axes = figure.subplots()
     best = front(found, x, y)
     handles, labels = _points(axes, found)
@@ -35,7 +35,7 @@ def draw(figure: "Figure", found: Sequence[Point], x: Axis, y: Axis, width: str)
 
 
 def _steps(axes: "Axes", best: Sequence[Point], found: Sequence[Point], rising: bool) -> Any:
-    """Through the front and on to the end where x is worst: whatever lies beyond the line is beaten."""
+    """The steps of the front, extended to the worst x; points beyond the line are dominated."""
     end = (max if rising else min)(point.x.value for point in found)
     corners = [(point.x.value, point.y.value) for point in best]
     corners = [*corners, (end, corners[-1][1])] if rising else [(end, corners[0][1]), *corners]
@@ -70,13 +70,13 @@ def _points(axes: "Axes", found: Sequence[Point]) -> tuple[list[Any], list[str]]
             elinewidth=0.8,
             zorder=2,
         )
-        handles.append(drawn[0])  # without its bars
+        handles.append(drawn[0])  # the points without their bars
         labels.append(name)
     return handles, labels
 
 
 def _numbered(axes: "Axes", best: Sequence[Point]) -> tuple[list[Any], list[str]]:
-    """Numbers beside the points of the front, and what they stand for."""
+    """Write numbers beside the points of the front; returns their meanings."""
     from matplotlib.lines import Line2D
 
     places: dict[tuple[float, float], list[str]] = {}

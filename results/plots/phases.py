@@ -1,4 +1,4 @@
-"""Where a round's time, or its bytes, go: stacked bars by party and phase."""
+"""Stacked bars of a round's time, or bytes, by party and phase."""
 
 import textwrap
 from collections import defaultdict
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
 
-OTHERS = "protocol"  # stages of it, which are no phase of a client, and to which bytes belong
-NARROW = 26  # characters of a label in one column
-MOST = 60  # bars that a page holds
-BAR = 0.05  # inches a bar
-LINE = 0.12  # inches that a line of its label adds
+OTHERS = "protocol"  # stages of the protocol outside the phases of a client; they hold the bytes
+NARROW = 26  # most characters of a label in one column
+MOST = 60  # the most bars on a page
+BAR = 0.05  # inches of a bar
+LINE = 0.12  # inches that a line of the label adds
 
 
 class BarSegment(NamedTuple):
-    """A part of a bar, and how it looks in colour and in grey."""
+    """A part of a bar, and its look in colour and in grey."""
 
     party: str
     phase: str
@@ -32,11 +32,11 @@ class BarSegment(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Its entry in the legend."""
+        """The entry of the segment in the legend."""
         return self.party if self.phase == ALL else f"{self.party}: {self.phase}"
 
 
-# phases of clients are told apart; of the other parties, whose stages differ with the protocol, the whole is shown
+# clients are split by phase; other parties, whose stages depend on the protocol, are one segment each
 SEGMENTS = (
     BarSegment("clients", "prepare", "#56B4E9", "..."),
     BarSegment("clients", "train", "#0072B2"),
@@ -56,7 +56,7 @@ def stacks(rows: Sequence[Row], column: Column) -> Stacks:
     """The bars of a picture, see `divided`.
 
     Raises:
-        ConfigError: there is none, or there are more than a page holds.
+        ConfigError: there is no bar, or there are more than a page holds.
     """
     found = divided(rows, column)
     if not 1 <= len(found) <= MOST:
@@ -65,7 +65,7 @@ def stacks(rows: Sequence[Row], column: Column) -> Stacks:
 
 
 def divided(rows: Sequence[Row], column: Column) -> Stacks:
-    """A bar a configuration, from the rows of `results.table.phases`, in their order, each divided as SEGMENTS are."""
+    """A bar for each configuration, from the rows of `results.table.phases`, in their order, divided by SEGMENTS."""
     found: dict[str, dict[tuple[str, str], float]] = {}
     for row in rows:
         bar = found.setdefault(row["configuration"], defaultdict(float))
@@ -79,13 +79,13 @@ def divided(rows: Sequence[Row], column: Column) -> Stacks:
 
 
 def height(labels: Iterable[str], width: str) -> float:
-    """Of the axes, in inches."""
+    """Height of the axes, in inches."""
     shown = [_label(label, width) for label in labels]
     return (BAR + LINE * max((label.count("\n") + 1 for label in shown), default=1)) * len(shown) + 0.5
 
 
 def draw(figure: "FigureBase", found: Stacks, heading: str, width: str) -> float:
-    """A bar a configuration; returns the height that all of it takes, in inches."""
+    """Draw a bar for each configuration; returns the height of the picture, in inches."""
     axes = figure.subplots()
     _draw_on(axes, found, heading, width)
     handles, labels = axes.get_legend_handles_labels()
@@ -116,7 +116,7 @@ def _draw_on(axes: "Axes", found: Stacks, heading: str, width: str) -> None:
 
 
 def _label(label: str, width: str) -> str:
-    """In a narrow picture a key a line, without the groups that it stands in."""
+    """A label; in a narrow picture one key a line, without the groups that contain it."""
     if width != "column":
         return wrapped(label, "column")
     keys = [part.partition("=") for part in label.split(" ")]

@@ -1,4 +1,4 @@
-"""From the rows of a table to what a picture has on its axes."""
+"""Axes and points of a picture, from the rows of a table."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -8,13 +8,13 @@ from privacy.errors import ConfigError
 from results.columns import Column
 from results.labels import Parts, flatten, text_of
 
-Row = Mapping[str, Any]  # of `results.table.table`
+Row = Mapping[str, Any]  # a row of `results.table.table`
 HIGHER_IS_BETTER = ("accuracy", "accuracy_points", "macro_f1")
 NUMBERS = ("mean", "largest", "ratio", "difference")
 
 
 class Interval(NamedTuple):
-    """A figure in the unit of its heading, with the bounds of its 95 % interval where there is one."""
+    """A figure in the unit of its heading, with the bounds of its 95 % interval, if it has one."""
 
     value: float
     low: float | None = None
@@ -22,14 +22,14 @@ class Interval(NamedTuple):
 
     @property
     def error(self) -> tuple[float, float]:
-        """How far it reaches down and up."""
+        """The distances from the figure down and up to the bounds of its interval."""
         if self.low is None or self.high is None:
             return 0.0, 0.0
         return self.value - self.low, self.high - self.value
 
 
 class Axis(NamedTuple):
-    """One axis: its name, its heading, and how a row is read; `follows` are the keys that only say it once more."""
+    """One axis: its name, its heading, and the value of a row; `follows` are the keys that repeat its information."""
 
     key: str
     heading: str
@@ -38,11 +38,11 @@ class Axis(NamedTuple):
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether more of it is welcome; of overheads and epsilon less is."""
+        """True where larger is better; smaller is better for overheads and epsilon."""
         return self.key in HIGHER_IS_BETTER
 
     def says(self, key: str) -> bool:
-        """Whether a key of the configuration tells no more than this axis does."""
+        """Tell whether a key of the configuration only repeats this axis."""
         return key == self.key or any(key == other or key.startswith(f"{other}.") for other in self.follows)
 
 
@@ -50,7 +50,7 @@ FOLLOWS = {"parameters": ("model", "data"), "epsilon": ("mechanism", "delta", "e
 
 
 class Point(NamedTuple):
-    """A configuration in the plane."""
+    """A configuration as a point of the picture."""
 
     row: Row
     x: Interval
@@ -58,12 +58,12 @@ class Point(NamedTuple):
 
     @property
     def backend(self) -> str:
-        """What protects it."""
+        """The backend that protects the configuration."""
         return str(self.row["backend"] or "plain")
 
 
 def of_column(column: Column) -> Axis:
-    """The axis of a figure."""
+    """The axis of a column of figures."""
     return Axis(column.key, column.heading, lambda row: figure(row, column), FOLLOWS.get(column.key, ()))
 
 
@@ -76,14 +76,14 @@ def axis(option: str, key: str, columns: Sequence[Column], rows: Sequence[Row], 
     """The axis that a user named.
 
     Args:
-        option: what named it, for the error.
-        key: of a column of figures, or (`configured`) a numeric key of the configurations.
-        columns: those that there are.
-        rows: of the table.
-        configured: whether keys of the configuration will do, too.
+        option: the option that named it, for the error.
+        key: the key of a column of figures, or (`configured`) a numeric key of the configurations.
+        columns: all columns.
+        rows: the rows of the table.
+        configured: whether keys of the configuration are allowed, too.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: the key names neither.
     """
     figures = {column.key: column for column in columns if column.kind in NUMBERS}
     keys = varied(rows) if configured else []
@@ -91,12 +91,12 @@ def axis(option: str, key: str, columns: Sequence[Column], rows: Sequence[Row], 
         return of_key(key)
     if key in figures:
         return of_column(figures[key])
-    named = f"; or a numeric key of the configuration, of which vary: {', '.join(keys) or 'none'}" if configured else ""
+    named = f"; or a numeric key of the configuration; these vary: {', '.join(keys) or 'none'}" if configured else ""
     raise ConfigError.of(option, key, f"no such figure; allowed are {', '.join(figures)}{named}")
 
 
 def figure(row: Row, column: Column) -> Interval | None:
-    """A figure of a row as its heading has it, or None where nothing measured it."""
+    """A figure of a row in the unit of its heading, or None where it was not measured."""
     value, low, high = (row.get(f"{column.key}{bound}") for bound in ("", "_low", "_high"))
     if value is None:
         return None
@@ -133,7 +133,7 @@ def points(rows: Sequence[Row], x: Axis, y: Axis) -> list[Point]:
     """The rows that have both figures, in their order.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such row.
     """
     found = [
         Point(row, at, value) for row in rows if (at := x.of(row)) is not None and (value := y.of(row)) is not None
@@ -144,7 +144,7 @@ def points(rows: Sequence[Row], x: Axis, y: Axis) -> list[Point]:
 
 
 def front(found: Sequence[Point], x: Axis, y: Axis) -> list[Point]:
-    """Those that no other one beats on one axis without losing on the other, by rising x: the Pareto front."""
+    """The Pareto front by rising x: the points that no other point beats on one axis without losing on the other."""
     sign_x, sign_y = (-1 if better.higher_is_better else 1 for better in (x, y))
     ordered = sorted(found, key=lambda point: (sign_x * point.x.value, sign_y * point.y.value))
     kept: list[Point] = []
@@ -156,13 +156,13 @@ def front(found: Sequence[Point], x: Axis, y: Axis) -> list[Point]:
 
 
 def series(found: Sequence[Point], x: Axis) -> dict[str, list[Point]]:
-    """The points of each line by rising x: what differs in more than x is on different ones.
+    """The points of each line by rising x; points of a line differ only in x.
 
-    A line is called after its backend, and after what else tells it from the others.
+    The name of a line is its backend, and the other keys that distinguish it.
     """
     parts = [point.row["parts"] for point in found]
     keys = {key for own in parts for key in own if not x.says(key)} - {"mechanism", "secure_sum"}
-    # a number that is always x's own, such as the `clients` that a secure sum was made for, tells no more than x
+    # a number always equal to x, such as the `clients` of a secure sum, only repeats x
     telling = {key for key in keys if not _repeats(parts, key, x.key) and len({own.get(key) for own in parts}) > 1}
     lines: dict[str, list[Point]] = {}
     for point, own in zip(found, parts, strict=True):
@@ -176,5 +176,5 @@ def _repeats(parts: Sequence[Parts], key: str, other: str) -> bool:
 
 
 def backends(rows: Sequence[Row]) -> dict[str, int]:
-    """Each backend's place among those that there are."""
+    """The index of each backend among all backends of the rows."""
     return {name: i for i, name in enumerate(dict.fromkeys(str(row["backend"] or "plain") for row in rows))}

@@ -1,4 +1,4 @@
-"""How pictures look: legible in one column of a paper, without colours and to colour-blind readers."""
+"""The style of pictures: legible in one column of a paper, without colours and to colour-blind readers."""
 
 import math
 import textwrap
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
 
-# Okabe and Ito 2008: told apart by colour-blind readers; yellow last, since it is faint on paper
+# Okabe and Ito 2008: distinct to colour-blind readers; yellow last, since it is faint on paper
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p")  # eleven, so that 88 pairs with a colour differ
-# one is whole: of lines that lie on one another all are seen
+# only one is solid, so that lines on top of one another all stay visible
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (3, 1, 1, 1)), (0, (1, 3)))
 ENDINGS = (".png", ".pdf", ".svg")
 WIDTHS = {"column": 3.4, "page": 7.0}  # inches
-FEW = len(COLOURS)  # what has a colour of its own; of more, those of one backend share it
+FEW = len(COLOURS)  # most items with their own colours; beyond it, those of one backend share a colour
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-LONG = 1e5  # from where on numbers on an axis are powers of ten
-SPANS = 10.0  # from which ratio of its ends an axis is logarithmic
+LONG = 1e5  # from this value on, numbers on an axis are powers of ten
+SPANS = 10.0  # an axis is logarithmic from this ratio of its ends on
 RC: dict[Any, Any] = {
     "font.size": 7.5,
     "axes.labelsize": 7.5,
@@ -41,29 +41,29 @@ RC: dict[Any, Any] = {
     "lines.linewidth": 1.2,
     "lines.markersize": 4,
     "hatch.linewidth": 0.5,
-    "pdf.fonttype": 42,  # publishers refuse the others
-    "text.parse_math": False,  # a `$` in a configuration is one
-    "svg.hashsalt": "fedveil",  # the same picture is the same file
+    "pdf.fonttype": 42,  # publishers refuse other types
+    "text.parse_math": False,  # a `$` in a configuration is a literal
+    "svg.hashsalt": "fedveil",  # makes the file reproducible
 }
 UNDATED: Mapping[str, Mapping[str, Any]] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".png": {}}
 
 
 class Look(NamedTuple):
-    """What tells one line or set of points from the others."""
+    """The look of one line or set of points."""
 
     colour: str
     marker: str
-    line: Any  # matplotlib's: a name, or an offset and dashes
+    line: Any  # a line style of matplotlib: a name, or an offset and dashes
 
 
 def look(index: int) -> Look:
-    """That of the so-manieth."""
+    """The look of the item with this index."""
     return Look(COLOURS[index % FEW], MARKERS[index % len(MARKERS)], LINES[index % len(LINES)])
 
 
 @contextmanager
 def picture(out: Path, key: str, width: str) -> Iterator["Figure"]:
-    """A figure to draw on, which is written when the block ends well; who draws on it sets its height.
+    """Yield a figure to draw on; it is written when the block ends without error. The caller sets its height.
 
     Args:
         out: the file.
@@ -75,7 +75,7 @@ def picture(out: Path, key: str, width: str) -> Iterator["Figure"]:
     """
     if out.suffix not in ENDINGS:
         raise ConfigError.of(key, out, f"must end in one of {', '.join(ENDINGS)}")
-    import matplotlib  # half a second, and most commands draw nothing
+    import matplotlib  # takes half a second, and most commands draw nothing
 
     matplotlib.use("agg")
     from matplotlib.figure import Figure
@@ -90,12 +90,12 @@ def picture(out: Path, key: str, width: str) -> Iterator["Figure"]:
 
 
 def spans_decades(values: Sequence[float]) -> bool:
-    """Whether an axis over these is better read as a logarithmic one."""
+    """True where a logarithmic axis suits these values."""
     return bool(values) and min(values) > 0 and max(values) >= SPANS * min(values)
 
 
 def logarithmic(axes: "Axes", x: Sequence[float] = (), y: Sequence[float] = ()) -> None:
-    """Scale those axes by decades whose values span them, with numbers that are read at a glance."""
+    """Make axes logarithmic where their values span decades, with short tick labels."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     for axis, set_scale, values in ((axes.xaxis, axes.set_xscale, x), (axes.yaxis, axes.set_yscale, y)):
@@ -114,7 +114,7 @@ def _plain(value: float, _: int) -> str:
 
 
 def _power(value: float, _: int) -> str:
-    """Of ten; all ticks of an axis alike."""
+    """Label a tick with its power of ten, in the same form for all ticks of an axis."""
     return "10" + f"{round(math.log10(value))}".translate(RAISED)
 
 
@@ -124,13 +124,13 @@ def _ones_twos_and_fives(value: float, _: int) -> str:
 
 
 def wrapped(text: str, width: str) -> str:
-    """A label in lines that fit a picture; configurations break between their keys."""
+    """A label broken into lines that fit a picture; configurations break between their keys."""
     most = round(15 * WIDTHS[width])
     return "\n".join(textwrap.wrap(text, most, break_long_words=False, break_on_hyphens=False)) or text
 
 
 def legend(figure: "FigureBase", handles: Sequence[Any], labels: Sequence[str], width: str) -> None:
-    """Below the axes, in as many columns as there is room for: `legend_height` tells how much of it there is."""
+    """Draw the legend below the axes, in as many columns as fit; `legend_height` gives its height."""
     shown = [wrapped(label, width) for label in labels]
     figure.legend(
         handles, shown, loc="outside lower center", ncols=_columns(shown, width), handlelength=2.6, columnspacing=1.2
@@ -138,11 +138,11 @@ def legend(figure: "FigureBase", handles: Sequence[Any], labels: Sequence[str], 
 
 
 def legend_height(labels: Sequence[str], width: str) -> float:
-    """In inches."""
+    """Height of the legend, in inches."""
     shown = [wrapped(label, width) for label in labels]
     columns = _columns(shown, width)
     rows = -(-len(shown) // columns) if shown else 0
-    # filled column by column; the tallest one counts
+    # entries fill column by column; the tallest column decides
     tallest = max(sum(label.count("\n") + 1 for label in shown[i * rows : (i + 1) * rows]) for i in range(columns))
     return 0.15 * tallest + 0.1
 

@@ -1,4 +1,4 @@
-"""Published figures beside ours, with a verdict that follows from the band alone."""
+"""Published figures beside ours, with a verdict that depends only on the band."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,9 +11,9 @@ from results.published.registry import Figure, Kind, PublishedRow, Table
 from results.render import Sheet
 
 TEXTS = ("row", "figure", "setting", "verdict")
-FULL = "full"  # the setting as published
+FULL = "full"  # the published setting
 COLUMNS = tuple(
-    Column(name, name, "text" if name in TEXTS else "count")  # a count is printed as it is
+    Column(name, name, "text" if name in TEXTS else "count")  # a count is printed unchanged
     for name in (
         *("row", "figure", "published", "ours", "seeds", "difference", "ratio of ratios"),
         *("kind", "setting", "band", "verdict"),
@@ -23,9 +23,9 @@ COLUMNS = tuple(
 
 @dataclass(frozen=True)
 class VerdictLine:
-    """One figure, in the unit of its heading; None for what there is not.
+    """One figure, in the unit of its heading; None for missing values.
 
-    `difference` is ours less the published; `ratio_of_ratios` ours over it, where both are ratios.
+    `difference` is ours minus the published figure; `ratio_of_ratios` is ours over it, where both are ratios.
     """
 
     row: str
@@ -33,7 +33,7 @@ class VerdictLine:
     published: float | None
     spread: float | None
     ours: float | None
-    std: float | None  # over the seeds
+    std: float | None  # standard deviation over the seeds
     seeds: int | None
     difference: float | None
     ratio_of_ratios: float | None
@@ -45,10 +45,10 @@ class VerdictLine:
 
 @dataclass(frozen=True)
 class Result:
-    """A row as it came out: our figures by name, one for each seed that ran, as runs and formulas give them.
+    """The result of a row: our figures by name, one for each seed that ran, in the units of runs and formulas.
 
-    `reason` says why some are missing, on one line; `failed` whether that is a fault and not only something that is
-    not on this machine, or in this setting. `small` says what was smaller than published.
+    `reason` explains missing figures on one line; `failed` is true where the cause is a fault, and not only a resource
+    that this machine or setting lacks. `small` names the part that was smaller than published.
     """
 
     row: PublishedRow
@@ -58,7 +58,7 @@ class Result:
     small: str = ""
 
     def lines(self) -> list[VerdictLine]:
-        """A line a figure."""
+        """One line for each figure."""
         return [self._line(figure) for figure in self.row.figures]
 
     def _line(self, figure: Figure) -> VerdictLine:
@@ -82,7 +82,7 @@ class Result:
         )
 
     def _verdict(self, figure: Figure, ours: float | None) -> str | None:
-        """Over some of the seeds alone there is none."""
+        """The verdict on a figure; there is none over only some of the seeds."""
         if self.row.kind is Kind.cited:
             return self.row.kind.name
         if self.reason or ours is None:
@@ -96,7 +96,7 @@ class Result:
 
 
 def sheet(table: Table, results: Sequence[Result], took_s: float | None = None) -> Sheet:
-    """What is printed of a table, with how long it took where that is told."""
+    """The sheet of a table, with the elapsed time if it is given."""
     figures = [
         (line, figure) for result in results for line, figure in zip(result.lines(), result.row.figures, strict=True)
     ]
@@ -105,7 +105,7 @@ def sheet(table: Table, results: Sequence[Result], took_s: float | None = None) 
         f"{table.title}. Source: {table.source}. Hardware there: {table.hardware}.",
         table.note,
         "Ours is the mean ± the standard deviation over the seeds." if several else "",
-        "" if took_s is None else f"Took {took_s:.0f} s, with what had not been run before.",
+        "" if took_s is None else f"Took {took_s:.0f} s, including runs that did not exist before.",
     )
     return Sheet(COLUMNS, [_cells(line, figure) for line, figure in figures], notes=tuple(filter(None, notes)))
 
@@ -132,7 +132,7 @@ def _with_spread(value: float | None, spread: float | None) -> str | None:
 
 
 def _difference(line: VerdictLine, figure: Figure) -> str | None:
-    """In the terms of the band: a share where it is one."""
+    """The difference in the terms of the band: a share for a relative band."""
     if line.difference is None:
         return None
     if figure.relative is None:

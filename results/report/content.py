@@ -1,4 +1,4 @@
-"""What a report holds beside its table: figures to draw, threat cards, provenance and commands, as JSON values."""
+"""The data of a report besides its table: figures to draw, threat cards, provenance and commands, as JSON values."""
 
 import hashlib
 import json
@@ -19,20 +19,20 @@ from results.plots.style import COLOURS
 from results.render import Sheet
 from results.store import CONFIG, RunDirectory
 
-Commands = Callable[[Mapping[str, Any]], str | None]  # from a run's configuration
+Commands = Callable[[Mapping[str, Any]], str | None]  # a run's configuration -> its command
 PHASE = next(column for column in breakdown.COLUMNS if column.key == "phase_s")
-DIGITS = 6  # of a figure that is drawn; the table has its own
+DIGITS = 6  # digits of a drawn figure; the table has its own format
 
 
 class Shared:
-    """Values that many runs have in common, each kept once."""
+    """Values shared by many runs, each kept once."""
 
     def __init__(self) -> None:
         self.values: list[Any] = []
         self._places: dict[str, int] = {}
 
     def place(self, value: Any) -> int:
-        """Where it is in `values`."""
+        """The index of a value in `values`."""
         place = self._places.setdefault(json.dumps(value), len(self.values))
         if place == len(self.values):
             self.values.append(value)
@@ -42,14 +42,14 @@ class Shared:
 def content(
     runs: pl.DataFrame, sheet: Sheet, phases: Sheet, columns: Sequence[Column], command: Commands
 ) -> dict[str, Any]:
-    """Everything that the page's script reads.
+    """All data that the page's script reads.
 
     Args:
         runs: a frame of `results.runs.RUNS`.
         sheet: their table.
         phases: their breakdown, `results.table.phases`.
-        columns: all that there are; those with figures can be drawn.
-        command: what gives a configuration again.
+        columns: all columns; those with figures can be drawn.
+        command: gives the command that reproduces a configuration.
 
     Raises:
         RunRefused: a file of a run is damaged.
@@ -89,7 +89,7 @@ def _is_drawn(column: Column, rows: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _drawn(row: Mapping[str, Any], column: Column) -> list[float] | None:
-    """A figure, and its interval where it has one."""
+    """A figure for drawing, and its interval if it has one."""
     found = figure(row, column)
     return None if found is None else [_short(number) for number in found if number is not None]
 
@@ -99,13 +99,13 @@ def _short(number: float) -> float:
 
 
 def _bar(amounts: Mapping[tuple[str, str], float]) -> list[float]:
-    """As long as there are segments; empty where nothing was measured."""
+    """The lengths of a bar's segments; empty where nothing was measured."""
     widths = [_short(amounts.get((segment.party, segment.phase), 0.0)) for segment in SEGMENTS]
     return widths if any(widths) else []
 
 
 def _told(path: Path, cards: Shared, environments: Shared, command: Commands) -> dict[str, Any]:
-    """Of one finished run."""
+    """The provenance of one finished run."""
     summary = RunDirectory(path).summary() or {}
     return {
         "folder": anonymous(str(path)),
@@ -119,7 +119,7 @@ def _told(path: Path, cards: Shared, environments: Shared, command: Commands) ->
 
 
 def identity(path: Path, command: Commands) -> dict[str, Any]:
-    """The hash of a run's configuration, and its command; None for each where there is no configuration."""
+    """The hash of a run's configuration, and its command; None for both without a configuration."""
     try:
         text = (path / CONFIG).read_bytes()
         return {"hash": hashlib.sha256(text).hexdigest(), "command": command(json.loads(text))}
@@ -130,5 +130,5 @@ def identity(path: Path, command: Commands) -> dict[str, Any]:
 def _environment(path: Path) -> dict[str, Any]:
     try:
         return files.read_json(path / "environment.json") or {}
-    except RunRefused as error:  # no figure comes from it
+    except RunRefused as error:  # the run contributes no figure
         return {"error": str(error)}

@@ -1,4 +1,4 @@
-"""One HTML file: the table, its plots, and where each row comes from. Nothing in it is loaded from elsewhere."""
+"""One HTML file: the table, its plots, and the provenance of each row. It loads nothing from elsewhere."""
 
 import html
 import json
@@ -21,15 +21,15 @@ HERE = Path(__file__).parent
 
 
 def page(sheet: Sheet, content: Mapping[str, Any], command: Commands) -> str:
-    """The whole file.
+    """The whole HTML file.
 
     Args:
         sheet: the table, as `fedveil table` prints it.
-        content: of `results.report.content`, for the plots and for what opens under a row.
-        command: what gives the configuration of an unfinished run again.
+        content: the data of `results.report.content`, for the plots and for the details under a row.
+        command: gives the command that reproduces the configuration of an unfinished run.
     """
     plotly = get_plotlyjs()
-    assert "</script" not in plotly.lower(), "else the script would end there"
+    assert "</script" not in plotly.lower(), "the library must not hold the end tag of a script"
     return string.Template(_own("report.html")).substitute(
         style=_own("report.css"),
         script=_own("report.js"),
@@ -50,7 +50,7 @@ def _own(name: str) -> str:
 
 
 def _json(values: Mapping[str, Any]) -> str:
-    """For a script element: nothing in a text can end it, or begin a comment."""
+    """JSON for a script element; no text in it can end the element, or begin a comment."""
     return json.dumps(values, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
@@ -60,7 +60,7 @@ def _heading(column: Column) -> str:
 
 
 def _row(number: int, row: Mapping[str, Any], columns: Sequence[Column]) -> str:
-    """A line of the table; `data-value` is what it is sorted by."""
+    """A line of the table; `data-value` is the sort key of a cell."""
     label, *others = columns
     opener = f'<button type="button" aria-expanded="false">{html.escape(cell(row, label))}</button>'
     cells = "".join(_cell(row, column) for column in others)
@@ -76,14 +76,14 @@ def _cell(row: Mapping[str, Any], column: Column) -> str:
 
 
 def _choices(columns: Iterable[Sequence[Any]]) -> Iterable[str]:
-    """What accuracy can be drawn against."""
+    """The options of the overheads that accuracy can be drawn against."""
     for key, heading, _ in columns:
         if key not in HIGHER_IS_BETTER:
             yield f'<option value="{html.escape(key)}">{html.escape(heading)}</option>'
 
 
 def _unfinished(runs: Sequence[Mapping[str, Any]], command: Commands) -> str:
-    """The runs without figures; nothing where there are none."""
+    """The section of runs without figures; empty where all have figures."""
     if not runs:
         return ""
     head = "".join(f'<th scope="col">{name}</th>' for name in ("configuration", "status", "error", "run", "command"))

@@ -1,4 +1,4 @@
-// The table's order and filter, what opens under a row, and plots of the rows that are shown.
+// Order and filter of the table, details under a row, and plots of the visible rows.
 "use strict";
 (() => {
   const $ = (id) => document.getElementById(id);
@@ -7,7 +7,7 @@
   const headings = [...$("table").tHead.rows[0].cells];
   let lines = [...body.rows];
   const texts = new Map(lines.map((line) => [line, line.textContent.toLowerCase()]));
-  const opened = new Map(); // from a line to the one below it
+  const opened = new Map(); // maps a line to its details line
   const rowOf = (line) => data.rows[line.dataset.row];
   const shown = () => lines.filter((line) => !line.hidden).map(rowOf);
 
@@ -24,7 +24,7 @@
       const [x, y] = [a.cells[place], b.cells[place]];
       if (!numeric) return sign * collator.compare(x.textContent, y.textContent);
       const [v, w] = [x.dataset.value, y.dataset.value];
-      if (v === "" || w === "") return (v === "") - (w === ""); // what was not measured comes last
+      if (v === "" || w === "") return (v === "") - (w === ""); // unmeasured values come last
       return sign * (Number(v) - Number(w));
     };
   }
@@ -49,7 +49,7 @@
     draw();
   }
 
-  // ---- what opens under a row
+  // ---- details under a row
   function details(row) {
     const parts = [];
     const cards = [...new Set(row.runs.map((run) => run.card))];
@@ -65,7 +65,7 @@
       parts.push(make("details", [make("summary", `environment of seed ${seeds.join(", ")}`), make("pre", text)]));
     }
     parts.push(make("h3", row.runs.length > 1 ? "Commands" : "Command"));
-    const none = (run) => `# seed ${run.seed}: no overrides of this version give it; its config.yaml has it whole`;
+    const none = (run) => `# seed ${run.seed}: no overrides of this version reproduce it; see its config.yaml`;
     parts.push(make("pre", row.runs.map((run) => run.command ?? none(run)).join("\n"), { className: "command" }));
     return parts;
   }
@@ -97,7 +97,7 @@
   const headingOf = Object.fromEntries(data.columns.map(([key, heading]) => [key, heading]));
   const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const hatches = { ".": ".", "|": "|", "-": "-", "\\": "\\", "/": "/", x: "x", o: "+" };
-  const most = 30; // configurations whose phases are shown
+  const most = 30; // the most configurations in the plot of phases
   const crowd = 60;
   let printing = false;
 
@@ -116,7 +116,7 @@
       margin: { l: 60, r: 45, t: 30, b: 50 },
       hovermode: "closest",
       legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
-      modebar: { orientation: "v" },  // across, it would lie on the legend
+      modebar: { orientation: "v" },  // a horizontal bar would cover the legend
       xaxis: { ...axis, title: { text: escaped(x) } },
       yaxis: { ...axis, title: { text: escaped(y) } },
     };
@@ -128,16 +128,16 @@
       return Plotly.react(id, traces, arrangement, { displaylogo: false, responsive: true, showSendToCloud: false });
     }
     Plotly.purge(id);
-    $(id).replaceChildren(make("p", "No configuration that is shown has these figures.", { className: "empty" }));
+    $(id).replaceChildren(make("p", "None of the visible configurations has these figures.", { className: "empty" }));
     return undefined;
   }
 
   const reach = (values, bound) => values.map((value) => (value.length < 3 ? 0 : Math.abs(value[bound] - value[0])));
-  const bars = (values, rows) => ({ // of so many that they hide the points, none
+  const bars = (values, rows) => ({ // no error bars where they would hide the points
     visible: rows.length <= crowd, array: reach(values, 2), arrayminus: reach(values, 1), thickness: 1, width: 2,
   });
 
-  // Points of each backend, in a colour and a shape of their own.
+  // Points by backend, each with its own colour and shape.
   function points(rows, x, y) {
     return backends.flatMap((backend, place) => {
       const own = rows.filter((row) => row.backend === backend);
@@ -165,7 +165,7 @@
     Object.assign(axis, { type: "log", tickvals: ticks.flat(), ticktext: ticks.flat().map(String) });
   }
 
-  // Those that none with as little overhead beats.
+  // The Pareto front: rows that no row with as little overhead beats.
   function front(rows, x, y) {
     const at = (row, key) => row.figures[key][0];
     const ordered = [...rows].sort((a, b) => at(a, x) - at(b, x) || at(b, y) - at(a, y));
@@ -224,7 +224,7 @@
     return show("phases", traces, arrangement);
   }
 
-  // A label in up to three lines of some forty characters; the last ones tell what protects.
+  // A label in up to three lines of some forty characters; the last ones name the protection.
   function broken(label) {
     const lines = [""];
     for (const word of label.split(" ")) {
@@ -239,7 +239,7 @@
   async function drawNow() {
     const rows = shown();
     await Promise.all([drawPareto(rows), drawEpsilon(rows), drawPhases(rows)]);
-    performance.mark("drawn"); // once more after each filter
+    performance.mark("drawn"); // repeated after each filter
   }
 
   let waiting = 0;

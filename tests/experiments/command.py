@@ -1,4 +1,4 @@
-"""The command line as a user has it: the console script in a process of its own, or the same in this process."""
+"""The command line as a user runs it: the console script in a separate process, or the same in this process."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ QUICK = ("model=logistic", "clients=4", "rounds=2", "device=cpu")
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -32,12 +32,12 @@ class Ended:
 
 
 def environment() -> dict[str, str]:
-    """With what is outside of the package importable, as its user would have it."""
+    """The environment of a user, with modules outside of the package importable."""
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def fedveil(*arguments: str, folder: Path, program: tuple[str, ...] = (str(FEDVEIL),)) -> Ended:
-    """Run the console script in `folder`, to its end."""
+    """Run the console script in `folder` to its end."""
     done = subprocess.run(
         [*program, *arguments], cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, check=False
     )
@@ -45,7 +45,7 @@ def fedveil(*arguments: str, folder: Path, program: tuple[str, ...] = (str(FEDVE
 
 
 def start(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
-    """Start the console script in `folder`, in a process group of its own."""
+    """Start the console script in `folder`, in a new process group."""
     return subprocess.Popen(
         [FEDVEIL, *arguments],
         cwd=folder,
@@ -58,7 +58,7 @@ def start(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
 
 
 class Here:
-    """Calls the command line in this process: a start costs seconds, and most tests can do without one."""
+    """The command line in this process: a new process takes seconds to start, and most tests need none."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -74,13 +74,13 @@ class Here:
         return Ended(status, *self._capsys.readouterr())
 
     def run(self, *overrides: str) -> Ended:
-        """`fedveil run` of something quick; what it gives must be asserted."""
+        """Run a quick `fedveil run`; the caller asserts its result."""
         return self("run", *QUICK, *overrides)
 
 
 @contextmanager
 def process_state() -> Iterator[None]:
-    """Put back what a command is free to change in a process that it has to itself."""
+    """Restore the process state that a command may change, as it normally has its own process."""
     root = logging.getLogger()
     argv = sys.argv
     environ = dict(os.environ)
@@ -107,7 +107,7 @@ def read(directory: Path, name: str) -> dict[str, Any]:
 
 
 def refused(ended: Ended) -> str:
-    """The one line of a command that was refused, which is all that it said."""
+    """The one-line message of a refused command, its only output."""
     assert ended.status == 2, ended
     assert ended.out == ""
     assert ended.err.startswith("fedveil: error: "), ended.err

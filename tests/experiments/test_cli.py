@@ -1,4 +1,4 @@
-"""The command line: what it says, what it refuses and how, and what Hydra gives under it."""
+"""The command line: its output, its refusals, and the features of Hydra below it."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from results import index
 from results.store import open_run
 from tests.experiments.command import FEDVEIL, QUICK, Here, environment, fedveil, read, refused
 
-# (overrides, what the line begins with, what it says besides)
+# (overrides, start of the line, other words of the line)
 BAD: list[tuple[list[str], str, str]] = [
     # unknown keys
     (["qqqq=1"], "qqqq=1: Key 'qqqq' not in", "allowed are .*clients, cohort, rounds"),
@@ -46,7 +46,7 @@ BAD: list[tuple[list[str], str, str]] = [
     (["training.steps=3"], "training.steps=3: ", "set the other to null"),
     (["training.max_weight=3"], "training.max_weight=3: ", "a client holds 360 examples"),
     (["model=cnn"], "model=cnn: ", "images of 8x8, needs 14x14"),
-    # what is not there
+    # missing things
     (["data=cifar10"], "data.name=cifar10: ", "looked in data.path .*FEDVEIL_DATA .*give data.path=FOLDER"),
     (["data.path=/nowhere"], "data.path=/nowhere: ", "no such folder"),
     (["device=cuda:64"], "device=cuda:64: ", r"there are \d+ CUDA devices; use device=cpu"),
@@ -197,7 +197,7 @@ def test_the_hash_is_that_of_the_canonical_configuration(here: Here, tmp_path: P
     written = hashlib.sha256((tmp_path / "run" / "config.json").read_bytes()).hexdigest()
     hashed = here("hash", *QUICK, "seed=3")
     assert (hashed.status, hashed.out, hashed.err) == (0, f"{written}\n", "")
-    # where a run writes and how it talks is no part of it; all else is
+    # the output folder and the display are no part of the identity; everything else is
     assert here("hash", *QUICK, "seed=3", "out=x", "force=true", "output.progress=false").out == hashed.out
     others = [here("hash", *QUICK, "seed=3", override).out for override in ("rounds=3", "device=auto", "runtime=ray")]
     assert len({hashed.out, *others}) == 4

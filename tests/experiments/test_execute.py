@@ -1,4 +1,4 @@
-"""What a run leaves behind, and whose folder it is."""
+"""The files that a run leaves behind, and the ownership of its folder."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from fl.checkpoint import Checkpoints
 from results.rows import SCHEMA, read_rows
 from tests.experiments.command import QUICK, Here, read, refused
 
-# of the issue, item 9
+# the required keys of a summary
 SUMMARY = {
     "accuracy",
     "loss",
@@ -123,7 +123,7 @@ def test_a_second_configuration_in_the_same_folder_is_refused_unless_forced(here
     assert "finished earlier" not in forced.out
     assert read(finished, "summary")["weights_sha256"] != weights
     assert read(finished, "config")["seed"] == 2
-    assert len(list((finished / "checkpoints").glob("*.parquet"))) == 4  # set-up and three rounds, none of before
+    assert len(list((finished / "checkpoints").glob("*.parquet"))) == 4  # set-up and three rounds, no older ones
 
 
 def test_a_finished_run_is_repeated_only_when_forced(here: Here, finished: Path) -> None:

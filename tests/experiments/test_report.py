@@ -1,4 +1,4 @@
-"""The report in a real browser, of real runs; what it must say, `fedveil table`, `hash` and the runs' files say."""
+"""The report of real runs in a real browser, against `fedveil table`, `fedveil hash` and the runs' files."""
 
 import csv
 import io
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 HOSTILE = '</script><img src=x onerror="window.pwned=1"><!--<script>$x \'" %{x} &lt;'
 QUOTED = HOSTILE.replace("'", "\\'")
 SWEEP = ("sweep", *QUICK, "out=runs", "output.progress=false", "training.weighting=uniform")
-DRAWN = "performance.getEntriesByName('drawn').length"  # how often the plots were
+DRAWN = "performance.getEntriesByName('drawn').length"  # the number of times that the plots were drawn
 ROWS = "#table tbody tr[data-row]"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six runs of three configurations, one of which has a hostile name in it, and two that failed."""
+    """Six runs of three configurations, one with a hostile name, and two failed runs."""
     place = tmp_path_factory.mktemp("report")
     with chdir(place), process_state():
         assert cli.main([*SWEEP, "privacy=plain,dp_sgd,secagg", "seed=1,2"]) == 0
@@ -52,46 +52,46 @@ def browser() -> Iterator[Browser]:
 
 @dataclass
 class Opened:
-    """A page, and what it said and asked for."""
+    """A page, with its console messages and requests."""
 
     page: Page
     said: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
     def rows(self) -> Locator:
-        """The rows that the filter leaves."""
+        """The rows that pass the filter."""
         return self.page.locator(f"{ROWS}:visible")
 
     def cells(self) -> list[list[str]]:
-        """Their texts."""
+        """The texts of the rows' cells."""
         return [row.locator(":scope > *").all_text_contents() for row in self.rows().all()]
 
     def column(self, heading: str) -> list[str]:
-        """The texts below a heading."""
+        """The texts of the column below a heading."""
         place = self.page.locator("#table thead th").all_text_contents().index(heading)
         return [cells[place] for cells in self.cells()]
 
     def sort(self, heading: str) -> str | None:
-        """Click on a heading; what it says of its order."""
+        """Click on a heading; returns the order that it announces."""
         place = self.page.locator("#table thead th").all_text_contents().index(heading)
         self.page.locator("#table thead button").nth(place).click()
         return self.page.locator("#table thead th").nth(place).get_attribute("aria-sort")
 
     def filter(self, words: str) -> None:
-        """Type into the filter, and wait until the plots have followed."""
+        """Type into the filter, and wait until the plots are redrawn."""
         before = self.page.evaluate(DRAWN)
         self.page.fill("#filter", words)
         self.wait_for(f"{DRAWN} > {before}")
 
     def wait_for(self, expression: str) -> None:
-        """Until it is true. Playwright's own way evaluates texts in the page, whose policy forbids it."""
+        """Wait until an expression is true. Playwright's own method needs `eval`, which the page's policy forbids."""
         end_s = time.monotonic() + 30
         while not self.page.evaluate(expression):
             assert time.monotonic() < end_s, expression
             self.page.wait_for_timeout(20)
 
     def traces(self, plot: str) -> Any:
-        """What a plot draws."""
+        """The traces of a plot."""
         return self.page.evaluate(f"document.getElementById('{plot}').data ?? []")
 
 
@@ -107,7 +107,7 @@ def opened(browser: Browser, file: Path, **options: Any) -> Opened:
 
 @pytest.fixture
 def report(browser: Browser, folder: Path) -> Iterator[Opened]:
-    """The report, just opened; whatever a test does, the page has nothing to complain of and asks for nothing."""
+    """The freshly opened report; after each test, the page must have logged nothing, and requested only itself."""
     found = opened(browser, folder / "report.html")
     yield found
     assert found.said == []
@@ -205,7 +205,7 @@ def test_no_button_sends_figures_away(report: Opened) -> None:
 def test_the_bars_add_up_to_the_breakdown(report: Opened, folder: Path) -> None:
     rows = phases(collect_under([folder / "runs"])).rows
     whole: dict[str, float] = {}
-    for row in rows:  # phases of the clients, and what the others did altogether
+    for row in rows:  # phases of the clients, and totals of the other parties
         if (row["party"] == "clients") != (row["phase"] == "all") and row["phase_s"] is not None:
             whole[row["configuration"]] = whole.get(row["configuration"], 0.0) + 1e3 * row["phase_s"]
     drawn = [sum(widths) for widths in zip(*(trace["x"] for trace in report.traces("phases")), strict=True)]

@@ -1,4 +1,4 @@
-"""What a run spends and promises, as its user sees it: budgets, summaries, refusals."""
+"""Spending and guarantees of a run from the user's view: budgets, summaries, refusals."""
 
 import math
 from collections import Counter
@@ -60,7 +60,7 @@ def test_a_summary_says_what_client_dp_gives(here):
     times = Counter(client for number, clients in charged(Path("run/checkpoints")) for client in clients)
     assert sum(times.values()) == 8
     assert len(set(times.values())) > 1
-    # PRV, the default, adds its error to what is exact
+    # PRV, the default, adds its error bound to the exact value
     exact = {n: gaussian_epsilon(n**-0.5, DELTA) for n in times.values()}
     spread = sorted(exact[n] for n in times.values())
     assert summary["epsilon"] == summary["epsilon_client"] == pytest.approx(spread[-1], abs=0.03)
@@ -116,7 +116,7 @@ BOTH = ("mechanism=client_dp", "+mechanism.dp_sgd._target_=privacy.DpSgd", "acco
 
 
 def test_two_units_hold_against_their_own(here):
-    """The clients' epsilon is client_dp's, whose noise the server itself adds: it promises nothing against it."""
+    """The clients' epsilon is that of client_dp, without a guarantee against the server, which adds its noise."""
     summary = summary_of(here, *BOTH, "+mechanism.dp_sgd.noise_multiplier=1.0", f"delta={1e-5}")
     assert summary["epsilon_record"] < math.inf
     assert summary["epsilon"] == summary["epsilon_client"] != summary["epsilon_record"]

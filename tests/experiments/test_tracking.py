@@ -1,4 +1,4 @@
-"""Tracking: MLflow and TensorBoard show what a run measured, once, and lose nothing of it when they fail."""
+"""Tracking: MLflow and TensorBoard get the measurements of a run once; their failure loses no result."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.experiments.command import QUICK, Here, fedveil, read, refused
 
 RUN = ("run", *QUICK, "rounds=2", "clients=3", "out=run")
-# in a process of its own: MLflow warns of much that is no concern of ours
+# in a separate process: MLflow gives many irrelevant warnings
 READ = """
 import json, sys
 from mlflow import MlflowClient

@@ -1,4 +1,4 @@
-"""In-process grids with somebody on the wire: the clients are the real ones, what they say is changed on its way."""
+"""In-process grids with an attacker on the wire: real clients, with their replies changed in transit."""
 
 from collections.abc import Callable, Iterable
 
@@ -11,7 +11,7 @@ Tamper = Callable[[str, Message], Iterable[Message]]
 
 
 class Tampered(InProcessGrid):
-    """Hands each reply to `tamper` with its sender's address, and delivers what comes back."""
+    """A grid that passes each reply with its sender's address to `tamper`, and delivers the result."""
 
     def __init__(self, work: Workspace, tamper: Tamper) -> None:
         super().__init__(work.hash, work.config.clients)

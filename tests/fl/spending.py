@@ -1,4 +1,4 @@
-"""Runs that pay for privacy: what they are asked for, and their ledgers as another process reads them."""
+"""Runs that pay for privacy: their overrides, and their ledgers as another process reads them."""
 
 import json
 from pathlib import Path
@@ -18,12 +18,12 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def charged(folder: Path) -> list[tuple[int, list[int]]]:
-    """Round and clients of each line."""
+    """Round and clients of each line of a ledger."""
     return [(line["round"], sorted(line["charges"][0]["clients"])) for line in lines(folder)]
 
 
 def epsilon_of(times: int, sigma: float = 1.0) -> float:
-    """By dp-accounting, driven by hand."""
+    """Epsilon computed by direct calls of dp-accounting."""
     return float(RdpAccountant().compose(GaussianDpEvent(sigma), times).get_epsilon(DELTA)) if times else 0.0
 
 

@@ -1,4 +1,4 @@
-"""The schedule of cohorts: what it keeps apart, how often it asks, and that old runs keep theirs."""
+"""The schedule of cohorts: separation, participation counts, and unchanged schedules of old runs."""
 
 from collections import Counter
 from itertools import combinations, pairwise
@@ -22,7 +22,7 @@ def separated(apart: int | None = None, most: int | None = None) -> SamplerConfi
 
 
 def clients_of(count: int) -> np.ndarray:
-    """Some hold no data, so the candidates are not 0, 1, 2."""
+    """Candidates other than 0, 1, 2, ..., since some clients hold no data."""
     return 3 * np.arange(count) + 2
 
 
@@ -111,7 +111,7 @@ def test_null_keeps_clients_apart_as_long_as_there_are_others(clients, size, apa
 
 
 def test_a_round_is_drawn_uniformly_from_those_who_may_be_asked():
-    """Six clients in threes, twenty cohorts; the second round is who is left, and the third is free again."""
+    """Six clients in cohorts of three, twenty cohorts; the second round is the complement, the third is free again."""
     firsts = Counter()
     thirds = Counter()
     for seed in range(2000):

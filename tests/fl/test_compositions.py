@@ -1,7 +1,7 @@
-"""Every mechanism under every secure sum: two rounds that end where they end under the plain sum, or a refusal.
+"""Every mechanism under every secure sum: two rounds with the same result as under the plain sum, or a refusal.
 
-Noise is seeded, so that both runs draw the same. Whatever a configuration adds to `configs/mechanism` or
-`configs/secure_sum` is in the matrix, and has to be valid or to say why it is not.
+Noise is seeded, so that both runs draw the same. Every file in `configs/mechanism` and `configs/secure_sum` is in the
+matrix; each pair must run or be refused with a reason.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ SUMS = {
         for name in AGGREGATES
     },
 }
-# those with processes of their own take seconds to start
+# configurations with separate processes take seconds to start
 SLOW = {*OPENED, "crypten", *AGGREGATES}
 COMMON = ("noise=seeded", "delta=5e-4", "server.min_contributors=3", "training.batch_size=64")
 

@@ -1,4 +1,4 @@
-"""Correlated noise over a run that stops: what a round that is run again costs, and what the checkpoint must hold."""
+"""Correlated noise in an interrupted run: the cost of a repeated round, and the contents of the checkpoint."""
 
 import stat
 
@@ -58,7 +58,7 @@ def test_a_run_that_was_stopped_remembers_its_noise(tmp_path):
 
 
 def test_a_checkpoint_is_for_its_owner_alone(tmp_path):
-    """Whoever reads the noise of earlier rounds can take it off the models that were released."""
+    """A reader of the noise of earlier rounds could subtract it from the released models."""
     run(tmp_path, *FTRL)
     for path in tmp_path.glob("*.ckpt"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600

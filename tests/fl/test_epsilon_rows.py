@@ -1,4 +1,4 @@
-"""What the rows say of epsilon: by evaluated round the largest, at the end that of each client."""
+"""Rows of epsilon: the largest by evaluated round, and that of each client at the end."""
 
 import polars as pl
 import pytest

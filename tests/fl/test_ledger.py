@@ -1,4 +1,4 @@
-"""The ledger of a run: on disk before anything is sent, kept over crashes, and what ends a run that has spent all."""
+"""The ledger of a run: on disk before any message, kept over crashes, and the end of a run with a spent budget."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ def test_what_one_process_wrote_another_reads(tmp_path_factory, attempts):
 
 
 def test_a_torn_last_line_is_dropped_and_the_file_goes_on(tmp_path):
-    """Torn anywhere, its end of line included: it was never synced, so nothing was sent for it."""
+    """The line is torn anywhere, its line end included: it was never synced, so no message was sent for it."""
     LedgerFile(tmp_path).charge(1, "a", {0: [ONE]})
     whole = (tmp_path / NAME).read_bytes()
     LedgerFile(tmp_path).charge(2, "b", {0: [ONE]})
@@ -65,7 +65,7 @@ def test_a_torn_last_line_is_dropped_and_the_file_goes_on(tmp_path):
 
 
 def of_three(folder: Path) -> list[bytes]:
-    """The lines of three attempts, which owe different things."""
+    """The lines of three attempts with different charges."""
     file = LedgerFile(folder)
     for number, owed in enumerate(([ONE], [OTHER], [ONE, RECORDS]), 1):
         file.charge(number, str(number), {0: owed})
@@ -85,7 +85,7 @@ def test_each_line_ends_with_a_digest_of_itself_and_of_the_digest_before(tmp_pat
 
 
 def refusal(folder: Path, content: bytes) -> str:
-    """Why a ledger that holds this is refused; it stays as it is."""
+    """The reason for the refusal of a ledger with this content; the file stays unchanged."""
     (folder / NAME).write_bytes(content)
     with pytest.raises(RunRefused) as refused:
         LedgerFile(folder)
@@ -94,7 +94,7 @@ def refusal(folder: Path, content: bytes) -> str:
 
 
 def test_a_bit_that_flips_is_noticed(tmp_path):
-    """In any byte but the last, whose line is torn then; ends of lines are among these."""
+    """The bit is in any byte, line ends included, except the last byte, where the line would be torn."""
     content = b"\n".join([*of_three(tmp_path), b""])
     ends = [position for position, byte in enumerate(content[:-1]) if byte == ord("\n")]
     for position in (*range(0, len(content) - 1, 3), *ends):
@@ -134,7 +134,7 @@ def test_a_line_of_another_form_is_refused_though_its_digest_is_right(tmp_path, 
 
 
 class Looking(InProcessGrid):
-    """Reads the ledger's file when messages are about to leave, as another process would; may fail then."""
+    """A grid that reads the ledger's file before messages leave, as another process would; it may then fail."""
 
     def __init__(self, work, folder, fail_in=0, synced=()):
         super().__init__(work.hash, work.config.clients)
@@ -156,7 +156,7 @@ class Looking(InProcessGrid):
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The inodes that were synced, in order; they are synced all the same."""
+    """The inodes of synced files, in order; the files are really synced."""
     inodes = []
     fsync = os.fsync
 
@@ -231,7 +231,7 @@ def test_a_killed_round_was_paid_for(tmp_path):
 
 
 def test_a_participation_is_charged_once_also_to_who_drops_out(tmp_path):
-    """What local_dp costs, client by client, as the cohorts were drawn."""
+    """The cost of local_dp by client, for the drawn cohorts."""
     probe = ("+mechanism.probe._target_=tests.outside.probe.Probe", "+mechanism.probe.faults={client/1:crash}")
     overrides = ("mechanism=local_dp", f"delta={DELTA}", "accountant=rdp", *probe, "clients=6", "cohort=2", "rounds=6")
     work = workspace_of(*overrides)
@@ -269,7 +269,7 @@ def test_the_budget_follows_the_client_that_took_part_most_often(tmp_path):
 
 
 def test_a_crash_that_spends_the_budget_leaves_an_accuracy(tmp_path):
-    """Round 3 was paid for and died: what is left does not pay it again, and round 2 is the last."""
+    """Round 3 was charged and crashed: the rest of the budget does not pay it again, so round 2 is the last."""
     work = workspace_of(*SPENDING)
     server = server_of(work, tmp_path, Looking(work, tmp_path, fail_in=3))
     with pytest.raises(OSError, match="the network is gone"):

@@ -178,7 +178,7 @@ def test_bytes_of_an_array_are_those_of_its_file(length, kind):
 
 
 def protobuf_bytes(record: ConfigRecord) -> int:
-    """What Flower puts on the wire, less its own framing of keys and types (at most 12 bytes a value)."""
+    """Bytes of Flower's wire format, without its framing of keys and types (at most 12 bytes a value)."""
     values = record_value_dict_to_proto(record, [bool, int, float, str, bytes], ConfigRecordValue)
     return sum(len(key.encode()) + value.ByteSize() for key, value in values.items())
 

@@ -1,4 +1,4 @@
-"""Records as Flower carries them, and whatever else may come."""
+"""Records as Flower carries them, and malformed ones."""
 
 import io
 import pickle
@@ -37,7 +37,7 @@ records = st.dictionaries(st.text(max_size=5), arrays | arrays.map(np.transpose)
 
 
 def through_flowers_wire(content: RecordDict) -> RecordDict:
-    """Taken apart and put together again as between a SuperNode and a SuperLink."""
+    """Serialise and parse a message as between a SuperNode and a SuperLink."""
     objects = {number: part.deflate() for number, part in get_all_nested_objects(content).items()}
     return inflate_object_from_contents(content.object_id, objects)
 

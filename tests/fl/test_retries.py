@@ -1,4 +1,4 @@
-"""A round that is run again, after a crash: other keys and masks, another charge, and no second set of clients."""
+"""A repeated round after a crash: new keys and masks, a new charge, and the same clients."""
 
 import os
 import signal
@@ -43,15 +43,15 @@ WITH_PARTIES = {
 }
 OF = SUMS | WITH_PARTIES
 ALL = [*SUMS, *(pytest.param(name, marks=pytest.mark.slow) for name in WITH_PARTIES)]
-UPLOADS = {"secagg": "masked", "crypten": "party/0"}  # the record that carries what a client contributes
+UPLOADS = {"secagg": "masked", "crypten": "party/0"}  # the record that carries a client's contribution
 
 
 class Crashed(Exception):
-    """Stands for whatever ends a server between two lines."""
+    """An exception that stands for any sudden end of a server."""
 
 
 class Tapped(Tampered):
-    """Notes what clients send; one of them may be unable to answer."""
+    """A grid that records the clients' messages; one client may be unable to answer."""
 
     def __init__(self, work: Workspace, gone: str | None = None) -> None:
         super().__init__(work, self.note)
@@ -69,7 +69,7 @@ class Tapped(Tampered):
 
 
 def attempt(folder: Path, *overrides: str, crash_in: int | None = None, gone: str | None = None) -> Tapped:
-    """A server's life over the keys and checkpoints in a folder; it may end with a round's sum open and not saved."""
+    """Run a server over the keys and checkpoints in a folder; it may crash with a round's sum opened but not saved."""
     work = Workspace(canonical(*BASE, *overrides))
     errand = Errand(folder / "checkpoints", roster=keys.set_up(folder / "keys", work.everybody))
     grid = Tapped(work, gone)
@@ -90,7 +90,7 @@ def crash() -> None:
 
 
 def uploads(grid: Tapped, name: str, number: int) -> dict[str, bytes]:
-    """What each client contributed to a round, as it was sent."""
+    """The sent contribution of each client to a round."""
     record = UPLOADS.get(name, "message")
     found = {who: sent[record] for (who, n, _), [sent] in grid.sent.items() if n == number and record in sent}
     assert len(found) == 5
@@ -99,7 +99,7 @@ def uploads(grid: Tapped, name: str, number: int) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_second_attempt_sends_nothing_that_the_first_one_did(tmp_path, name):
-    """The updates are the same in both, and so is the opened sum; nothing else comes again, signatures included."""
+    """Updates and opened sum are the same in both attempts; no other bytes repeat, signatures included."""
     first = attempt(tmp_path, *OF[name], crash_in=2)
     second = attempt(tmp_path, *OF[name])
     undisturbed = tmp_path / "undisturbed"

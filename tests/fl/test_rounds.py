@@ -27,7 +27,7 @@ ASK_ALL = {address: {} for address in EVERYBODY}
 
 
 def aggregate(work, grid=None, abort=False, deadline_s=None):
-    """One secure sum over everybody; the total, the rows and why who is missing."""
+    """One secure sum over all clients; returns the total, the rows, and the missing clients with reasons."""
     transport = transport_of(work, grid or InProcessGrid(work.hash, 4), deadline_s)
     meter = transport._meter
     flow = work.backend.secure_sum.server(list(EVERYBODY), work.spec)
@@ -36,7 +36,7 @@ def aggregate(work, grid=None, abort=False, deadline_s=None):
 
 
 def expected(work, survivors) -> np.ndarray:
-    """Correctly rounded sum of v * update over the survivors; what each sends is float32."""
+    """The correctly rounded sum of v * update over the survivors; each contribution is float32."""
     sent = [np.float32(work.weight(i)) * known_update(i, 1, LENGTH) for i in (int(a[7:]) for a in survivors)]
     return np.array([math.fsum(map(float, column)) for column in zip(*sent, strict=True)])
 
@@ -79,7 +79,7 @@ def test_a_client_refuses_to_send_what_it_should_not(fault, reason):
 
 
 def said_instead(reply: Message, vector: np.ndarray) -> list[Message]:
-    """A client that means it, so with no checksum of anything else."""
+    """The reply of a client that really sends this, so with a matching checksum."""
     del reply.content[ENVELOPE]
     reply.content[ARRAYS] = ArrayRecord({"vector": Array(vector)})
     return [reply]
@@ -215,7 +215,7 @@ def test_replies_are_handed_on_as_they_come():
 
 
 class Backwards(Tampered):
-    """The last reply comes first."""
+    """A grid that delivers the replies in reverse order."""
 
     def pull_messages(self, message_ids):
         replies = []

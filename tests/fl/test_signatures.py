@@ -1,4 +1,4 @@
-"""Signed replies through the transport: whoever changes one on its way, or brings an old one, gains nothing."""
+"""Signed replies through the transport: changed or replayed ones are refused."""
 
 from collections.abc import Callable, Iterable
 
@@ -21,12 +21,12 @@ from tests.fl.grids import Tampered, sender, untouched, with_content
 from tests.fl.test_rounds import EVERYBODY, expected
 from tests.privacy.secure_sums.test_signed_replies import HEADER, ROSTER, party, records, same, signed
 
-# three stages, and no party but clients: they elect who opens, send, and one of them opens
+# three stages, only clients: they elect an opener, send, and the opener opens
 PAD = (*PROBE, "secure_sum=pad", "secure_sum.keys=clients", "secure_sum.bound=4")
 
 
 class Meddled(Tampered):
-    """Hands replies to `meddle` with their sender and stage, and keeps what they were."""
+    """A grid that passes replies with sender and stage to `meddle`, and keeps the originals."""
 
     def __init__(self, work) -> None:
         super().__init__(work, lambda who, reply: self.meddle(who, self.stage_of(reply), reply))
@@ -106,7 +106,7 @@ def test_what_was_right_before_is_left_out_now(work, tmp_path, same_round):
     grid.meddle = lambda who, stage, reply: [
         with_content(reply, old) if (who, stage) == ("client/2", "collect") else reply
     ]
-    if same_round:  # which is then another set, and no round is opened for two
+    if same_round:  # a different set then, and no round is opened for two sets
         with pytest.raises(PrivacyRefusal, match="round 1 was opened for client/0,client/1,client/2,client/3 before"):
             one.aggregate(1, range(4))
     else:

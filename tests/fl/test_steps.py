@@ -1,4 +1,4 @@
-"""What protocols say of their steps, as rows of real runs: inside the phases, and counted once."""
+"""Steps that protocols record, as rows of real runs: inside the phases, and counted once."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ SLOW: list[Case] = [("pad", "keyholder"), ("bfv", "keyholder")]  # a keyholder t
 
 
 def rows_of(folder: Path, *overrides: str) -> pl.DataFrame:
-    """Those of a whole run, set-up included."""
+    """The rows of a whole run, set-up included."""
     runtimes.run(Workspace(canonical(*overrides)), folder, Errand(folder / "checkpoints"))
     return Checkpoints(folder / "checkpoints", 2).rows()
 
@@ -67,7 +67,7 @@ def steps(rows: pl.DataFrame, where: str) -> set[str]:
 
 def test_each_role_tells_its_steps(ran):
     (name, keys), rows = ran
-    signing = {"sign"} if keys else set()  # where there is a roster
+    signing = {"sign"} if keys else set()  # only with a roster are replies signed
     protecting, opening = ({f"protect/{step}" for step in found | signing} for found in (CLIENT[name], OPENER))
     replies = set(rows.filter(metric="up_bytes")["stage"]) if keys else set()
     assert steps(rows, "server") == SERVER[name] | {f"{stage}/verify" for stage in replies}
@@ -133,7 +133,7 @@ def test_clients_that_report_nothing_report_no_steps(tmp_path):
 
 
 class Within(PlainSum):
-    """Asks for the contribution in the middle of a step."""
+    """A secure sum that asks for the contribution inside a step."""
 
     def respond(self, stage, inbound, me, contribution):
         note("ciphertexts", 3)

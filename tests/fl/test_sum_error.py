@@ -1,4 +1,4 @@
-"""The measured error of a sum, against sums of the test's own."""
+"""The measured error of a sum, against sums computed by the test."""
 
 import math
 from pathlib import Path
@@ -65,7 +65,7 @@ def exact_sum(work: Workspace, round_: int, clients=range(CLIENTS)) -> np.ndarra
 
 CASES = [("secure_sum=plain",), MASKED]
 CASES += [(f"secure_sum={name}", "secure_sum.keys=clients", "secure_sum.bound=4") for name in ("pad", "bfv", "ckks")]
-KEYHOLDER = ("secure_sum=ckks", "secure_sum.bound=4")  # whose process takes seconds to start
+KEYHOLDER = ("secure_sum=ckks", "secure_sum.bound=4")  # the keyholder's process takes seconds to start
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_order_of_arrival_changes_no_bit(tmp_path):
 
 
 class Biased(PlainSum):
-    """Adds what nobody contributed."""
+    """A secure sum that adds a bias."""
 
     name = "biased"
 
@@ -182,7 +182,7 @@ def test_a_sum_beyond_its_tolerance_ends_the_run_in_one_line_and_its_error_is_ke
 
 
 class Overwriting(PlainSum):
-    """Writes to the contribution that it was given."""
+    """A secure sum that overwrites its input."""
 
     def respond(self, stage, inbound, me, contribution):
         def halved():

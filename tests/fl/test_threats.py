@@ -1,4 +1,4 @@
-"""What a configuration leaves open is said, and nothing else."""
+"""The threat card names all weaknesses of a configuration, and no others."""
 
 import pytest
 

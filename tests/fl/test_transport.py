@@ -1,4 +1,4 @@
-"""The transport: who is asked, who is left out and why, and what is counted."""
+"""The transport: clients asked, clients left out with reasons, and counted bytes."""
 
 import logging
 import math
@@ -19,7 +19,7 @@ from tests.fl.wire import npy
 
 
 class Asked:
-    """An exchange with every client, its outcome, and what the transport noted meanwhile."""
+    """An exchange with every client, its outcome, and the rows that the transport wrote."""
 
     def __init__(self, work, grid, stage="collect", deadline_s=None, clients=4, timeout_s=None, **outbox) -> None:
         self.transport = transport_of(work, grid, deadline_s)

@@ -1,4 +1,4 @@
-"""The witness within a run: an alarm ends it before anything leaves, and its time is nobody's overhead."""
+"""The witness within a run: an alarm ends it before any upload, and its time counts as no overhead."""
 
 from pathlib import Path
 

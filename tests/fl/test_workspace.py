@@ -1,4 +1,4 @@
-"""From how many contributions a sum is opened, where the configuration does not say."""
+"""The default minimum of contributions for opening a sum."""
 
 import pytest
 

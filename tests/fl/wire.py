@@ -1,4 +1,4 @@
-"""What is on the wire, by NumPy's own writer."""
+"""The wire format, by NumPy's own writer."""
 
 import io
 

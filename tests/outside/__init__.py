@@ -1,1 +1,1 @@
-"""What a user adds from outside: modules on the Python path, and a folder of configurations on Hydra's search path."""
+"""A user's additions: modules on the Python path, and a folder of configurations on Hydra's search path."""

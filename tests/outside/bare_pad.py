@@ -1,4 +1,4 @@
-"""A sabotaged secure sum: masks are drawn, paid for, taken off the sum, and never put on."""
+"""A sabotaged secure sum: masks are drawn, paid for and subtracted from the sum, but never added."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from privacy.secure_sums.vectors import VectorSpec
 
 
 class BarePad(PadSum):
-    """Sends what it should hide; the keyholder is in the plot."""
+    """A pad whose clients send unmasked vectors, with the keyholder as an accomplice."""
 
     def scheme(self, spec: VectorSpec) -> CipherScheme:
-        """As it is, but for the masks."""
+        """The scheme of the pad without the masks."""
         return _Bare(super().scheme(spec))  # type: ignore[return-value]
 
 

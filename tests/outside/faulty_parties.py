@@ -1,6 +1,6 @@
 """CrypTen's sum with one fault in round 2: a party that dies, hangs or miscalculates, a server or a client that cheats.
 
-Processes find it by its name in the configuration, so that the fault happens where it would.
+Processes load it by its name in the configuration, so that the fault happens in the right process.
 """
 
 import os
@@ -31,7 +31,7 @@ _second: dict[str, Value] = {}  # from the client to the server, which is in lea
 class FaultySum(CryptenSum):
     """The faults: kill, stop; kill inside, stop inside (after the parties agreed); wrong; box, manifest, left out, two.
 
-    The first five are the party's, the next three the server's; `two` is a client's that has submitted twice.
+    The first five are faults of the party, the next three of the server; `two` is a client that has submitted twice.
     """
 
     def __init__(self, fault: str, **options: object) -> None:

@@ -44,7 +44,7 @@ class Probe(Mechanism):
 
 
 class Defect(Mechanism):
-    """A mechanism with a defect: it ends a run with an error that nobody foresaw."""
+    """A mechanism with a defect: it ends a run with an unforeseen error."""
 
     name = "defect"
 

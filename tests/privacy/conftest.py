@@ -1,4 +1,4 @@
-"""What several files here try: every sum that one opener opens, and committees, which take seconds to start."""
+"""Shared fixtures: every sum opened by one opener, and committees, which take seconds to start."""
 
 from collections.abc import Iterator
 
@@ -11,14 +11,14 @@ from tests.privacy.secure_sums.mpc.committee import Committee
 
 @pytest.fixture(params=[(made, keys) for made in SUMS for keys in HOLDERS], ids=lambda p: f"{p[0].name}-{p[1]}")
 def secure_sum(request: pytest.FixtureRequest) -> SecureSum:
-    """The contract's classes have their own."""
+    """The secure sum under test; the contract's classes have their own fixture."""
     made, keys = request.param
     return made(keys, BOUND)
 
 
 @pytest.fixture
 def round_(secure_sum: SecureSum) -> Recorded:
-    """A whole round of it."""
+    """A whole round of the secure sum."""
     return recorded(secure_sum)
 
 
@@ -33,7 +33,7 @@ def committee(request: pytest.FixtureRequest) -> Iterator[Committee]:
 
 @pytest.fixture(scope="session")
 def three_parties() -> Iterator[Committee]:
-    """Where two would show nothing more."""
+    """Three parties, for tests to which two parties add nothing."""
     made = Committee(3)
     assert made.started() == [True] * 3
     yield made

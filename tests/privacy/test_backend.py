@@ -11,7 +11,7 @@ from tests.outside.masked_sum import MaskedSum
 
 
 class Add(Mechanism):
-    """Adds 1 to what passes."""
+    """A mechanism that adds 1 to its input."""
 
     name = "add"
 
@@ -26,7 +26,7 @@ class Add(Mechanism):
 
 
 class Double(Mechanism):
-    """Doubles what passes."""
+    """A mechanism that doubles its input."""
 
     name = "double"
 
@@ -41,7 +41,7 @@ class Double(Mechanism):
 
 
 class Idle(Mechanism):
-    """Overrides nothing."""
+    """A mechanism without overrides."""
 
     name = "idle"
 

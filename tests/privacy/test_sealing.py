@@ -31,13 +31,13 @@ headers = st.builds(Header, texts, texts, st.integers(0), texts, texts, texts, t
 
 
 def other_headers() -> list[Header]:
-    """One field changed each, to something the roster knows."""
+    """Headers with one field changed each, to a value that the roster knows."""
     changed = {"sender": "keyholder", "receiver": "keyholder", "round": 4}
     return [replace(HEADER, **{name: changed.get(name, str(value)[:-1])}) for name, value in asdict(HEADER).items()]
 
 
 def flipped(data: bytes) -> list[bytes]:
-    """Every bit, one at a time."""
+    """The data with each bit flipped, one at a time."""
     number = int.from_bytes(data, "big")
     return [(number ^ 1 << bit).to_bytes(len(data), "big") for bit in range(8 * len(data))]
 
@@ -429,7 +429,7 @@ def test_nobody_else_opens_a_box_or_seals_for_another():
 
 
 def test_the_senders_keys_open_no_old_box():
-    """Else whoever seizes a client's key file would read all that it ever sent."""
+    """Otherwise the thief of a client's key file could read all its past messages."""
     box = seal(ALICE, ROSTER, HEADER, b"secret", RANDOMNESS)
     swapped = replace(HEADER, sender="client/1", receiver="client/0")
     for header in (HEADER, swapped):
@@ -491,7 +491,7 @@ MODULI = [2, 3, 255, 256, 257, 1000, 2**16, 2**16 + 1, 2**32, 2**32 + 1, 2**40 -
 
 
 def slow(key: bytes, count: int, modulus: int) -> list[int]:
-    """The same by big integers, over the stream of another implementation of ChaCha20."""
+    """The slow reference with big integers, over the stream of another implementation of ChaCha20."""
     bits = (modulus - 1).bit_length()
     size = min(size for size in (1, 2, 4, 8) if size * 8 >= bits)
     stream = ChaCha(key=int.from_bytes(key, "little")).random_raw(4 * count + 64).astype("<u8").tobytes()

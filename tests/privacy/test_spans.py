@@ -1,4 +1,4 @@
-"""Steps add up by name, exclude one another, and are nothing where nobody listens."""
+"""Steps add up by name, exclude one another, and do nothing without a recorder."""
 
 import threading
 from contextlib import nullcontext
@@ -11,7 +11,7 @@ from privacy.spans import Recorder, each, note, recording, span
 
 
 class Clock:
-    """Stands still until it is told to go on."""
+    """A clock that only moves when told."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -141,7 +141,7 @@ def test_another_thread_is_not_measured(recorder):
 
 
 def made(clock, count, seconds):
-    """Takes so long for each item, and once more to find that there is none."""
+    """An iterator that takes this long for each item, and once more at its end."""
     for index in range(count):
         clock.spend(seconds)
         yield index

@@ -46,7 +46,7 @@ def summary(**changes: Any) -> dict[str, Any]:
 def store(
     root: Path, values: dict[str, Any], status: str | None, figures: dict[str, Any] | None = None, **fields: Any
 ) -> Path:
-    """A run's folder as a run leaves it."""
+    """Make the folder of a run as the run would leave it."""
     text = canonical(values)
     path = root / hashlib.sha256(text.encode()).hexdigest()[:16]
     with open_run(path, text, "x: 1\n", force=False) as run:

@@ -23,7 +23,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The runs whose own files were read, in a list that a test may clear."""
+    """A list of the runs read from their own files, which a test may clear."""
     paths: list[Path] = []
 
     def noting(listed: list[Path]) -> pl.DataFrame:
@@ -35,7 +35,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def told(root: Path) -> list[dict[str, object]]:
-    """Over an index, whatever their number; the same as without one."""
+    """The runs read through an index, for any number; asserts the same result without it."""
     frame = collect_under([root], least=1)
     plain = collect(find_runs([root]))
     assert frame.sort("path").equals(plain.sort("path"))

@@ -19,7 +19,7 @@ TEXT = canonical(configuration())
 OTHER = canonical(configuration(training={"lr": 0.2}, seed=2))
 YAML = "seed: 1\n"
 
-# Holds a folder, says so, and leaves a process of its own behind, as workers would be when the run is killed.
+# Holds a folder, reports it, and leaves a child process behind, like the workers of a killed run.
 HOLDER = """
 import subprocess, sys, time
 from pathlib import Path

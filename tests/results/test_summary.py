@@ -17,7 +17,7 @@ def client(round_: int, index: int, stage: str, metric: str, value: float, unit:
 
 
 def two_stage_rows() -> list[Row]:
-    """Three rounds, clients 0 and 1, of whom 1 sends nothing in round 3; a model of 10 parameters."""
+    """Three rounds of clients 0 and 1; client 1 sends nothing in round 3; a model of 10 parameters."""
     return [
         client(0, 0, "setup", "up_bytes", 9999),
         client(0, 0, "setup", "peak_rss", 5000),
@@ -51,7 +51,7 @@ def test_figures_of_a_run_by_hand() -> None:
     assert figures["round_s"] == 4.0
     assert figures["first_round_s"] == 9.0 - 2.0, "less what the round waited for witnesses"
     assert figures["train_s"] == 3  # the median of 3, 3 and 5
-    assert figures["client_s"] == 6  # of 4, 7 and 6: training and protecting, no witness
+    assert figures["client_s"] == 6  # the median of 4, 7 and 6: training and protecting, no witness
     assert figures["accuracy"] == 0.8
     assert figures["evaluated_round"] == 3
     assert figures["loss"] == 1.5

@@ -191,7 +191,7 @@ def test_as_a_program_without_a_terminal(runs: Path) -> None:
 
 @pytest.fixture
 def noise(tmp_path: Path) -> Path:
-    """Two seeds that do not agree on the sign of the difference, and bytes that are sure."""
+    """Two seeds with opposite signs of the difference, and with equal bytes."""
     for seed, accuracy, round_s in ((1, 0.92, 0.12), (2, 0.89, 0.09)):
         store(tmp_path, configuration(seed=seed), "finished", summary(accuracy=0.9, round_s=0.1))
         figures = summary(accuracy=accuracy, round_s=round_s, upload_bytes_per_parameter=8.0)
@@ -204,7 +204,7 @@ def test_a_difference_inside_the_noise_says_so(noise: Path, form: str, capsys: p
     main([str(noise), "--format", form, "--columns", "accuracy_points,round_ratio,upload_ratio"])
     text = capsys.readouterr().out
     assert text.count(" ns") == 3, "of accuracy and time, and in the note; bytes are sure"
-    assert "ns: the interval holds no difference from plain, so the seeds do not tell it from noise." in text
+    assert "ns: the interval contains no difference from plain, so it may be noise." in text
     if form == "markdown":
         assert markdown_rows(text)[2][1].endswith("ns")
         assert markdown_rows(text)[2][3] == "2.00"
@@ -219,7 +219,7 @@ def test_a_difference_inside_the_noise_says_so_in_csv(noise: Path, capsys: pytes
 
 
 def test_one_seed_says_that_it_has_no_interval(noise: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    note = "A comparison over one seed has no interval: nothing tells it from noise."
+    note = "A comparison over one seed has no interval, so it may be noise."
     main([str(noise)])
     assert note not in capsys.readouterr().out
     single = [str(run) for run in noise.iterdir() if '"seed":1' in (run / "config.json").read_text()]

@@ -1,4 +1,4 @@
-"""Attacks that succeed where a defence is left out, fail where it is not, and show where one is broken."""
+"""Attacks succeed without a defence, fail with it, and show where one is broken."""
 
 import io
 import json
@@ -56,7 +56,7 @@ def mounted(name: str, setting: str) -> Finding:
 
 
 def only(monkeypatch: pytest.MonkeyPatch, name: str, *cases: AttackCase) -> None:
-    """Leave these to the attack, which has more than a quick test can wait for."""
+    """Limit the attack to these cases; all of them take too long for a quick test."""
     monkeypatch.setattr(MODULES[name], "CASES", cases)
 
 
@@ -106,7 +106,7 @@ def test_no_setting_is_tried_twice() -> None:
         assert {case.succeeds for case in module.CASES} == {True, False}
 
 
-# ---- what is found
+# ---- findings
 
 
 @pytest.mark.parametrize("suffix", ["", " secure_sum.keys=clients"])
@@ -141,11 +141,11 @@ def test_a_sum_that_wraps_is_off_by_its_modulus() -> None:
     assert finding == (True, "a sum of 10 decodes to 2; what the opener checks is as it should be")
 
 
-# ---- what a broken defence does
+# ---- broken defences
 
 
 def no_mask(scheme: Any, key: bytes) -> Mask:
-    """Nothing of what a mask should be."""
+    """A mask of zeros."""
     drawn: Mask = np.zeros_like(DRAW(scheme, key))
     return drawn
 
@@ -166,7 +166,7 @@ def test_without_masks_the_default_is_broken(here: Here, monkeypatch: pytest.Mon
 
 @pytest.fixture
 def fresh_schemes() -> Any:
-    """Schemes are cached, and those of a test that changes how they are made are nobody else's."""
+    """Clear the cache of schemes, so that the changed schemes of a test do not reach other tests."""
     masked_sums.ckks_scheme.cache_clear()
     yield
     masked_sums.ckks_scheme.cache_clear()

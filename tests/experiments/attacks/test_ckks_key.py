@@ -1,4 +1,4 @@
-"""Key recovery, which must succeed on the weak setting before its failure elsewhere means anything."""
+"""Key recovery; its failure elsewhere is meaningful only if it succeeds on the weak setting."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_the_key_that_is_attacked_is_ternary_and_decrypts():
 
 @pytest.mark.parametrize("setup", [ckks("lean"), ckks("lean", False), ckks("nvflare", False), bfv(False)], ids=str)
 def test_a_key_of_the_same_coefficients_decrypts(setup):
-    """Where there are several primes, too; the special one is not the decryptor's."""
+    """Also with several primes; the decryptor does not use the special one."""
     made = DecryptionKey(setup.scheme.parameters, secret_key(setup.scheme.parameters, truth(setup)))
     length = setup.scheme.values_per_ciphertext
     vectors = reals(2, length) if setup.scheme.parameters.scheme == "ckks" else integers(2, length, 16)

@@ -39,7 +39,7 @@ def test_published_sets_send_what_seal_compresses(name: str, bits: int) -> None:
 
 
 class Wrong(Subject):
-    """Encrypts something else than what it compares with."""
+    """A subject that encrypts a vector other than the one it compares with."""
 
     def _encrypt(self) -> bytes:
         message = super()._encrypt()

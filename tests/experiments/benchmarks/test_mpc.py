@@ -41,7 +41,7 @@ def test_medians_leave_the_first_repeat_out_and_bars_apply():
 
 
 class Alone(Seat):
-    """A party of one, that sums what it is told."""
+    """A single party that sums the values it is given."""
 
     def __init__(self, sum_D: np.ndarray) -> None:
         self._setting = MpcSetting(2, 3, 2)

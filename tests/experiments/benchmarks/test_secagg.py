@@ -27,7 +27,7 @@ def test_both_sum_the_same_vectors_and_cost_something():
 
 
 def test_flowers_settings_are_its_own():
-    """What the class has by itself, read from it."""
+    """The defaults of Flower's class, read from its signature."""
     from flwr.server.workflow import SecAggPlusWorkflow
 
     workflow = SecAggPlusWorkflow(1.0, 0.5)

@@ -92,7 +92,7 @@ def test_any_value_is_read_as_it_was(value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Hydra keeps the quotes of keys and texts as types of its own."""
+    """A value parsed by Hydra as plain Python; Hydra has its own types for quoted keys and texts."""
     if isinstance(value, dict):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Hydra's errors as lines: each is raised by Hydra itself, from the configuration of this project."""
+"""Hydra's errors on one line; each is raised by Hydra itself, from the configuration of this project."""
 
 import pytest
 from hydra.errors import HydraException

@@ -1,4 +1,4 @@
-"""The labs run as they are handed out, tell right answers from others, and end with the table that the reader made."""
+"""The labs run unchanged, distinguish right answers from wrong ones, and end with the reader's own table."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ from tests.experiments.command import ROOT, environment
 LABS = ROOT / "experiments" / "labs"
 QUICK = "ckks_sum"
 LONG = "epsilon"
-# what a reader would put, where it is the same for everybody
+# a reader's answers, where they are the same for all readers
 RIGHT_ANSWERS = {
     QUICK: {1: "7", 2: "0.5", 3: "2", 4: '"flooded"'},
     LONG: {1: "cost_by_eye", 2: '"less"', 3: "16", 4: '"no"'},
@@ -22,7 +22,7 @@ WRONG_ANSWERS = {QUICK: {1: "6", 2: "2", 3: "4", 4: '"masked"'}, LONG: {1: "-1",
 
 
 def executed(name: str, answers: dict[int, str], folder: Path) -> str:
-    """What a lab prints with these answers in place of the dots."""
+    """The output of a lab with these answers in place of the dots."""
     text = (LABS / f"{name}.py").read_text()
     for number, answer in answers.items():
         text, replaced = re.subn(rf"^answer_{number} = \.\.\.$", f"answer_{number} = {answer}", text, flags=re.M)
@@ -47,7 +47,7 @@ def verdicts(printed: str) -> list[str]:
 
 
 def last_table(printed: str) -> list[list[str]]:
-    """The cells of what stands last."""
+    """The cells of the last table in an output."""
     lines = [line for line in printed.splitlines() if line.startswith("│")]
     whole = printed[printed.rindex("shape:") :]
     return [[cell.strip() for cell in line.strip("│").split("┆")] for line in lines if line in whole][3:]
@@ -70,7 +70,7 @@ def test_answers_about_the_sum_are_checked(answers: dict[str, dict[int, str]], v
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_epsilon_is_bought_as_the_lab_says(tmp_path: Path) -> None:
-    """Once as it is; again, where its runs are there already, with answers."""
+    """The lab runs first unchanged, then with answers and with its runs finished."""
     printed = executed(LONG, {}, tmp_path)
     assert verdicts(printed) == [NOT_YET] * 4
     rows = last_table(printed)

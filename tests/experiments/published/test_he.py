@@ -1,4 +1,4 @@
-"""Sizes have oracles: counts of ciphertexts and bytes, by hand. Of times only what needs no clock is asked."""
+"""Homomorphic figures: sizes against hand counts of ciphertexts and bytes; times only as far as no clock is needed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Multi-party figures of published tables, by real processes; of times only what needs no clock is asked."""
+"""Multi-party figures of published tables, with real processes; times only as far as no clock is needed."""
 
 import pytest
 

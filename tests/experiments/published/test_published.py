@@ -1,4 +1,4 @@
-"""The tables of `results/published/`: each setting composes, and what a row is compared with is its plain twin."""
+"""The tables of `results/published/`: each setting composes, and the baseline of a row is its plain twin."""
 
 import shlex
 

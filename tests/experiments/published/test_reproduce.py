@@ -1,4 +1,4 @@
-"""Published tables from the command line, on a small registry of the tests' own."""
+"""Published tables from the command line, on a small registry made for the tests."""
 
 import io
 import shlex
@@ -44,7 +44,7 @@ RUNS = Path("results", "runs", "reproduce_ours")
 
 
 class Stopping(Mechanism):
-    """Ctrl-C in the third round, once."""
+    """A mechanism that raises Ctrl-C once, in the third round."""
 
     name = "stopping"
     rounds: ClassVar[list[int]] = []
@@ -67,24 +67,24 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def overrides(tables: Path, text: str) -> None:
-    """Other overrides of the row that runs."""
+    """Replace the overrides of the row that runs."""
     (tables / "ours.yaml").write_text(TABLE.replace("[rounds=2]", text))
 
 
 def cells(out: str, row: str, figure: str) -> list[str]:
-    """The cells of one line of a Markdown table, after these two."""
+    """The cells of one line of a Markdown table, after the two given ones."""
     found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
     (line,) = [cells for cells in found if cells[:2] == [row, figure]]
     return line[2:]
 
 
 def verdict(out: str, row: str, figure: str) -> str:
-    """The last of them."""
+    """The last cell of the line, the verdict."""
     return cells(out, row, figure)[-1]
 
 
 def written() -> dict[Path, int]:
-    """When each run said last how it stands."""
+    """The time at which each run last wrote its status."""
     return {path: path.stat().st_mtime_ns for path in RUNS.glob("*/status.json")}
 
 
@@ -178,7 +178,7 @@ def test_a_run_that_fails_is_a_failure_and_the_other_rows_go_on(here: Here, tabl
     [
         (("nothing",), "NAME=nothing: allowed are all, ours"),
         ((), "NAME: give one of all, ours"),
-        (("ours", "--only", "zzz"), "--only=zzz: no row is called so; there are two rounds, price, speed"),
+        (("ours", "--only", "zzz"), "--only=zzz: no such row; allowed are two rounds, price, speed"),
         (("ours", "--seeds", "1,x"), "--seeds=1,x: must be whole numbers, with commas between them"),
         (("ours", "--seeds=-1"), "ours, two rounds: seed=-1: must be at least 0"),
         (("ours", "--fromat"), "fedveil reproduce: unrecognized arguments: --fromat"),

@@ -1,4 +1,4 @@
-"""Launchers: wherever a cell runs it gives the same weights, and cells share what a machine has."""
+"""Launchers: a cell gives the same weights with each of them, and cells share the resources of a machine."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ CELLS = (*QUICK, "rounds=1", "clients=3", "privacy=bfv", "seed=1,2")  # exact: C
 
 
 def weights(root: Path) -> dict[str, str]:
-    """The weights' hash of each run."""
+    """The hash of the weights of each run."""
     return {path.parent.name: read(path.parent, "summary")["weights_sha256"] for path in root.glob("*/summary.json")}
 
 
@@ -40,7 +40,7 @@ def test_what_no_column_measures_is_no_objective(key: str) -> None:
 
 
 def sweep_of(launcher: dict[str, object], *overrides: str, **values: object) -> DictConfig:
-    """What a callback gets: the configuration of a sweep, less what does not matter here."""
+    """The configuration of a sweep as a callback gets it, reduced to the relevant keys."""
     hydra = {"launcher": launcher, "overrides": {"task": list(overrides), "hydra": []}, "sweep": {"dir": "cells"}}
     runtime = {"name": "inprocess", "workers": 0, "address": None, "federation": None}
     config = {"hydra": hydra, "training": {"threads": 1}, "runtime": runtime, "device": "cpu"}
@@ -170,7 +170,7 @@ SEARCH = ("sweep", "experiment=pareto_search", "hydra.sweeper.n_trials=3", "roun
 
 
 def searched(ended: Ended) -> list[str]:
-    """The front that a search ended with."""
+    """The Pareto front at the end of a search."""
     assert ended.status == 0, ended
     return [line for line in ended.err.splitlines() if "Values: " in line]
 

@@ -1,4 +1,4 @@
-"""Plain twins: what a sweep compares its cells with is there, whatever the grid lacks, and only once."""
+"""Plain twins: a sweep runs the baselines that its grid lacks, each once."""
 
 import json
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_a_cell_that_has_no_twin_runs_all_the_same(here: Here, tmp_path: Path, m
     faults = ("faults.dropout_rate=0.01", "faults.dropout_stage=mask")
     ended = here("sweep", *QUICK, *FEW, "secure_sum=secagg", *faults, "seed=1,2", "out=cells")
     assert ended.status == 0
-    assert ended.err.count("not run, so nothing is compared with it: faults.dropout_stage=mask") == 2
+    assert ended.err.count("not run, so there is no comparison with it: faults.dropout_stage=mask") == 2
     assert len(find_runs([Path("cells")])) == 2
 
 

@@ -1,4 +1,4 @@
-"""A run that was killed goes on and ends as if nothing had happened, bit for bit."""
+"""A killed run resumes, and ends with bit-identical results."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ WORKERS = ("runtime.workers=2",)
 def kill_in_the_middle(
     folder: Path, *overrides: str, by: signal.Signals = signal.SIGKILL, whole_group: bool = False
 ) -> tuple[int, str, str]:
-    """Start the run, end it by a signal after some checkpoint; its exit status, output and complaints."""
+    """Start the run, end it by a signal after a checkpoint; returns exit status, stdout and stderr."""
     process = start(*RUN, *overrides, folder=folder)
     try:
         ends = time.monotonic() + 120
@@ -57,7 +57,7 @@ def last_checkpoint(folder: Path) -> int:
 
 
 def assert_interrupted(folder: Path) -> int:
-    """The run is not over; how far it came."""
+    """Assert that the run has not ended; returns its last checkpointed round."""
     assert not (folder / "run" / "summary.json").exists()
     reached = last_checkpoint(folder)
     assert 5 <= reached < ROUNDS
@@ -65,14 +65,14 @@ def assert_interrupted(folder: Path) -> int:
 
 
 def assert_whole(directory: Path, undisturbed: Path) -> None:
-    """The same weights, and each round measured exactly once."""
+    """Assert the same weights, and each round measured exactly once."""
     assert read(directory, "summary")["weights_sha256"] == read(undisturbed, "summary")["weights_sha256"]
     assert read(directory, "status")["status"] == "finished"
     assert measured(directory) == measured(undisturbed)
 
 
 def measured(directory: Path) -> list[tuple[Any, ...]]:
-    """What was counted, not timed: cohorts, bytes, scores; workers answer in any order."""
+    """The rows without times: cohorts, bytes, scores; sorted, since workers answer in any order."""
     rows = read_rows(directory / "rows.parquet")
     counted = rows.filter(pl.col("metric").is_in(["up_bytes", "down_bytes", "accuracy", "loss", "survivors"]))
     rounds = rows.filter(where="server", stage="round", metric="wall")["round"].to_list()
@@ -82,7 +82,7 @@ def measured(directory: Path) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nobody killed."""
+    """The folder of an undisturbed run."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with pytest.MonkeyPatch.context() as patch, process_state():
         patch.chdir(folder)

@@ -48,12 +48,12 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def publish(folder: Path, ratio: float) -> None:
-    """With another published ratio."""
+    """Write the table with another published ratio."""
     (folder / "ours.yaml").write_text(TABLE.replace("PUBLISHED", str(ratio)))
 
 
 def summaries() -> dict[str, dict[str, object]]:
-    """Of the runs, by backend."""
+    """The summaries of the runs, by backend."""
     found = [read(path.parent, "summary") for path in RUNS.glob("*/summary.json")]
     return {str(summary["backend"]): summary for summary in found}
 

@@ -1,4 +1,4 @@
-"""Sweeps: failing cells are recorded and the others go on, finished cells are skipped, and the exit status tells."""
+"""Sweeps: failing cells are recorded, other cells go on, finished cells are skipped; exit status."""
 
 import hashlib
 from pathlib import Path
@@ -22,7 +22,7 @@ def cells(root: Path) -> dict[str, Path]:
 
 
 def assert_swept(ended: Ended, root: Path) -> dict[str, str]:
-    """Two cells of four finished, all four recorded; the weights' hashes by cell."""
+    """Assert that two of four cells finished and all are recorded; returns the weights' hashes by cell."""
     assert ended.status == 2, ended
     assert "2 of 4 cells finished" in ended.out
     assert "Traceback" not in ended.err
@@ -71,7 +71,7 @@ def test_without_out_each_cell_has_its_usual_folder(here: Here, tmp_path: Path) 
     for path in found.values():
         assert path.name == hashlib.sha256((path / "config.json").read_bytes()).hexdigest()[:16]
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
-    # a single run knows the same folder, so it has nothing left to do
+    # a single run uses the same folder, so it has finished already
     assert "(finished earlier" in here.run("seed=2").out
 
 

@@ -21,7 +21,7 @@ Examples = tuple[np.ndarray[Any, Any], list[Any]]
 
 
 def node(name: str = "toy", **keys: Any) -> DataConfig:
-    """A `data` node; of one of the project's own sets if its YAML is there."""
+    """A `data` node; that of the project's own set where its YAML exists."""
     file = CONFIGS / f"{name}.yaml"
     own = OmegaConf.load(file) if file.exists() else OmegaConf.create({"name": name})
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), own, keys))
@@ -43,7 +43,7 @@ def write_idx(file: Path, values: np.ndarray[Any, Any]) -> None:
 
 
 def write_parquet(file: Path, images: Any, label: str = "label", image: str = "image", **columns: Any) -> None:
-    """By the writer that the hub's own files come from; `images` may be encoded already."""
+    """Write Parquet with the writer of the hub's own files; `images` may be encoded already."""
     from datasets import Dataset, Features, Value
     from datasets import Image as ImageFeature
 

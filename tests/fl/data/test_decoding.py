@@ -90,7 +90,7 @@ def test_jpeg_is_said_so(tmp_path: Path) -> None:
         write_parquet(tmp_path / f"{split}.parquet", cells, image="img", labels=labels)
     data = load_data(node("cifar10", path=str(tmp_path)))
     assert data.origin == f"{tmp_path}; JPEG re-encoding, not the original pixels"
-    other = load_data(node(path=str(tmp_path), image_column="img"))  # whose original this may be
+    other = load_data(node(path=str(tmp_path), image_column="img"))  # of which it could be the original
     assert other.origin == f"{tmp_path}; JPEG images"
     with Image.open(io.BytesIO(encoded(images[3], "JPEG")["bytes"])) as image:
         assert np.array_equal(data.train.images[3].permute(1, 2, 0).numpy(), np.asarray(image))

@@ -32,7 +32,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def forget() -> None:
-    """As a new process would be."""
+    """Empty the caches in memory, as in a new process."""
     fl_data._load.cache_clear()
     fl_data._scattered.cache_clear()
 
@@ -49,7 +49,7 @@ def toy(tmp_path: Path) -> DataConfig:
 
 @pytest.fixture
 def transformed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by the number of images with each call of the real transform."""
+    """A list that grows by the number of images with each call of the real transform."""
     seen: list[int] = []
     original = features.scatter
 
@@ -91,7 +91,7 @@ def test_shapes_and_values_are_kymatios(shape: tuple[int, int, int]) -> None:
 
 
 def test_a_constant_image_has_a_mean_and_no_edges() -> None:
-    """By what scattering is: the first coefficient is a local mean, and all others are of wavelets, whose mean is 0."""
+    """By definition of scattering: the first coefficient is a local mean, all others are of wavelets with mean 0."""
     values = features.scatter("toy", torch.full((1, 1, 28, 28), 51, dtype=torch.uint8), 255)[0].astype(np.float64)
     assert np.allclose(values[0], 0.2, rtol=1e-3)
     assert np.abs(values[1:]).max() < 1e-3

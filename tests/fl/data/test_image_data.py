@@ -1,4 +1,4 @@
-"""Image sets in memory: what is kept of them on disk, and what a run gets."""
+"""Image sets in memory: their cache on disk, and the data that a run gets."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("machine_without_data")
 
 @pytest.fixture
 def kept(tmp_path: Path) -> DataConfig:
-    """A set that has been decoded, by a process that forgot it."""
+    """A set that is decoded on disk, but no longer in memory."""
     images, labels = examples(30)
     write_parquet(tmp_path / "set" / "train.parquet", images, labels=labels)
     config = node(path=str(tmp_path / "set"))
@@ -37,7 +37,7 @@ def kept(tmp_path: Path) -> DataConfig:
 
 @pytest.fixture
 def decodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with each split that is really decoded."""
+    """A list that grows with each split that is really decoded."""
     seen: list[int] = []
     original = decoding._decode_images
 
@@ -83,7 +83,7 @@ def test_a_damaged_cache_is_rebuilt(
     fl_data._load.cache_clear()
     victim = cached(tmp_path) / file
     content = bytearray(victim.read_bytes())
-    # In the index, a digit: what is left is JSON, with another standard deviation.
+    # A digit in the index: the file is still JSON, with another standard deviation.
     content[content.find(b"std_C") + 12 if file == "index.json" else -2] ^= 1
     victim.unlink()
     if damage != "remove":
@@ -124,7 +124,7 @@ def test_a_cache_that_cannot_be_written_is_done_without() -> None:
 
 @pytest.fixture
 def every_warning() -> Iterator[None]:
-    """Torch warns of a thing once a process; here each time."""
+    """Make torch repeat warnings, which it otherwise gives once a process."""
     torch.set_warn_always(True)
     yield
     torch.set_warn_always(False)

@@ -20,7 +20,7 @@ def node(kind: str, **keys: Any) -> DataConfig:
 
 
 def toy(labels: Any, owners: Any = None) -> ImageData:
-    """A set with these labels; the images, which nobody may touch, are empty."""
+    """A set with these labels and empty images, since partitioning must not read images."""
     labels = torch.as_tensor(np.asarray(labels, np.int64))
     split = Split(torch.empty((len(labels), 1, 0, 0), dtype=torch.uint8), labels)
     one = torch.ones(1)
@@ -33,7 +33,7 @@ def balanced(count: int, classes: int = 10) -> ImageData:
 
 
 def assert_covers(parts: list[NDArray[np.int64]], count: int) -> None:
-    """Each example is in exactly one part."""
+    """Assert that each example is in exactly one part."""
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(count))
     assert all(part.dtype == np.int64 for part in parts)
 

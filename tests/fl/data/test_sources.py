@@ -1,4 +1,4 @@
-"""Where images are found, and IDX files."""
+"""Lookup of image files, and the IDX format."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ from tests.fl.data.image_sets import examples, message, node, write_idx, write_p
 pytestmark = pytest.mark.usefixtures("machine_without_data")
 
 
-# What is on the machine
+# Files on the machine
 
 
 def test_digits_are_those_of_scikit_learn() -> None:
@@ -70,7 +70,7 @@ def test_sets_of_the_hub(
 
 @pytest.fixture(scope="module")
 def outer_data() -> Path:
-    """What FEDVEIL_DATA was before these tests."""
+    """The value of FEDVEIL_DATA before these tests."""
     if "FEDVEIL_DATA" not in os.environ:
         pytest.skip("FEDVEIL_DATA is not set")
     return Path(os.environ["FEDVEIL_DATA"])
@@ -124,7 +124,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     assert message(node(path=str(tmp_path))).startswith(f"data.name=toy: {tmp_path} cannot be read, ")
 
 
-# Where it looks
+# Searched places
 
 
 def test_a_path_without_images(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_what_is_nowhere_says_where_was_looked(tmp_path: Path, monkeypatch: pyte
 
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if nobody had told the hub's libraries that there is no network."""
+    """Undo the offline setting of the hub's libraries."""
     import datasets
     import huggingface_hub
 

@@ -1,4 +1,4 @@
-"""Runs in which something goes wrong on purpose, whose right end is known: every update is (`tests.outside.probe`)."""
+"""Runs with injected faults and known results, since all updates are known (`tests.outside.probe`)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ Contributions = Mapping[str, tuple[float, NDArray[np.float64]]]  # by client: v,
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that has ended, and what was measured of it."""
+    """An ended run and its measurements."""
 
     work: Workspace
     weights_D: NDArray[np.float64]
@@ -52,16 +52,16 @@ class Ended:
     round: int
 
     def where(self, metric: str, number: int) -> set[str]:
-        """Addresses with a row of this metric in a round."""
+        """The addresses with a row of this metric in a round."""
         return set(self.rows.filter(round=number, metric=metric)["where"])
 
     def struck(self, kind: str, number: int) -> set[str]:
-        """Whom the rows say that a fault has struck."""
+        """The addresses struck by a fault, according to the rows."""
         return self.where(f"fault_{kind}", number)
 
 
 def ended(work: Workspace, folder: Path) -> Ended:
-    """How a run stands, whether it went to its end or not."""
+    """The state of a run, ended or not."""
     checkpoints = Checkpoints(folder / "checkpoints", 2)
     # in this order: the rows of a round that failed go
     rows = checkpoints.rows()
@@ -71,14 +71,14 @@ def ended(work: Workspace, folder: Path) -> Ended:
 
 
 def run(folder: Path, *overrides: str) -> Ended:
-    """A whole run, set-up included, as the command line would do it."""
+    """Run to the end, set-up included, as from the command line."""
     work = Workspace(canonical(*BASE, *overrides))
     runtimes.run(work, folder, Errand(folder / "checkpoints"))
     return ended(work, folder)
 
 
 def contributions(work: Workspace, number: int, clip: float = np.inf) -> dict[str, tuple[float, NDArray[np.float64]]]:
-    """What honest clients contribute to a round: `v` and the update, float64, of which `v * update` is clipped."""
+    """Honest contributions to a round: `v` and the update in float64, with `v * update` clipped."""
     found = {}
     for client in range(CLIENTS):
         v = work.weight(client)
@@ -88,7 +88,7 @@ def contributions(work: Workspace, number: int, clip: float = np.inf) -> dict[st
 
 
 def expected(work: Workspace, rounds: Mapping[int, Contributions]) -> NDArray[np.float64]:
-    """The weights after some rounds, in plain float64: each adds the weighted mean of those who are left."""
+    """The weights after some rounds, in plain float64: each adds the weighted mean of the surviving clients."""
     weights_D = work.initial_D.numpy().astype(np.float64)
     for left in rounds.values():
         total = sum(v for v, _ in left.values())
@@ -97,14 +97,14 @@ def expected(work: Workspace, rounds: Mapping[int, Contributions]) -> NDArray[np
 
 
 def assert_right(found: Ended, rounds: Mapping[int, Contributions]) -> None:
-    """The weights are those of the oracle, within what the sum may be off and float32 rounds."""
+    """Assert the oracle's weights, up to the tolerance of the sum and float32 rounding."""
     least = min(sum(v for v, _ in left.values()) for left in rounds.values())
     allowed = len(rounds) * (CLIENTS * found.work.tolerance * 2 * BOUND / least + 1e-5)
     assert np.abs(found.weights_D - expected(found.work, rounds)).max() < allowed < 0.05
 
 
 def left_of(found: Ended, kind: str) -> dict[int, Contributions]:
-    """Who is left in each round when all whom a fault struck are out; somebody is, and others are not."""
+    """The survivors of each round without the struck clients; asserts that both groups are non-empty."""
     rounds = {}
     for number in range(1, ROUNDS + 1):
         struck = found.struck(kind, number)

@@ -13,7 +13,7 @@ from tests.fl.grids import Tampered
 
 
 def stopped_in(round_: int, work: Workspace, folder: Path) -> Server:
-    """The server of a run into `folder`, left as Ctrl-C left it when a client had answered in this round."""
+    """The server of a run into `folder`, after Ctrl-C once a client had answered in this round."""
 
     def stop(_: str, reply: Message) -> Iterable[Message]:
         if server.meter.round == round_:

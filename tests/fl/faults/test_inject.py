@@ -55,7 +55,7 @@ SECAGG = ("secure_sum=secagg", "clients=10", "secure_sum.server=curious", "fault
 
 @pytest.mark.parametrize("stage", [None, "advertise", "share_keys", "mask", "confirm", "unmask"])
 def test_who_falls_silent_at_a_stage_is_told_and_the_round_goes_on(tmp_path, stage):
-    """Masks are in the sum from the third stage on, so who is lost later still counts."""
+    """Masks are in the sum from the third stage on, so clients lost later still count."""
     one = [] if stage is None else [f"faults.dropout_stage={stage}"]
     work = Workspace(canonical(*SECAGG, *one))
     runtimes.run(work, tmp_path, Errand(tmp_path / "checkpoints"))
@@ -109,7 +109,7 @@ def test_whom_a_fault_strikes_depends_on_neither_its_kind_nor_a_lower_rate():
 
 
 class Replies:
-    """An engine that brings what it is given, one reply a look."""
+    """An engine that delivers the given replies, one for each poll."""
 
     def __init__(self, *numbers):
         self.left = [SimpleNamespace(metadata=SimpleNamespace(reply_to_message_id=number)) for number in numbers]
@@ -119,7 +119,7 @@ class Replies:
 
 
 def arrivals(wire, *numbers, limit_s=5.0):
-    """The numbers of what arrives, in order, and how long that took."""
+    """The numbers of the arriving replies, in order, and the elapsed time."""
     engine = Replies(*numbers)
     transport = Transport(engine, {}, Meter(), None, 0.0)
     waiting = dict.fromkeys(numbers, "client/0")

@@ -1,4 +1,4 @@
-"""Roles that are killed on purpose: the run says who is gone, keeps its rows, and goes on to the same weights."""
+"""Killed roles: the run names the lost role, keeps its rows, and resumes to the same weights."""
 
 import signal
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Twenty faults, each of which ends in the right sum or in an error that names it; no row of what went before is lost.
+"""Twenty faults: each ends in the right sum or in an error that names it; earlier rows are kept.
 
-Those that other files prove are named in `LIST`. What is right is a plain float64 sum over those who are left.
+`LIST` names the faults tested in other files. The oracle is a plain float64 sum over the survivors.
 """
 
 import logging
@@ -190,7 +190,7 @@ def test_messages_that_come_twice_count_once(tmp_path, name):
 
 
 def test_an_opened_sum_that_is_damaged_ends_the_run_and_keeps_its_rows(tmp_path):
-    """Whoever opens has nobody in its place."""
+    """Nobody can replace the opener."""
     work = Workspace(canonical(*BASE, *SUMS["pad"], "faults.kind=flipped", "faults.rate=0.5", "faults.stage=open"))
     with pytest.raises(PrivacyRefusal, match=r"client/0 did not open the sum; client/0 dropped out: client/0 did not"):
         runtimes.run(work, tmp_path, Errand(tmp_path / "checkpoints"))
@@ -215,7 +215,7 @@ def test_updates_that_are_none_never_leave(tmp_path, name, kind):
 
 
 def changed(found: Ended, kind: str, v_of, factor: float = 1.0) -> dict:
-    """All contributions, with another weight, or update, of those whom the fault struck."""
+    """All contributions, with the weight or update of the struck clients changed."""
     rounds = {}
     for number in range(1, ROUNDS + 1):
         struck = found.struck(kind, number)
@@ -248,7 +248,7 @@ def test_a_zero_update_counts_as_such(tmp_path, name):
 
 @pytest.mark.parametrize("mechanism", ["client_dp", "local_dp", "dp_ftrl"])
 def test_a_zero_update_survives_clipping(tmp_path, mechanism):
-    """Its norm is no divisor; nothing but noise is left."""
+    """A norm of 0 is not used as a divisor; only noise remains."""
     options = ("training.weighting=uniform", "delta=1e-3", "rounds=1", "noise=seeded", "clients=4")
     work = workspace_of(f"mechanism={mechanism}", *options, "faults.kind=zero", "faults.rate=1")
     inprocess.run(work, Errand(tmp_path))
@@ -319,7 +319,7 @@ def test_a_fault_is_a_line_of_the_log_and_a_row_though_its_client_is_never_heard
 
 
 class Unplugged(Exception):
-    """What nobody foresaw."""
+    """An unforeseen error."""
 
 
 @pytest.mark.parametrize("where", ["step", "_evaluate"])
@@ -368,7 +368,7 @@ SWEEP = ("sweep", "model=logistic", "clients=4", "rounds=2", "device=cpu", "out=
 
 
 def errors_of(folder: Path) -> list[str | None]:
-    """How the cells of a sweep ended."""
+    """The errors of the cells of a sweep."""
     return [read(path, "status")["error"] for path in sorted((folder / "cells").iterdir()) if path.is_dir()]
 
 
@@ -405,7 +405,7 @@ def test_a_cell_without_memory_lets_the_others_go_on(tmp_path, monkeypatch, caps
     ],
 )
 def test_a_cell_without_its_library_lets_the_others_go_on(tmp_path, library, choice):
-    """As on a machine where it is not installed: in a process of its own, another file takes its name."""
+    """The library is made missing: in a separate process, another file takes its name."""
     (tmp_path / f"{library}.py").write_text(f"raise ModuleNotFoundError(\"No module named '{library}'\")\n")
     done = subprocess.run(
         [FEDVEIL, *SWEEP, choice],

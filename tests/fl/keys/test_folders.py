@@ -1,4 +1,4 @@
-"""Keys of a deployment: each role's in a folder of its own, and a roster that everybody has."""
+"""Keys of a deployment: a folder for each role, and a roster for all."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ RUN = "ab" * 32
 
 @pytest.fixture
 def folders(tmp_path: Path) -> dict[str, Path]:
-    """What the roles of a small deployment have."""
+    """The folders of the roles of a small deployment."""
     keys.make_all(tmp_path / "all", EVERYBODY)
     return {address: tmp_path / "all" / address.replace("/", "-") for address in EVERYBODY}
 
@@ -30,7 +30,7 @@ def mode(path: Path) -> int:
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line of a command that was refused."""
+    """The one-line error of a refused command."""
     assert keys.main([str(argument) for argument in arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -1,4 +1,4 @@
-"""A run whose roster comes through the server: nodes with folders of their own, as in a deployment, in one process."""
+"""A run with a roster relayed by the server: nodes with separate folders, as in a deployment, in one process."""
 
 import stat
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ KEYHOLDER = "keyholder"
 
 
 class Nodes(Tampered):
-    """A grid whose nodes have a folder each; the one after the clients is the keyholder's."""
+    """A grid with a folder for each node; the last node is the keyholder."""
 
     def __init__(self, work: Workspace, folder: Path) -> None:
         super().__init__(work, untouched)
@@ -55,7 +55,7 @@ class Nodes(Tampered):
 
 
 class Swapping(Nodes):
-    """Hands one client another roster than the others, as a server would that swaps keys."""
+    """A grid that gives one client a different roster, as a server that swaps keys would."""
 
     def __init__(self, work: Workspace, folder: Path, victim: str, roster: Roster) -> None:
         super().__init__(work, folder)
@@ -84,7 +84,7 @@ def weights(folder: Path) -> bytes:
 
 
 def rosters(work: Workspace, folder: Path) -> set[bytes]:
-    """Those that roles keep."""
+    """The rosters that roles keep."""
     files = [keys.folder_of(folder / "keys", address) / "runs" / work.hash / "roster" for address in work.everybody]
     return {file.read_bytes() for file in files}
 
@@ -132,7 +132,7 @@ def test_the_bytes_of_the_roster_are_metered_like_any_stage(tmp_path):
 
 
 def stopped(work: Workspace, folder: Path) -> None:
-    """A run that Ctrl-C ended in its second round."""
+    """A run ended by Ctrl-C in its second round."""
     grid = Nodes(work, folder / "keys")
     one = server(work, folder, grid)
 
@@ -215,7 +215,7 @@ def node(work: Workspace, folder: Path | None, client: int = 1) -> Context:
 
 
 def ask(work: Workspace, context: Context, stage: str, **records) -> dict:
-    """What a node answers, or its failure."""
+    """The reply of a node, or its failure."""
     envelope = {"run": work.hash, "round": 0, "attempt": "first", "stage": stage, "config": work.canonical}
     content = pack(records)
     address = f"client/{context.node_config[PARTITION]}"
@@ -255,7 +255,7 @@ def test_who_took_no_roster_takes_no_part(work, tmp_path, stage, introduced):
 
 
 def taken(work: Workspace, own: Path) -> Roster:
-    """What a node has taken."""
+    """The roster that a node has taken."""
     mine = Roster.from_bytes(ask(work, node(work, own), "introduce")["keys"])
     roster = Roster({**{a: identity_of(a).public for a in work.everybody}, "client/1": mine["client/1"]})
     assert set(ask(work, node(work, own), "roster", roster=roster.to_bytes())) == {"signature"}
@@ -298,7 +298,7 @@ def test_a_node_whose_roster_is_pinned_takes_none_from_the_server(tmp_path, stag
     assert (refused["type"], refused["message"]) == ("ProtocolError", f"no stage is called {stage}")
 
 
-# ---- what is refused before anything runs
+# ---- refusals before any run
 
 
 @pytest.mark.parametrize("sum_", [("secure_sum=plain",), ("mechanism=dp_sgd", "delta=1e-5")])

@@ -1,4 +1,4 @@
-"""What every model of this project keeps to, whoever trains it."""
+"""The contract of every model of this project."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ Shape = tuple[int, int, int]
 
 
 def gives_logits(model: nn.Module, shape: Shape, classes: int) -> None:
-    """Float32 logits (N, classes) of images (N, *shape)."""
+    """Check for float32 logits (N, classes) of images (N, *shape)."""
     logits = model(torch.randn(3, *shape))
     assert logits.shape == (3, classes)
     assert logits.dtype == torch.float32
@@ -16,7 +16,7 @@ def gives_logits(model: nn.Module, shape: Shape, classes: int) -> None:
 
 
 def keeps_examples_apart_and_learns(model: nn.Module, images: torch.Tensor) -> None:
-    """Alone or in company, an example has the same logits (what BatchNorm breaks), and every weight has a gradient.
+    """Check that an example's logits do not depend on its batch (unlike BatchNorm), and all weights have gradients.
 
     Ten classes; `images` has shape (4, C, H, W).
     """

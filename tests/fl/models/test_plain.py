@@ -11,7 +11,13 @@ from tests.fl.models.contract import Shape, gives_logits, keeps_examples_apart_a
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "model"
 NAMES = ("cnn", "cnn_mcmahan", "lenet", "logistic", "mlp", "moderate_cnn", "resnet18_gn")
-PRIVATE = ("cnn_tanh", "cnn_tanh_cifar", "cnn_tanh_gn", "scatter_cnn", "scatter_linear")  # of test_private_models.py
+PRIVATE = (
+    "cnn_tanh",
+    "cnn_tanh_cifar",
+    "cnn_tanh_gn",
+    "scatter_cnn",
+    "scatter_linear",
+)  # see test_private_models.py
 DIGITS = (1, 8, 8)
 MNIST = (1, 28, 28)
 CIFAR = (3, 32, 32)
@@ -20,7 +26,7 @@ TOO_SMALL = {("cnn", DIGITS)}
 
 
 def build(name: str, shape: Shape, classes: int) -> nn.Module:
-    """As a run does it: by Hydra, from the YAML."""
+    """Build a model as a run does: by Hydra, from the YAML."""
     model = instantiate(OmegaConf.load(CONFIGS / f"{name}.yaml"), shape=shape, classes=classes)
     assert isinstance(model, nn.Module)
     return model
@@ -35,7 +41,7 @@ def build(name: str, shape: Shape, classes: int) -> nn.Module:
         ("lenet", CIFAR, 100, 88_648),  # FedML-HE
         ("cnn_mcmahan", MNIST, 10, 1_663_370),  # McMahan et al. 2017
         ("moderate_cnn", CIFAR, 10, 3_491_530),  # 3 x 3 x 3 x 32 + 32 and so on, by hand from NVIDIA FLARE's layers
-        ("resnet18_gn", CIFAR, 10, 11_173_962),  # as with BatchNorm, whose scale and shift are as many
+        ("resnet18_gn", CIFAR, 10, 11_173_962),  # as with BatchNorm, which has the same number of scales and shifts
         ("logistic", DIGITS, 10, 650),
         ("mlp", DIGITS, 10, 55_210),
         ("lenet", MNIST, 10, 17_038),
@@ -81,7 +87,7 @@ def test_per_example_gradients_can_be_taken(name: str) -> None:
 def test_an_image_that_is_too_small(name: str, shape: Shape, window: str, least: int) -> None:
     with pytest.raises(Exception, match="has no room") as caught:
         build(name, shape, 10)
-    cause = caught.value.__cause__  # Hydra wraps what a target raises
+    cause = caught.value.__cause__  # Hydra wraps the exception of a target
     assert isinstance(cause, ConfigError)
     size = f"{shape[1]}x{shape[2]}"
     assert str(cause).startswith(
@@ -97,6 +103,6 @@ def test_every_model_has_its_config() -> None:
 
 
 def test_strides_of_lenet() -> None:
-    """As in models/vision.py of the DLG code; other orders have as many parameters."""
+    """The strides of models/vision.py of the DLG code; other orders have the same number of parameters."""
     convolutions = [layer for layer in build("lenet", CIFAR, 100).modules() if isinstance(layer, nn.Conv2d)]
     assert [layer.stride for layer in convolutions] == [(2, 2), (2, 2), (1, 1), (1, 1)]

@@ -14,7 +14,7 @@ from tests.fl.models.contract import Shape, gives_logits, keeps_examples_apart_a
 # features of Fashion-MNIST and of CIFAR-10
 GREY = (81, 7, 7)
 COLOUR = (243, 8, 8)
-SMALL = (81, 2, 2)  # of digits
+SMALL = (81, 2, 2)  # the shape of digits
 MNIST = (1, 28, 28)
 CIFAR = (3, 32, 32)
 PIXELS = {"cnn_tanh": MNIST, "cnn_tanh_gn": MNIST, "cnn_tanh_cifar": CIFAR}
@@ -23,7 +23,7 @@ MODELS = [*(PIXELS | FEATURES).items(), ("scatter_linear", COLOUR), ("scatter_cn
 
 
 def made(name: str, shape: Shape, classes: int = 10, *overrides: str) -> nn.Module:
-    """As a run does it: by Hydra, from the YAML."""
+    """Build a model as a run does: by Hydra, from the YAML."""
     return build(nn.Module, "model", node(name, *overrides), shape=shape, classes=classes)
 
 
@@ -108,7 +108,7 @@ def test_strides_and_sizes_are_those_published() -> None:
 @pytest.mark.parametrize("name", FEATURES)
 @pytest.mark.parametrize("groups", [9, 27, 81])
 def test_features_are_normalised_within_an_example(name: str, groups: int) -> None:
-    """Mean 0 and deviation 1 in each group of each example, whatever the others hold."""
+    """Mean 0 and deviation 1 in each group of each example, independent of the other examples."""
     norm = next(made(name, GREY, 10, f"model.groups={groups}").children())
     features = 0.1 * torch.rand(5, *GREY) * torch.arange(1, 6).reshape(-1, 1, 1, 1)
     rows = norm(features).reshape(5, groups, -1).detach().double()

@@ -1,4 +1,4 @@
-"""Apps without training, for tests of the deployment's engine: every client says who it is, and nothing else."""
+"""Apps without training, for tests of the deployment's engine: every client returns only its identity."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the server sends and gets, kept byte by byte in a folder."""
+"""A recording of the server's messages, byte by byte, in a folder."""
 
 from collections.abc import Iterable
 from itertools import count
@@ -13,7 +13,7 @@ from fl.transport import ADDRESS, ENVELOPE
 
 
 class Recorder:
-    """Any grid, and a file for each message: `N-stage-address.sent` and `.received`."""
+    """A wrapper of any grid that writes a file for each message: `N-stage-address.sent` and `.received`."""
 
     def __init__(self, inner: Any, folder: Path) -> None:
         self._inner = inner
@@ -46,5 +46,5 @@ class Recorder:
 
 
 def recorded(file: Path) -> RecordDict:
-    """What a file holds."""
+    """The records in a file."""
     return recorddict_from_proto(ProtoRecordDict.FromString(file.read_bytes()))

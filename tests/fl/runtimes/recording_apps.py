@@ -1,4 +1,4 @@
-"""The project's own apps, with a server that keeps all it sees: messages, settings, and the files that it opens."""
+"""The project's own apps, with a server that records all it sees: messages, settings, and opened files."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Certificates that OpenSSL accepts for their hosts alone, and keys that OpenSSH and Flower read."""
+"""Certificates that OpenSSL accepts only for their hosts, and keys that OpenSSH and Flower read."""
 
 import socket
 import ssl

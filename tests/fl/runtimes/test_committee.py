@@ -26,7 +26,7 @@ SUMS += [
 
 
 def run(folder: Path, *overrides: str) -> State:
-    """A whole run, set-up included, as the command line would do it."""
+    """Run to the end, set-up included, as from the command line."""
     work = Workspace(canonical(*overrides))
     runtimes.run(work, folder, Errand(folder / "checkpoints"))
     state = Checkpoints(folder / "checkpoints", 2).latest()
@@ -65,7 +65,7 @@ def test_exact_sums_give_the_same_weights_wherever_their_key_is_and_in_workers(t
 
 
 def slow(*overrides: str) -> object:
-    """A keyholder takes seconds to start."""
+    """Mark a test as slow, since a keyholder takes seconds to start."""
     return pytest.param(overrides, marks=pytest.mark.slow, id=" ".join(overrides))
 
 
@@ -83,7 +83,7 @@ def slow(*overrides: str) -> object:
     ids=str,
 )
 def test_what_the_field_does_trains_too(tmp_path, overrides):
-    """And goes on after a stop without another set-up."""
+    """The run also resumes after a stop without another set-up."""
     found = run(tmp_path / "found", *overrides, "rounds=1"), run(tmp_path / "found", *overrides)
     plain = run(tmp_path / "plain", "rounds=1"), run(tmp_path / "plain")
     for state, expected in zip(found, plain, strict=True):

@@ -1,4 +1,4 @@
-"""What a secure sum promises holds in every runtime: known updates come out as their exact mean, whoever drops out.
+"""The contract of a secure sum in every runtime: known updates give the exact mean of the survivors.
 
 The mechanism (`tests/outside/probe.py`) and one of the secure sums (`tests/outside/masked_sum.py`) come from outside,
 by a file and a configuration each. Shape: D is the number of values of the model.
@@ -52,7 +52,7 @@ hidden = pytest.mark.parametrize(
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    """The command line in this process; those that it starts find what comes from outside."""
+    """The command line in this process; processes that it starts find the modules from outside."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return Here(capsys)
@@ -83,7 +83,7 @@ def exact(directory: Path, survivors: Collection[int], factor: float) -> NDArray
 def assert_exact(
     ended: Ended, directory: Path, survivors: Collection[int], factor: float = 1.0, allowed: float = ALLOWED
 ) -> None:
-    """The run finished, and its weights are those of the oracle over the survivors."""
+    """Assert that the run finished, with the weights of the oracle over the survivors."""
     assert ended.status == 0, ended
     error = np.abs(final(directory) - exact(directory, survivors, factor)).max()
     assert error <= allowed, f"off by {error:g}"
@@ -96,7 +96,7 @@ def assert_exact(
 
 
 def assert_refused(ended: Ended, directory: Path, error: str) -> None:
-    """Refused with one line that says why, which the status keeps."""
+    """Assert a refusal with a one-line reason, which the status keeps."""
     assert ended.status == 2, ended
     assert ended.err.splitlines()[-1] == f"fedveil: error: {error}"
     status = read(directory, "status")
@@ -105,12 +105,12 @@ def assert_refused(ended: Ended, directory: Path, error: str) -> None:
 
 
 def keys_of(name: str, holder: str) -> tuple[str, ...]:
-    """The overrides for a sum that one party opens, of values as large as those of the probe."""
+    """The overrides for a sum opened by one party, with a bound that fits the values of the probe."""
     return f"secure_sum={name}", f"secure_sum.keys={holder}", f"secure_sum.bound={BOUND:g}"
 
 
 def tolerated(directory: Path, survivors: Collection[int], factor: float = 1.0) -> float:
-    """What the tolerance that a sum declares makes of a mean: both the sum and its weight are off, each round."""
+    """The tolerance of a mean from the sum's declared one: sum and weight are both off in each round."""
     work = workspace((directory / "config.json").read_text())
     sizes = [len(part) for part in work.partitions]
     off = len(survivors) * work.backend.secure_sum.tolerance(work.spec)
@@ -283,7 +283,7 @@ def test_known_updates_under_every_hidden_sum_in_every_runtime(
     assert opened["where"].to_list() == [holder if holder == "keyholder" else "client/0"] * ROUNDS
 
 
-# of three clients one may drop out; values as large as those of the probe
+# one of three clients may drop out; the bound fits the values of the probe
 SECAGG = ("secure_sum=secagg", f"secure_sum.bound={BOUND:g}", "secure_sum.value_bits=24")
 
 
@@ -328,7 +328,7 @@ def test_weights_are_the_same_bit_for_bit_in_every_runtime(
 def test_messages_that_go_wrong_are_left_out_in_every_runtime(
     here: Here, tmp_path: Path, runtime: tuple[str, ...], kind: str
 ) -> None:
-    """Not only in this process, where nothing is serialised and a client's node remembers what it sent."""
+    """Also outside this process, where messages are serialised and a client's node does not remember its messages."""
     options = (*BASE[1:], "rounds=3", "seed=4", f"faults={kind}", "faults.rate=0.4")
     ended = here("run", *options, "out=here"), here("run", *options, *runtime, "out=there")
     assert [one.status for one in ended] == [0, 0], ended

@@ -1,4 +1,4 @@
-"""A real SuperLink with real SuperNodes: runs, authentication, and an end for all of them however the parent ends."""
+"""A real SuperLink with real SuperNodes: runs, authentication, and the end of all processes however the parent ends."""
 
 import json
 import os
@@ -48,14 +48,14 @@ NODES = 2
 
 @dataclass(frozen=True)
 class Deployment:
-    """One that stays up for several tests."""
+    """A deployment that stays up for several tests."""
 
     processes: Processes
     private: Path
     link: SuperLinkConnection
 
     def run(self, folder: Path, **config: Any) -> dict[str, Any]:
-        """Run the echo apps and return what the ServerApp saw."""
+        """Run the echo apps and return the replies that the ServerApp got."""
         submit(self.processes, self.link, write_app(folder, settings(folder, **config), ECHO))
         return json.loads((folder / "seen.json").read_text())
 
@@ -165,7 +165,7 @@ def test_a_supernode_is_refused(case: str, reason: str, deployed: Deployment, tm
 @pytest.mark.slow
 @pytest.mark.deployment
 def test_an_expired_certificate_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the SuperNode that would join; whoever would submit a run is told that there is no connection."""
+    """The joining SuperNode names it; a submission of a run only fails for lack of a connection."""
 
     class Past(datetime):
         @classmethod
@@ -232,7 +232,7 @@ def parents(tmp_path: Path) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
 
 
 def tree_when_running(folder: Path, parent: "subprocess.Popen[bytes]") -> list[psutil.Process]:
-    """All that a parent has started, once its ServerApp has heard from every client and sleeps."""
+    """The processes of a parent, once its ServerApp has replies from every client and sleeps."""
     ends = time.monotonic() + 120
     while not (folder / "seen.json").exists():
         assert parent.poll() is None
@@ -248,7 +248,7 @@ EVERYTHING = Counter(
 
 
 def program(process: psutil.Process) -> str | None:
-    """What runs there, if anything still does: a ClientApp that has ended waits for its SuperExec to notice."""
+    """The program of a process; None once it has ended, also where its SuperExec has not noticed yet."""
     with suppress(psutil.NoSuchProcess):
         words = [Path(word).name for word in process.cmdline()]
         return next(word for word in words if not word.startswith(("python", "-")))
@@ -291,7 +291,7 @@ def test_a_superlink_that_dies_is_a_failure(tmp_path: Path, monkeypatch: pytest.
 
 
 class Nodes:
-    """The part of Flower's grid that says who is online, in the course of time."""
+    """The part of Flower's grid that lists the online nodes, changing over time."""
 
     def __init__(self, *times: dict[int, str]) -> None:
         self._times = list(times)

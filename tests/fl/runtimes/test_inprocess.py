@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, 
 
 
 def test_another_run_in_between_changes_nothing(tmp_path, reference):
-    """Two servers take turns in one process; what they share is the process, its threads and its generators."""
+    """Two servers take turns in one process, and share its threads and its generators."""
     work = workspace(canonical(*TRAINING))
     other = workspace(canonical("training.threads=2", "rounds=3"))
     server = server_of(work, tmp_path / "one")
@@ -103,7 +103,7 @@ def contexts() -> int:
 
 
 def exchange(work: Workspace, grid: InProcessGrid, stage: str, clients: range, round_: int, **record: int) -> int:
-    """One exchange with some clients; how many answered."""
+    """One exchange with some clients; returns the number of replies."""
     asked = Exchange(stage, {f"client/{i}": dict(record) for i in clients}, lambda *_: None, stage != "unmask")
     model_D = work.initial_D.numpy()
     return len(list(transport_of(work, grid).replies(asked, attempt_of(work, round_, f"{round_}"), model_D)))
@@ -119,7 +119,7 @@ def test_nothing_is_kept_of_a_client_that_remembers_nothing():
 
 
 def test_what_clients_remember_is_kept_for_one_round():
-    """Rounds ask other clients each time: what 10,000 of them once remembered would add up, secrets among it."""
+    """Cohorts change from round to round: the memories of 10,000 clients, with secrets, would add up."""
     work = workspace_of(*PROBE, *MASKED, "clients=40", "rounds=3")
     grid = InProcessGrid(work.hash, 40)
     exchange(work, grid, "mask", range(20), 1)
@@ -156,7 +156,7 @@ def children() -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def workers() -> Iterator[tuple[Workspace, WorkerGrid]]:
-    """Two workers, started once: that takes seconds."""
+    """Two workers, started once, since a start takes seconds."""
     work = workspace_of(*TRAINING, "runtime.workers=2")
     with grid_of(work) as grid:
         assert isinstance(grid, WorkerGrid)
@@ -176,7 +176,7 @@ def test_workers_change_no_bit(tmp_path, workers, reference):
 
 
 def test_a_context_travels_to_the_workers_and_back(workers):
-    """The second stage finds what the first left, though another worker may serve it."""
+    """The second stage finds the state of the first one, even where another worker serves it."""
     masked = workspace_of(*TRAINING, *MASKED, *PROBE)
     grid = WorkerGrid(masked.hash, 8, workers[1]._pool)
     assert exchange(masked, grid, "mask", range(8), 1) == 8
@@ -204,7 +204,7 @@ def test_a_deadline_is_kept_with_workers_and_late_replies_are_forgotten(workers)
 
 
 class Nap(Mechanism):
-    """Takes half a second."""
+    """A task that takes half a second."""
 
     name = "nap"
 
@@ -260,7 +260,7 @@ def test_without_workers_no_process_is_started():
 
 
 class Gpus:
-    """A workspace as far as `check_workers` looks at it, on a machine with some GPUs."""
+    """The part of a workspace that `check_workers` reads, on a machine with some GPUs."""
 
     def __init__(self, workers: int, share: float, device: str = "cuda") -> None:
         self.config = workspace_of(f"runtime.workers={workers}", f"runtime.gpus_per_client={share}").config

@@ -12,7 +12,7 @@ import pytest
 from fl.runtimes.lifetime import end_with_parent
 
 ROOT = Path(__file__).parents[3]
-# A parent that nobody can ask to clean up: it prints its worker's id and waits to be killed.
+# A parent that cannot clean up: it prints its worker's id and waits to be killed.
 PARENT = """
 import multiprocessing, time
 from tests.fl.runtimes import workers

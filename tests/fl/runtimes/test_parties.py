@@ -1,4 +1,4 @@
-"""CrypTen's parties as processes: what they compute and cost, where they listen, and what ends a round, by its name."""
+"""CrypTen's parties as processes: results, costs, listening addresses, and named failures of a round."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ SEEDED = "noise=seeded"
 
 
 def run(folder: Path, *overrides: str) -> State:
-    """A whole run, set-up included, as the command line would do it."""
+    """Run to the end, set-up included, as from the command line."""
     work = Workspace(canonical(*overrides))
     runtimes.run(work, folder, Errand(folder / "checkpoints"))
     return ended(folder)
@@ -37,13 +37,13 @@ def ended(folder: Path) -> State:
 
 
 def parties() -> list[psutil.Process]:
-    """Those of this process, in their order."""
+    """The party processes of this process, in their order."""
     children = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
     return sorted(children, key=lambda child: child.pid)
 
 
 def in_round(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
-    """Do something when a round begins."""
+    """Call a function when a round begins."""
     original = Server.aggregate
 
     def act_then_aggregate(self, asked, cohort):
@@ -77,7 +77,7 @@ def test_a_run_ends_where_the_plain_one_does_and_its_parties_tell_their_costs(tm
 
 
 def addresses(process: psutil.Process) -> set[str]:
-    """Those on which a process accepts connections."""
+    """The addresses on which a process accepts connections."""
     return {c.laddr.ip for c in process.net_connections(kind="inet") if c.status == psutil.CONN_LISTEN}
 
 
@@ -131,7 +131,7 @@ def test_a_fault_ends_the_round_with_an_error_that_names_it(tmp_path, fault, err
     assert message in str(failure.value)
     assert "party/1" in str(failure.value)
     assert not parties()
-    assert ended(tmp_path).round == 1  # nothing of round 2 was used
+    assert ended(tmp_path).round == 1  # round 2 was not used
 
 
 @pytest.mark.slow
@@ -211,7 +211,7 @@ def middle(vectors_CD: np.ndarray) -> np.ndarray:
 
 
 def within(vectors_CD: np.ndarray) -> np.ndarray:
-    """The mean of those of norm 1 at most."""
+    """The mean of the updates with norm at most 1."""
     return vectors_CD[np.linalg.norm(vectors_CD, axis=1) <= 1].mean(axis=0)
 
 

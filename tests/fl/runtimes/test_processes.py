@@ -1,4 +1,4 @@
-"""Supervised processes end with whoever started them, down to a grandchild in a session of its own."""
+"""Supervised processes end with the process that started them, down to a grandchild in its own session."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from fl.runtimes.processes import SUPERVISOR, Processes, last_error
 from privacy.errors import RuntimeFailure
 
 ENV = dict(os.environ)
-# A process with a child that does as it is told, and an orphan that is in its own session and deaf to SIGTERM.
+# A process with an obedient child, and an orphan in its own session that ignores SIGTERM.
 TREE = """
 import os, signal, sys, time
 
@@ -43,7 +43,7 @@ tell()
 time.sleep(float(sys.argv[1]))
 """
 TREE_SIZE = 3
-# A parent that is killed. With "fork", a forked process of its own holds the pipe to the supervisor open.
+# A parent that is killed. With "fork", its forked process holds the pipe to the supervisor open.
 PARENT = """
 import os, subprocess, sys, time
 supervisor = subprocess.Popen([sys.executable, "-P", *sys.argv[2:]], stdin=subprocess.PIPE)
@@ -57,7 +57,7 @@ time.sleep(600)
 
 @pytest.fixture(autouse=True)
 def little_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every tree here has a process that does not stop when asked."""
+    """Shorten the grace period, since every tree here has a process that ignores the request to stop."""
     monkeypatch.setattr(module, "GRACE_S", 0.3)
 
 
@@ -81,12 +81,12 @@ def python(code: str, *arguments: str) -> list[str]:
 
 
 def told(log: Path) -> list[int]:
-    """The process ids that a log tells of."""
+    """The process ids in a log."""
     return [int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("pid ")]
 
 
 def tree_of(log: Path, size: int = TREE_SIZE) -> list[psutil.Process]:
-    """The processes that tell their ids in a log, once all have."""
+    """The processes with their ids in a log, once all ids are there."""
     ends = time.monotonic() + 20
     while len(told(log)) < size:
         assert time.monotonic() < ends, log.read_text()
@@ -202,7 +202,7 @@ def test_a_program_that_is_not_there_is_an_error(processes: Processes) -> None:
         processes.call("nothing", ["no-such-program"], ENV, 20)
 
 
-# What Flower's processes really wrote.
+# Real output of Flower's processes.
 REFUSED = """\x1b[92mINFO \x1b[0m:      Starting Flower SuperNode
 INFO:     Uvicorn running on http://127.0.0.1:18103 (Press CTRL+C to quit)
 \x1b[91mERROR \x1b[0m:     Exit Code: 305

@@ -1,4 +1,4 @@
-"""A role's own process, asked over its socket as its SuperNode asks it: rightly, with nonsense, and when it died."""
+"""A role's own process, asked over its socket as by its SuperNode: valid and invalid requests, and its death."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ EVERYBODY = ("client/0", "client/1", "keyholder")
 
 
 def start(folder: Path, *more: str, approve: str = HASH) -> "subprocess.Popen[str]":
-    """The command as its user has it, until it listens."""
+    """Start the command as its user does, and wait until it listens."""
     command = [sys.executable, "-m", "fl.runtimes.resident", "keyholder", "--keys", str(folder), "--approve", approve]
     process = subprocess.Popen(
         [*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ)
@@ -119,7 +119,7 @@ def test_it_refuses_what_every_node_refuses(path: Path, changes: dict[str, str],
 
 
 def connect(path: Path) -> socket.socket:
-    """As somebody does who shares no code."""
+    """Connect with independent code."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(20)
     before = Path.cwd()

@@ -1,4 +1,4 @@
-"""Parties of a deployment as processes of their own: they meet, listen and part; what will not do is refused."""
+"""Parties of a deployment as separate processes: meeting, listening, parting, and refusals."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ MEMBERS = ("party/0", "party/1", "dealer")
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everybody's folders, and the configuration."""
+    """The folders of all roles, and the configuration."""
     root = tmp_path_factory.mktemp("parties")
     keys.make_all(root, (*CLIENTS, *MEMBERS))
     (root / "configuration.json").write_text(f"{CONFIG}\n")

@@ -1,4 +1,4 @@
-"""A role of a deployment that dies: the run ends with one line that names it, and goes on where it was stopped."""
+"""The death of a role of a deployment: the run ends with one line that names it, and can be resumed."""
 
 import time
 from contextlib import suppress
@@ -14,14 +14,14 @@ DEPLOYED = ("runtime=deployment", "runtime.supernodes=2")
 
 
 def finish(folder: Path, *overrides: str) -> tuple[int, str]:
-    """Run to the end: the status and the last line of what went wrong."""
+    """Run to the end; returns the exit status and the last line of stderr."""
     process = start(*RUN, *overrides, folder=folder)
     _, complaint = process.communicate(timeout=400)
     return process.returncode, (complaint.splitlines() or [""])[-1]
 
 
 def words(process: psutil.Process) -> list[str]:
-    """The command of a process, if it is still there."""
+    """The command of a process, if it is still alive."""
     with suppress(psutil.NoSuchProcess):
         return process.cmdline()
     return []

@@ -1,4 +1,4 @@
-"""No secret comes to the server: not in a message, nor in a setting, a log, a checkpoint, or a file that it opens.
+"""No secret reaches the server: not in a message, nor in a setting, a log, a checkpoint, or a file that it opens.
 
 The secrets are those of the roles' files, and the keys of masks, which are derived anew from them and proved by the
 tags that they explain.
@@ -29,18 +29,18 @@ from tests.fl.runtimes.recording import Recorder, recorded
 
 CLIENTS = 3
 ROUNDS = 2
-WINDOW_BYTES = 24  # of a large secret, which may leak in part
+WINDOW_BYTES = 24  # the size of a piece of a large secret, which may leak in part
 SUMS = [(name, holder) for name in ("ckks", "bfv", "pad") for holder in ("clients", "keyholder")]
 
 
 def forms(secret: bytes) -> Iterator[bytes]:
-    """As it is, in hexadecimal, and in base64 wherever it begins."""
+    """A secret as raw bytes, in hexadecimal, and in base64 at any offset."""
     yield secret
     yield secret.hex().encode()
     yield secret.hex().upper().encode()
     for lead in range(3):
         coded = base64.b64encode(bytes(lead) + secret)
-        yield coded[4 if lead else 0 : -4]  # what does not depend on its neighbours
+        yield coded[4 if lead else 0 : -4]  # the part that does not depend on neighbouring bytes
 
 
 def windows(secret: bytes, count: int = 64) -> Iterator[bytes]:
@@ -52,7 +52,7 @@ def windows(secret: bytes, count: int = 64) -> Iterator[bytes]:
 
 
 def leaks(content: bytes, secrets: Mapping[str, bytes]) -> set[str]:
-    """Which of the secrets are in there."""
+    """The secrets that occur in the data."""
     small = {name: list(forms(secret)) for name, secret in secrets.items() if len(secret) <= 64}
     large = {name: list(windows(secret)) for name, secret in secrets.items() if len(secret) > 64}
     assert all(large.values()), "a large secret of which nothing is searched for"
@@ -82,7 +82,7 @@ def as_numbers(work: Workspace, secrets: Mapping[str, bytes]) -> dict[str, bytes
 
 
 def mask_keys(folder: Path, identities: Mapping[Address, Identity], roster: Roster) -> dict[str, bytes]:
-    """The key of each mask of the run, and what it expands from."""
+    """The key of each mask of the run, and the seed that the mask expands from."""
     found: dict[str, bytes] = {}
     for file in sorted(folder.glob("*-collect-*.received")):
         request = recorded(file.with_suffix(".sent"))
@@ -99,7 +99,7 @@ def mask_keys(folder: Path, identities: Mapping[Address, Identity], roster: Rost
 
 
 def contents(folder: Path, but: str) -> Iterator[tuple[Path, bytes]]:
-    """Every file below a folder, without one of its folders."""
+    """The contents of all files below a folder, except those in one subfolder."""
     for path in folder.rglob("*"):
         if path.is_file() and path.relative_to(folder).parts[0] != but:
             yield path, path.read_bytes()
@@ -121,7 +121,7 @@ def all_secrets(
     return held | as_numbers(work, held) | masks
 
 
-# ---- The search finds what is there
+# ---- The search finds planted secrets
 
 
 def test_what_leaks_is_found():
@@ -133,7 +133,7 @@ def test_what_leaks_is_found():
     assert not leaks(secret[1:] + large[:20], {"large": large, "small": secret})
 
 
-# ---- In process, where the transport carries what a server would see
+# ---- In process, where the transport carries the server's view
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from fl.training import devices
 from privacy.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
-GPU = torch.device("cuda")  # settings can be made where there is none
+GPU = torch.device("cuda")  # settings can be made without a GPU
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ PIXELS = 6
 
 
 def numbered(count: int) -> ImageData:
-    """Examples whose single pixel and label are their own number, not normalised."""
+    """Examples with their index as single pixel and label, not normalised."""
     split = Split(torch.arange(count, dtype=torch.uint8).reshape(-1, 1, 1, 1), torch.arange(count))
     return ImageData("numbered", split, split, max(count, 1), 1, torch.zeros(1), torch.ones(1), None, "here")
 

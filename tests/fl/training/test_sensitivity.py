@@ -8,7 +8,7 @@ from fl.training.sensitivity import EXAMPLES, sensitivity
 
 
 class Examples:
-    """Some inputs, by index."""
+    """Examples taken by index."""
 
     def __init__(self, inputs: torch.Tensor) -> None:
         self.inputs = inputs
@@ -23,7 +23,7 @@ class Examples:
 
 
 class Small(torch.nn.Module):
-    """A layer that is trained, one that is not, and a buffer between them."""
+    """A trained layer, a frozen one, and a buffer between them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Small(torch.nn.Module):
 
 
 def by_differences(model: torch.nn.Module, inputs: torch.Tensor) -> np.ndarray:
-    """The mean over examples of the norm over classes of the change of log p, one value of the first layer a time."""
+    """The mean over examples of the norm over classes of the change of log p, by value of the first layer."""
     step = 1e-4
     found = []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The exact privacy of the Gaussian mechanism, from its formula and from no accountant."""
+"""The exact privacy of the Gaussian mechanism, from its formula, without an accountant."""
 
 import math
 

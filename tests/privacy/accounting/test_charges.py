@@ -1,4 +1,4 @@
-"""Charges: what a ledger can hold, and how they add up."""
+"""Charges: their serialised form in a ledger, and their composition."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The accounting against published figures, exact formulas, numerical integrals, and one accountant another."""
+"""The accounting against published figures, exact formulas, numerical integrals, and a second accountant."""
 
 import math
 from itertools import pairwise
@@ -34,7 +34,7 @@ STEPS = poisson_steps(1.0, 0.01, 10)
 
 
 def sampled_delta(sigma: float, rate: float, at: float, other: float, eps: float) -> float:
-    """Hockey-stick divergence, by quadrature, of two Gaussians of which the mean is `at` or `other` if sampled."""
+    """Hockey-stick divergence, by quadrature, of two Gaussians with mean `at` or `other` if sampled."""
 
     def density(x: float, mean: float) -> float:
         sampled, not_sampled = (math.exp(-(((x - m) / sigma) ** 2) / 2) for m in (mean, 0.0))
@@ -48,7 +48,7 @@ def sampled_delta(sigma: float, rate: float, at: float, other: float, eps: float
 
 
 def configurations(number: int) -> list[tuple[float, float, int, float]]:
-    """Random (sigma, rate, steps, delta), of an epsilon that still means something: at most 50 by Renyi DP."""
+    """Random (sigma, rate, steps, delta), with a useful epsilon: at most 50 by Renyi DP."""
     rng = np.random.default_rng(3)
     found = []
     while len(found) < number:
@@ -62,7 +62,7 @@ def configurations(number: int) -> list[tuple[float, float, int, float]]:
 
 
 def mostly_slow(found: list[tuple[float, float, int, float]]) -> list[Any]:
-    """Six at once, the others among the slow tests."""
+    """Mark all but six cases as slow."""
     return [pytest.param(*one, marks=[pytest.mark.slow] if i >= 6 else [], id=str(i)) for i, one in enumerate(found)]
 
 
@@ -140,7 +140,7 @@ def test_a_sample_without_replacement_costs_less_than_the_whole_set():
 
 def test_laplace_is_pure_and_zcdp_converts():
     assert epsilon(LaplaceDpEvent(2.0), 1e-9, "pld") == pytest.approx(0.5, abs=1e-3)
-    # (alpha, alpha / 2)-RDP is what a Gaussian of sigma 1 has; an event of zCDP is converted at integer orders
+    # a Gaussian of sigma 1 has (alpha, alpha / 2)-RDP; an event of zCDP is converted at integer orders
     gaussian = RdpAccountant(list(range(2, 100))).compose(GaussianDpEvent(1.0)).get_epsilon(1e-5)
     assert epsilon(ZCDpEvent(0.5), 1e-5, "rdp") == pytest.approx(gaussian)
     assert epsilon(gaussian_event(1.0), 1e-5, "rdp") < gaussian

@@ -1,4 +1,4 @@
-"""The ledger: what clients have paid, composed. Oracles: dp_accounting driven by hand, and exact Gaussian delta."""
+"""The ledger: the composed charges of clients. Oracles: dp_accounting driven by hand, and exact Gaussian delta."""
 
 import math
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def dp_sgd(sigma: float, rate: float, steps: int) -> Charge:
 
 
 def exact_epsilon(*sigmas: float, delta: float = DELTA) -> float:
-    """Of Gaussians together: one of 1 / sqrt(sum of 1 / sigma^2) (Dong et al. 2022); Balle and Wang 2018, Theorem 8."""
+    """Epsilon of Gaussians: one of 1 / sqrt(sum of 1 / sigma^2) (Dong et al. 2022); Balle and Wang 2018, Theorem 8."""
     sigma = sum(one**-2 for one in sigmas) ** -0.5
 
     def excess(epsilon: float) -> float:
@@ -71,7 +71,7 @@ def test_a_client_pays_for_each_participation(accountant, oracle):
 @pytest.mark.parametrize(("accountant", "above"), [("pld", 1.001), ("prv", 1.03), ("rdp", 1.3)])
 @pytest.mark.parametrize("times", [1, 10])
 def test_no_accountant_claims_less_than_the_truth(accountant, above, times):
-    """Nor much more: what one Gaussian costs is known exactly."""
+    """Nor much more, since the cost of one Gaussian is known exactly."""
     ledger = Ledger()
     truth = exact_epsilon(*[2.0] * times)
     for _ in range(times):

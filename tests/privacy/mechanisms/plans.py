@@ -1,4 +1,4 @@
-"""A plan that every client-level mechanism accepts; a test changes what it is about."""
+"""A plan that every client-level mechanism accepts; tests change single values."""
 
 import torch
 

@@ -54,7 +54,7 @@ BOUNDS = st.floats(1e-6, 1e6)
 
 
 def exact_norm(update_D: torch.Tensor) -> float:
-    """Squares of float32 are exact in float64, and `fsum` rounds once."""
+    """The norm of a float32 vector: squares are exact in float64, and `fsum` rounds once."""
     return math.sqrt(math.fsum(value * value for value in update_D.tolist()))
 
 
@@ -138,7 +138,7 @@ def test_the_total_shifts_the_noise_and_nothing_else():
 @given(st.lists(updates(50).map(lambda u: torch.from_numpy(np.resize(u.numpy(), 50))), min_size=1, max_size=6), BOUNDS)
 @settings(max_examples=100, deadline=None)
 def test_one_client_more_or_less_moves_the_sum_by_at_most_the_clip(cohort, clip):
-    """Noise silenced: what the server would then divide by the configured cohort, a constant."""
+    """Without noise; the server would then divide the sum by the configured cohort, a constant."""
     mechanism = ClientDp(noise_multiplier=SILENT)
     mechanism.settle(PLAN)
     sent = [mechanism.on_update(client_job(clip=clip), update_D).numpy().astype(np.float64) for update_D in cohort]
@@ -166,7 +166,7 @@ def test_what_it_tells_of_itself():
 
 
 def test_the_adaptive_clip_splits_the_noise_as_its_paper_says():
-    """Andrew et al. 2021 (arXiv:1905.03871), Theorem 1, on what is drawn: the noises measured, not asked for."""
+    """Andrew et al. 2021 (arXiv:1905.03871), Theorem 1, on the measured noise, not the requested one."""
     z = 0.8
     bit_std = 0.05 * 100
     mechanism = ClientDp(noise_multiplier=z, adaptive=True, clip_learning_rate=0.2, quantile=0.3)
@@ -181,7 +181,7 @@ def test_the_adaptive_clip_splits_the_noise_as_its_paper_says():
 
 
 def told_bits(mechanism: ClientDp, below: float, round_: int) -> float:
-    """The noised fraction of clients below the clip, from how the clip moved: C exp(-0.2 (b - 0.3))."""
+    """The noised fraction of clients below the clip, from the change of the clip: C exp(-0.2 (b - 0.3))."""
     job = server_job(2.0, round_, extra=[below])
     mechanism.on_total(job, np.zeros(1))
     assert job.extra == []
@@ -221,7 +221,7 @@ def test_a_bit_is_worth_half_and_a_fixed_clip_sends_none():
 
 
 def test_bits_with_too_little_noise_are_refused():
-    """2 sigma_b must be above z, else nothing is left for the sum; sigma_b is the fraction times 100 clients."""
+    """2 sigma_b must be above z, else the sum gets no noise; sigma_b is the fraction times 100 clients."""
     ClientDp(noise_multiplier=1.0, adaptive=True, bit_noise_fraction=0.0051).settle(PLAN)
     ClientDp(noise_multiplier=1.0, bit_noise_fraction=0.005).settle(PLAN)
     with pytest.raises(ConfigError, match=r"^mechanism.client_dp.bit_noise_fraction=0.005: must be above .* = 0.005$"):
@@ -261,7 +261,7 @@ def test_epsilon_per_round_takes_the_least_noise_that_is_enough(epsilon: float, 
     assert gaussian_delta(mechanism.noise_multiplier * 0.999, epsilon) > delta
 
 
-# ---- what is solved, charged and refused
+# ---- calibration, charges and refusals
 
 
 @pytest.mark.parametrize("kind", [ClientDp, LocalDp])
@@ -342,7 +342,7 @@ def test_each_parameter_is_refused_in_one_line(kind, arguments, line):
 @given(st.integers(0, 10**6), st.sampled_from([0.05, 0.5, 1.0]), st.sampled_from([10, 16, 24]))
 @settings(max_examples=60, deadline=None)
 def test_what_fixed_point_makes_of_an_update_stays_within_the_clip(seed, clip, bits):
-    """The sensitivity of the sum is that of what is added, rounding included."""
+    """The sensitivity of the sum is that of the encoded update, rounding included."""
     length = 400
     spec = VectorSpec((Segment("update", length, 1.0), Segment("weight", 1, 1.0)), 10)
     fixed = FixedPoint.of(spec, bits, "secure_sum")

@@ -49,7 +49,7 @@ def test_the_divisor_is_the_configured_cohort_whoever_drops_out(tmp_path, lost):
 
 
 def test_the_released_count_is_in_no_step(tmp_path):
-    """A total by hand: whatever weight it reports, the step is the noised sum over the configured cohort."""
+    """A total by hand: the step is the noised sum over the configured cohort, independent of the reported weight."""
     steps = []
     for number, weight in enumerate((1.0, 3.0, 4.0)):
         server = server_of(workspace_of(*KNOWN, "+mechanism.client_dp.noise_multiplier=0.5"), tmp_path / str(number))
@@ -63,7 +63,7 @@ def test_the_released_count_is_in_no_step(tmp_path):
 
 
 class Overheard(InProcessGrid):
-    """Notes what mechanisms tell clients, a round at a time."""
+    """A grid that records the messages of mechanisms to clients, by round."""
 
     def push_messages(self, messages):
         messages = list(messages)

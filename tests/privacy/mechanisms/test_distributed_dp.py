@@ -46,7 +46,7 @@ def server_job(survivors: int = 10, number: int = 1) -> ServerJob:
 
 
 def summed(mechanism: DistributedDp, updates: list[torch.Tensor], number: int = 1) -> np.ndarray:
-    """The decoded total of a round over the plain sum, through both halves."""
+    """The decoded total of a round over the plain sum, through the client's and the server's half."""
     residues = {
         f"client/{i}": np.append(mechanism.on_update(client_job(i, number), update).numpy(), np.int64(1))
         for i, update in enumerate(updates)
@@ -143,7 +143,7 @@ def test_epsilon_is_charged_at_the_honest_shares_and_not_at_who_answered(n_min, 
     accountant = RdpAccountant([2, 9, 64])
     accountant.compose(event)
     for charged, bound in zip(accountant._rdp, curve, strict=True):
-        assert charged >= bound * (1 - 1e-12)  # of two bounds, each of which holds
+        assert charged >= bound * (1 - 1e-12)  # the smaller of two valid bounds
     gaussian = accounting.epsilon(charges.gaussian_event(1.2), 1e-3, "rdp", "zero_out")
     assert gaussian < accounting.epsilon(event, 1e-3, "rdp", "zero_out") < 1.2 * gaussian
 

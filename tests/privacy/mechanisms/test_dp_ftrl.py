@@ -1,7 +1,7 @@
 """DP-FTRL: its noise against dense matrices, its price by brute force, its state, and real runs with it.
 
-What a mechanism does is read off its noise alone: `whitening` is the matrix M that makes it white, so the release is
-worth M x + N(0, 1), x the sums of the rounds. T is rounds, D values of the model.
+The tests derive the mechanism from its noise alone: `whitening` is the matrix M that makes the noise white, so the
+release is equivalent to M x + N(0, 1), with x the sums of the rounds. T is rounds, D values of the model.
 """
 
 import io
@@ -61,32 +61,32 @@ def client_job() -> ClientJob:
 
 
 def noise(mechanism: DpFtrl, rounds: int, dimension: int) -> Matrix:
-    """Of a whole run, shape (T, D)."""
+    """The noise of a whole run, shape (T, D)."""
     memory: dict[str, torch.Tensor] = {}
     return np.stack([mechanism.on_total(server_job(t, memory), np.zeros(dimension)) for t in range(1, rounds + 1)])
 
 
 def drawn(rounds: int, dimension: int) -> Matrix:
-    """The standard normal values behind it."""
+    """The standard normal values behind the noise."""
     sources = (SeededRandomness("server", number) for number in range(1, rounds + 1))
     return np.stack([source.generator().standard_normal(dimension) for source in sources])
 
 
 @cache
 def whitening(bands: int, rounds: int) -> Matrix:
-    """M, where M noise = N(0, 1), shape (T, T): by least squares over twice as many values as it takes."""
+    """M, where M noise = N(0, 1), shape (T, T): by least squares over twice as many values as necessary."""
     noise_TD = noise(settled(bands, replace(PLAN, rounds=rounds, separation=bands)), rounds, 2 * rounds)
     return np.linalg.lstsq(noise_TD.T, drawn(rounds, 2 * rounds).T, rcond=None)[0].T
 
 
 def strategy(bands: int, rounds: int) -> Matrix:
-    """C, shape (T, T), from central binomials: exact in integers but for one division."""
+    """C, shape (T, T), from central binomials: exact in integers except for one division."""
     column = [math.comb(2 * j, j) / 4**j if j < bands else 0.0 for j in range(rounds)]
     return np.asarray(toeplitz(column, np.zeros(rounds)))
 
 
 def price(matrix: Matrix, rounds: Sequence[int]) -> float:
-    """The largest squared distance that a client of these rounds makes, of all signs of updates as long as the clip."""
+    """The largest squared distance due to a client in these rounds, over all signs of updates with norm `clip`."""
     signs = np.array(list(product((-1, 1), repeat=len(rounds)))).T
     return float(np.square(CLIP * matrix[:, list(rounds)] @ signs).sum(axis=0).max())
 
@@ -190,7 +190,7 @@ def charge_of(mechanism: DpFtrl) -> Charge:
 
 @pytest.mark.parametrize(("bands", "times"), [(1, 6), (4, 3), (10, 9)])
 def test_epsilon_of_the_ledger_is_that_of_the_whole_release(bands, times):
-    """As one Gaussian of the sensitivity found by brute force, and by dp-accounting, driven by hand."""
+    """Oracles: one Gaussian with the sensitivity found by brute force, and dp-accounting driven by hand."""
     charge = charge_of(settled(bands))
     assert (charge.mechanism, charge.unit, charge.relation) == ("dp_ftrl", "client", "zero_out")
     ledger = epsilon(compose([(charge, times)]).event, 1e-5, "pld", "zero_out")
@@ -212,7 +212,7 @@ def test_a_target_is_met_by_the_client_that_takes_part_most_often():
     assert np.allclose(noise(mechanism, 20, 3), noise(settled(), 20, 3) * sigma / (SIGMA * CLIP), rtol=1e-9)
 
 
-# ---- what it buys
+# ---- benefit
 
 
 def error(bands: int, rounds: int) -> Matrix:
@@ -257,7 +257,7 @@ def test_it_remembers_the_last_rounds_and_replaces_what_it_remembers():
 
 
 def test_a_run_goes_on_from_its_checkpoint():
-    """Another process, which knows the configuration and what was saved."""
+    """The resuming process has only the configuration and the checkpoint."""
     memory: dict[str, torch.Tensor] = {}
     for number in range(1, 8):
         settled(4).on_total(server_job(number, memory), np.zeros(5))
@@ -293,7 +293,7 @@ def test_what_it_tells_of_itself():
         assert server.state == {}, "told to clients"
 
 
-# ---- what is refused
+# ---- refusals
 
 
 @pytest.mark.parametrize(

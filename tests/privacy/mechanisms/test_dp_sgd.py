@@ -34,12 +34,12 @@ SEEDED = ("mechanism=dp_sgd", "noise=seeded")
 
 
 def numbered(count: int) -> Examples:
-    """Examples whose input and label are their own number."""
+    """Examples with their index as input and label."""
     return Examples(torch.arange(count).reshape(-1, 1, 1, 1).float(), torch.arange(count))
 
 
 def draws_of(count: int, randomness, **plan) -> list[list[int]]:
-    """Who is drawn, step by step; a draw of nobody shows nothing."""
+    """The drawn examples by step; an empty draw gives no batch, so it is missing."""
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 1))
     dp = DpSgd(1.0, max_physical_batch_size=10**9)
     job = job_of(model, numbered(count), randomness)
@@ -99,7 +99,7 @@ STEPS = 2000
 def test_inclusion_is_poisson(randomness):
     """Each example at each step by itself. False alarms of the system's source: five in a million runs."""
     shown = draws_of(COUNT, randomness, sample_rate=RATE, steps=STEPS)
-    assert len(shown) == STEPS  # that nobody of 200 is drawn happens once in a billion steps
+    assert len(shown) == STEPS  # an empty draw from 200 happens once in a billion steps
     drawn_TN = np.zeros((STEPS, COUNT))
     for step, index in enumerate(shown):
         assert len(set(index)) == len(index)
@@ -165,7 +165,7 @@ def test_a_client_leaves_nothing_to_the_next_one(mode, clipping):
 
 
 def test_momentum_is_kept_within_a_clients_steps():
-    """Of three steps of the same noise g, SGD with momentum 1/2 makes g + 3/2 g + 7/4 g."""
+    """Three steps of the same noise g give g + 3/2 g + 7/4 g under SGD with momentum 1/2."""
     model = model_of()
     plan = plan_of(model, steps=3, sample_rate=1e-12)
     job = job_of(model, examples_of(), Scripted(1.0), momentum=0.5)
@@ -277,7 +277,7 @@ def test_the_solved_noise_keeps_every_client_within_the_target(accountant, targe
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_vector_is_the_models_state_in_its_order(mode):
-    """Everybody drawn, nothing clipped, hardly any noise: plain gradient descent, computed by hand."""
+    """All examples drawn, no clipping, negligible noise: plain gradient descent, computed by hand."""
     options = ("noise_multiplier=1e-9", "clip=1e3", f"mode={mode}")
     work = workspace_of(*SEEDED, *(f"mechanism.dp_sgd.{one}" for one in options), "training.batch_size=10000")
     vector = vector_of(work, 1)
@@ -318,7 +318,7 @@ def test_a_run_of_noise_solved_for_epsilon(tmp_path):
 
 
 class Broken(Mechanism):
-    """Spoils what one client sees: its gradients are not finite, and neither is its update."""
+    """A mechanism that spoils one client's inputs, so that its gradients and its update are not finite."""
 
     name = "broken"
 
@@ -345,6 +345,6 @@ def test_the_default_mode_is_the_one_that_was_measured_fastest(model, mode):
     dp = DpSgd(1.0)
     dp.settle(plan_of(model_of(model)))
     assert dp.mode == mode
-    per_layer = DpSgd(1.0, clipping="per_layer")  # which ghost cannot do
+    per_layer = DpSgd(1.0, clipping="per_layer")  # ghost mode does not support it
     per_layer.settle(plan_of(model_of(model)))
     assert per_layer.mode == "ew"

@@ -1,6 +1,6 @@
-"""What a step releases, against a microbatch loop in float64: one example at a time, and nothing of Opacus.
+"""The release of a step, against a microbatch loop in float64: one example at a time, without Opacus.
 
-N examples, D values of the model; a draw is what the source gave for the inclusion of the N examples in one step.
+N examples, D values of the model; a draw holds the source's values for the inclusion of the N examples in one step.
 """
 
 import math
@@ -38,7 +38,7 @@ Clip = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 
 
 class Residual(torch.nn.Sequential):
-    """A small one of what resnet18_gn is made of: GroupNorm, and a shortcut with its own convolution."""
+    """A small residual block like those of resnet18_gn: GroupNorm, and a shortcut with its own convolution."""
 
     def __init__(self, shape: models.Shape, classes: int) -> None:
         stem = torch.nn.Conv2d(shape[0], 32, 4, stride=4), torch.nn.GroupNorm(32, 32), torch.nn.Tanh()
@@ -51,7 +51,7 @@ MODELS = {"logistic": models.Logistic, "mlp": models.Mlp, "cnn": models.Cnn, "re
 
 @dataclass
 class Examples:
-    """Examples that may only be taken by index: DP-SGD has no use for plain batches."""
+    """Examples that can only be taken by index, since DP-SGD does not use plain batches."""
 
     inputs: torch.Tensor
     labels: torch.Tensor
@@ -64,7 +64,7 @@ class Examples:
 
 
 class Scripted(Randomness):
-    """Every Gaussian is a constant; inclusions are as scripted, then drawn; all inclusions are remembered."""
+    """A source with constant Gaussians; inclusions are scripted, then drawn, and all are recorded."""
 
     def __init__(self, gaussian: float = 0.0, script: Sequence[NDArray[np.float64]] = (), seed: int = 5) -> None:
         self._gaussian = gaussian
@@ -147,7 +147,7 @@ def norms(model: torch.nn.Module, examples: Examples) -> list[float]:
 
 
 def within(bound: float, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Scaled down together to a norm of at most `bound`."""
+    """Gradients scaled down together to a norm of at most `bound`."""
     return [tensor * min(1.0, bound / float(flat(tensors).norm())) for tensor in tensors]
 
 
@@ -272,7 +272,7 @@ def test_the_adaptive_bound_follows_the_quantile(mode, gaussian):
 
 
 def adaptive_release(draw: NDArray[np.float64], gaussian: float = 0.0, **options) -> tuple[torch.Tensor, torch.Tensor]:
-    """What one adaptive step releases: the noised sum of gradients (D,), and the log of the bound that follows."""
+    """The release of one adaptive step: the noised sum of gradients (D,), and the log of the next bound."""
     model = model_of()
     examples = examples_of()
     bound = float(np.median(norms(model, examples)))

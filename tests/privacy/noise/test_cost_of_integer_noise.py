@@ -54,7 +54,7 @@ def log_gaussian_sum(sigma: float, shares: int) -> np.ndarray:
 def renyi(log_p: np.ndarray, shift: int, alpha: float) -> float:
     """D_alpha(P || P + shift), by its definition, where both probabilities are representable.
 
-    What is cut off would make it too small, so the last terms on both sides must be nothing beside the greatest.
+    Truncation would make it too small, so the last terms on both sides must be negligible beside the greatest.
     """
     p = log_p[shift:]
     q = log_p[: len(log_p) - shift]
@@ -143,7 +143,7 @@ def test_without_tau_the_discrete_gaussian_bound_would_be_wrong():
 
 
 def test_tau_is_the_papers():
-    """10 exp(-pi^2 sigma^2) for two shares; nothing for one; it vanishes as sigma grows."""
+    """10 exp(-pi^2 sigma^2) for two shares; 0 for one; it vanishes as sigma grows."""
     assert sum_distance(0.7, 1) == 0
     assert sum_distance(0.7, 2) == pytest.approx(10 * math.exp(-(math.pi**2) * 0.49))
     assert sum_distance(0.7, 3) == pytest.approx(
@@ -228,7 +228,7 @@ SETTINGS = [(20, 10.0, 400.0), (20, 500.0, 4.0), (200, 3.0, 0.05)]
 
 
 def sums(cohort: int, norm: float, variance: float, sampler: str, rounds: int) -> np.ndarray:
-    """What the server would see without a modulus, all clients aligned, which is the worst: shape (rounds, P)."""
+    """The sums at the server without a modulus, with all clients aligned (the worst case), shape (rounds, P)."""
     dimension = 256
     source = SeededRandomness("modulus", cohort)
     generator = source.generator()

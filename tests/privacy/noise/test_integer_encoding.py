@@ -31,7 +31,7 @@ def exact_square(values: np.ndarray) -> Fraction:
 
 
 def vectors(width: int) -> st.SearchStrategy[np.ndarray]:
-    """Also zeros, denormals and the largest numbers: hypothesis likes those."""
+    """Vectors with zeros, denormals and the largest numbers, which hypothesis favours."""
     dtype = np.dtype(f"f{width // 8}")
     return arrays(dtype, st.integers(0, 40), elements=st.floats(width=width, allow_nan=False, allow_infinity=False))
 
@@ -165,7 +165,7 @@ def test_rounding_never_exceeds_the_bound(dimension, norm, beta, seed):
 @settings(deadline=None)
 @given(st.lists(st.integers(-5, 5), min_size=1, max_size=50).filter(any))
 def test_integers_stay_what_they_are_at_their_own_norm(values):
-    """The bound is inclusive, and a hair below it nothing fits."""
+    """The bound is inclusive: with a slightly smaller one no rounding fits."""
     whole_P = np.array(values, np.float64)
     norm = np.linalg.norm(whole_P)
     assert conditional_round(whole_P, norm * (1 + 1e-15), generator()).tolist() == values
@@ -183,7 +183,7 @@ def test_rounding_is_unbiased_without_a_condition():
 
 
 def test_the_condition_biases_little_at_the_papers_beta():
-    """Where all coordinates lean the same way, so that the norm says the most about them."""
+    """The worst case: all coordinates are biased the same way, so that the norm depends on them most."""
     scaled_P = np.full(64, 0.3)
     bound = rounded_norm_bound(float(np.linalg.norm(scaled_P)), 64, math.exp(-0.5))
     source = generator("bias")

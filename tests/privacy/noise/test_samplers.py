@@ -35,7 +35,7 @@ def skellam_pmf(variance: float) -> dict[int, float]:
 
 
 def p_value(drawn: np.ndarray, pmf: dict[int, float]) -> float:
-    """Chi-square over cells that expect at least 20 draws each; who is outside the table counts in the last."""
+    """Chi-square over cells that expect at least 20 draws each; values outside the table count in the last cell."""
     edges = []
     cells = []
     mass = 0.0
@@ -81,7 +81,7 @@ def test_skellam_of_a_large_variance_is_normal_to_the_last_bit(variance):
 
 
 def test_numpys_poisson_would_not_do():
-    """Why there is a sampler here at all: when this fails, look again."""
+    """The reason for our own sampler: if this test fails, NumPy's may serve."""
     assert not (np.random.default_rng(1).poisson(1e17, 1000) & 7).any()
 
 

@@ -1,4 +1,4 @@
-"""Damaged messages of every stage, to the server and to everybody else: refused by name, or as good as before."""
+"""Damaged messages of every stage, to the server and to all other roles: refused by name, or harmless."""
 
 from dataclasses import replace
 from functools import partial
@@ -75,7 +75,7 @@ def damage(data: bytes, draw: np.random.Generator) -> bytes:
 
 
 class Damaged(Recorded):
-    """Before each honest message to a role come damaged ones: what they do is counted, and the role then restored."""
+    """Damaged messages before each honest message to a role: effects are counted, and the role is then restored."""
 
     draw: np.random.Generator
     lines: list[str]
@@ -111,7 +111,7 @@ def test_damaged_requests_crash_nobody_and_change_no_sum(made):
 
 @pytest.mark.parametrize("made", REPLYING)
 def test_no_damaged_reply_is_taken_for_its_senders(made):
-    """As the server checks it before the protocol sees it: every one is refused, and its sender is named."""
+    """The server's check before the protocol refuses each damaged reply, and names its sender."""
     round_ = recorded(made())
     draw = generator("replies", round_.secure_sum.name)
     replies = [(stage, address, reply) for stage, address, _, reply in round_.passed]

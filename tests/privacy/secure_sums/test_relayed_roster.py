@@ -1,4 +1,4 @@
-"""A roster that comes through the server: who is on it proved its keys, and what a role takes once it keeps."""
+"""A roster relayed by the server: its members proved their keys, and a role keeps the first roster it accepts."""
 
 from collections.abc import Callable, Mapping
 
@@ -34,7 +34,7 @@ def party(
 
 
 def drive(parties: Mapping[Address, Participant], meddle: Meddle = lambda stage, address, reply: reply) -> Roster:
-    """The protocol to its end, as a transport drives it: whoever refuses, or is refused, has dropped out."""
+    """The protocol to its end, as a transport drives it: a role that refuses, or is refused, has dropped out."""
     flow = PROTOCOL.flow(RUN, 0, ATTEMPT)
     respondents = None
     while True:
@@ -63,7 +63,7 @@ def with_keys(address: Address, public) -> Roster:
     return Roster({**{other: ROSTER[other] for other in ROSTER}, address: public})
 
 
-# ---- who is on it
+# ---- members
 
 
 def test_everybody_gets_a_roster_of_everybodys_own_keys():
@@ -86,12 +86,12 @@ def altered(change: Callable[[Records], Records], stage: str = INTRODUCE) -> Med
 
 
 def of(me: Participant) -> Meddle:
-    """The introduction of somebody else, or from elsewhere, in client/1's place."""
+    """The introduction of another role, or from another run, in client/1's place."""
     return altered(lambda _: PROTOCOL.respond(INTRODUCE, {}, me))
 
 
 def keys_of_another(_: Records) -> Records:
-    """Client/1 claims keys whose private ones it does not have."""
+    """Client/1 claims keys without their private parts."""
     victim = Identity.generate(OsRandomness()).public
     return signed({"keys": Roster({"client/1": victim}).to_bytes()}, party("client/1"), INTRODUCE)
 
@@ -150,7 +150,7 @@ def test_who_does_not_sign_that_it_took_the_roster_ends_it(change):
         drive({address: party(address) for address in EVERYBODY}, altered(change, HAND_OUT))
 
 
-# ---- what a role takes
+# ---- acceptance by a role
 
 
 def test_the_first_is_kept_and_the_same_one_taken_again():

@@ -1,4 +1,4 @@
-"""Signatures over records: nothing else has the same hash, and nobody else's, nor an older one, is taken."""
+"""Signatures over records: no other records have the same hash; foreign and older signatures are refused."""
 
 import struct
 import tracemalloc
@@ -41,7 +41,7 @@ def party(address: str = "client/0") -> Participant:
 
 
 def told(value: object) -> object:
-    """All that a value is, as plain Python compares it."""
+    """A value with its type, comparable in plain Python."""
     if isinstance(value, np.ndarray):
         return "array", value.dtype.str, value.shape, value.tobytes()
     return (type(value), struct.pack("<d", value)) if isinstance(value, float) else (type(value), value)

@@ -35,7 +35,7 @@ KEY = b"\x07" * 32
 
 
 class Witnessed(Round):
-    """A round in which every client's upload is looked at before it leaves, and all of them rehearse if any does."""
+    """A round with a witness on every client's upload, in which all clients rehearse if any does."""
 
     rehearse = True
 
@@ -53,7 +53,7 @@ class Witnessed(Round):
         return replace(super().party(address), randomness=OsRandomness())
 
     def upload(self) -> None:
-        """As far as the uploads; no parties are needed for that."""
+        """Run as far as the uploads, which needs no parties."""
         flow = self.secure_sum.server(list(self.vectors), self.spec)
         exchange = next(flow)
         while not exchange.collect:
@@ -63,7 +63,7 @@ class Witnessed(Round):
 
 
 def updates(seed: int) -> dict[str, np.ndarray]:
-    """As training makes them: far smaller than what bounds them."""
+    """Updates like those of training, far below their bound."""
     generator = np.random.default_rng(seed)
     made = {f"client/{i}": generator.normal(0, 0.01, LENGTH + 1).astype(np.float32) for i in range(COUNT)}
     for vector in made.values():
@@ -72,7 +72,7 @@ def updates(seed: int) -> dict[str, np.ndarray]:
 
 
 def uploaded(secure_sum: SecureSum, rounds: int = 1, rehearse: bool = True) -> None:
-    """So many rounds, as far as the uploads, every one of them looked at."""
+    """Several rounds as far as the uploads, with a witness on every upload."""
     round_ = Witnessed(secure_sum, spec_of(LENGTH, COUNT), updates(0))
     round_.rehearse = rehearse
     round_.set_up()
@@ -139,7 +139,7 @@ def test_a_whole_run_is_allowed_one_false_alarm_in_a_billion():
 
 
 def forged(monkeypatch, change: Callable[[np.ndarray, np.ndarray], None]) -> None:
-    """Let every ciphertext leave with other polynomials: `change` is given both of all of them, shape (C, K, N)."""
+    """Replace the polynomials of every ciphertext: `change` gets both polynomials of all of them, shape (C, K, N)."""
     honest = SealRing.message
 
     def message(self, raws):
@@ -155,7 +155,7 @@ def forged(monkeypatch, change: Callable[[np.ndarray, np.ndarray], None]) -> Non
 
 
 def unencrypted(monkeypatch) -> None:
-    """SEAL's encryption of zero is taken away, and c1 is noise: what leaves is the encoded plaintext."""
+    """Remove SEAL's encryption of zero, with noise as c1: the upload is the encoded plaintext."""
     from privacy.secure_sums.he import ciphers as he_cipher
 
     def encrypt(self, plaintext):
@@ -179,7 +179,7 @@ def unencrypted(monkeypatch) -> None:
 
 
 def _coefficients(plaintext, degree):
-    """Those of a BFV plaintext, from the lowest on, in hexadecimal."""
+    """The coefficients of a BFV plaintext, lowest first, parsed from hexadecimal."""
     terms = dict.fromkeys(range(degree), "0")
     for term in plaintext.to_string().split(" + "):
         value, _, power = term.partition("x^")
@@ -213,7 +213,7 @@ def _zeros(honest):
 
 
 def masks_left_out(monkeypatch) -> None:
-    """Drawn, and never added."""
+    """Draw the masks, but never add them."""
     monkeypatch.setattr(
         SealRing, "masked", lambda self, raw, mask, sign=1: raw if sign > 0 else _masked(self, raw, mask, sign)
     )
@@ -237,7 +237,7 @@ def same_second(first, second):
 
 
 def plaintext_shares(monkeypatch) -> None:
-    """Keys are drawn, and not taken off the vector."""
+    """Draw the keys, but do not subtract their streams from the vector."""
     honest = ShareRing.split
 
     def split(self, values_D, parties, whole, randomness):
@@ -281,7 +281,7 @@ def no_mask_of_its_own(monkeypatch) -> None:
 
 
 def noised_a_little(monkeypatch) -> None:
-    """Masks that are far too short."""
+    """Use masks that are far too small."""
     honest = secagg_masks.shift
 
     def shift(words, added, subtracted):
@@ -337,7 +337,7 @@ def test_the_plaintext_itself_is_seen_as_such(monkeypatch):
     ],
 )
 def test_without_a_rehearsal_it_is_seen_in_the_second_round_at_the_latest(how, name, monkeypatch):
-    """By every client, whoever's turn it is to rehearse."""
+    """It is seen by every client, independent of the turn to rehearse."""
     SABOTAGE[how][0](monkeypatch)
     if how == "one generator for all ciphertexts":
         kept = []
@@ -374,7 +374,7 @@ def test_what_hides_nothing_is_let_through():
 
 
 def test_a_look_leaves_nothing_behind_but_a_sample_of_the_upload():
-    """The double of a rehearsal, whose attempt was claimed before, forgets everything."""
+    """The copy used for a rehearsal, with an attempt already claimed, forgets everything."""
     stores = {}
     for look in (False, True):
         round_ = (Witnessed if look else Round)(SUMS["secagg"](), spec_of(LENGTH, COUNT), updates(0))

@@ -1,4 +1,4 @@
-"""Windows: a piece of a plaintext is found at any byte, in any writing, and not in noise."""
+"""Windows: a piece of a plaintext is found at any byte, in any encoding, and not in noise."""
 
 import os
 import struct

@@ -63,7 +63,7 @@ def private(folder: Path) -> Path:
 
 
 def drawn(folder: Path, out: Path, kind: str, *options: str) -> str:
-    """The text of a picture, which keeps its words in this mode."""
+    """The text of a picture, saved in a mode that keeps words."""
     with pytest.MonkeyPatch.context() as patch:
         from results.plots import style
 

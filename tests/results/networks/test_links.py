@@ -19,7 +19,7 @@ def test_a_transfer_is_half_a_round_trip_and_its_bytes() -> None:
 
 
 def test_slow_start_by_hand() -> None:
-    # 10, 20 and 40 kB, each acknowledged after 100 ms; then the window of 80 kB covers what is left, 30 kB at 1 MB/s
+    # 10, 20 and 40 kB, each acknowledged after 100 ms; then the window of 80 kB covers the remaining 30 kB at 1 MB/s
     assert transfer_s(100_000, 1e6, 0.1, 10_000) == pytest.approx(0.05 + 3 * 0.1 + 0.03)
     # from 40 kB on the window covers the path, 30 kB
     assert transfer_s(100_000, 3e5, 0.1, 10_000) == pytest.approx(0.05 + 2 * 0.1 + 70_000 / 3e5)

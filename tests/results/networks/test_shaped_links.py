@@ -1,4 +1,4 @@
-"""The model of links against links that a kernel shapes; nothing else in the tests asserts a time."""
+"""The model of links against links shaped by the kernel; no other tests assert times."""
 
 import os
 from collections.abc import Iterator
@@ -44,4 +44,4 @@ def test_a_modelled_round_trip_takes_as_long_as_over_shaped_links(
     addresses = [f"client/{i}" for i in range(clients)]
     modelled_s = Network("shaped", PROFILE).exchange_s(dict.fromkeys(addresses, down), dict.fromkeys(addresses, up))
     print(f"{clients} x ({down}, {up}): modelled {modelled_s:.4f} s, measured {measured_s}")
-    assert modelled_s == pytest.approx(min(measured_s), rel=WITHIN)  # what else runs can only delay it
+    assert modelled_s == pytest.approx(min(measured_s), rel=WITHIN)  # other processes can only delay it

@@ -6,7 +6,7 @@ from results.published import registry
 from results.published.registry import Figure, Kind
 from tests.composed import compose
 
-NO_ADDRESS = {"link_arithmetic"}  # of a report that is quoted second hand; the figures follow from the arithmetic alone
+NO_ADDRESS = {"link_arithmetic"}  # from a report quoted second hand; the figures follow from arithmetic only
 
 
 @pytest.mark.parametrize("name", registry.names())

@@ -1,4 +1,4 @@
-"""Rounds of opened sums that remember what passed, and what a server could make of it."""
+"""Rounds of opened sums that record all messages, and forgeries that a server could make of them."""
 
 import hashlib
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ WINDOW = 16
 
 @dataclass
 class Recorded(Round):
-    """A round whose every message is kept, and whose refusals are answers like any other."""
+    """A round that keeps every message, and treats refusals as answers."""
 
     passed: list[tuple[str, Address, Records, Records]] = field(default_factory=list)
     refusals: dict[Address, Exception] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Recorded(Round):
 
     @property
     def request(self) -> Records:
-        """What the opener was sent."""
+        """The request that the opener got."""
         return next(self.at("open"))[1]
 
 
@@ -68,7 +68,7 @@ def recorded(secure_sum: SecureSum, count: int = COUNT, length: int = LENGTH, mi
 
 
 def at_opener(round_: Recorded, **changes: object) -> Participant:
-    """The opener, who has answered nothing yet."""
+    """The opener before its first answer."""
     me = round_.party(round_.opener)
     store = MemoryStore()
     store.values = {
@@ -96,7 +96,7 @@ def flips(data: bytes, count: int = 300) -> Iterator[bytes]:
 
 
 def uploads(round_: Recorded) -> dict[Address, tuple[bytes, bytes]]:
-    """Message and what the server adds to the tags for it."""
+    """Each message with the part that the server adds to the tags for it."""
     replies = {address: reply for address, _, reply in round_.at("collect")}
     return {
         address: (r["message"], hashlib.sha256(r["message"]).digest() + r["tag"] + r["salt"])
@@ -105,7 +105,7 @@ def uploads(round_: Recorded) -> dict[Address, tuple[bytes, bytes]]:
 
 
 def forged(round_: Recorded, summed: list[Address], named: list[Address]) -> Records:
-    """A request for the sum of some, which names others."""
+    """A request for the sum of some clients that names other clients."""
     sent = uploads(round_)
     adder = round_.secure_sum.scheme(round_.spec).adder()
     for address in summed:
@@ -135,7 +135,7 @@ def windows(secret: bytes) -> set[bytes]:
 
 
 def on_the_wire(round_: Recorded) -> set[bytes]:
-    """Every 16 bytes that passed between the server and anybody, in either direction."""
+    """All 16-byte windows of the messages to and from the server."""
     seen: set[bytes] = set()
     for _, _, sent, reply in round_.passed:
         for value in (*sent.values(), *reply.values()):
@@ -145,7 +145,7 @@ def on_the_wire(round_: Recorded) -> set[bytes]:
 
 
 def plaintexts(spec: VectorSpec, vector_D: Vector) -> dict[str, bytes]:
-    """The ways in which somebody could have written an update."""
+    """Plausible encodings of an update in plaintext."""
     scheme = FixedPoint.of(spec, 16, "test")
     fixed = scheme.encode(vector_D)
     bits = scheme.sum_bits

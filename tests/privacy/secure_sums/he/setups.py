@@ -1,4 +1,4 @@
-"""Schemes with keys, made once, and the way of a sum from its contributions to its opening."""
+"""Schemes with keys, made once, and the steps of a sum from its contributions to its opening."""
 
 from dataclasses import dataclass
 from functools import cache

@@ -138,7 +138,7 @@ def test_a_message_counts_whole_or_not_at_all():
     damaged_PKN[0, 0, 0] = here.moduli[0]
     with pytest.raises(MalformedContribution, match="not below"):
         total.add(here.message([raws[0], RawPolynomials(damaged_PKN)]))
-    # made by someone who knows what it will be added to
+    # made by an attacker who knows the other summand
     cancelling_PKN = raws[1].residues_PKN.copy()
     cancelling_PKN[1] = here.moduli[0] - cancelling_PKN[1]
     with pytest.raises(MalformedContribution, match="SEAL refuses a sum"):

@@ -121,7 +121,7 @@ def test_a_value_beyond_the_bound_is_not_encrypted(value):
 
 
 def test_bytes_of_an_upload_for_each_parameter():
-    """At 1 M parameters, and what the published sets cost in TenSEAL itself."""
+    """At 1 M parameters, and against the sizes of the published sets in TenSEAL itself."""
     values = reals(1, 4095 * 5)[0]
     per_parameter = {}
     for name, symmetric in [*LEAN, ("tutorial", False), ("nvflare", False), ("fedml_he", False)]:

@@ -69,6 +69,6 @@ def test_two_thousand_damaged_messages(setup):
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_damaged_files_of_seal(symmetric):
-    """The published sets, whose messages SEAL compressed."""
+    """Messages of the published sets, which SEAL compresses."""
     seen = fates(ckks("tutorial", symmetric), 500)
     assert seen["refused"] > 150

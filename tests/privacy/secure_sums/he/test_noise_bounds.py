@@ -20,7 +20,7 @@ DEGREE = 4096
 
 
 def bare(scheme: str, bits: tuple[int, ...], symmetric: bool, plain_bits: int = 40) -> Setup:
-    """A scheme that nothing was checked of."""
+    """A scheme without any checks."""
     if scheme == "bfv":
         return with_keys(Bfv(HeParameters("bfv", DEGREE, bits, plain_modulus_bits=plain_bits), symmetric, 4, 8))
     return with_keys(Ckks(HeParameters("ckks", DEGREE, bits, scale_bits=30), symmetric, 1, 1.0))
@@ -32,7 +32,7 @@ def centred(values: np.ndarray, modulus: int) -> np.ndarray:
 
 
 def ckks_noise(setup: Setup, count: int) -> np.ndarray:
-    """Coefficients of so many encryptions of nothing."""
+    """Noise coefficients of this many encryptions of zero."""
     parameters = setup.scheme.parameters
     noise = []
     layout = ring(parameters).ciphertext
@@ -65,7 +65,7 @@ def phase(residues_PKN: np.ndarray, setup: Setup) -> np.ndarray:
 def test_fresh_noise_is_as_predicted(bits, symmetric, deviation, count):
     setup = bare("ckks", bits, symmetric)
     noise = ckks_noise(setup, count)
-    predicted = math.sqrt(noise_variance(setup.scheme.parameters, symmetric) - 1 / 12)  # nothing was rounded
+    predicted = math.sqrt(noise_variance(setup.scheme.parameters, symmetric) - 1 / 12)  # without rounding
     assert predicted == pytest.approx(deviation, rel=0.005)
     assert noise.std() == pytest.approx(predicted, rel=0.0075 if symmetric else 0.04)
     assert abs(noise.mean()) < 5 * predicted / math.sqrt(len(noise))
@@ -73,7 +73,7 @@ def test_fresh_noise_is_as_predicted(bits, symmetric, deviation, count):
 
 @pytest.mark.parametrize(("bits", "symmetric"), [((54,), True), ((54, 50), False)])
 def test_noise_of_a_bfv_sum_is_as_predicted_and_does_not_grow_with_the_plaintext(bits, symmetric):
-    """The phase of a sum is q m / t and the noise, whatever m is and though it wraps modulo t."""
+    """The phase of a sum is q m / t and the noise, for any m, even where it wraps modulo t."""
     contributions = 16
     setup = bare("bfv", bits, symmetric)
     here = ring(setup.scheme.parameters)
@@ -144,7 +144,7 @@ def test_more_of_anything_makes_failure_likelier():
 
 
 def test_a_public_key_of_unlikely_size_is_counted():
-    """With one prime and room without end, what is left is the key: 2^-128 for each."""
+    """With one prime and unlimited room, only the key remains: 2^-128 for each."""
     parameters = HeParameters("bfv", 8192, (60, 60), plain_modulus_bits=30)
     roomy = HeParameters("bfv", DEGREE, (60,), plain_modulus_bits=17)
     assert bfv_failure_log2(parameters, 4, 8, symmetric=False) < -128

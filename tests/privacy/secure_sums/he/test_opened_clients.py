@@ -1,4 +1,4 @@
-"""The clients of an opened sum: for whom they mask, the keys that they take, and that no secret passes the server."""
+"""The clients of an opened sum: recipients of their masks, accepted keys, and no secret at the server."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def test_asked_twice_in_one_attempt_a_client_masks_differently(secure_sum):
     round_ = Recorded(secure_sum, spec_of(16_000, 2), vectors(2, 16_000))
     round_.run()
     me = round_.party("client/1")
-    me.randomness.key()  # as far along as a process that answered before
+    me.randomness.key()  # advanced like a process that answered before
     again = round_.secure_sum.respond("collect", {"opener": round_.opener}, me, lambda: round_.vectors["client/1"])
     first = next(reply for address, _, reply in round_.at("collect") if address == "client/1")
     scheme = secure_sum.scheme(round_.spec)
@@ -148,7 +148,7 @@ def test_a_key_comes_from_the_keyholder_or_not_at_all(made):
     for parcel_ in (b"", flipped(parcel["parcel"], 77), parcel["parcel"][:-1], 3):
         with pytest.raises(BadSignature):
             round_.secure_sum.respond("deliver", {"maker": "keyholder", "parcel": parcel_}, me, lambda: None)
-    with pytest.raises(BadSignature):  # what was sealed to another
+    with pytest.raises(BadSignature):  # a box sealed to another client
         round_.secure_sum.respond("deliver", dict(parcel), round_.party("client/2"), lambda: None)
     with pytest.raises(ProtocolError, match="client/1 makes no keys"):
         round_.secure_sum.respond("keys", {"clients": "client/1"}, me, lambda: None)

@@ -1,4 +1,4 @@
-"""The sums that one opener opens: the contract for each, what the opener refuses, what uploads cannot be made into."""
+"""Sums opened by one opener: the contract for each, the opener's refusals, impossible forgeries of uploads."""
 
 from dataclasses import replace
 
@@ -75,7 +75,7 @@ def test_an_opening_that_failed_is_not_tried_again(round_, spoil):
 
 
 def in_another_attempt(round_: Recorded, gone: set[Address]) -> Recorded:
-    """The same round once more, with what everybody kept; `gone` do not contribute."""
+    """The same round again, with the stores of all roles; `gone` do not contribute."""
     again = Recorded(round_.secure_sum, round_.spec, round_.vectors, stores=round_.stores, attempt="another")
     again.gone = {"collect": gone}
     again.drive(again.secure_sum.server(list(again.vectors), again.spec))
@@ -94,7 +94,7 @@ def opened_by(round_: Recorded) -> Vector:
 
 
 def restricted(round_: Recorded, contributors: list[Address]) -> Records:
-    """The request for other contributors, each with its own tag or, where it has none, somebody's."""
+    """The request for other contributors, each with its own tag or, without one, that of another client."""
     names = list(round_.vectors)
     size = len(round_.request["tags"]) // len(names)
     places = [names.index(name) if name in names else 0 for name in contributors]
@@ -171,7 +171,7 @@ def test_a_flipped_bit_in_the_sum(round_):
         assert seen["refused"] > 0
 
 
-# ---- what a server cannot make of uploads
+# ---- impossible forgeries of uploads
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_each_ciphertext_of_a_sum_is_checked(made, keys):
 
 @pytest.mark.parametrize("keys", HOLDERS)
 def test_what_a_server_takes_out_under_the_check_of_a_pad_is_uniform(keys):
-    """The last integer alone is checked: elsewhere such a server is told what its mask makes uniform."""
+    """Only the last integer is checked; elsewhere such a server gets values that the mask makes uniform."""
     round_ = recorded(PadSum(keys, BOUND), count=3, length=16_000)
     scheme = round_.secure_sum.scheme(round_.spec)
     size = 8 * (15_000 * scheme.bits // 64)

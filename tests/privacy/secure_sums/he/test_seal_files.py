@@ -101,7 +101,7 @@ def test_a_plaintext_dressed_as_a_ciphertext_is_refused():
 
 
 def test_members_of_other_parameters_are_refused():
-    """Each byte that stands before the residues matters: scale, size, degree, parameters, form."""
+    """Each byte before the residues matters: scale, size, degree, parameters, form."""
     layout, file = whole_file()
     body = pa.Codec("zstd").decompress(
         file[HEADER_BYTES:], decompressed_size=len(layout.file(layout.parse(file))) - HEADER_BYTES, asbytes=True

@@ -1,4 +1,4 @@
-"""Selective encryption: the contract with a part in the clear, who chooses it, and that nothing else shows."""
+"""Selective encryption: the contract with a part in the clear, the choice of this part, and no other leak."""
 
 from dataclasses import replace
 
@@ -92,7 +92,7 @@ def test_positions_of_another_number_are_refused(bits):
         Selection.from_bytes(bits, spec_of(30, 4), 0.3)
 
 
-# ---- what shows, and what does not
+# ---- leakage
 
 
 @pytest.mark.parametrize("made", [CkksSum, BfvSum])
@@ -116,7 +116,7 @@ def test_the_open_part_is_all_that_passes_the_server(made, by):
 
 
 class Surveyed(Recorded):
-    """Clients whose sensitivities are other than their updates."""
+    """Clients with sensitivities different from their updates."""
 
     def respond(self, exchange: Exchange, address: str):
         updates = self.vectors
@@ -129,7 +129,7 @@ class Surveyed(Recorded):
             self.vectors = updates
 
     def map_of(self, address: str) -> Vector:
-        """Client i finds values 7, 8, 9 and its own sensitive, and counts by its weight."""
+        """The map of client i: values 7, 8, 9 and one of its own are sensitive; the last value is its weight."""
         vector = np.zeros(self.spec.length, np.float32)
         vector[[7, 8, 9]] = 0.5
         vector[int(address[-1]) + 20] = 1.0 + int(address[-1]) / 2
@@ -165,7 +165,7 @@ def test_positions_that_the_opener_did_not_sign_are_refused():
     ]:
         with pytest.raises(error):
             secure_sum.respond("positions", {**sent, **changes}, me, lambda: pytest.fail("trained"))
-    with pytest.raises(BadSignature):  # of another set-up
+    with pytest.raises(BadSignature):  # a box of another set-up
         secure_sum.respond("positions", sent, replace(me, attempt="another"), lambda: None)
     assert secure_sum.respond("positions", sent, me, lambda: None) == {}
 

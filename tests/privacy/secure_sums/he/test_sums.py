@@ -1,4 +1,4 @@
-"""How the three sums are configured, and what is refused."""
+"""Configuration of the three sums, and refusals."""
 
 from dataclasses import replace
 

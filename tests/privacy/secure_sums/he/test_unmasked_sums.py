@@ -1,4 +1,4 @@
-"""Sums without masks, as the field has them: the contract, keys that last a round, flooding, and copies for all."""
+"""Sums without masks, as in other systems: the contract, keys that last a round, flooding, and copies for all."""
 
 from dataclasses import replace
 
@@ -87,7 +87,7 @@ def test_a_client_without_its_key_of_the_round_is_left_out(secure_sum):
         Round(secure_sum, spec_of(LENGTH, COUNT, 4), contributions, gone={"deliver": {"client/2"}}).run()
 
 
-# ---- what an opening tells
+# ---- information in an opening
 
 
 def opened_sum(secure_sum: CkksSum | BfvSum):

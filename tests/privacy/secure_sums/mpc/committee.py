@@ -23,7 +23,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def free_port() -> int:
-    """One that nobody listens on."""
+    """A port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -39,9 +39,9 @@ def pair_keys(rank: int, parties: int) -> dict[int, bytes]:
 
 
 class Committee:
-    """Parties, and a dealer unless there is to be none. A function of a module is called in all of them at once.
+    """Parties, and by default a dealer. A function of a module is called in all of them at once.
 
-    Who is `missing` is never started.
+    Roles in `missing` are never started.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class Committee:
         self._calls = 0
 
     def started(self) -> list[Any]:
-        """What each party says of its start: True, or the error."""
+        """The result of each party's start: True, or the error."""
         return [self.answer(rank) for rank in range(self.parties)]
 
     def answer(self, rank: int) -> Any:
-        """The next one of a party, which must not take for ever."""
+        """The next answer of a party, with a time limit."""
         assert self.pipes[rank].poll(PATIENCE_S), f"party {rank} says nothing"
         return self.pipes[rank].recv()
 
     def send(self, function: Callable[..., Any], arguments: Sequence[Sequence[Any]]) -> None:
-        """Let each party call a function with arguments of its own."""
+        """Let each party call a function with its own arguments."""
         for pipe, own in zip(self.pipes, arguments, strict=False):
             pipe.send((function, own))
 
@@ -100,7 +100,7 @@ class Committee:
         return results
 
     def reveal(self, aggregate: Aggregate, contributions_CL: np.ndarray, fractional_bits: int) -> np.ndarray:
-        """Share integers, aggregate, and see that all parties open the same."""
+        """Share integers, aggregate, and check that all parties open the same result."""
         self._calls += 1
         own = [(aggregate, shares, fractional_bits, self._calls) for shares in shared(contributions_CL, self.parties)]
         first, *others = self.call(reveal, own)
@@ -109,7 +109,7 @@ class Committee:
         return first
 
     def close(self) -> None:
-        """End all; whoever does not stop is killed."""
+        """End all processes; those that do not stop are killed."""
         for pipe in self.pipes[: self.parties]:
             with suppress(OSError):
                 pipe.send(None)
@@ -133,7 +133,7 @@ def shared(contributions: np.ndarray, parties: int) -> list[np.ndarray]:
 
 
 def reveal(aggregate: Aggregate, shares: np.ndarray, fractional_bits: int, call: int) -> np.ndarray:
-    """In a party."""
+    """Reveal in the process of a party."""
     from privacy.secure_sums.mpc.crypten.compat import crypten
 
     own = SeededRandomness("reveal", call, crypten.communicator.get().get_rank())

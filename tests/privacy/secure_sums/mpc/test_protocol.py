@@ -1,4 +1,4 @@
-"""CrypTen's sum: the contract, which contributions count, and what the parties and the server refuse."""
+"""CrypTen's sum: the contract, counted contributions, and refusals of the parties and the server."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ class TestCrypten(SecureSumContract):
         return CryptenSum(request.param, UPDATE_BOUND)
 
 
-# ---- rounds that remember what passed
+# ---- recorded rounds
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Recorded(Round):
 
     @property
     def handed(self) -> dict[Address, dict]:
-        """What each party was sent."""
+        """The records sent to each party."""
         return {role: dict(self.passed["reveal", role][0]) for role in ROLES}
 
     def uploads(self) -> dict[Address, Records]:
@@ -85,7 +85,7 @@ def reveal(
     change: Change = lambda me: me,
     patience_s: float = party_threads.PATIENCE_S,
 ) -> dict[str, Outcome]:
-    """What each party answers, all of them having answered nothing so far; `change` alters who they are."""
+    """The answer of each fresh party; `change` alters the parties."""
     round_.peers = party_threads.peers_among(ROLES, patience_s)
 
     def respond(address: Address, me: Participant) -> Outcome:
@@ -108,7 +108,7 @@ def fresh(me: Participant) -> Participant:
 
 
 def assert_refused(outcomes: Mapping[str, Outcome], party: Address, error: type[Exception], match: str) -> None:
-    """One party refuses for a reason, and the others because it told them."""
+    """Assert that one party refuses for a reason, and the others because it told them."""
     assert isinstance(outcomes[party], error), outcomes
     assert match in str(outcomes[party])
     for other in set(outcomes) - {party}:
@@ -213,7 +213,7 @@ def test_a_party_that_restarts_remembers_and_the_others_hear_of_it(round_, party
 
 
 def round_used(round_: Recorded, *roles: Address) -> Change:
-    """These parties have the stores with which they have answered."""
+    """A round whose parties keep the stores with which they have answered."""
 
     def change(me: Participant) -> Participant:
         store = round_.stores[me.address] if me.address in roles else me.credentials.store
@@ -222,7 +222,7 @@ def round_used(round_: Recorded, *roles: Address) -> Change:
     return change
 
 
-# ---- what is not as it was sent
+# ---- altered messages
 
 
 @pytest.mark.parametrize("party", ROLES)
@@ -253,7 +253,7 @@ def test_who_did_not_sign_the_manifest_that_one_party_has_is_left_out_by_all(rou
 
 
 def assert_left_out(round_: Recorded, outcomes: Mapping[str, Outcome], client: Address, told: dict[str, str]) -> None:
-    """All open the sum of the others; the parties that know why say so."""
+    """Assert that all parties open the sum of the others; the parties that know the reason report it."""
     exact = np.sum([v.astype(np.float64) for name, v in round_.vectors.items() if name != client], axis=0)
     assert np.abs(outcomes["party/0"]["sum"] - exact).max() <= COUNT * 2**-17
     assert client not in outcomes["party/0"]["contributors"].split(",")
@@ -291,7 +291,7 @@ def test_what_was_sealed_for_another_attempt_is_refused(round_, changes):
 
 
 def again(round_: Recorded, client: Address) -> Records:
-    """What a client sends that is asked once more in the same attempt."""
+    """The upload of a client asked again in the same attempt."""
     round_.stages.append("share")  # so that its randomness is another
     return SUM.respond("share", {}, round_.party(client), lambda: round_.vectors[client])
 
@@ -331,7 +331,7 @@ def test_a_client_may_submit_again_to_all(round_):
 
 
 def test_the_same_boxes_sealed_by_somebody_else_are_refused(round_):
-    """A client cannot pass on what another sealed, under a manifest of its own."""
+    """A client cannot pass on boxes sealed by another, under its own manifest."""
     handed = round_.handed
     boxes = [handed[role]["client/1"] for role in ROLES]
     stolen = Manifest.of(bytes(32), boxes).signed(round_.party("client/3"))
@@ -368,7 +368,7 @@ def test_shares_of_another_length_leave_nobody(round_):
 
 @dataclass
 class Altered(Peers):
-    """What a party says, changed on its way to one peer, in one of the exchanges."""
+    """Peers that change a party's message to one peer, in one of the exchanges."""
 
     inner: Peers
     change: Callable[[list[bytes]], list[bytes]]
@@ -395,7 +395,7 @@ def altered(at: Address, number: int, change: Callable[[list[bytes]], list[bytes
 
 @pytest.fixture
 def nothing_revealed(round_, monkeypatch):
-    """Where one party refuses, its peers would wait for it inside CrypTen."""
+    """Let the reveal fail as for a lost party, since peers would wait inside CrypTen for a party that refuses."""
 
     def gone(*_):
         raise RuntimeFailure("a party is gone")
@@ -421,7 +421,7 @@ def test_what_a_party_did_not_sign_is_refused(round_, number, change):
 
 
 def signed(round_: Recorded, what: str, body: bytes) -> Callable[[list[bytes]], list[bytes]]:
-    """Party 2 says something else, and signs it."""
+    """Let party 2 send and sign a different message."""
     me = round_.party("party/2")
     message = body + identity_of("party/2").sign(me.header(f"mpc {what}", "party/2", "parties"), body)
     return lambda answers: [answers[0], answers[1], message]
@@ -490,7 +490,7 @@ def test_nobody_does_what_is_anothers(round_, address, stage):
 
 
 def at_server(change: Callable[[str, Address, Records], Records]) -> Recorded:
-    """A round of which the server gets something else than was sent."""
+    """A round in which the server gets altered records."""
 
     class Changed(Recorded):
         def respond(self, exchange, address):
@@ -570,7 +570,7 @@ def test_the_server_waits_for_parties_no_longer_than_it_was_told():
     assert [(exchange.stage, exchange.timeout_s) for exchange in exchanges] == [("share", None), ("reveal", 7.5)]
 
 
-# ---- what passes
+# ---- messages
 
 
 @pytest.mark.parametrize("parties", [2, 3, 5])
@@ -598,7 +598,7 @@ def test_the_vector_goes_round():
 
 
 def test_no_share_passes_in_the_open(round_):
-    """Neither what was split nor any share of it is in a message, and no two messages have a box in common."""
+    """Messages contain neither the shared vector nor any of its shares, and no two messages share a box."""
     sent = [value for pair in round_.passed.values() for records in pair for value in records.values()]
     wire = b"".join(value if isinstance(value, bytes) else b"" for value in sent)
     ring = SUM.ring(round_.spec)

@@ -1,4 +1,4 @@
-"""Shares in a ring: what they add up to, what no ring holds, and what those learn who hold all but one."""
+"""Shares in a ring: their sum, values too large for any ring, and the knowledge of holders of all shares but one."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -23,7 +23,7 @@ PARTIES = 3
 
 
 def ring_of(bits: int, length: int) -> ShareRing:
-    """The ring of so many bits, for residues of as many; `length` counts the weight."""
+    """The ring of this many bits, for residues of as many bits; `length` counts the weight."""
     return ShareRing(residue_spec(length - 1, 2, bits - 2), 0, bits)
 
 
@@ -132,11 +132,11 @@ def test_what_no_ring_holds_is_refused(spec, fractional_bits, message):
         ShareRing.of(spec, fractional_bits, KEY)
 
 
-# ---- what all parties but one learn
+# ---- knowledge of all parties but one
 
 
 class Listed(Randomness):
-    """Gives the keys of a list."""
+    """A source that gives the keys of a list."""
 
     def __init__(self, keys: list[bytes]) -> None:
         self._keys = iter(keys)
@@ -156,13 +156,13 @@ def stream_of(key: bytes, length: int) -> bytes:
 
 
 def another_key(key: bytes, difference: list[int]) -> bytes:
-    """A key whose stream is that of another, plus a difference modulo 256."""
+    """A key with the stream of another key plus a difference modulo 256."""
     wanted = bytes((a + b) % 256 for a, b in zip(stream_of(key, len(difference)), difference, strict=True))
     return next(found for found in keys_of(key.hex()) if stream_of(found, len(wanted)) == wanted)
 
 
 def view(vectors: list[list[int]], wholes: tuple[int, ...], honest: int, randomness: list[list[bytes]]) -> list[bytes]:
-    """All parties but one, and the server: the shares sealed to them, what the honest one reveals, every length."""
+    """The view of the server and all parties but one: their shares, the honest party's reveal, all lengths."""
     ring = ring_of(8, len(vectors[0]))
     seen = []
     revealed_D = np.zeros(len(vectors[0]), np.uint8)
@@ -174,7 +174,7 @@ def view(vectors: list[list[int]], wholes: tuple[int, ...], honest: int, randomn
 
 
 def assert_alike(inputs: list[list[int]], moved: list[int], wholes: tuple[int, ...], honest: int) -> None:
-    """What moves from the second client to the first cannot be told: there is randomness that explains either."""
+    """Assert that moving a difference from the second client to the first is invisible: randomness explains either."""
     others = [
         [(x + sign * d) % 256 for x, d in zip(v, moved, strict=True)] for v, sign in zip(inputs, (1, -1), strict=True)
     ]
@@ -186,7 +186,7 @@ def assert_alike(inputs: list[list[int]], moved: list[int], wholes: tuple[int, .
             keys[honest] = another_key(keys[honest], [sign * d for d in moved])
     before = view(inputs, wholes, honest, randomness)
     assert before == view(others, wholes, honest, explained)
-    # where the honest party's keys stay, it shows at the parties that have vectors
+    # with unchanged keys of the honest party, the change shows at the parties that hold vectors
     assert (before == view(others, wholes, honest, randomness)) is (set(wholes) == {honest})
 
 

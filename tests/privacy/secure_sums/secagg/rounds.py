@@ -1,4 +1,4 @@
-"""Rounds of secure aggregation that remember what passed, whose server may lie, and whose refusals are answers."""
+"""Rounds of secure aggregation that record all messages, allow a lying server, and treat refusals as answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ Lie = Callable[[Address, Records], Records]
 
 
 class Sparse(SecAggSum):
-    """Four neighbours, three of whom must be there: a sparse graph of few clients, which the bounds never give."""
+    """Four neighbours with a threshold of three: a sparse graph of few clients, which the bounds never give."""
 
     def plan(self, count: int, cohort: int) -> GraphPlan:
         return GraphPlan(count, 4, 3, count - 2) if count > 6 else super().plan(count, cohort)
@@ -26,7 +26,7 @@ class Sparse(SecAggSum):
 
 @dataclass
 class Lying(Round):
-    """The server tells what `lies` make of the truth."""
+    """A round in which `lies` change the server's messages."""
 
     lies: Mapping[str, Lie] = field(default_factory=dict)
     passed: dict[tuple[str, Address], tuple[Records, Records]] = field(default_factory=dict)
@@ -47,20 +47,20 @@ class Lying(Round):
         return records
 
     def party(self, address: Address) -> Participant:
-        """Each attempt has randomness of its own."""
+        """A party; each attempt has its own randomness."""
         randomness = SeededRandomness("secagg", address, self.attempt, len(self.stages))
         return replace(super().party(address), randomness=randomness)
 
     def again(
         self, stage: str, address: Address, sent: Records | None = None, me: Participant | None = None
     ) -> Records:
-        """Ask a client once more, by default what it was asked, as it now is."""
+        """Ask a client again in its present state, by default with the same request."""
         sent = self.passed[stage, address][0] if sent is None else sent
         return self.secure_sum.respond(stage, sent, me or self.party(address), lambda: self.vectors[address])
 
 
 def copied(me: Participant) -> Participant:
-    """The same party, whose memory and store nothing changes any more."""
+    """A copy of a party, with separate memory and store."""
     store = MemoryStore()
     store.values = dict(me.own.store.values)  # type: ignore[attr-defined]
     memory: dict[str, Value] = dict(me.memory)
@@ -72,7 +72,7 @@ def made(secure_sum: SecAggSum, count: int, length: int = 3, minimum: int = 2, *
 
 
 def ran(secure_sum: SecAggSum | None = None, count: int = 5, **options: object) -> Lying:
-    """After an honest round."""
+    """A recorded honest round."""
     round_ = made(secure_sum or SecAggSum(count, bound=UPDATE_BOUND), count, **options)
     round_.run()
     assert not round_.refusals
@@ -80,7 +80,7 @@ def ran(secure_sum: SecAggSum | None = None, count: int = 5, **options: object) 
 
 
 def refusal(ask: Callable[[], object]) -> FedveilError:
-    """What a client says that does not answer."""
+    """The refusal of a client."""
     try:
         ask()
     except (ProtocolError, PrivacyRefusal) as error:

@@ -1,10 +1,10 @@
-"""What a server and clients that collude below the threshold see of a sum is the sum: an exact test on a small modulus.
+"""A server and clients that collude below the threshold learn only the sum: an exact test on a small modulus.
 
-Streams of ChaCha20 are taken for what they stand for: a table of random words by seed, from which the test can draw
-again. For each input of the honest clients with the same sum there is then a table under which the same randomness
-gives a view that is the same byte for byte, and the entries that differ are those of seeds that the coalition cannot
-know. So each such input is as likely as any other, whatever the coalition computes. What a client sends that the
-server says came too late is in the view, too, and may be of any input at all.
+Streams of ChaCha20 are replaced by their ideal: a table of random words by seed, from which the test can draw again.
+For each input of the honest clients with the same sum there is then a table under which the same randomness gives the
+same view, byte for byte; the tables differ only in entries of seeds that the coalition cannot know. So all such inputs
+are equally likely, for any computation of the coalition. The view includes the message of a client that the server
+declares late, which may be of any input at all.
 """
 
 import itertools
@@ -33,7 +33,7 @@ Table = dict[bytes, np.ndarray]  # words by seed
 
 @dataclass
 class Seen(Lying):
-    """Everything that passes, and what each client used of the table. The server hears `late` and counts it out."""
+    """All messages, and each client's entries of the table. The server gets the message of `late`, and excludes it."""
 
     table: Table = field(default_factory=dict)
     late: frozenset[Address] = frozenset()
@@ -61,7 +61,7 @@ class Seen(Lying):
                 words += (sign * self.table.setdefault(seed, drawn).astype(np.int64)).astype(words.dtype)
 
     def view(self, colluding: frozenset[Address]) -> bytes:
-        """All messages, and all that the coalition remembers before it forgets."""
+        """All messages, and all of the coalition's memory before it is cleared."""
         memories = {client: self.before["unmask", client].memory for client in sorted(colluding & self.answering)}
         return repr(
             [sorted((key, seen(pair)) for key, pair in self.passed.items()), seen(tuple(memories.values()))]
@@ -97,7 +97,7 @@ def round_of(
 def alternatives(
     honest: list[Address], inputs: Mapping[Address, int], late: set[Address]
 ) -> Iterator[dict[Address, int]]:
-    """All inputs of the honest with the same sum over those in it; of who is too late, any."""
+    """All inputs of the honest clients with the same sum over its survivors; any input of a late client."""
     counted = [client for client in honest if client not in late]
     for values in itertools.product(range(MODULUS), repeat=len(honest)):
         other = dict(zip(honest, values, strict=True))
@@ -108,7 +108,7 @@ def alternatives(
 def explained(
     first: Seen, other: Mapping[Address, int], colluding: frozenset[Address], survivors: list[Address]
 ) -> tuple[Table, set[bytes]]:
-    """A table under which the other inputs look alike, and the seeds whose words it changes."""
+    """A table under which the other inputs give the same view, and the seeds with changed words."""
     table = {seed: words.copy() for seed, words in first.table.items()}
     changed = set[bytes]()
 
@@ -130,7 +130,7 @@ def explained(
 
 
 def path(round_: Seen, clients: list[Address]) -> list[Address]:
-    """All of them, each a neighbour of the one before."""
+    """A path through all clients along edges of the graph."""
     pairs = {
         (a, b)
         for a in clients
@@ -197,7 +197,7 @@ def check(
 
 
 def test_another_sum_looks_otherwise():
-    """The test sees a difference where there is one."""
+    """A control: the test detects a different sum."""
     inputs = dict.fromkeys(addresses(COUNT), 1)
     first = round_of(SecAggSum(COUNT), inputs, {}, {}, set())
     other = round_of(SecAggSum(COUNT), {**inputs, "client/0": 2}, first.table, {}, set())

@@ -58,7 +58,7 @@ def bounds(dropout: float = 0.3, collusion: float = 0.05, server: str = M, bits:
 
 
 def fewest(limits: Bounds, count: int) -> tuple[int, int] | None:
-    """Where the whole cohort takes part."""
+    """The result of `Bounds.fewest` where the whole cohort takes part."""
     return limits.fewest(count, limits.colluding(count))
 
 
@@ -74,7 +74,7 @@ def test_the_papers_example_of_ten_thousand_clients():
 
 
 def at_least(count: int, marked: int, drawn: int, least: int) -> Fraction:
-    """The probability of so many marked ones among those drawn, exactly."""
+    """The exact probability of at least this many marked ones among those drawn."""
     ways = sum(math.comb(marked, i) * math.comb(count - marked, drawn - i) for i in range(least, drawn + 1))
     return Fraction(ways, math.comb(count, drawn))
 
@@ -124,7 +124,7 @@ def test_all_that_is_stated_is_withstood_whatever_the_rates(rates):
     for count in range(1, 70):
         limits = bounds(*rates)
         if 0 < limits.colluding(count) > count - 2:
-            continue  # nobody is left to hide among
+            continue  # no honest client is left to hide among
         plan = limits.plan(count, count)
         if plan.complete and count > 1:
             assert limits.colluding(count) < limits.coalition(plan)
@@ -169,7 +169,7 @@ def test_another_list_has_another_graph():
 
 
 def test_any_pair_is_as_often_neighbours_as_any_other():
-    """Over many digests: a place in the ring is nobody's choice."""
+    """Over many digests: no role can choose a place in the ring."""
     clients = [f"client/{i}" for i in range(40)]
     plan = bounds(0.1).plan(40, 40)
     rounds = 3000

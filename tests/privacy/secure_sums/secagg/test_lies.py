@@ -29,12 +29,12 @@ VICTIM = "client/1"
 
 @pytest.fixture(scope="module")
 def honest() -> Lying:
-    """Five clients after a round; nobody changes it, for each question is to a copy."""
+    """Five clients after a round, unchanged by tests, since each request goes to a copy."""
     return ran()
 
 
 def asked(round_: Lying, stage: str, changes: Mapping[str, object], client: Address = VICTIM, **me: object) -> Records:
-    """What a client answers, who has answered the stages before, to a changed request."""
+    """The answer of a client, after the earlier stages, to a changed request."""
     party = replace(copied(round_.before[stage, client]), **me)
     return round_.again(stage, client, {**round_.passed[stage, client][0], **changes}, party)
 
@@ -89,7 +89,7 @@ def test_no_stage_comes_before_those_that_it_follows(honest, stage):
 
 
 def listed(round_: Lying, names: list[Address], **changed: tuple[bytes, bytes]) -> Records:
-    """The list as the server would hand it out, of these clients."""
+    """The list of these clients as the server would send it."""
     adverts = {name: round_.passed["advertise", name][1] for name in names if ("advertise", name) in round_.passed}
     both = {name: (advert["keys"], advert["signed"]) for name, advert in adverts.items()} | {
         f"client/{index[1:]}": value for index, value in changed.items()
@@ -116,7 +116,7 @@ def test_keys_of_another_attempt_are_refused(honest, changes):
 
 
 def test_keys_of_low_order_are_refused(honest):
-    """Their owner may sign them: what it agrees on with others would be known to all."""
+    """Their owner may sign them, but its agreed secrets would be known to all."""
     bad = bytes(64)
     party = honest.party("client/3")
     signature = party.own.identity.sign(party.header("secagg keys", "client/3", "cohort"), bad)
@@ -160,7 +160,7 @@ def test_more_than_a_cohort_is_refused(honest):
 
 
 def test_clients_that_were_handed_different_lists_do_not_mask(honest):
-    """All that one of them has is bound to its list: nobody opens what somebody with another list sealed."""
+    """A client's state is bound to its list: no client opens boxes sealed under another list."""
     shorter = listed(honest, addresses(4))
     party = copied(honest.before["share_keys", VICTIM])
     honest.again("share_keys", VICTIM, shorter, party)
@@ -175,7 +175,7 @@ def test_clients_that_were_handed_different_lists_do_not_mask(honest):
 
 
 def neighbours_in(round_: Lying, party: Participant) -> list[Address]:
-    """A client's neighbours by the list that it has."""
+    """A client's neighbours according to its list."""
     closed = ClosedList.read(party.memory["secagg.clients"], party.memory["secagg.public"])
     return round_.secure_sum.ring(closed, round_.spec).neighbours(party.address)
 
@@ -254,7 +254,7 @@ def test_who_gave_no_share_cannot_survive():
 
 
 def test_signatures_of_another_list_do_not_count():
-    """Some are told that client/4 is gone: neither group has enough who agree, or only one of them has."""
+    """Some clients are told that client/4 dropped out: neither group, or only one, has enough signatures."""
 
     def lie(address, records):
         return {"survivors": ",".join(addresses(4))} if address in ("client/0", "client/1", "client/2") else records
@@ -269,7 +269,7 @@ def test_signatures_of_another_list_do_not_count():
 
 
 def test_a_survivor_is_not_struck_off_afterwards(honest):
-    """The list is that which was signed: none comes with the signatures, and what does is not heard."""
+    """The signed list counts: a list sent with the signatures is ignored."""
     released = asked(honest, "unmask", {"survivors": ",".join(addresses(4))})
     assert released == honest.passed["unmask", VICTIM][1]
 
@@ -320,9 +320,9 @@ def test_a_round_that_is_tried_again_is_opened_for_the_same_clients_only():
 
 
 def gained(round_: Lying, told: Mapping[Address, str], colluding: frozenset[Address]) -> tuple[int, int]:
-    """How many shares of the victim's two secrets a server gets that tells each honest client what `told` says.
+    """Number of shares of the victim's two secrets for a server that sends each honest client the lists in `told`.
 
-    Those that collude sign whatever helps, and give all that they have.
+    Colluding clients sign anything, and give all their shares.
     """
     parties = dict[Address, Participant]()
     signed = dict[Address, bytes]()
@@ -352,7 +352,7 @@ def gained(round_: Lying, told: Mapping[Address, str], colluding: frozenset[Addr
 
 
 def forged(round_: Lying, colluding: Address, survivors: str) -> bytes:
-    """A signature that a client gives which does as the server tells it."""
+    """A signature of a client that obeys the server."""
     party = copied(round_.before["confirm", colluding])
     try:
         return round_.again("confirm", colluding, {"survivors": survivors}, party)["signed"]
@@ -380,7 +380,7 @@ def test_no_server_gets_both_secrets_below_the_coalition_and_one_does_at_it(coun
 
 
 def test_shares_below_the_threshold_give_neither_secret(honest):
-    """What two of five hold of the victim's, put together as the server would."""
+    """Two of five shares of the victim, combined as the server would."""
     holders = [VICTIM, *ring_neighbours(honest, VICTIM)]
     closed = ClosedList.read(honest.memories[VICTIM]["secagg.clients"], honest.memories[VICTIM]["secagg.public"])
     order = honest.secure_sum.ring(closed, honest.spec).holders(VICTIM)

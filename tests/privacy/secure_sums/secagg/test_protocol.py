@@ -1,4 +1,4 @@
-"""Secure aggregation: the contract, drop-outs at any stage, what is sent and what is kept."""
+"""Secure aggregation: the contract, drop-outs at any stage, sent bytes and kept state."""
 
 import math
 
@@ -23,12 +23,12 @@ class TestSecAgg(SecureSumContract):
         return SecAggSum(5, bound=UPDATE_BOUND)
 
 
-# ---- whoever drops out
+# ---- drop-outs
 
 
 @st.composite
 def drop_outs(draw, count):
-    """Who is gone, by stage: few or many."""
+    """The dropped clients by stage, few or many."""
     clients = addresses(count)
     most = draw(st.sampled_from([1, 2, count]))
     return {stage: draw(st.sets(st.sampled_from(clients), max_size=most)) for stage in STAGES}
@@ -97,11 +97,11 @@ def test_shares_that_are_too_few_are_counted():
         made(SecAggSum(5, bound=UPDATE_BOUND), 5, gone=gone).run()
 
 
-# ---- what a client can spoil
+# ---- faults of clients
 
 
 class Spoiling(Lying):
-    """One client's reply at a stage is another than it should be."""
+    """A round in which one client's reply at a stage is altered."""
 
     def respond(self, exchange, address):
         records = super().respond(exchange, address)
@@ -110,7 +110,7 @@ class Spoiling(Lying):
 
 @pytest.mark.parametrize("place", [0, 31, 32, 100])
 def test_a_wrong_share_ends_the_round_and_never_makes_a_sum(place):
-    """Of an own mask, or of the key of a client that dropped out."""
+    """The share is of an own mask, or of the key of a client that dropped out."""
 
     class Wrong(Spoiling):
         def spoil(self, stage, address, records):
@@ -155,7 +155,7 @@ def test_a_neighbour_that_seals_rubbish_costs_others_their_place_and_no_sum_is_w
     assert {str(error) for error in round_.refusals.values()} == {"client/2 did not seal this box"}
 
 
-# ---- what is sent
+# ---- sent bytes
 
 
 def test_a_masked_vector_has_as_many_bits_as_a_sum_takes():
@@ -188,7 +188,7 @@ def test_handshakes_fit_beside_a_vector_of_a_hundred_thousand():
 
 
 def test_what_is_sent_is_uniform_and_another_each_time():
-    """Of the same vector, in two attempts."""
+    """The uploads of the same vector in two attempts."""
     vectors_ = {address: np.zeros(16_001, np.float32) for address in addresses(4)}
     sent = []
     for attempt in ("first", "second"):
@@ -229,7 +229,7 @@ def test_nothing_that_is_secret_passes_or_stays():
             }
 
 
-# ---- what it says of itself
+# ---- declarations
 
 
 @pytest.mark.parametrize(

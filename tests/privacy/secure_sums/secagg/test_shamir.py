@@ -1,4 +1,4 @@
-"""Shamir's sharing: any t shares give the secret, and fewer are consistent with every secret alike."""
+"""Shamir's sharing: any t shares give the secret, and fewer are equally consistent with every secret."""
 
 import itertools
 import os
@@ -17,7 +17,7 @@ SECRETS = st.one_of(
 
 
 class Given(Randomness):
-    """Draws what it is told."""
+    """A source that returns given values."""
 
     def __init__(self, keys: list[bytes]) -> None:
         self.keys = iter(keys)
@@ -27,7 +27,7 @@ class Given(Randomness):
 
 
 def interpolated(points: dict[int, int], at: int) -> int:
-    """Lagrange's formula as it is printed, in Python's integers."""
+    """Lagrange's textbook formula in Python's integers."""
     total = 0
     for i, value in points.items():
         for j in points:
@@ -38,7 +38,7 @@ def interpolated(points: dict[int, int], at: int) -> int:
 
 
 def coefficients(points: dict[int, int]) -> list[int]:
-    """Of the polynomial through so many points, lowest first: Gauss's elimination of Vandermonde's system."""
+    """Coefficients of the polynomial through these points, lowest first: elimination of Vandermonde's system."""
     xs = list(points)
     rows = [[pow(x, power, PRIME) for power in range(len(xs))] + [points[x]] for x in xs]
     for column in range(len(xs)):

@@ -1,6 +1,6 @@
-"""Two network devices, each of which hands out later what the other takes: `NAME NAME SECONDS`, in place of netem.
+"""Two network devices, which deliver each other's packets after a delay: `NAME NAME SECONDS`, in place of netem.
 
-They are TUN devices, and may be moved to other network namespaces while this runs.
+They are TUN devices, and may be moved to other network namespaces while this program runs.
 """
 
 import fcntl

@@ -30,7 +30,7 @@ def works(command: str) -> bool:
 
 
 def missing(tool: str) -> str | None:
-    """Why links cannot be shaped here by `tbf` or `netem`; None where they can."""
+    """The reason why `tbf` or `netem` cannot shape links here; None where they can."""
     name = f"{TAG}x"
     try:
         if not works(f"ip link add {name} type veth peer name {name}y"):
@@ -56,7 +56,7 @@ def namespace(name: str) -> Iterator[str]:
 
 @contextmanager
 def star(profile: Profile, clients: int) -> Iterator[tuple[str, list[str]]]:
-    """The namespaces of the server and of so many clients, on links of a profile without places."""
+    """The namespaces of the server and of `clients` clients, on links of a profile without places."""
     with ExitStack() as stack:
         server, near, far = (stack.enter_context(namespace(f"{TAG}{part}")) for part in "srq")
         others = [stack.enter_context(namespace(f"{TAG}c{i}")) for i in range(clients)]
@@ -85,7 +85,7 @@ def join(host: str, router: str, own: str, gateway: str, prefix: int, link: Link
 
 @contextmanager
 def delayed(near: str, far: str, delay_s: float) -> Iterator[None]:
-    """A link between the routers on which everything takes so long."""
+    """A link between the routers with this delay."""
     one = f"{TAG}d"
     other = f"{TAG}e"
     with ExitStack() as stack:
@@ -107,7 +107,7 @@ def delayed(near: str, far: str, delay_s: float) -> Iterator[None]:
 
 @contextmanager
 def program(*arguments: str, within: str | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A program beside this file, in a namespace, once it has said that it is ready; it ends with the block."""
+    """Start a program beside this file in a namespace, and wait until it is ready; it ends with the block."""
     where = ["ip", "netns", "exec", within] if within else []
     command = [*where, sys.executable, str(HERE / arguments[0]), *arguments[1:]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

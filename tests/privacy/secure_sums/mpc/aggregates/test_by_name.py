@@ -57,9 +57,7 @@ def test_another_name_or_option_is_refused_in_a_line(name, options, message):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "name", ["sum", "trimmed_mean", "median"]
-)  # what the others take beside it, their own tests say
+@pytest.mark.parametrize("name", ["sum", "trimmed_mean", "median"])  # the others have own tests
 def test_the_cohorts_sum_must_fit(name):
     """7 contributions up to 8 in 63 bits: 8 * 7 * 2^57 < 2^63, and 2^58 is too much."""
     aggregate = named(name, **OPTIONS[name])

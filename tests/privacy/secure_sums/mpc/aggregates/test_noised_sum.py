@@ -1,4 +1,4 @@
-"""`noised_sum` on real parties, what it is charged for, and the mechanism beside it."""
+"""`noised_sum` on real parties, its charges, and the mechanism beside it."""
 
 import logging
 import math
@@ -32,7 +32,7 @@ PLANNED = replace(PLAN, party_noise=NOISE, rounding=math.sqrt(PLAN.dimension) / 
 
 
 class NoisingSum(PlainSum):
-    """What a sum whose parties add noise says of itself."""
+    """The declarations of a sum with noise by its parties."""
 
     noise = NOISE
 
@@ -59,7 +59,7 @@ def noisy(committee, dimension: int, bits: int, **options: float) -> np.ndarray:
     aggregate.check(spec_of(dimension, 9.0), bits, committee.parties)
     integers_CL = np.full((3, dimension + 1), 2 << bits)
     found = committee.reveal(aggregate, integers_CL, bits)
-    assert found[-1] == 6  # the weight carries none
+    assert found[-1] == 6  # the weight has no noise
     return np.rint((found[:-1] - 6) * 2.0**bits)
 
 
@@ -119,7 +119,7 @@ def test_options_out_of_range_are_named(options, message):
         named("noised_sum", **{"noise_multiplier": 1.0, "clip": 1.0} | options).noise(3, BITS)
 
 
-# ---- what it costs
+# ---- charges
 
 
 @settings(max_examples=30, deadline=None)
@@ -131,7 +131,7 @@ def test_options_out_of_range_are_named(options, message):
     rounds=st.integers(1, 20),
 )
 def test_an_event_is_the_skellam_bound_at_the_noise_that_stays(multiplier, clip, bits, parties, rounds):
-    """Against so many parties as collude the variance is (multiplier * clip)^2 whatever their number."""
+    """Against the number of parties that collude, the variance is (multiplier * clip)^2 whatever their number."""
     for colluders in range(parties):
         noise = PartyNoise(multiplier, clip, colluders, parties, bits)
         for known, share in ((colluders, 1.0), (0, parties / (parties - colluders))):
@@ -191,7 +191,7 @@ def test_it_says_against_whom_it_holds(colluders, against):
 @settings(max_examples=50, deadline=None)
 @given(norm=st.floats(0, 5), seed=st.integers(0, 99))
 def test_what_a_client_shares_is_within_the_clip_in_steps(norm, seed):
-    """The sensitivity that is charged, with what rounding adds."""
+    """The charged sensitivity, rounding included."""
     mechanism = settled()
     drawn_D = np.random.default_rng(seed).standard_normal(PLAN.dimension)
     update_D = torch.from_numpy((norm * drawn_D / np.linalg.norm(drawn_D)).astype(np.float32))

@@ -20,7 +20,7 @@ few = settings(max_examples=15, deadline=None)
 
 
 def steps(updates_CD: np.ndarray, weights_C: np.ndarray, bits: int = BITS) -> np.ndarray:
-    """What honest clients share: `[v * update, v]` to the nearest step."""
+    """The shared vectors of honest clients: `[v * update, v]` to the nearest step."""
     vectors_CL = np.column_stack([updates_CD * weights_C[:, None], weights_C])
     return np.rint(vectors_CL * 2.0**bits).astype(np.int64)
 
@@ -31,7 +31,7 @@ def of_norm(norms_C: np.ndarray, dimension: int, seed: int = 0) -> np.ndarray:
 
 
 def expected(integers_CL: np.ndarray, counted_C: np.ndarray) -> np.ndarray:
-    """The sum of some contributions, which is exact."""
+    """The exact sum of some contributions."""
     return integers_CL[np.asarray(counted_C, bool)].sum(0) / ONE
 
 
@@ -51,7 +51,7 @@ def spec_of(dimension: int, cohort: int = 10, bound: float = 1.0) -> VectorSpec:
     seed=st.integers(0, 99),
 )
 def test_who_is_over_the_norm_is_left_out_with_its_weight(committee, norms, norm, weights, seed):
-    """Whoever is near it by a hundredth may be on either side."""
+    """Norms within a hundredth of the bound may be on either side."""
     near = [abs(one - norm) < 0.01 * norm + 0.01 for one in norms]
     norms_C = np.where(near, 0.0, norms) * (np.array(weights[: len(norms)]) > 0.05)
     integers_CL = steps(of_norm(norms_C, 70, seed), np.array(weights[: len(norms)]))
@@ -69,7 +69,7 @@ def test_who_is_over_the_norm_is_left_out_with_its_weight(committee, norms, norm
     seed=st.integers(0, 99),
 )
 def test_an_honest_client_that_clipped_to_the_norm_always_counts(committee, dimension, norm, weights, seed):
-    """Whatever rounding did to its values and its weight, and in both modes with factor 1."""
+    """For any rounding of its values and its weight, and in both modes with factor 1."""
     weights_C = np.array(weights)
     integers_CL = steps(of_norm(np.full(len(weights), norm), dimension, seed), weights_C)
     for options in ({}, {"mode": "rescale", "coordinate_bound": norm}):
@@ -89,7 +89,7 @@ def test_the_norm_is_met_within_two_hundredths(committee, bits, bound):
     np.testing.assert_array_equal(found, integers_CL[:2].sum(0) / 2.0**bits)
 
 
-# ---- what a client may send that is not honest
+# ---- dishonest contributions
 
 HUGE = {
     "squares that add up to 2^64": lambda row: row.__setitem__(slice(0, 1024), 1 << 27),
@@ -122,7 +122,7 @@ def test_what_is_out_of_range_counts_for_nothing(committee, mode):
     aggregate = named("norm_bounded", norm=1.0, mode=mode, coordinate_bound=2.0)
     aggregate.check(spec_of(1025, len(HUGE) + 2), BITS, 3)
     found = committee.reveal(aggregate, np.vstack([dishonest_CL, honest_CL]), BITS)
-    if mode == "rescale":  # without weight nothing is left of it but what rounding could have made
+    if mode == "rescale":  # without weight, at most rounding errors are left of it
         assert np.abs(found - honest_CL.sum(0) / ONE).max() < 100 / ONE
     else:
         np.testing.assert_array_equal(found, honest_CL.sum(0) / ONE)
@@ -139,7 +139,7 @@ def test_each_of_them_alone_counts_for_nothing(three_parties, name):
 
 @pytest.mark.slow
 def test_the_bounds_themselves_are_allowed_and_a_step_beyond_is_not(committee):
-    """Far below the norm, so that nothing else leaves them out."""
+    """The updates are far below the norm, so that only these bounds can exclude them."""
     within = [[2 * ONE, 0, ONE], [-2 * ONE, 0, ONE], [0, 0, 0]]
     integers_CL = np.array([*within, [2 * ONE + 1, 0, ONE], [0, -2 * ONE - 1, ONE]])
     found = committee.reveal(named("norm_bounded", norm=50.0, coordinate_bound=2.0), integers_CL, BITS)
@@ -164,7 +164,7 @@ def test_blocks_of_coordinates_change_nothing(committee, mode):
 
 
 def apart(updates_CD: np.ndarray) -> np.ndarray:
-    """Each update in coordinates of its own, so that the sum shows every one."""
+    """Each update in separate coordinates, so that the sum shows every one."""
     count, dimension = updates_CD.shape
     apart_CD = np.zeros((count, count * dimension))
     for i, update_D in enumerate(updates_CD):
@@ -173,7 +173,7 @@ def apart(updates_CD: np.ndarray) -> np.ndarray:
 
 
 def rescaled(committee: Committee, norms_C: np.ndarray, norm: float, bound: float, weights_C: np.ndarray) -> np.ndarray:
-    """The updates that are left, shape (C, 20)."""
+    """The surviving updates, shape (C, 20)."""
     integers_CL = steps(apart(of_norm(norms_C, 20)), weights_C)
     aggregate = NormBounded(norm, "rescale", bound)
     aggregate.check(spec_of(integers_CL.shape[1] - 1, len(norms_C), bound), BITS, 3)
@@ -186,7 +186,7 @@ def rescaled(committee: Committee, norms_C: np.ndarray, norm: float, bound: floa
 @pytest.mark.parametrize("weight", [1.0, 0.37])
 @pytest.mark.parametrize(("norm", "bound"), [(1.0, 8.0), (0.01, 0.5), (40.0, 60.0)])
 def test_whatever_is_over_the_norm_ends_just_below_it(committee, norm, bound, weight):
-    """From nothing to where every coordinate is at its bound."""
+    """From norm 0 up to every coordinate at its bound."""
     reach = 0.9 * bound * math.sqrt(20) / 3  # a coordinate of these draws is three deviations at most
     norms_C = np.concatenate([[0, norm * 0.5, norm], np.geomspace(norm * 1.0001, reach, 40)])
     left_CD = rescaled(committee, norms_C, norm, bound, np.full(43, weight))
@@ -216,7 +216,7 @@ def test_the_sum_is_that_of_the_factors_of_the_grid(committee, excess, seed):
 
 
 def largest_factor(made: NormGrid, row: list[int]) -> int:
-    """By the definition: L |x| <= R, where R^2 is rounded up in units of 2^-H."""
+    """The largest factor L by its definition: L |x| <= R, where R^2 is rounded up in units of 2^-H."""
     *update, weight = row
     squared = sum(x * x for x in update) << made.headroom
     fitting = [
@@ -259,7 +259,7 @@ def test_factors_are_close_and_reach_to_where_every_coordinate_is_at_its_bound(d
     assert sum(made.drops_M) == made.factors_M[0]
 
 
-# ---- what is refused
+# ---- refusals
 
 
 def test_a_range_that_cannot_hold_is_refused_by_its_arithmetic():

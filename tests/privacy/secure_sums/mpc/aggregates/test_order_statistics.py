@@ -1,4 +1,4 @@
-"""`trimmed_mean` and `median` on real parties, against NumPy's sort of the integers that were shared."""
+"""`trimmed_mean` and `median` on real parties, against NumPy's sort of the shared integers."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def weighed(update_CD: np.ndarray) -> np.ndarray:
 
 
 def middle_mean(update_CD: np.ndarray, trim: int) -> np.ndarray:
-    """n times the mean of the middle ranks, and n: by the definition, in Python's integers."""
+    """n times the mean of the middle ranks, and n, by definition in Python's integers."""
     count = len(update_CD)
     kept = np.sort(update_CD, axis=0)[trim : count - trim].astype(object).sum(0) / (count - 2 * trim) / ONE
     return np.append(kept.astype(float) * count, count)
@@ -39,7 +39,7 @@ columns = st.integers(1, 70)
 
 
 def rows(count: st.SearchStrategy[int]) -> st.SearchStrategy[np.ndarray]:
-    """Small values among which many are equal, shape (C, D)."""
+    """Small values, many of them equal, shape (C, D)."""
     return st.builds(
         lambda count, columns, values, seed: np.random.default_rng(seed).choice(np.array(values), (count, columns)),
         count,
@@ -117,7 +117,7 @@ def test_fewer_than_are_dropped_are_refused_and_the_parties_go_on(committee):
 
 
 def peak_mib(aggregate, shares):
-    """In a party: how far the resident memory rises above what it was."""
+    """In a party: the rise of resident memory over its start."""
     import torch
 
     from privacy.randomness import OsRandomness
@@ -136,7 +136,7 @@ def _status_mib(name: str) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), [("median", {}), ("norm_bounded", {"norm": 1.0})])
 def test_memory_stays_within_its_bound(three_parties, name, options):
-    """A result of all coordinates, and what the allocator keeps, come on top."""
+    """The result of all coordinates and the allocator's reserve come on top."""
     integers_CL = weighed(np.random.default_rng(0).integers(-99, 99, (10, 60_000)))
     assert integers_CL.size * BYTES_PER_VALUE > 130 << 20
     aggregate = named(name, memory_mib=16, **options)
@@ -151,7 +151,7 @@ def test_blocks_of_coordinates_change_nothing(committee):
     np.testing.assert_array_equal(least, most)
 
 
-# ---- what is refused
+# ---- refusals
 
 
 def test_a_range_that_cannot_hold_is_refused_by_its_arithmetic():

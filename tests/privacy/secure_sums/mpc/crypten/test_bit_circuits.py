@@ -24,7 +24,7 @@ def shared_by_xor(values: np.ndarray, parties: int) -> list[np.ndarray]:
 
 
 def circuit(name, shares, *arguments):
-    """In a party: a circuit of the module, and what comes out opened."""
+    """In a party: run a circuit of the module, and open its result."""
     from privacy.secure_sums.mpc.crypten import bit_circuits as mpc
     from privacy.secure_sums.mpc.crypten import party as crypten_party
 
@@ -74,7 +74,7 @@ def test_additive_shares_become_bits(committee, values):
 @few
 @given(values=st.lists(words, min_size=1, max_size=70), bound=words)
 def test_a_sign_is_that_of_the_signed_word_that_is_left(committee, values, bound):
-    """Of x - low and high - x, which wrap: both are at least 0 exactly where low <= x <= high."""
+    """The signs of x - low and high - x, which wrap: both are at least 0 exactly where low <= x <= high."""
     shares = shared(of(values), committee.parties)
     at_least = run(committee, "at_least", shares, bound)
     at_most = run(committee, "at_most", shares, bound)

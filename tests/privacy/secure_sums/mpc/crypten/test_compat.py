@@ -15,7 +15,7 @@ print(total.get_plain_text().tolist())
 
 
 def run_fresh(code: str) -> "subprocess.CompletedProcess[str]":
-    """Run in an interpreter of its own, for what is imported once stays imported."""
+    """Run in a fresh interpreter, since imported modules stay imported."""
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
 
 

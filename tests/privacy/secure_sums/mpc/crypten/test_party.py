@@ -21,7 +21,7 @@ QUICK_S = 8.0
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch):
-    """Other tests let this process be a party."""
+    """Reset this process, which other tests make a party."""
     monkeypatch.setattr("privacy.secure_sums.mpc.crypten.party._meter", None)
 
 
@@ -61,7 +61,7 @@ def spent_on(shares):
 
 
 def dealer_spent_on(shares, rank):
-    """What the dealer used for products of every kind, as party 0 is told."""
+    """The dealer's expenditure on products of every kind, as reported to party 0."""
     from privacy.secure_sums.mpc.crypten import party as crypten_party
 
     if rank != 0:
@@ -71,7 +71,7 @@ def dealer_spent_on(shares, rank):
     return crypten_party.dealer_spent()
 
 
-# ---- what they compute
+# ---- results
 
 
 @pytest.mark.slow
@@ -104,7 +104,7 @@ def test_traffic_is_counted_as_the_ring_sends_it(committee):
 def test_the_dealer_sends_a_word_a_product(committee):
     shares = shared(np.ones((3, 4), np.int64), committee.parties)
     first, *others = committee.call(dealer_spent_on, [(own, rank) for rank, own in enumerate(shares)])
-    assert 8 * (12 + 12 + 9) < first.bytes < 8 * (12 + 12 + 9) + 2000  # and what it is asked by
+    assert 8 * (12 + 12 + 9) < first.bytes < 8 * (12 + 12 + 9) + 2000  # and the requests
     assert set(others) == {None}
 
 
@@ -119,7 +119,7 @@ def test_they_listen_on_the_loopback_alone(committee):
     assert listening == {"127.0.0.1"}
 
 
-# ---- who is refused
+# ---- refused peers
 
 
 def meeting_of(parties: int, **options) -> Meeting:
@@ -139,7 +139,7 @@ def test_nobody_computes_before_it_has_started():
 
 @pytest.fixture
 def quick_committee():
-    """Committees that give up soon; ended whatever becomes of them."""
+    """Committees with short time limits, always ended after the test."""
     made = []
 
     def make(parties: int, **options) -> Committee:
@@ -152,7 +152,7 @@ def quick_committee():
 
 
 def crossed_keys(rank: int, parties: int) -> dict[int, bytes]:
-    """Party 1 has another key for party 2 than it has for party 1."""
+    """Parties 1 and 2 hold different keys for their pair."""
     return pair_keys(rank, parties) | ({2: bytes(32)} if rank == 1 else {})
 
 
@@ -214,7 +214,7 @@ def test_nothing_ends_while_nobody_asks_and_all_end_when_they_stop(quick_committ
         assert process.exitcode == 0
 
 
-# ---- who is gone
+# ---- lost parties
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from tests.privacy.secure_sums.mpc.committee import pair_keys
 NONCES = bytes(range(96))
 SIZE = (3, 5)
 
-# What draws from a generator of torch or of another library, by file of CrypTen, and why that is no harm.
+# Calls of generators of torch or of another library, by file of CrypTen, with the reason why they do no harm.
 KNOWN = {
     "__init__.py": 5,  # generators and seeds of `crypten.init`, which is not called: streams stand in their place
     "common/rng.py": 2,  # the two functions that are replaced
@@ -40,7 +40,7 @@ IN_PLACE = {"uniform_", "normal_", "bernoulli_", "random_", "exponential_", "geo
 
 @pytest.fixture(autouse=True)
 def _crypten_as_it_was(monkeypatch):
-    """Its functions and generators are replaced for one test alone."""
+    """Restore CrypTen's functions and generators after each test."""
     monkeypatch.setattr(crypten, "generators", {})
     for module in crypten_streams.USERS:
         for name in ("generate_random_ring_element", "generate_kbit_random_tensor"):
@@ -48,7 +48,7 @@ def _crypten_as_it_was(monkeypatch):
                 monkeypatch.setattr(module, name, getattr(module, name))
 
 
-# ---- what a stream is
+# ---- streams
 
 
 def test_torch_starts_alike_from_seeds_that_collide():
@@ -94,7 +94,7 @@ def test_links_differ_by_key_session_purpose_and_direction():
 
 
 def zero_shares(parties: int, kind: type, nonces: bytes = NONCES) -> list[np.ndarray]:
-    """Those of each party, drawn by CrypTen in turn."""
+    """The zero shares of each party, drawn by CrypTen in turn."""
     shares = []
     for rank in range(parties):
         install(rank, parties, pair_keys(rank, parties), nonces, OsRandomness())
@@ -162,7 +162,7 @@ def streams(parties: int) -> dict[int, Stream]:
 
 
 def parts(parties: int, *draws: tuple[tuple[int, ...], int]) -> list[list[np.ndarray]]:
-    """What the parties draw one after the other, by draw."""
+    """The successive draws of the parties, by draw."""
     own = streams(parties)
     return [[own[rank].integers(size, bits).numpy() for rank in range(parties)] for size, bits in draws]
 
