@@ -277,7 +277,7 @@ def test_the_parties_noise_is_charged_for_and_repeats_where_it_is_seeded(tmp_pat
         (("secure_sum/aggregate=noised_sum",), "secure_sum/aggregate=noised_sum: noise protects updates that are clip"),
         (
             ("secure_sum/aggregate=median", "mechanism=distributed_dp", "delta=1e-2"),
-            "secure_sum=crypten: sums no integers as it is, and distributed_dp needs an exact sum",
+            "secure_sum=crypten: does not sum integers exactly, and distributed_dp needs an exact sum",
         ),
         (
             ("secure_sum/aggregate=trimmed_mean", "training.weighting=uniform"),
