@@ -104,7 +104,7 @@ class PrivacyBackend:
         if self.modulus_bits is None:
             return
         if not self.secure_sum.exact:
-            allowed = f"does not sum integers exactly, and {self.mechanisms[-1].name} needs an exact sum: choose another"
+            allowed = f"does not sum integers exactly, which {self.mechanisms[-1].name} needs: choose another"
             raise ConfigError.of("secure_sum", self.secure_sum.name, allowed)
         if self.extra_values:
             raise ConfigError.of("mechanism", self.name, "an adaptive clip adds fractions: set adaptive=false")

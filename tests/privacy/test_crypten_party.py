@@ -126,7 +126,7 @@ def meeting_of(parties: int, **options) -> Meeting:
 
 def test_a_tunnel_is_an_interface_of_this_machine():
     meeting = meeting_of(2, rendezvous="tcp://192.168.0.7:80", tunnel="wg99")
-    with pytest.raises(ConfigError, match=r"secure_sum\.tunnel=wg99: is no network interface here: .*lo"):
+    with pytest.raises(ConfigError, match=r"secure_sum\.tunnel=wg99: is not a network interface of this machine: .*lo"):
         serve_dealer(meeting, Path(), pair_keys(2, 2))
 
 
@@ -239,7 +239,7 @@ def test_whoever_dies_or_stalls_ends_the_others_with_an_error(quick_committee, h
     for rank in others:
         answer = committee.answer(rank)
         assert isinstance(answer, RuntimeFailure)
-        named = "the dealer ended, or did not answer" if (who, rank) == (parties, 0) else f"party/{rank} lost another"
+        named = "the dealer ended, or did not answer" if (who, rank) == (parties, 0) else f"party/{rank} lost another party or the dealer"
         assert named in str(answer)
     for rank, arguments in others.items():
         committee.pipes[rank].send((opened, arguments))
