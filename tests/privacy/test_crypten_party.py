@@ -239,7 +239,7 @@ def test_whoever_dies_or_stalls_ends_the_others_with_an_error(quick_committee, h
     for rank in others:
         answer = committee.answer(rank)
         assert isinstance(answer, RuntimeFailure)
-        named = "the dealer ended, or did not answer" if (who, rank) == (parties, 0) else f"party/{rank} lost another party or the dealer"
+        named = "the dealer ended, or did not answer" if (who, rank) == (parties, 0) else f"party/{rank} lost another"
         assert named in str(answer)
     for rank, arguments in others.items():
         committee.pipes[rank].send((opened, arguments))

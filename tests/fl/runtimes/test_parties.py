@@ -164,7 +164,11 @@ def test_parties_meet_where_they_are_told_to_and_nowhere_else(tmp_path, monkeypa
     ("overrides", "error", "message"),
     [
         ((), RuntimeFailure, "party/0 could not join the other parties: [Errno 98] Address already in use"),
-        (("secure_sum.tunnel=none0",), ConfigError, "secure_sum.tunnel=none0: is not a network interface of this machine: lo"),
+        (
+            ("secure_sum.tunnel=none0",),
+            ConfigError,
+            "secure_sum.tunnel=none0: is not a network interface of this machine: lo",
+        ),
     ],
 )
 def test_a_meeting_that_cannot_be_is_refused_before_anybody_trains(tmp_path, overrides, error, message):
