@@ -184,7 +184,10 @@ class Ckks:
         return slots.view(np.float64) if self.parameters.dense else slots.real
 
     def _flood(self, flooding: Flooding) -> Any:
-        """Draw a plaintext of Gaussian noise with independent coefficients: slot parts have sqrt(N/2) times its spread."""
+        """Draw a plaintext of Gaussian noise, independent in each coefficient.
+
+        Parts of slots with sqrt(N/2) times the deviation make independent coefficients of this deviation.
+        """
         degree = self.parameters.poly_modulus_degree
         gaussians = flooding.generator.standard_normal(degree) * (flooding.deviation * math.sqrt(degree / 2))
         return self._encode((gaussians / self.scale).view(np.complex128))
