@@ -113,7 +113,7 @@ class PrivacyBackend:
         """Refuse a survey of the clients' data beside a mechanism with a unit: no ledger counts the survey."""
         private = next((mechanism.name for mechanism in self.mechanisms if mechanism.unit is not None), None)
         if self.secure_sum.surveys and private is not None:
-            allowed = f"a map of the data's sensitivities spends what {private} does not count: use random"
+            allowed = f"a map of the data's sensitivities has a privacy cost that {private} does not count: use random"
             raise ConfigError.of("secure_sum.encrypt_by", "sensitivity", allowed)
 
     def charges(self, client: int, ago: int = 0) -> "list[Charge]":

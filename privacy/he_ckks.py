@@ -74,7 +74,8 @@ class Ckks:
                 "scale_bits",
                 parameters.scale_bits,
                 f"a sum of {cohort} values up to {bound:g} wraps above 2^{limit} (log2 of q / (4 cohort bound), "
-                f"q = 2^{math.log2(modulus):.1f}): take fewer values, a lower bound, or more bits in coeff_modulus_bits",
+                f"q = 2^{math.log2(modulus):.1f}): "
+                "take fewer values, a lower bound, or more bits in coeff_modulus_bits",
             )
         return cls(parameters.with_scale(parameters.scale_bits or limit), symmetric, cohort, bound)
 

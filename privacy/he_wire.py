@@ -107,7 +107,7 @@ class Layout:
 
     @cached_property
     def _forms(self) -> tuple[tuple[bytes, int, bytes], ...]:
-        """Head, number of bytes of the residues, and head of the seed, of the seeded form (if any) and the full form."""
+        """Head, bytes of residues and head of the seed, for the seeded form (if any) and for the full form."""
         full = (self._head(self.polynomials), self.polynomials * self._polynomial_bytes, b"")
         seeded = (self._head(1), self._polynomial_bytes, _header(_PLAIN, 1 + SEED_BYTES) + _BLAKE2XB)
         return (seeded, full) if self.polynomials == 2 else (full,)
