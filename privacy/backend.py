@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PrivacyBackend:
-    """The two slots together; refuses what is not valid together.
+    """The two slots together; an invalid combination is refused.
 
     Raises:
-        ConfigError: the same mechanism twice, or parties that noise what nobody clips.
+        ConfigError: the same mechanism twice, or parties that add noise to updates that no mechanism clips.
     """
 
     secure_sum: SecureSum
@@ -38,50 +38,50 @@ class PrivacyBackend:
 
     @property
     def name(self) -> str:
-        """For tables: `plain`, or `dp_sgd+ckks`."""
+        """The name in tables: `plain`, or `dp_sgd+ckks`."""
         return "+".join([*(mechanism.name for mechanism in self.mechanisms), self.secure_sum.label])
 
     @property
     def fixed_denominator(self) -> bool:
-        """Whether the total is divided by the configured cohort."""
+        """True if the total is divided by the configured cohort size."""
         return any(mechanism.fixed_denominator for mechanism in self.mechanisms)
 
     def holds_against(self, unit: str) -> list[str]:
-        """Against whom a unit's epsilon holds: all those against whom each of its mechanisms does."""
+        """Return the adversaries against whom a unit's epsilon holds: those common to all mechanisms of the unit."""
         promises = [set(mechanism.holds_against) for mechanism in self.mechanisms if mechanism.unit == unit]
         return sorted(set.intersection(*promises)) if promises else []
 
     @property
     def modulus_bits(self) -> int | None:
-        """Of the residues that are summed; None where floats are."""
+        """Bits of the modulus of the summed residues; None if floats are summed."""
         return self.mechanisms[-1].modulus_bits if self.mechanisms else None
 
     def summed_length(self, dimension: int) -> int:
-        """How many values of an update of `dimension` are summed."""
+        """Return the number of values that are summed for an update of `dimension` values."""
         for mechanism in self.mechanisms:
             dimension = mechanism.summed_length(dimension)
         return dimension
 
     @property
     def window(self) -> int:
-        """Rounds whose contributions the release of a round tells of."""
+        """Number of rounds whose contributions the release of one round depends on."""
         return max((mechanism.window for mechanism in self.mechanisms), default=1)
 
     @property
     def extra_values(self) -> int:
-        """How many values mechanisms add to a contribution."""
+        """Number of values that the mechanisms add to a contribution."""
         return sum(mechanism.extra_values for mechanism in self.mechanisms)
 
     def initial_state(self) -> dict[str, float]:
-        """What the server's halves remember, before the first round."""
+        """Return the state of the mechanisms' server halves before the first round."""
         return {key: value for mechanism in self.mechanisms for key, value in mechanism.initial_state().items()}
 
     def settle(self, plan: Plan) -> None:
-        """Before the first round: let each mechanism check the plan, and solve its noise.
+        """Let each mechanism check the plan and solve its noise, before the first round.
 
         Raises:
-            ConfigError: weights that this sum cannot take, a plan that cannot keep a promise, costs of one unit that
-                cannot be added, or residues that this sum cannot add.
+            ConfigError: weights that this sum cannot take, a plan under which a mechanism cannot keep its promise,
+                costs of one unit that cannot be added, or residues that this sum cannot add.
         """
         if self.secure_sum.uniform and not plan.uniform_weights:
             allowed = f"{self.secure_sum.label} takes no weights of clients: set training.weighting=uniform"
@@ -104,36 +104,39 @@ class PrivacyBackend:
         if self.modulus_bits is None:
             return
         if not self.secure_sum.exact:
-            allowed = f"sums no integers as it is, and {self.mechanisms[-1].name} needs an exact sum: choose another"
+            allowed = f"does not sum integers exactly, which {self.mechanisms[-1].name} needs: choose another"
             raise ConfigError.of("secure_sum", self.secure_sum.name, allowed)
         if self.extra_values:
             raise ConfigError.of("mechanism", self.name, "an adaptive clip adds fractions: set adaptive=false")
 
     def _check_survey(self) -> None:
-        """What clients tell of their data at set-up is in no ledger."""
+        """Refuse a survey of the clients' data beside a mechanism with a unit: no ledger counts the survey."""
         private = next((mechanism.name for mechanism in self.mechanisms if mechanism.unit is not None), None)
         if self.secure_sum.surveys and private is not None:
-            allowed = f"a map of the data's sensitivities spends what {private} does not count: use random"
+            allowed = f"a map of the data's sensitivities has a privacy cost that {private} does not count: use random"
             raise ConfigError.of("secure_sum.encrypt_by", "sensitivity", allowed)
 
     def charges(self, client: int, ago: int = 0) -> "list[Charge]":
-        """What a client pays for the release of a round that it took part in so many rounds ago, by mechanism."""
+        """Return a client's charges, by mechanism, for one release: it took part `ago` rounds before that release."""
         owing = [mechanism for mechanism in self.mechanisms if ago < mechanism.window]
         return [charge for mechanism in owing if (charge := mechanism.charge(client)) is not None]
 
     def prepare(self, job: ClientJob) -> None:
-        """Client: let each mechanism in turn replace the training objects."""
+        """Let each mechanism in turn replace the training objects; at the client."""
         for mechanism in self.mechanisms:
             mechanism.prepare(job)
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
-        """Client: the update of shape (D,) as it may be released to the secure sum."""
+        """Return the update of shape (D,) as it may be released to the secure sum; at the client."""
         for mechanism in self.mechanisms:
             update_D = mechanism.on_update(job, update_D)
         return update_D
 
     def on_total(self, job: ServerJob, total_D: NDArray[Any]) -> NDArray[np.float64]:
-        """Server: the total of shape (D,) as it may be used; the last mechanism that touched an update comes first."""
+        """Return the total of shape (D,) as it may be used; at the server.
+
+        The mechanisms are applied in reverse order: the last one that changed the update comes first.
+        """
         for mechanism in reversed(self.mechanisms):
             total_D = mechanism.on_total(job, total_D)
         return total_D

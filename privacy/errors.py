@@ -1,26 +1,26 @@
-"""The exception tree: everything fedveil raises on purpose.
+"""The exception tree: all exceptions that fedveil raises on purpose.
 
 FedveilError
-├── ConfigError (ValueError)          a value that a user gave: names the key, the value and what is allowed
-├── PrivacyRefusal (ValueError)       the run cannot keep its promise, so it does not go on
+├── ConfigError (ValueError)          a user's value is refused: names the key, the value and the allowed values
+├── PrivacyRefusal (ValueError)       the run cannot keep its promise, so it stops
 │   ├── TooFewContributors
-│   └── WitnessAlarm                  what a client was about to send is not protected as declared
-├── ProtocolError (ValueError)        a peer sent what the protocol does not allow; its sender is left out
+│   └── WitnessAlarm                  a client was about to send a record that is not protected as declared
+├── ProtocolError (ValueError)        a peer's message breaks the protocol; the sender is left out
 │   ├── UnknownSender
 │   ├── DuplicateSender
 │   ├── BadSignature                  forged, altered, or of another round
 │   ├── MalformedContribution         wrong length, type or a value outside its declared bound
 │   └── NonFiniteContribution         NaN or infinity
-├── RunRefused (ValueError)           a run directory that is locked, damaged or holds another configuration
-└── RuntimeFailure                    an engine (worker, Ray, SuperLink) failed under us
-    └── PeerLost                      another one that this process computes with is gone; it can say no more
+├── RunRefused (ValueError)           a run directory is locked, damaged or holds another configuration
+└── RuntimeFailure                    an engine (worker, Ray, SuperLink) under the run failed
+    └── PeerLost                      a peer in a joint computation is lost; which one may be unknown
 
 Errors cross process boundaries, so each keeps its whole message as its only positional argument.
 """
 
 
 def shown(text: object, most: int = 60) -> str:
-    """What a peer wrote, as it may stand in a line: so many characters at most, and none that would break it."""
+    """Return a peer's text for use in one line: at most `most` characters, unprintable ones replaced."""
     line = "".join(character if character.isprintable() else "?" for character in str(text)[: most + 1])
     return line if len(line) <= most else f"{line[:most]}..."
 
@@ -34,7 +34,7 @@ class ConfigError(FedveilError, ValueError):
 
     @classmethod
     def of(cls, key: str, value: object, allowed: str) -> "ConfigError":
-        """The standard line: which key, which value, and what is allowed instead."""
+        """Return the error with the standard line: the key, the value, and the allowed values."""
         return cls(f"{key}={value}: {allowed}")
 
 
@@ -47,7 +47,7 @@ class TooFewContributors(PrivacyRefusal):
 
 
 class WitnessAlarm(PrivacyRefusal):
-    """What a client was about to send is not as its protocol declares it: nothing was sent."""
+    """A record that a client was about to send does not match its protocol's declaration: nothing was sent."""
 
 
 class ProtocolError(FedveilError, ValueError):
@@ -55,7 +55,7 @@ class ProtocolError(FedveilError, ValueError):
 
 
 class UnknownSender(ProtocolError):
-    """A message from an address that was not asked."""
+    """A message from an address that was not addressed in this exchange."""
 
 
 class DuplicateSender(ProtocolError):
@@ -63,7 +63,7 @@ class DuplicateSender(ProtocolError):
 
 
 class BadSignature(ProtocolError):
-    """A signature, box or tag that its sender did not make for this very message."""
+    """A signature, box or tag that its sender did not make for this message."""
 
 
 class MalformedContribution(ProtocolError):
@@ -83,4 +83,4 @@ class RuntimeFailure(FedveilError):
 
 
 class PeerLost(RuntimeFailure):
-    """A process lost another that it computes with, and may not know which: whoever asked both can tell."""
+    """A peer in a joint computation is lost. The survivor may not know which; a caller that asked both can tell."""

@@ -1,6 +1,6 @@
-"""The IND-CPA-D attack on CKKS (Li and Micciancio 2021, eprint 2020/1533), as a control: it must work where it should.
+"""The IND-CPA-D attack on CKKS (Li and Micciancio 2021, eprint 2020/1533), as a control: it must work if unprotected.
 
-Whoever holds a ciphertext (c0, c1) and its decryption m, noise and all, has c0 + c1 s = m with one unknown: the key s.
+An adversary with a ciphertext (c0, c1) and its decryption m, including the noise, solves c0 + c1 s = m for the key s.
 
 Shapes: D values of an opened vector, K primes, N coefficients.
 """
@@ -22,18 +22,19 @@ from privacy.secure_sums.he.seal_files import RawPolynomials, Residues, SealLayo
 
 Ternary = NDArray[np.int8]
 
-_DEVIATIONS = 12  # of the reserved value's own error, which an opener keeps to itself, that are searched
+_DEVIATIONS = 12  # searched range in deviations of the reserved value's error, which the opener does not publish
 
 
 def recover_key(scheme: Ckks | Bfv, message: bytes, opened_D: NDArray[Any], contributors: int) -> Ternary | None:
-    """The secret key's coefficients, shape (N,), from a sum's message and its opening; None where the attack fails.
+    """Return the secret key's coefficients, shape (N,), from a sum's message and its opening; None if the attack fails.
 
-    It takes the first ciphertext, which the opened values must fill. Success needs no oracle: a key is ternary, and
-    what a wrong guess gives is ternary with probability (3/q)^N.
+    The attack uses the first ciphertext, which the opened values must fill. It recognises success without an oracle: a
+    key is ternary, and the result of a wrong guess is ternary with probability (3/q)^N.
 
     Raises:
-        ConfigError: the set has real slots, where a None would mean nothing: it takes two ciphertexts under one key.
-        MalformedContribution: the message is none of this scheme and length.
+        ConfigError: the set has real slots, for which None would prove nothing: the attack on such a set needs two
+            ciphertexts under one key.
+        MalformedContribution: the message is not of this scheme and length.
     """
     here = ring(scheme.parameters)
     if not scheme.parameters.dense:
@@ -47,10 +48,10 @@ def recover_key(scheme: Ckks | Bfv, message: bytes, opened_D: NDArray[Any], cont
 
 
 def secret_coefficients(parameters: HeParameters, secret: bytes) -> Ternary:
-    """The coefficients of a secret key, shape (N,): what the attack is after.
+    """Return the coefficients of a secret key, shape (N,): the target of the attack.
 
     Raises:
-        MalformedContribution: bytes that are no secret key of this set.
+        MalformedContribution: the bytes are not a secret key of this set.
     """
     here = ring(parameters)
     key_N = here.secret_key.parse(secret).residues_PKN[0, 0]
@@ -60,7 +61,7 @@ def secret_coefficients(parameters: HeParameters, secret: bytes) -> Ternary:
 
 
 def secret_key(parameters: HeParameters, key_N: Ternary) -> bytes:
-    """The key of these coefficients, as `DecryptionKey` takes it: it decrypts all that was encrypted under theirs."""
+    """Return the key of these coefficients, in the form of `DecryptionKey`: it decrypts as the original key does."""
     here = ring(parameters)
     moduli = np.array(here.moduli, np.int64)[:, None]
     residues_KN = (key_N.astype(np.int64) % moduli).astype(np.uint64)
@@ -70,9 +71,9 @@ def secret_key(parameters: HeParameters, key_N: Ternary) -> bytes:
 
 
 def _guesses(scheme: Ckks | Bfv, opened_V: NDArray[Any], contributors: int) -> Iterator[Any]:
-    """What the plaintext may have been. A coefficient is an integer, so re-encoding the opened reals gives it back.
+    """Yield candidate plaintexts. A coefficient is an integer, so re-encoding the opened reals restores it.
 
-    In CKKS the reserved value came out with an error: it moves no coefficient by more than 2 scale/N times that.
+    In CKKS the opened reserved value has an error: it changes no coefficient by more than 2 scale/N times the error.
     """
     if isinstance(scheme, Bfv):
         yield from scheme.plaintexts(scheme.slots(opened_V, contributors))
@@ -84,7 +85,7 @@ def _guesses(scheme: Ckks | Bfv, opened_V: NDArray[Any], contributors: int) -> I
 
 
 def _solve(here: SealRing, raw: RawPolynomials, plaintext: Any) -> Residues:
-    """The key, -(c0 - m) / c1 modulo the first prime, each of N points of the transform by itself."""
+    """Return the key, -(c0 - m) / c1 modulo the first prime, for each of N points of the transform separately."""
     cipher = here.cipher(raw)
     here.evaluator.sub_plain_inplace(cipher, plaintext)
     if here.parameters.scheme == "bfv":
@@ -96,7 +97,7 @@ def _solve(here: SealRing, raw: RawPolynomials, plaintext: Any) -> Residues:
 
 
 def coefficients(parameters: HeParameters, transformed_N: Residues) -> Residues:
-    """The inverse number-theoretic transform modulo the first prime, shape (N,): SEAL's, of a ciphertext."""
+    """Return SEAL's inverse number-theoretic transform modulo the first prime, shape (N,)."""
     here = ring(parameters)
     residues_KN = np.zeros((len(here.moduli), here.degree), np.uint64)
     residues_KN[0] = transformed_N
@@ -105,7 +106,10 @@ def coefficients(parameters: HeParameters, transformed_N: Residues) -> Residues:
 
 
 def _transform(here: SealRing, residues_KN: Residues, forth: bool) -> Residues:
-    """SEAL's transform, there or back, of a polynomial modulo each prime of a ciphertext: both of one have it."""
+    """Return SEAL's transform, forward or inverse, of a polynomial modulo each prime.
+
+    SEAL transforms ciphertexts only: the polynomial stands in both places of one.
+    """
     cipher = sealapi.Ciphertext()
     load(cipher, here.context, _layout(here, ntt=not forth).file(RawPolynomials(np.stack([residues_KN, residues_KN]))))
     if forth:

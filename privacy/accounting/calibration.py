@@ -1,4 +1,4 @@
-"""The noise that a target asks for: the inverse of `privacy.accounting.epsilon`."""
+"""The noise multiplier that a target epsilon requires: the inverse of `privacy.accounting.epsilon`."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ SIGMA_TOLERANCE = 1e-3
 
 
 def analytic_gaussian_sigma(epsilon: float, delta: float) -> float:
-    """The least standard deviation at which a Gaussian of sensitivity 1 is (epsilon, delta)-DP.
+    """Return the least standard deviation at which a Gaussian of sensitivity 1 is (epsilon, delta)-DP.
 
     dp-accounting solves Theorem 8 of Balle and Wang (2018), as their Algorithm 1 does, up to 1e-12 on either side.
 
@@ -35,11 +35,11 @@ def solve_noise_multiplier(
     accountant: str,
     relation: str = "add_remove",
 ) -> float:
-    """The smallest noise multiplier at which `event_of` costs at most the target, within a thousandth above it.
+    """Return the smallest noise multiplier at which `event_of` costs at most the target, up to a thousandth above it.
 
     Raises:
-        ConfigError: target_epsilon is out of reach (the smallest that is not is named), or met by hardly any noise;
-            or what `epsilon` raises.
+        ConfigError: target_epsilon is out of reach (the message names the smallest reachable epsilon), or is met with
+            almost no noise; or one of the errors of `epsilon`.
     """
     positive("target_epsilon", target_epsilon)
 
@@ -47,7 +47,7 @@ def solve_noise_multiplier(
         return lambda sigma: _gap(epsilon(event_of(sigma), delta, name, under), target_epsilon)
 
     start = 1.0
-    if accountant != "rdp":  # cheap, and close: it spares the expensive accountant the search, and its worst sizes
+    if accountant != "rdp":  # rdp is cheap and close: it saves the expensive accountant the search and large domains
         with suppress(ConfigError):
             start = _root(gap("rdp", "add_remove"), 1.0, 10 * SIGMA_TOLERANCE)
     sigma = _root(gap(accountant, relation), start if LEAST_SIGMA < start < MOST_SIGMA else 1.0, SIGMA_TOLERANCE)
@@ -56,13 +56,13 @@ def solve_noise_multiplier(
         raise ConfigError.of("target_epsilon", target_epsilon, allowed)
     if sigma > MOST_SIGMA:
         least = epsilon(event_of(MOST_SIGMA), delta, accountant, relation)
-        allowed = f"the smallest that accountant={accountant} gives at delta={delta} is {least:.4g}, whatever the noise"
+        allowed = f"the smallest epsilon of accountant={accountant} at delta={delta} is {least:.4g}, whatever the noise"
         raise ConfigError.of("target_epsilon", target_epsilon, allowed)
     return sigma
 
 
 def _gap(cost: float, target: float) -> float:
-    """Logarithm of cost over target: above 0 exactly if the cost is."""
+    """Return the logarithm of cost over target: above 0 exactly if the cost is above the target."""
     if cost == 0:
         return -math.inf
     ratio = math.log(cost / target)
@@ -70,10 +70,10 @@ def _gap(cost: float, target: float) -> float:
 
 
 def _root(gap: Callable[[float], float], start: float, tolerance: float) -> float:
-    """The least sigma without a positive gap, within a factor of 1 + tolerance above.
+    """Return the least sigma without a positive gap, up to a factor of 1 + tolerance above it.
 
-    0 or infinity where it lies outside of what we search. Regula falsi with halving (the Illinois rule) in logarithms,
-    where epsilon over sigma is nearly a line: some six evaluations.
+    0 or infinity if it lies outside the searched range. Regula falsi with halving (the Illinois rule) in logarithms,
+    in which epsilon over sigma is nearly a line: about six evaluations.
     """
     low, high, gap_low, gap_high = _bracket(gap, start)
     while low > 0 and high < math.inf and high > low * (1 + tolerance):
@@ -91,7 +91,7 @@ def _root(gap: Callable[[float], float], start: float, tolerance: float) -> floa
 
 
 def _bracket(gap: Callable[[float], float], start: float) -> tuple[float, float, float, float]:
-    """A sigma with a positive gap, one without, and the two gaps."""
+    """Return a sigma with a positive gap, one without, and the two gaps."""
     sigma = start
     found = gap(start)
     while True:
@@ -108,7 +108,7 @@ def _bracket(gap: Callable[[float], float], start: float) -> tuple[float, float,
 
 
 def _between(low: float, high: float, gap_low: float, gap_high: float, tolerance: float) -> float:
-    """Where a line through both ends meets 0, a little above it so that the next step closes in from below."""
+    """Return the zero of a line through both ends, a little above it so that the next step closes in from below."""
     share = gap_low / (gap_low - gap_high) if math.isfinite(gap_low - gap_high) else 0.5
     sigma = low * math.pow(high / low, share) * (1 + tolerance / 4)
     edge = 1 + 0.9 * tolerance

@@ -1,6 +1,6 @@
-"""What a mechanism costs, as a value: a `DpEvent` of dp-accounting, by whom it is owed, and how costs add up.
+"""The privacy cost of a mechanism as a value: a `DpEvent` of dp-accounting, its unit, and the sum of several costs.
 
-**Noise is in units of the sensitivity under the relation that is named**, see `privacy.accounting.epsilon`.
+**Noise is in units of the sensitivity under the named relation**, see `privacy.accounting.epsilon`.
 """
 
 import math
@@ -28,7 +28,7 @@ from privacy.errors import ConfigError
 
 RELATIONS = ("add_remove", "zero_out", "replace")
 
-Leaves = tuple[tuple[DpEvent, int], ...]  # events that are no composition, each with its multiplicity
+Leaves = tuple[tuple[DpEvent, int], ...]  # events that are not compositions, each with its multiplicity
 
 
 def _number(key: str, value: Any, most: float = math.inf) -> float:
@@ -58,7 +58,7 @@ def _events(key: str, value: Any) -> tuple[DpEvent, ...]:
     return tuple(_event(key, one) for one in value)
 
 
-# Every event that we account, with the reader of each of its fields: what a ledger can hold.
+# Every kind of event that a ledger can hold, with the reader of each of its fields.
 FIELDS: dict[type[DpEvent], dict[str, Callable[[str, Any], Any]]] = {
     NoOpDpEvent: {},
     NonPrivateDpEvent: {},
@@ -74,15 +74,15 @@ KINDS = {kind.__name__.removesuffix("DpEvent"): kind for kind in FIELDS}
 
 
 def kind_of(event: DpEvent) -> str:
-    """Its name, as a ledger has it."""
+    """Return the name of an event's kind in a ledger."""
     return type(event).__name__.removesuffix("DpEvent")
 
 
 def event_to_json(event: DpEvent) -> dict[str, Any]:
-    """An event as a JSON object: its kind and its fields.
+    """Return an event as a JSON object: its kind and its fields.
 
     Raises:
-        ConfigError: an event of a kind that we do not account.
+        ConfigError: the event's kind is not one of `FIELDS`.
     """
     if type(event) not in FIELDS:
         raise ConfigError.of("event", kind_of(event), f"allowed are {', '.join(KINDS)}")
@@ -97,14 +97,14 @@ def _field_to_json(value: Any) -> Any:
 
 
 def event_from_json(data: Any) -> DpEvent:
-    """The event that `event_to_json` wrote, in canonical form: floats, whole counts, tuples, so that it hashes.
+    """Return the event that `event_to_json` wrote, in canonical form: floats, whole counts, tuples, so that it hashes.
 
     Raises:
-        ConfigError: an unknown kind, a field too many or too few, or a value out of its range.
+        ConfigError: an unknown kind, a missing or unknown field, or a value out of its range.
     """
     kind = KINDS.get(str(data.get("kind"))) if isinstance(data, Mapping) else None
     if kind is None or set(data) != {"kind", *FIELDS[kind]}:
-        raise ConfigError.of("event", data, "is no event that was written here")
+        raise ConfigError.of("event", data, "is not an event in the format of a ledger")
     event = kind(**{name: read(name, data[name]) for name, read in FIELDS[kind].items()})
     if isinstance(event, SampledWithoutReplacementDpEvent) and not event.sample_size <= event.source_dataset_size:
         raise ConfigError.of("sample_size", event.sample_size, f"must be at most {event.source_dataset_size}")
@@ -113,7 +113,7 @@ def event_from_json(data: Any) -> DpEvent:
 
 @dataclass(frozen=True)
 class Charge:
-    """What one participation of one client costs. Its event is put into canonical form, so equal charges hash equal.
+    """The cost of one participation of one client. Its event is put into canonical form, so equal charges hash equal.
 
     Raises:
         ConfigError: an unknown unit, relation or kind of event, or a value out of its range.
@@ -132,15 +132,15 @@ class Charge:
         object.__setattr__(self, "event", _event("event", self.event))
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; equal charges give equal text under sorted keys."""
+        """Return a JSON object; equal charges give equal text under sorted keys."""
         return {**vars(self), "event": event_to_json(self.event)}
 
     @classmethod
     def from_json(cls, data: Any) -> "Charge":
-        """The charge that `to_json` wrote.
+        """Return the charge that `to_json` wrote.
 
         Raises:
-            ConfigError: anything else.
+            ConfigError: the data is not a charge as `to_json` writes it.
         """
         if not isinstance(data, Mapping) or set(data) != set(cls.__dataclass_fields__):
             raise ConfigError.of("charge", data, f"must hold {', '.join(cls.__dataclass_fields__)}")
@@ -149,7 +149,7 @@ class Charge:
 
 @dataclass(frozen=True)
 class Composition:
-    """Charges added up. No charge at all costs nothing in every unit, and carries the first of each."""
+    """The sum of charges. An empty sum costs nothing in every unit, and carries the first unit and first relation."""
 
     unit: str
     relation: str
@@ -157,7 +157,7 @@ class Composition:
 
 
 def compose(charges: Iterable[tuple[Charge, int]]) -> Composition:
-    """Add charges with their multiplicities, in whatever order they come.
+    """Add charges with their multiplicities, in any order.
 
     Raises:
         ConfigError: charges of different units or relations, or a negative multiplicity.
@@ -186,17 +186,17 @@ def _common(key: str, values: Iterable[str]) -> str:
 
 
 def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse any other value.
+    """Refuse a value that is not allowed.
 
     Raises:
-        ConfigError: it is none of those.
+        ConfigError: the value is not one of `allowed`.
     """
     if value not in allowed:
         raise ConfigError.of(key, value, f"allowed are {', '.join(allowed)}")
 
 
 def leaves_of(event: DpEvent) -> Leaves:
-    """The event without its compositions, equal leaves together, in an order that no hash decides."""
+    """Return the event without its compositions, equal leaves merged, in an order that does not depend on a hash."""
     return tuple(sorted(_tally(_event("event", event), 1).items(), key=repr))
 
 
@@ -216,17 +216,17 @@ def _tally(event: DpEvent, times: int) -> Counter[DpEvent]:
 
 
 def gaussian_event(noise_multiplier: float) -> DpEvent:
-    """Gaussian noise whose standard deviation is `noise_multiplier` times the sensitivity; 0 protects nothing.
+    """Return Gaussian noise with a standard deviation of `noise_multiplier` times the sensitivity; 0 protects nothing.
 
     Raises:
-        ConfigError: not a finite number of at least 0.
+        ConfigError: `noise_multiplier` is not a finite number of at least 0.
     """
     sigma = _number("noise_multiplier", noise_multiplier)
     return GaussianDpEvent(sigma) if sigma > 0 else NonPrivateDpEvent()
 
 
 def poisson_steps(noise_multiplier: float, sample_rate: float, steps: int) -> DpEvent:
-    """`steps` steps of DP-SGD, each on a Poisson sample (Abadi et al. 2016); at a rate of 1 nothing is sampled.
+    """Return `steps` steps of DP-SGD, each on a Poisson sample (Abadi et al. 2016); a rate of 1 means no sampling.
 
     Raises:
         ConfigError: a noise multiplier, rate or number of steps out of range.

@@ -1,23 +1,24 @@
-"""The epsilon of what mechanisms cost: three accountants turn events (`privacy.accounting.charges`) into it.
+"""The epsilon that mechanisms cost: three accountants compute it from events (`privacy.accounting.charges`).
 
 - `prv`, Opacus (Gopi et al. 2021): Gaussians, alone or Poisson sampled. Its errors of epsilon (0.01) and delta (a
   thousandth) are added, so it is an upper bound.
 - `pld`, dp-accounting (Doroshenko et al. 2022): Gaussian and Laplace, alone or Poisson sampled. Tight, rounded up.
-- `rdp`, dp-accounting (Mironov 2017, Canonne et al. 2020): the most events. Looser, but never expensive. `ZCDp` events
-  are composed at integer orders, because the theorem about Skellam noise is stated for those.
+- `rdp`, dp-accounting (Mironov 2017, Canonne et al. 2020): accounts the most kinds of events. Looser, but never
+  expensive. `ZCDp` events are composed at integer orders, because the theorem about Skellam noise is stated for those.
 
-**Noise is in units of the sensitivity under the relation that is named.** With vectors clipped to C that sensitivity
-is C under `add_remove` and `zero_out`, and 2 C under `replace`. So an unsampled mechanism costs the same under each.
+**Noise is in units of the sensitivity under the named relation.** With vectors clipped to C that sensitivity is C
+under `add_remove` and `zero_out`, and 2 C under `replace`. So an unsampled mechanism costs the same under each.
 
 - `zero_out` (Kairouz et al. 2021, Definition 1.1): a record that becomes zero gives a Gaussian, sampled or not, the
-  same two distributions as one that is removed; dp-accounting treats it so (`pld.from_gaussian_mechanism`), and we too.
-- `replace` with `pld`: dp-accounting takes noise in units of C there, so it is doubled before it is handed over.
+  same two distributions as a removed record. dp-accounting treats it so (`pld.from_gaussian_mechanism`), and so does
+  this module.
+- `replace` with `pld`: dp-accounting takes noise in units of C there, so the noise is doubled before the call.
 - `replace` with `rdp`: a Gaussian of the full sensitivity, or sampled without replacement (Wang et al. 2019, Theorem
-  27, whose noise is in units of the sensitivity too); dp-accounting refuses Poisson sampling.
-- `replace` with `prv`: a Gaussian of the full sensitivity; sampled ones are refused, Opacus accounts for adding and
-  removing only.
-- Both directions: `pld` takes the worse one. `prv` and `rdp` take removal, the worse one of a single sampled Gaussian
-  (Mironov et al. 2019, Theorem 5); a test holds `prv` against `pld` under composition.
+  27, with noise in units of the sensitivity too); dp-accounting refuses Poisson sampling.
+- `replace` with `prv`: a Gaussian of the full sensitivity. Sampled Gaussians are refused: Opacus accounts for adding
+  and removing only.
+- Both directions: `pld` takes the worse one. `prv` and `rdp` take removal, which is the worse direction of a single
+  sampled Gaussian (Mironov et al. 2019, Theorem 5); a test compares `prv` with `pld` under composition.
 """
 
 import logging
@@ -53,36 +54,36 @@ NEIGHBORS = {
 
 PRV_EPSILON_ERROR = 0.01
 PRV_DELTA_ERROR = 1e-3  # times delta
-PRV_LEAST_DELTA = 1e-10  # below it the rounding of its FFT passes its error: measured, 1e-11 gave less than pld
+PRV_LEAST_DELTA = 1e-10  # below it the FFT's rounding exceeds the stated error: at 1e-11 it gave less than pld
 PLD_INTERVAL = 1e-4  # dp-accounting's default
 PLD_TAIL = 1e-15  # dp-accounting's default
-MOST_POINTS = 2**23  # of a discretised privacy loss: some 1.5 GB and 10 s
+MOST_POINTS = 2**23  # largest number of points of a discretised privacy loss: about 1.5 GB and 10 s
 
-# Where a bound is stated for integer orders alone: close where epsilon is large, up to what 1e-3 asks for.
+# Orders for bounds that are stated for integer orders alone: dense where epsilon is large, and high enough for 1e-3.
 INTEGER_ORDERS = (*range(2, 129), *(round(2 ** (k / 8)) for k in range(57, 129)))
 
-# Where Renyi DP of a low order does not converge, dp-accounting leaves it out (still a bound) and warns each time.
+# dp-accounting leaves out a low order at which Renyi DP does not converge (still a bound), and warns each time.
 logging.getLogger("absl").addFilter(lambda record: not str(record.msg).startswith("_compute_log_a_frac"))
 
 
 def check_delta(delta: float) -> None:
-    """Refuse what is no share of cases.
+    """Refuse a delta that is not a probability.
 
     Raises:
-        ConfigError: it is not between 0 and 1.
+        ConfigError: delta is not between 0 and 1.
     """
     if not 0 < delta < 1:
         raise ConfigError.of("delta", delta, "must be between 0 and 1")
 
 
 def epsilon(event: DpEvent, delta: float, accountant: str, relation: str = "add_remove") -> float:
-    """The epsilon of an event at `delta`; 0 where nothing is released, infinity where something is without noise.
+    """Return the epsilon of an event at `delta`: 0 if nothing is released, infinity if a release has no noise.
 
     Never NaN. Results are cached.
 
     Raises:
-        ConfigError: the accountant cannot account the event under this relation, or it would cost too much memory or
-            precision: the message names an accountant that can.
+        ConfigError: the accountant cannot account the event under this relation, or would need too much memory or
+            precision. The message names an accountant that can account it.
     """
     check_delta(delta)
     one_of("accountant", accountant, ACCOUNTANTS)
@@ -99,7 +100,7 @@ def _epsilon(leaves: Leaves, delta: float, accountant: str, relation: str) -> fl
     _refuse_unsupported(leaves, accountant, relation)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            # Opacus looks for a domain that is large enough; that its last order is the best one only makes it larger
+            # Opacus searches for a large enough domain; a best order at the end of its list only enlarges the domain
             warnings.filterwarnings("ignore", "Optimal order is the")
             value = float(ACCOUNT[accountant](leaves, delta, relation))
     except ConfigError:
@@ -112,7 +113,7 @@ def _epsilon(leaves: Leaves, delta: float, accountant: str, relation: str) -> fl
 
 
 def _is_bare(leaf: DpEvent) -> bool:
-    """Whether something is released without noise."""
+    """Tell whether the event releases a value without noise."""
     if isinstance(leaf, PoissonSampledDpEvent | SampledWithoutReplacementDpEvent):
         return any(_is_bare(inner) for inner, _ in leaves_of(leaf.event))
     return isinstance(leaf, NonPrivateDpEvent) or getattr(leaf, "noise_multiplier", None) == 0
@@ -146,7 +147,7 @@ def _refuse_unsupported(leaves: Leaves, accountant: str, relation: str) -> None:
 
 
 class _BoundedPrv(PRVAccountant):  # type: ignore[misc]
-    """Opacus's accountant, which says so before it takes too much memory."""
+    """Opacus's accountant, which refuses an event that would take too much memory."""
 
     def _get_domain(self, prvs: list[Any], **settings: Any) -> Any:
         domain = super()._get_domain(prvs=prvs, **settings)
@@ -186,14 +187,14 @@ def _pld(leaves: Leaves, delta: float, relation: str) -> float:
 
 
 def _in_clips(leaf: DpEvent) -> DpEvent:
-    """A Gaussian with noise in units of the sensitivity 2 C, in units of C."""
+    """Convert a Gaussian's noise from units of the sensitivity 2 C to units of C."""
     if isinstance(leaf, PoissonSampledDpEvent):
         return PoissonSampledDpEvent(leaf.sampling_probability, _in_clips(leaf.event))
     return GaussianDpEvent(2 * leaf.noise_multiplier)
 
 
 def _bound_pld(leaves: Leaves) -> None:
-    """Refuse a privacy loss that reaches too far; what Renyi DP bounds it by, up to the tail that is cut."""
+    """Refuse a privacy loss with too wide a support; Renyi DP bounds the support, up to the truncated tail."""
     known = tuple((leaf, times) for leaf, times in leaves if _supports("rdp", leaf, "add_remove"))
     points = 2 * _rdp(known, PLD_TAIL, "add_remove") / PLD_INTERVAL
     if points > MOST_POINTS:
@@ -204,12 +205,12 @@ ACCOUNT: dict[str, Callable[[Leaves, float, str], float]] = {"prv": _prv, "rdp":
 
 
 def epsilon_pre_2020(event: DpEvent, delta: float) -> float:
-    """Epsilon as libraries printed it before 2020: min over alpha of RDP(alpha) - ln(delta) / (alpha - 1).
+    """Return epsilon as libraries printed it before 2020: min over alpha of RDP(alpha) - ln(delta) / (alpha - 1).
 
-    Mironov (2017), Proposition 3, at Opacus's orders, under add/remove. For comparison with what was published.
+    Mironov (2017), Proposition 3, at Opacus's orders, under add/remove. For comparison with published values.
 
     Raises:
-        ConfigError: an event that Renyi DP does not account under add/remove.
+        ConfigError: Renyi DP does not account the event under add/remove.
     """
     check_delta(delta)
     leaves = leaves_of(event)

@@ -1,6 +1,6 @@
-"""What every client has paid so far, and the epsilon that follows: composed over all its participations.
+"""The ledger of each client's charges so far, and their epsilon: composed over all its participations.
 
-Records and clients are different units: their epsilons stand apart and are never added.
+Records and clients are different units: their epsilons are reported separately and never added.
 """
 
 from collections import Counter, defaultdict
@@ -16,13 +16,13 @@ Cost = frozenset[tuple["Charge", int]]
 
 
 class Ledger:
-    """Charges by client. A client is charged before it is asked, and again for each further attempt."""
+    """Charges by client. A client is charged before the server asks it, and again for each further attempt."""
 
     def __init__(self) -> None:
         self._paid: dict[int, Counter[Charge]] = defaultdict(Counter)
 
     def __bool__(self) -> bool:
-        """Whether anybody has paid."""
+        """Tell whether any client has been charged."""
         return bool(self._paid)
 
     def add(self, charges: "Mapping[int, Iterable[Charge]]") -> None:
@@ -31,14 +31,14 @@ class Ledger:
             self._paid[client].update(owed)
 
     def with_charges(self, charges: "Mapping[int, Iterable[Charge]]") -> "Ledger":
-        """A copy that has been charged: what a round would lead to."""
+        """Return a copy with further charges: the ledger after a planned round."""
         other = Ledger()
         other._paid = defaultdict(Counter, {client: Counter(paid) for client, paid in self._paid.items()})
         other.add(charges)
         return other
 
     def epsilons(self, unit: str, delta: float, accountant: str) -> dict[int, float]:
-        """Epsilon of every client that has paid in this unit.
+        """Return the epsilon of every client with charges in this unit.
 
         Raises:
             ConfigError: the accountant cannot compose these events.
@@ -48,7 +48,7 @@ class Ledger:
         return {client: values[cost] for client, cost in costs.items() if cost}
 
     def worst(self, delta: float, accountant: str) -> dict[str, float]:
-        """The largest epsilon of any client, by unit; a unit in which nobody paid is left out."""
+        """Return the largest epsilon of any client, by unit; a unit without charges is left out."""
         found = {unit: self.epsilons(unit, delta, accountant) for unit in UNITS}
         return {unit: max(values.values()) for unit, values in found.items() if values}
 

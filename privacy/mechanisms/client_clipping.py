@@ -19,10 +19,10 @@ log = logging.getLogger("fedveil")
 
 
 def clip_to(update_D: torch.Tensor, bound: float) -> tuple[torch.Tensor, float]:
-    """The update scaled to an L2 norm of at most `bound`, and the norm that it had; a zero update stays zero.
+    """Return the update scaled to an L2 norm of at most `bound`, and its norm before; a zero update stays zero.
 
     Raises:
-        NonFiniteContribution: NaN or infinity, which no scaling mends.
+        NonFiniteContribution: the update holds NaN or infinity, which scaling cannot repair.
     """
     host_D = update_D.cpu().numpy()
     clipped_D = clip_l2(host_D, bound)
@@ -31,11 +31,11 @@ def clip_to(update_D: torch.Tensor, bound: float) -> tuple[torch.Tensor, float]:
 
 
 def clip_within(update_D: torch.Tensor, clip: float, rounding: float) -> tuple[torch.Tensor, float]:
-    """As `clip_to`, with room for what the secure sum's rounding may add: the sum's sensitivity is `clip`.
+    """Clip like `clip_to`, but leave room for the secure sum's rounding: the sum's sensitivity is `clip`.
 
     Raises:
-        PrivacyRefusal: rounding alone takes more than half of it.
-        NonFiniteContribution: NaN or infinity.
+        PrivacyRefusal: rounding alone takes more than half of the clip.
+        NonFiniteContribution: the update holds NaN or infinity.
     """
     if 2 * rounding > clip:
         raise PrivacyRefusal(
@@ -46,7 +46,7 @@ def clip_within(update_D: torch.Tensor, clip: float, rounding: float) -> tuple[t
 
 
 def require_uniform(mechanism: str, plan: Plan) -> None:
-    """Weights would let one client count more than the clip allows.
+    """Refuse a plan with weights by examples: they would let one client count for more than the clip.
 
     Raises:
         ConfigError: weights by examples; delta too large for the number of clients.
@@ -60,7 +60,7 @@ def require_uniform(mechanism: str, plan: Plan) -> None:
 def solve(
     mechanism: str, plan: Plan, target_epsilon: float, event_of: Callable[[float], DpEvent], relation: str
 ) -> float:
-    """The noise multiplier at which the client that takes part most often pays the target."""
+    """Return the noise multiplier at which the client with the most participations pays `target_epsilon`."""
     times = max(plan.participations)
 
     def run_of(sigma: float) -> DpEvent:

@@ -1,8 +1,8 @@
-"""Client-level differential privacy, central (McMahan et al. 2018) and local (Balle and Wang 2018).
+"""Client-level differential privacy, central (McMahan et al. 2018).
 
-Central: each update is clipped, and the server adds Gaussian noise to the *sum*, before anything else is done with it;
-it holds against whoever sees the models, not against the server. Local: each client noises its own update. Neither
-claims amplification from the sampling of cohorts: a cohort of fixed size, drawn by the server, proves none.
+Each client clips its update, and the server adds Gaussian noise to the *sum* before any other use of it. The guarantee
+holds against everyone who sees the models, but not against the server. It claims no amplification by sampling of
+cohorts: the server draws cohorts of a fixed size, and the theorems of amplification do not cover that.
 Shapes: D is the number of values of the model.
 """
 
@@ -27,8 +27,8 @@ class ClientDp(Mechanism):
     """Clip at the client, Gaussian noise of `noise_multiplier` times the clip on the sum at the server.
 
     With `adaptive=true` the clip follows the `quantile` of the update norms (Andrew et al. 2021): each client adds to
-    its vector whether it stayed below the clip, and the sum of these bits is noised too; `noise_multiplier` is what
-    both releases cost together (their Theorem 1). `clip` is where it starts.
+    its vector a bit for whether it stayed below the clip, and the sum of these bits is noised too. `noise_multiplier`
+    is the cost of both releases together (their Theorem 1). `clip` is the initial clip.
     """
 
     name = "client_dp"
@@ -64,7 +64,7 @@ class ClientDp(Mechanism):
         self.extra_values = 1 if adaptive else 0
 
     def initial_state(self) -> dict[str, float]:
-        """The clip, which clients are told each round."""
+        """Return the clip, which the server sends to the clients each round."""
         return {"client_dp.clip": self.clip}
 
     def settle(self, plan: Plan) -> None:
@@ -89,18 +89,18 @@ class ClientDp(Mechanism):
 
     @property
     def sum_multiplier(self) -> float:
-        """Noise of the sum over the clip: raised so that the bits are paid for (Andrew et al. 2021, Theorem 1)."""
+        """Noise of the sum over the clip, raised to pay for the bits too (Andrew et al. 2021, Theorem 1)."""
         assert self.noise_multiplier is not None
         if not self.adaptive:
             return self.noise_multiplier
         return float((self.noise_multiplier**-2 - (2 * self._bit_std) ** -2) ** -0.5)
 
     def charge(self, client: int) -> Charge | None:  # noqa: ARG002
-        """A Gaussian a participation; the unit is the client, whose contribution is zeroed out."""
+        """Return one Gaussian for each participation; the unit is the client, whose contribution is zeroed out."""
         return self._charge
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
-        """Clip; say whether that changed anything."""
+        """Clip the update, and record its norm and whether it was clipped."""
         clip = job.state["client_dp.clip"]
         clipped_D, norm = clip_within(update_D, clip, self._rounding)
         job.diagnostics |= {"client_dp.update_norm": norm, "client_dp.clipped_fraction": float(norm > clip)}
@@ -109,7 +109,7 @@ class ClientDp(Mechanism):
         return clipped_D
 
     def on_total(self, job: ServerJob, total_D: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Noise the sum, and move the clip."""
+        """Add noise to the sum, and adapt the clip."""
         generator = job.randomness.generator()
         clip = job.state["client_dp.clip"]
         std = self.sum_multiplier * clip
@@ -121,8 +121,8 @@ class ClientDp(Mechanism):
         return total_D + std * generator.standard_normal(len(total_D))
 
     def _moved(self, clip: float, below: float, cohort_size: int, generator: np.random.Generator) -> float:
-        """The geometric update towards the quantile (Andrew et al. 2021, section 2.1)."""
-        std = self._bit_std * (1 + 2 * self._rounding)  # rounded too, a bit may be a little more than a half
+        """Return the clip after a geometric step towards the quantile (Andrew et al. 2021, section 2.1)."""
+        std = self._bit_std * (1 + 2 * self._rounding)  # a bit is rounded too, and may be a little more than a half
         fraction = 0.5 + (below + float(generator.normal(0.0, std))) / cohort_size
         moved = clip * math.exp(-self._clip_learning_rate * (fraction - self._quantile))
         return float(min(max(moved, LEAST_CLIP), MOST_CLIP))

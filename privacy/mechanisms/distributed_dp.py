@@ -1,13 +1,15 @@
 """Distributed differential privacy: each client adds a share of integer noise, so the *sum* carries all of it.
 
-Clip, rotate, scale, round conditionally, add a share of Skellam (Agarwal, Kairouz and Liu 2021, Algorithm 1) or
-discrete Gaussian noise (Kairouz, Liu and Steinke 2021, Algorithm 1), reduce modulo 2^bits. Where the secure sum hides
-contributions it holds against the server too, and nobody ever holds the sum without its noise. Under a plain sum
-the server sees each client's vector under one share alone, so it holds against outsiders only.
+Each client clips, rotates, scales, rounds conditionally, adds a share of Skellam (Agarwal, Kairouz and Liu 2021,
+Algorithm 1) or discrete Gaussian noise (Kairouz, Liu and Steinke 2021, Algorithm 1), and reduces modulo 2^bits. Under a
+secure sum that hides contributions the guarantee holds against the server too, and no party ever holds the sum without
+its noise. Under a plain sum the server sees each client's vector under one noise share alone, so the guarantee holds
+against outsiders only.
 
-The noise of `min_contributors - colluders` honest shares is what epsilon is charged at, whatever number answers:
-whoever opens the sum refuses below `min_contributors`, and further shares only add noise. The relation is zero-out: the
-victim's vector becomes zero, its share stays, and so does the number of survivors, which the sum is divided by.
+Epsilon is charged for the noise of `min_contributors - colluders` honest shares, however many clients answer: the
+opener of the sum refuses fewer than `min_contributors`, and further shares only add noise. The relation is zero-out:
+the neighbour's vector becomes zero, while its noise share and the number of survivors, by which the sum is divided,
+stay.
 
 Shapes: D is the number of model parameters, P the least power of two that is not below it.
 """
@@ -42,8 +44,8 @@ from privacy.noise.integer_encoding import (
 from privacy.noise.samplers import VARIANCE_RANGE, discrete_gaussian, skellam
 
 DISTRIBUTIONS = ("skellam", "discrete_gaussian")
-BETA = math.exp(-0.5)  # of conditional rounding: both papers' choice
-MOST_INFLATION = 2.0  # of the sensitivity by rounding
+BETA = math.exp(-0.5)  # parameter of conditional rounding: both papers' choice
+MOST_INFLATION = 2.0  # largest factor by which rounding may raise the sensitivity
 LEAST_BITS = 4
 MOST_L2 = 2.0**50  # doubles are integers beyond 2^52
 log = logging.getLogger("fedveil")
@@ -51,20 +53,21 @@ log = logging.getLogger("fedveil")
 
 @dataclass(frozen=True)
 class RoundingGrid:
-    """How updates become integers: `scale` integers a unit, and what follows. All in integers but `scale`."""
+    """The grid of integers for updates: `scale` integers per unit. All other fields are in units of the integers."""
 
     scale: float
-    l2: float  # sensitivity: what conditional rounding keeps to
-    variance: float  # of one client's share, on each coordinate
-    bits: int  # of the modulus that this needs
+    l2: float  # sensitivity: the norm bound of conditional rounding
+    variance: float  # variance of one client's share, on each coordinate
+    bits: int  # bits of the modulus that the sum needs
 
 
 class DistributedDp(Mechanism):
-    """`noise_multiplier` is the noise of the honest shares' sum over the clip; `bits` is the modulus of the sum.
+    """Distributed differential privacy by integer noise shares.
 
-    The scale is the finest at which a coordinate of the sum wraps at most once in 2^40 (a coordinate and round), and
-    the noise can be drawn.
-    `colluders` is how many clients may tell the server their shares.
+    `noise_multiplier` is the noise of the honest shares' sum over the clip, and `bits` the bits of the sum's modulus.
+    The scale is the finest at which a coordinate of the sum wraps with probability at most 2^-40 per coordinate and
+    round, and at which the noise can be drawn. `colluders` is the number of clients that may tell the server their
+    shares.
     """
 
     name = "distributed_dp"
@@ -132,11 +135,11 @@ class DistributedDp(Mechanism):
             raise ConfigError.of(
                 "server.min_contributors",
                 plan.min_contributors,
-                f"must be at least colluders + 2 = {self._colluders + 2}: so many survivors share the noise",
+                f"must be at least colluders + 2 = {self._colluders + 2}: at least two honest clients share the noise",
             )
 
     def _grid_at(self, plan: Plan, sigma: float, scale: float) -> RoundingGrid:
-        """What follows from a scale; more bits than any modulus has where it is far too fine."""
+        """Return the grid of a scale; a scale that is far too fine gives more bits than any modulus has."""
         scaled = self.clip * scale
         padded = padded_length(plan.dimension)
         l2 = rounded_norm_bound(scaled, padded, BETA)
@@ -145,7 +148,7 @@ class DistributedDp(Mechanism):
         return RoundingGrid(scale, l2, variance, 1 + math.ceil(math.log2(bound)))
 
     def _finest(self, plan: Plan, sigma: float) -> RoundingGrid:
-        """The largest scale whose sums fit the modulus, by bisection of its logarithm.
+        """Return the largest scale at which sums fit the modulus, by bisection of its logarithm.
 
         Raises:
             ConfigError: too few bits.
@@ -178,7 +181,7 @@ class DistributedDp(Mechanism):
         raise ConfigError.of(f"mechanism.{self.name}.bits", self.modulus_bits, allowed)
 
     def _event(self, plan: Plan, grid: RoundingGrid) -> DpEvent:
-        """One participation at the noise of the honest shares: the cheaper of the bounds over the whole run."""
+        """Return the event of one participation under the honest shares' noise: the cheapest bound over the run."""
         padded = padded_length(plan.dimension)
         honest = noise.honest_shares(plan.min_contributors, self._colluders)
         if self._distribution == "skellam":
@@ -188,15 +191,15 @@ class DistributedDp(Mechanism):
         return noise.tightest(bounds, max(1, *plan.participations), plan.delta)
 
     def summed_length(self, dimension: int) -> int:
-        """P: the rotation works on a power of two."""
+        """Return P: the rotation works on a power of two."""
         return padded_length(dimension)
 
     def charge(self, client: int) -> Charge | None:  # noqa: ARG002
-        """The same for each participation of each client."""
+        """Return the charge of one participation, equal for all clients."""
         return self._charge
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
-        """Residues of the clipped, rotated, rounded and noised update, int64, shape (P,), on the host."""
+        """Return the residues of the clipped, rotated, rounded and noised update, int64, shape (P,), on the host."""
         grid = self._grid
         bits = self.modulus_bits
         assert grid is not None
@@ -218,7 +221,7 @@ class DistributedDp(Mechanism):
         return discrete_gaussian(generator, math.sqrt(grid.variance), size)
 
     def on_total(self, job: ServerJob, total_D: NDArray[Any]) -> NDArray[np.float64]:
-        """The sum of updates, noise included, shape (D,), from residues of shape (P,)."""
+        """Return the sum of updates, noise included, shape (D,), from residues of shape (P,)."""
         grid = self._grid
         bits = self.modulus_bits
         assert grid is not None
@@ -231,5 +234,5 @@ class DistributedDp(Mechanism):
 
 @lru_cache(maxsize=2)  # all clients of a round share it
 def rotation_of(dimension: int, number: int) -> Rotation:
-    """The public rotation of a round."""
+    """Return the public rotation of a round."""
     return rotation(dimension, "distributed_dp", number)

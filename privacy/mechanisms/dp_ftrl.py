@@ -1,25 +1,26 @@
-"""Client-level differential privacy with correlated noise, for cohorts that nobody samples.
+"""Client-level differential privacy with correlated noise, for cohorts without sampling.
 
 DP-FTRL (Kairouz et al. 2021, "Practical and Private (Deep) Learning without Sampling or Shuffling") as a matrix
 mechanism with a banded strategy (Choquette-Choo et al. 2023, "(Amplified) Banded Matrix Factorization"): the server
-releases C x + z and what follows from it, x the sums of the rounds, so its noise on the sum of round t is row t of
-C^-1 z. Most of a round's noise is taken back in later ones, and the sum over rounds, which is the model, has less.
+releases C x + z and its post-processing, with x the sums of the rounds, so its noise on the sum of round t is row t of
+C^-1 z. Later rounds subtract most of a round's noise again, so the sum over rounds, which is the model, has less noise.
 
 C is lower-triangular and Toeplitz with the first `bands` coefficients of (1 - x)^(-1/2), the square root of the
-prefix-sum workload (Kalinin and Lampert 2024, "Banded Square Root Matrix Factorization"). They fall, so the noise of a
-round stays bounded over however many (Eneström and Kakeya: the polynomial has no root within the unit disc).
+prefix-sum workload (Kalinin and Lampert 2024, "Banded Square Root Matrix Factorization"). The coefficients decrease, so
+the noise of a round stays bounded over any number of rounds (Eneström and Kakeya: the polynomial has no root within the
+unit disc).
 
 **Price.** A client that takes part in round j adds to x_j, which C puts into rows j to j + bands - 1 with weights c.
-When nobody returns within `bands` rounds, the columns of C that a client touches have disjoint supports: each row of
-C x + z is a Gaussian mechanism that tells of at most one of its participations, and the rows of one participation cost
-together what a Gaussian of sensitivity |c| clip does. So k participations cost exactly k Gaussians of
-`noise_multiplier` (those of the last bands - 1 rounds lack rows, and cost less than they are charged), also where what
-clients send answers to earlier releases (Denisov et al. 2022, Theorem 2.1).
+If no client returns within `bands` rounds, the columns of C that a client touches have disjoint supports: each row of
+C x + z is a Gaussian mechanism that depends on at most one of its participations, and the rows of one participation
+together cost as much as a Gaussian of sensitivity |c| clip. So k participations cost exactly k Gaussians of
+`noise_multiplier` (a participation in the last bands - 1 rounds lacks rows, and costs less than its charge). This also
+holds if the clients' contributions depend on earlier releases (Denisov et al. 2022, Theorem 2.1).
 
-A round that runs again releases its row once more with fresh noise. Everyone of the last `bands` rounds is in that row
-(`window`); the server charges them all once more, which is no less than the row costs.
+A repeated round releases its row once more with fresh noise. The row depends on all participants of the last `bands`
+rounds (`window`); the server charges them all once more, which is at least the cost of the row.
 
-Shapes: D is the number of values of the model, B of bands, R of rounds, H of rounds remembered, at most B - 1.
+Shapes: D is the number of values of the model, B of bands, R of rounds, H of remembered rounds, at most B - 1.
 """
 
 import logging
@@ -42,16 +43,17 @@ log = logging.getLogger("fedveil")
 
 
 def coefficients(bands: int) -> NDArray[np.float64]:
-    """c_0 = 1, c_j = c_{j-1} (2 j - 1) / (2 j): of (1 - x)^(-1/2), shape (B,)."""
+    """Return the coefficients c_0 = 1, c_j = c_{j-1} (2 j - 1) / (2 j) of (1 - x)^(-1/2), shape (B,)."""
     steps = np.arange(1, bands, dtype=np.float64)
     return np.concatenate([[1.0], np.cumprod((2 * steps - 1) / (2 * steps))])
 
 
 class DpFtrl(Mechanism):
-    """`noise_multiplier` is the noise over the sensitivity of one participation, as everywhere, so it costs the same.
+    """DP-FTRL with a banded strategy matrix.
 
-    `bands` (null: as many as the schedule's separation allows) is over how many rounds noise is correlated. The server
-    remembers bands - 1 vectors of noise, 8 bytes a value, in memory and in each checkpoint.
+    `noise_multiplier` is the noise over the sensitivity of one participation, as in the other mechanisms, so the same
+    value costs the same. `bands` (null: as many as the schedule's separation allows) is the number of rounds over which
+    noise is correlated. The server keeps bands - 1 vectors of noise, 8 bytes a value, in memory and in each checkpoint.
     """
 
     name = "dp_ftrl"
@@ -75,8 +77,8 @@ class DpFtrl(Mechanism):
         self.clip = float(clip)
         self._bands = bands
         self._coefficients_B = coefficients(1)
-        self._std = 0.0  # of a value of z
-        self._round_std_R = np.zeros(0)  # of a value of C^-1 z, by round
+        self._std = 0.0  # standard deviation of a value of z
+        self._round_std_R = np.zeros(0)  # standard deviation of a value of C^-1 z, by round
         self._charge: Charge | None = None
         self._rounding = 0.0
 
@@ -113,19 +115,19 @@ class DpFtrl(Mechanism):
         return bands
 
     def charge(self, client: int) -> Charge | None:  # noqa: ARG002
-        """A Gaussian a participation; the unit is the client, whose contributions are zeroed out."""
+        """Return one Gaussian for each participation; the unit is the client, whose contributions are zeroed out."""
         return self._charge
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
-        """Clip; say whether that changed anything."""
+        """Clip the update, and record its norm and whether it was clipped."""
         clipped_D, norm = clip_within(update_D, self.clip, self._rounding)
         job.diagnostics |= {"dp_ftrl.update_norm": norm, "dp_ftrl.clipped_fraction": float(norm > self.clip)}
         return clipped_D
 
     def on_total(self, job: ServerJob, total_D: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Noise the sum with row t of C^-1 z: noise_t = z_t - sum_j c_j noise_{t-j}.
+        """Add row t of C^-1 z to the sum: noise_t = z_t - sum_j c_j noise_{t-j}.
 
-        The diagnostics compare the sum with what is expected of this round's noise, whatever later rounds take back.
+        The diagnostics compare the sum with the expected norm of this round's noise, before later rounds subtract it.
         """
         history_HD = self._history(job, len(total_D))
         noise_D = job.randomness.generator().standard_normal(len(total_D))
@@ -133,13 +135,13 @@ class DpFtrl(Mechanism):
         for weight, earlier_D in zip(self._coefficients_B[1:], history_HD, strict=False):
             noise_D -= weight * earlier_D  # in a fixed order, no matrix product: the same for any number of threads
         kept_HD = np.concatenate([noise_D[None], history_HD])[: self.window - 1]
-        job.secrets[HISTORY] = torch.from_numpy(kept_HD)  # a new one: a round that fails leaves the old as it was
+        job.secrets[HISTORY] = torch.from_numpy(kept_HD)  # a new tensor: a failed round leaves the old one unchanged
         expected = float(self._round_std_R[job.round - 1]) * math.sqrt(len(total_D))
         job.diagnostics["dp_ftrl.signal_to_noise"] = float(np.linalg.norm(total_D)) / expected if expected else math.inf
         return total_D + noise_D
 
     def _history(self, job: ServerJob, dimension: int) -> NDArray[np.float64]:
-        """The noise of the last rounds, latest first, shape (H, D)."""
+        """Return the noise of the last rounds, latest first, shape (H, D)."""
         none = torch.empty(0, dimension, dtype=torch.float64)
         history_HD: NDArray[np.float64] = job.secrets.get(HISTORY, none).numpy()
         assert history_HD.shape == (min(job.round, self.window) - 1, dimension), "noise of another round"

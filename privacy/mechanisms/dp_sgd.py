@@ -1,7 +1,8 @@
 """Record-level differential privacy: DP-SGD in each client's training (Abadi et al. 2016), by Opacus.
 
 Every step draws each example with probability q (Poisson sampling), clips its gradient, and adds Gaussian noise of
-`noise_multiplier` times the clip to the sum. What a client releases is then private to anyone, the server included.
+`noise_multiplier` times the clip to the sum. The client's release is then private against every adversary, including
+the server.
 """
 
 import logging
@@ -31,17 +32,17 @@ from privacy.mechanisms.contract import Batch, ClientJob, Loader, Mechanism, Pla
 from privacy.mechanisms.dp_sgd_optimizers import KINDS, Adaptive, Sourced
 
 MODES = ("hooks", "ew", "functorch", "ghost")
-SMALL = 50_000  # parameters: above, the gradients of single examples cost more than ghost's second pass
+SMALL = 50_000  # number of parameters above which per-example gradients cost more than ghost's second pass
 CLIPPINGS = ("flat", "per_layer", "adaptive")
 log = logging.getLogger("fedveil")
-# torch, of how Opacus hooks a first layer whose input needs no gradient
+# torch warns that Opacus hooks a first layer whose input needs no gradient
 warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
 
 
 class DpSgd(Mechanism):
-    """DP-SGD. Exactly one of `noise_multiplier` and `target_epsilon` is given; delta and accountant are the run's.
+    """DP-SGD. Exactly one of `noise_multiplier` and `target_epsilon` is given; the run sets delta and accountant.
 
-    `mode=auto` takes what is fastest for the model. `clip` bounds the norm of an example's gradient, and
+    `mode=auto` takes the fastest mode for the model. `clip` bounds the norm of an example's gradient, and
     `max_physical_batch_size` bounds memory: a larger draw is summed piece by piece before its one step of noise.
     """
 
@@ -92,14 +93,14 @@ class DpSgd(Mechanism):
         """Check the plan and solve the noise for the client that pays most.
 
         Raises:
-            ConfigError: weights that tell sizes, a model that mixes examples, delta, FedProx, or an epsilon that
-                cannot be reached.
+            ConfigError: weights that reveal dataset sizes, a model that mixes examples, delta, FedProx, or an epsilon
+                out of reach.
         """
         if not (plan.uniform_weights or plan.public_weights):
             raise ConfigError.of(
                 "training.weighting",
                 "examples",
-                "tells how many records a client holds: choose training.weighting="
+                "reveals the number of records of a client: choose training.weighting="
                 "uniform, or declare the numbers public with training.public_weights=true",
             )
         if plan.proximal:
@@ -119,14 +120,14 @@ class DpSgd(Mechanism):
 
     @property
     def mode(self) -> str:
-        """How per-example gradients are found; `auto` once the plan is known."""
+        """The mode of computing per-example gradients; `auto` is resolved once the plan is known."""
         if self._mode != "auto":
             return self._mode
         assert self._plan is not None
         return default_mode(self._plan.model) if self.clipping == "flat" else "ew"
 
     def _solve(self, plan: Plan, target_epsilon: float) -> float:
-        """The least noise at which no client pays more than the target."""
+        """Return the least noise multiplier at which no client pays more than the target."""
         costs = Counter(
             (*self._schedule(plan, client), plan.participations[client])
             for client in range(plan.clients)
@@ -138,7 +139,7 @@ class DpSgd(Mechanism):
             return charges.poisson_steps(sigma, cost[0], cost[1] * cost[2])
 
         sigma = 0.0
-        for cost in ranked:  # the first one settles it, unless small rates and many steps cross over
+        for cost in ranked:  # the first cost decides, unless the order changes for small rates and many steps
             if sigma and accounting.epsilon(event_of(sigma, cost), plan.delta, plan.accountant) <= target_epsilon:
                 continue
             sigma = calibration.solve_noise_multiplier(
@@ -147,7 +148,7 @@ class DpSgd(Mechanism):
         return sigma
 
     def _schedule(self, plan: Plan, client: int) -> tuple[float, int]:
-        """Sampling rate and steps of one participation."""
+        """Return the sampling rate and the number of steps of one participation."""
         per_epoch = max(1, -(-plan.examples[client] // plan.batch_size))
         rate = 1 / per_epoch if plan.sample_rate is None else plan.sample_rate
         if plan.steps is not None:
@@ -156,7 +157,7 @@ class DpSgd(Mechanism):
         return rate, plan.epochs * max(1, round(1 / rate))
 
     def charge(self, client: int) -> Charge:
-        """One participation: so many sampled Gaussian steps, under adding or removing a record."""
+        """Return the charge of one participation: its sampled Gaussian steps, under adding or removing a record."""
         assert self._plan is not None
         assert self.noise_multiplier is not None
         rate, steps = self._schedule(self._plan, client)
@@ -171,7 +172,7 @@ class DpSgd(Mechanism):
         plan = self._plan
         client = int(job.address.partition("/")[2])
         rate, steps = self._schedule(plan, client)
-        # n * q is what a client draws; under a public rate it would tell n, so the public batch size stands in
+        # a client draws n * q examples on average; under a public rate that reveals n: use the public batch size
         expected = job.examples * rate if plan.sample_rate is None else float(plan.batch_size)
         model = self._private_copy(job.model)
         job.optimizer.param_groups[0]["params"] = [p for p in model.parameters() if p.requires_grad]
@@ -189,14 +190,14 @@ class DpSgd(Mechanism):
         job.optimizer = optimizer
 
     def _private_copy(self, model: torch.nn.Module) -> Any:
-        """A wrapped copy with the model's weights: hooks must not stay on the model that others use."""
+        """Return a wrapped copy with the model's weights: hooks must not stay on the model, which is shared."""
         if model not in self._copies:
-            # gradients of a sum are those of single examples as they are: a mean's would be multiplied up again
+            # under a summed loss per-example gradients need no rescaling; under a mean Opacus would multiply them
             options: dict[str, Any] = {"loss_reduction": "sum"}
             if self.mode == "ghost":
                 options = {"max_grad_norm": self.clip, "use_ghost_clipping": True}
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # on hooks and batch_first, which concern nothing of ours
+                warnings.simplefilter("ignore")  # about hooks and batch_first: no model here is affected
                 self._copies[model] = wrap_model(deepcopy(model), grad_sample_mode=self.mode, **options)
         private = self._copies[model]
         with torch.no_grad():
@@ -220,23 +221,23 @@ class DpSgd(Mechanism):
         return made
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
-        """The update as it is: its noise is inside."""
+        """Return the update unchanged: training has added its noise already."""
         optimizer = job.optimizer
         assert isinstance(optimizer, Sourced)
         if optimizer.seen:
             job.diagnostics["dp_sgd.clipped_fraction"] = optimizer.clipped / optimizer.seen
-        optimizer.zero_grad(set_to_none=True)  # gradients of single examples take a batch times the model
+        optimizer.zero_grad(set_to_none=True)  # per-example gradients take the memory of a batch times the model
         return update_D
 
 
 def default_mode(model: torch.nn.Module) -> str:
-    """What `fedveil bench dp` found fastest: `ew` for small convolutional models, `ghost` for all others."""
+    """Return the fastest mode by `fedveil bench dp`: `ew` for small convolutional models, `ghost` for all others."""
     convolutional = any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
     return "ew" if convolutional and sum(p.numel() for p in model.parameters()) <= SMALL else "ghost"
 
 
 class PoissonBatches:
-    """Draws of examples, each with probability `rate`, in pieces that fit into memory."""
+    """Poisson samples of examples, each example with probability `rate`, in pieces that fit into memory."""
 
     def __init__(self, loader: Loader, examples: int, optimizer: Sourced, rate: float, steps: int, piece: int) -> None:
         self._take = loader.take
@@ -247,7 +248,7 @@ class PoissonBatches:
         self._piece = piece
 
     def __iter__(self) -> Iterator[Batch]:
-        """Pieces of each step's draw; the optimizer is told which of them is the last."""
+        """Yield the pieces of each step's draw; the optimizer is told which piece is the last."""
         for _ in range(self._steps):
             drawn = np.flatnonzero(self._optimizer.source.random(self._examples) < self._rate)
             if not len(drawn):

@@ -1,7 +1,7 @@
-"""Opacus's optimizers with a source of noise of our choice, and with nothing divided by a secret count.
+"""Opacus's optimizers with a given source of noise, and without divisions by a secret count.
 
-Opacus draws noise from a `torch.Generator`, whose seed has 64 bits at most; here it comes from a NumPy generator over
-ChaCha20, keyed by the operating system or, for reproducible experiments, by a seed. Floating-point Gaussians leak
+Opacus draws noise from a `torch.Generator`, whose seed has 64 bits at most. Here noise comes from a NumPy generator
+over ChaCha20, keyed by the operating system or, for reproducible experiments, by a seed. Floating-point Gaussians leak
 through their rounding (Mironov 2012): only the integer mechanisms are immune. Shapes: D values of all parameters.
 """
 
@@ -15,11 +15,11 @@ from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping, DPPe
 
 
 class Sourced(DPOptimizer):  # type: ignore[misc]
-    """A DPOptimizer whose noise comes from `source`; the part that all of ours share."""
+    """A DPOptimizer that draws its noise from `source`: the common base of the optimizers below."""
 
     source: np.random.Generator
     max_grad_norm: float
-    clipped = 0  # examples whose gradient was clipped
+    clipped = 0  # number of examples with a clipped gradient
     seen = 0
 
     @property
@@ -28,12 +28,12 @@ class Sourced(DPOptimizer):  # type: ignore[misc]
         return float(self.noise_multiplier * self.max_grad_norm)
 
     def saw(self, norms: torch.Tensor) -> None:
-        """Take note of the norms of a piece, shape (B,)."""
+        """Count the examples of a piece and the clipped ones, from the gradient norms, shape (B,)."""
         self.seen += len(norms)
         self.clipped += int((norms > self.max_grad_norm).sum())
 
     def add_noise(self) -> None:
-        """Put the noised sum of clipped gradients into `grad`."""
+        """Write the noised sum of clipped gradients to `grad`."""
         parameters = self.params
         total = sum(parameter.numel() for parameter in parameters)
         noise_D = torch.from_numpy(self.source.standard_normal(total, np.float32)).mul_(self.noise_std)
@@ -42,7 +42,7 @@ class Sourced(DPOptimizer):  # type: ignore[misc]
             parameter.grad = parameter.summed_grad.view_as(parameter) + part.view_as(parameter)
 
     def step_without_examples(self) -> None:
-        """The step of an empty Poisson batch: noise alone, as an observer must not see that nobody was drawn."""
+        """Take the step of an empty Poisson batch: noise alone, because an observer must not see that it was empty."""
         for parameter in self.params:
             parameter.summed_grad = torch.zeros_like(parameter)
             parameter.grad_sample = None
@@ -58,7 +58,7 @@ class Flat(Sourced):
     """One bound on the norm of each example's whole gradient (Abadi et al. 2016, Algorithm 1)."""
 
     def clip_and_accumulate(self) -> None:
-        """Clip, and count what was clipped."""
+        """Clip each example's gradient, and count the clipped examples."""
         samples = self.grad_samples
         norms = torch.stack([torch.linalg.vector_norm(sample.flatten(1), dim=1) for sample in samples]).norm(dim=0)
         self.saw(norms)
@@ -69,10 +69,10 @@ class Flat(Sourced):
 
 
 class PerLayer(Sourced, DPPerLayerOptimizer):  # type: ignore[misc]
-    """A bound for each parameter, of which the whole gradient's bound is the root of the sum of squares."""
+    """One bound for each parameter; the bound of the whole gradient is the root of the sum of their squares."""
 
     def clip_and_accumulate(self) -> None:
-        """Clip by parameter; an example is clipped where any of its parameters is."""
+        """Clip by parameter; an example counts as clipped if the gradient of any parameter is."""
         over = [
             torch.linalg.vector_norm(sample.flatten(1), dim=1) > bound
             for sample, bound in zip(self.grad_samples, self.max_grad_norms, strict=True)
@@ -85,8 +85,9 @@ class PerLayer(Sourced, DPPerLayerOptimizer):  # type: ignore[misc]
 class Adaptive(Flat):
     """A bound that follows a quantile of the norms (Andrew et al. 2021), with the noise of its count accounted.
 
-    Not Opacus's: there the count has sensitivity 1 where the paper's Theorem 1 pays for 1/2, it is divided by how many
-    were drawn, which nobody may know, it forgets all pieces of a draw but the last, and stands still on an empty one.
+    Opacus's version is not used, for four reasons. Its count has sensitivity 1, but the paper's Theorem 1 pays for 1/2.
+    It divides the count by the number of drawn examples, which is secret. It counts only the last piece of a draw. And
+    it does not move the bound on an empty draw.
     """
 
     quantile = 0.5
@@ -94,20 +95,20 @@ class Adaptive(Flat):
     least = 0.0
     most = math.inf
     count_std = 1.0
-    _below = 0.0  # sum of 1/2 for each example that is not clipped and -1/2 for the others
+    _below = 0.0  # sum of 1/2 for each unclipped example and -1/2 for each clipped one
 
     @property
     def noise_std(self) -> float:
-        """Theorem 1: the gradient's noise is raised so that both releases together cost `noise_multiplier`."""
+        """The gradient's noise, raised so that both releases together cost `noise_multiplier` (Theorem 1)."""
         return float((self.noise_multiplier**-2 - (2 * self.count_std) ** -2) ** -0.5 * self.max_grad_norm)
 
     def saw(self, norms: torch.Tensor) -> None:
-        """Count those within the bound, over all pieces of a draw."""
+        """Count the examples within the bound, over all pieces of a draw."""
         super().saw(norms)
         self._below += float((norms <= self.max_grad_norm).sum()) - len(norms) / 2
 
     def add_noise(self) -> None:
-        """Noise the gradient and the count, and move the bound (section 2.1)."""
+        """Add noise to the gradient and the count, and move the bound (section 2.1)."""
         super().add_noise()
         below = self._below + float(self.source.normal(0.0, self.count_std))
         moved = self.max_grad_norm * math.exp(-self.rate * (0.5 + below / self.expected_batch_size - self.quantile))
@@ -116,12 +117,12 @@ class Adaptive(Flat):
 
 
 class Ghost(Sourced, DPOptimizerFastGradientClipping):  # type: ignore[misc]
-    """Norms without gradients of single examples; the second pass has clipped already (Li et al. 2022)."""
+    """Ghost clipping: norms without per-example gradients; a second pass has clipped already (Li et al. 2022)."""
 
-    norms: Callable[[], torch.Tensor]  # of the piece before, shape (B,)
+    norms: Callable[[], torch.Tensor]  # returns the gradient norms of the last piece, shape (B,)
 
     def accumulate(self) -> None:
-        """Nothing is left to clip."""
+        """Count and accumulate; the gradients are clipped already."""
         self.saw(self.norms())
         super().accumulate()
 

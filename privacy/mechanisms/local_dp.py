@@ -15,7 +15,7 @@ from privacy.mechanisms.contract import ClientJob, Mechanism, Plan
 
 
 class LocalDp(Mechanism):
-    """Each client clips and noises its own update: nobody has to be trusted, and nothing averages out but the noise.
+    """Clipping and noise at each client: no other party has to be trusted, and averaging alone reduces the noise.
 
     `noise_multiplier`, or `epsilon_per_round` by the analytic Gaussian mechanism (Balle and Wang 2018, Algorithm 1), or
     `target_epsilon` for the whole run. Under replacement two clipped updates are 2 clip apart.
@@ -64,7 +64,7 @@ class LocalDp(Mechanism):
         self._charge = Charge(self.name, self.unit, "replace", charges.gaussian_event(self.noise_multiplier))
 
     def charge(self, client: int) -> Charge | None:  # noqa: ARG002
-        """A Gaussian a participation, over all pairs of updates that a client could have sent."""
+        """Return one Gaussian for each participation, over all pairs of updates that a client could have sent."""
         return self._charge
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:

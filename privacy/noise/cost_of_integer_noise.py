@@ -1,13 +1,13 @@
-"""What the sum of the clients' integer noise shares costs in privacy, and how wide the modulus must be.
+"""The privacy cost of a sum under the clients' integer noise shares, and the modulus that the sum needs.
 
-Units: everything counts in the integers that are summed. `l2` is the sensitivity there (`encoding.rounded_norm_bound`
-of clip times scale), `dimension` that of the rotated vector, `variance` that of the noise on one coordinate of the sum.
-The relation is zero-out: the neighbour's vector becomes zero, its noise share stays. (Where a client and its share
-leave together, charge one honest share less.) Shares beyond those charged are post-processing.
+Units: all quantities are in units of the summed integers. `l2` is the sensitivity (`encoding.rounded_norm_bound` of
+clip times scale), `dimension` the length of the rotated vector, `variance` the variance of the noise on one coordinate
+of the sum. The relation is zero-out: the neighbour's vector becomes zero, its noise share stays. (If a client and its
+share leave together, charge one honest share less.) Shares beyond the charged ones are post-processing.
 
-Both mechanisms have bounds that are affine in the order, xi + rho alpha, so each is a `ZCDpEvent` of dp-accounting and
-composes there, at the integer orders of privacy/accounting/epsilon.py: the theorem about Skellam noise is stated for
-integers.
+Both mechanisms have bounds that are affine in the order, xi + rho alpha. So each bound is a `ZCDpEvent` of
+dp-accounting and composes there, at the integer orders of privacy/accounting/epsilon.py: the theorem about Skellam
+noise is stated for integer orders.
 """
 
 import math
@@ -26,12 +26,14 @@ Curve = Callable[[int], float]
 
 
 def l1_bound(l2: float, dimension: int) -> float:
-    """The L1 sensitivity of integers within an L2 norm: no more than sqrt(d) l2, and |x| <= x^2 for integers."""
+    """Return the L1 sensitivity of integers within an L2 norm: at most sqrt(d) l2, and |x| <= x^2 for integers."""
     return min(math.sqrt(dimension) * l2, l2**2)
 
 
 def honest_shares(n_min: int, colluders: int) -> int:
-    """The noise shares that nobody can subtract, when n_min clients survive and some of them tell the server theirs.
+    """Return the number of noise shares that the server cannot subtract: n_min survivors less the colluders.
+
+    The colluders tell the server their shares.
 
     Raises:
         ConfigError: no share would be left.
@@ -42,10 +44,10 @@ def honest_shares(n_min: int, colluders: int) -> int:
 
 
 def share_variance(noise_multiplier: float, l2: float, n_min: int, colluders: int) -> float:
-    """The variance of each client's share, so that the honest ones alone sum to (noise_multiplier * l2)^2.
+    """Return the variance of each client's share such that the honest shares sum to (noise_multiplier * l2)^2.
 
     Raises:
-        ConfigError: no honest share, or a noise multiplier or sensitivity that is not positive.
+        ConfigError: there is no honest share, or the noise multiplier or sensitivity is not positive.
     """
     positive("noise_multiplier", noise_multiplier)
     positive("l2", l2)
@@ -53,7 +55,7 @@ def share_variance(noise_multiplier: float, l2: float, n_min: int, colluders: in
 
 
 def skellam_rdp(alpha: int, l1: float, l2: float, variance: float) -> float:
-    """Renyi divergence of order alpha of the Skellam mechanism (Agarwal et al. 2021, Theorem 3.5), in nats.
+    """Return the Renyi divergence of order alpha of the Skellam mechanism (Agarwal et al. 2021, Theorem 3.5), in nats.
 
     alpha l2^2 / (2 mu) + min{((2 alpha - 1) l2^2 + 6 l1) / (4 mu^2), 3 l1 / (2 mu)}, mu the variance, alpha an integer.
     """
@@ -63,7 +65,7 @@ def skellam_rdp(alpha: int, l1: float, l2: float, variance: float) -> float:
 
 
 def skellam_zcdp(l1: float, l2: float, variance: float) -> tuple[ZCDpEvent, ZCDpEvent]:
-    """The two bounds of `skellam_rdp`, each of which holds alone, at integer orders from 2."""
+    """Return the two bounds of `skellam_rdp`; each holds alone, at integer orders from 2."""
     rho = l2**2 / (2 * variance)
     fine = ZCDpEvent(rho + l2**2 / (2 * variance**2), max(0.0, (6 * l1 - l2**2) / (4 * variance**2)))
     return fine, ZCDpEvent(rho, 3 * l1 / (2 * variance))
@@ -72,14 +74,15 @@ def skellam_zcdp(l1: float, l2: float, variance: float) -> tuple[ZCDpEvent, ZCDp
 def discrete_gaussian_zcdp(
     l2: float, dimension: int, sigma_local: float, n_honest: int
 ) -> tuple[ZCDpEvent, ZCDpEvent, ZCDpEvent]:
-    """The three bounds for the sum of discrete Gaussians (Kairouz et al. 2021, Proposition 14), each holds alone.
+    """Return the three bounds for the sum of discrete Gaussians (Kairouz et al. 2021, Proposition 14).
 
-    A sum of n discrete Gaussians of parameter sigma is none: tau says how far it is from the one of n sigma^2. With
-    D2 = l2 / (sqrt(n) sigma) and D1 alike: alpha D2^2 / 2 + tau d; alpha (D2^2 + 2 D1 tau + tau^2 d) / 2; and
+    Each holds alone. A sum of n discrete Gaussians of parameter sigma is not a discrete Gaussian: tau bounds its
+    distance from the discrete Gaussian with parameter sqrt(n) sigma. With D2 = l2 / (sqrt(n) sigma) and D1 likewise
+    from the L1 sensitivity: alpha D2^2 / 2 + tau d; alpha (D2^2 + 2 D1 tau + tau^2 d) / 2; and
     alpha (D2 + tau sqrt(d))^2 / 2.
 
     Raises:
-        ConfigError: sigma_local below 1/2, where the proposition says nothing.
+        ConfigError: sigma_local is below 1/2, to which the proposition does not apply.
     """
     if not (math.isfinite(sigma_local) and sigma_local >= 0.5):
         raise ConfigError.of("sigma_local", sigma_local, "must be at least 0.5: raise the scale or the noise")
@@ -95,18 +98,18 @@ def discrete_gaussian_zcdp(
 
 
 def sum_distance(sigma_local: float, n_honest: int) -> float:
-    """tau_n = 10 sum_{k=1}^{n-1} exp(-2 pi^2 sigma^2 k / (k + 1)) (Kairouz et al. 2021, Proposition 14)."""
+    """Return tau_n = 10 sum_{k=1}^{n-1} exp(-2 pi^2 sigma^2 k / (k + 1)) (Kairouz et al. 2021, Proposition 14)."""
     return 10 * sum(math.exp(-2 * (math.pi * sigma_local) ** 2 * k / (k + 1)) for k in range(1, n_honest))
 
 
 def rdp_of(events: Iterable[ZCDpEvent]) -> Curve:
-    """The least of some bounds on the same mechanism, as a curve over the orders."""
+    """Return the least of some bounds on the same mechanism, as a curve over the orders."""
     bounds = [(event.rho, event.xi) for event in events]
     return lambda alpha: min(rho * alpha + xi for rho, xi in bounds)
 
 
 def epsilon_of_rdp(curve: Curve, rounds: int, delta: float) -> float:
-    """Epsilon after so many rounds, by the conversion of Canonne, Kamath and Steinke 2020, Proposition 12.
+    """Return epsilon after `rounds` rounds, by the conversion of Canonne, Kamath and Steinke 2020, Proposition 12.
 
     Raises:
         ConfigError: delta outside (0, 1).
@@ -117,7 +120,7 @@ def epsilon_of_rdp(curve: Curve, rounds: int, delta: float) -> float:
 
 
 def tightest(events: Iterable[ZCDpEvent], rounds: int, delta: float) -> ZCDpEvent:
-    """Of some bounds on the same mechanism, the event that costs least after so many rounds: one for the ledger.
+    """Return the cheapest of some bounds on the same mechanism after `rounds` rounds: one event for the ledger.
 
     Raises:
         ConfigError: delta outside (0, 1).
@@ -126,7 +129,7 @@ def tightest(events: Iterable[ZCDpEvent], rounds: int, delta: float) -> ZCDpEven
 
 
 def skellam_epsilon(l2: float, dimension: int, variance: float, rounds: int, delta: float) -> float:
-    """Epsilon of so many rounds of the Skellam mechanism, whose sums carry noise of this variance on each coordinate.
+    """Return epsilon of `rounds` rounds of the Skellam mechanism, with noise of this variance on each coordinate.
 
     Raises:
         ConfigError: delta outside (0, 1).
@@ -138,7 +141,7 @@ def skellam_epsilon(l2: float, dimension: int, variance: float, rounds: int, del
 def discrete_gaussian_epsilon(
     l2: float, dimension: int, sigma_local: float, n_honest: int, rounds: int, delta: float
 ) -> float:
-    """Epsilon of so many rounds of the distributed discrete Gaussian with n_honest shares of parameter sigma_local.
+    """Return epsilon of `rounds` rounds of the distributed discrete Gaussian, n_honest shares of sigma_local each.
 
     Raises:
         ConfigError: delta outside (0, 1), or sigma_local below 1/2.
@@ -149,15 +152,15 @@ def discrete_gaussian_epsilon(
 def coordinate_bound(
     cohort: int, scaled_norm: float, dimension: int, variance: float, log2_failure: float = -40.0
 ) -> float:
-    """What a coordinate of the noisy sum stays below in absolute value, but with probability 2^log2_failure.
+    """Return a bound on the absolute value of a coordinate of the noisy sum, exceeded with probability 2^log2_failure.
 
     Each of `cohort` clients adds a rotated vector of norm c = `scaled_norm` before rounding, and a share of noise of
-    this `variance` a coordinate. Chernoff's bound, m = min_t (K(t) + ln(2 / failure)) / t, on
+    this `variance` per coordinate. Chernoff's bound, m = min_t (K(t) + ln(2 / failure)) / t, on
 
     - the rotated sum, whose norm is n c at worst: sub-Gaussian with proxy (n c)^2 / d over the public signs;
-    - the noise: ln E exp(t X) = n variance (cosh t - 1) for Skellam, which the discrete Gaussian's stays below.
+    - the noise: ln E exp(t X) = n variance (cosh t - 1) for Skellam, an upper bound for the discrete Gaussian too.
 
-    Rounding moves each coordinate by at most 1, whichever rounding the condition on the norm lets pass: n in all.
+    Rounding moves each coordinate by at most 1, whichever rounding the condition on the norm accepts: n in all.
     """
     proxy = (cohort * scaled_norm) ** 2 / dimension
     noise = cohort * variance
@@ -167,19 +170,19 @@ def coordinate_bound(
         t = math.exp(log_t)
         return (proxy * t**2 / 2 + noise * 2 * math.sinh(t / 2) ** 2 + nats) / t
 
-    guess = math.log(math.sqrt(2 * nats / (proxy + noise)))  # right where all is Gaussian; any t gives a bound
+    guess = math.log(math.sqrt(2 * nats / (proxy + noise)))  # the minimum for Gaussians; any t gives a bound
     return (
         float(minimize_scalar(tail, bounds=(min(guess, 3.0) - 5, min(guess, 3.0) + 3), method="bounded").fun) + cohort
     )
 
 
 def modulus_bits(cohort: int, scaled_norm: float, dimension: int, variance: float, log2_failure: float = -40.0) -> int:
-    """The least bits such that a coordinate of the sum wraps with probability at most 2^log2_failure a round.
+    """Return the least bits such that a coordinate of the sum wraps with probability at most 2^log2_failure a round.
 
-    Parameters as for `coordinate_bound`; `variance` is that of one client's share.
+    Parameters as for `coordinate_bound`; `variance` is the variance of one client's share.
 
     Raises:
-        ConfigError: more than 62 bits.
+        ConfigError: the sum needs more than 62 bits.
     """
     bound = coordinate_bound(cohort, scaled_norm, dimension, variance, log2_failure)
     bits = 1 + math.ceil(math.log2(bound))

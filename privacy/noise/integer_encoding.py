@@ -1,11 +1,11 @@
-"""From an update to bounded integers and back: clip, rotate, scale, round, wrap. Pure functions.
+"""Encoding of an update as bounded integers, and its inverse: clip, rotate, scale, round, wrap. Pure functions.
 
 The encoding of Kairouz, Liu and Steinke 2021 ("The Distributed Discrete Gaussian Mechanism", Algorithms 1 and 2), which
-Agarwal, Kairouz and Liu 2021 ("The Skellam Mechanism", Algorithm 1) share. What a client can add to the sum of integers
-is bounded by `conditional_round` alone, in exact arithmetic: no rounding error of the steps before it can exceed that.
+Agarwal, Kairouz and Liu 2021 ("The Skellam Mechanism", Algorithm 1) use too. `conditional_round` alone bounds a
+client's contribution to the sum of integers, in exact arithmetic: no rounding error of an earlier step can exceed it.
 
 Shapes: D is the number of model parameters, P the least power of two that is not below it. The rotation works on P
-coordinates, so P is the dimension of every bound that follows.
+coordinates, so P is the dimension in every bound below.
 """
 
 import math
@@ -27,21 +27,21 @@ Update = TypeVar("Update", NDArray[np.float32], NDArray[np.float64])
 MAX_MODULUS_BITS = 62  # sums of two residues stay within int64
 
 _MARGIN = 1e-12  # relative; far above the rounding of a norm in float64 (pairwise sums: 1e-14 at 2^40 coordinates)
-_ATTEMPTS = 1000  # at the paper's beta = exp(-1/2) all of them fail once in 2^720 vectors
+_ATTEMPTS = 1000  # at the paper's beta = exp(-1/2) all attempts fail once in 2^720 vectors
 _SQUARE_LIMIT = (1 << 62) - 1
 _MAX_BOUND = 2.0**52  # doubles beyond it are integers already
 
 
 def clip_l2(update_D: Update, norm: float) -> Update:
-    """The update, scaled down to an L2 norm of at most `norm`, counted in exact arithmetic on the values returned.
+    """Return the update, scaled down to an L2 norm of at most `norm`, in exact arithmetic on the returned values.
 
-    Takes float32 or float64 of shape (D,) and gives the same type, the same array where nothing is to do. Norms that
-    neither overflow nor underflow by the way: everything is relative to the largest coordinate. Coordinates are rounded
-    towards zero, and a factor of 1 - 1e-12 covers the rounding of the norm itself.
+    Takes float32 or float64 of shape (D,) and returns the same type; the same array if it is within the norm already.
+    The computation neither overflows nor underflows: all values are relative to the largest coordinate. Coordinates
+    are rounded towards zero, and a factor of 1 - 1e-12 covers the rounding of the norm itself.
 
     Raises:
-        NonFiniteContribution: NaN or infinity.
-        ConfigError: a norm that is not finite and above 0.
+        NonFiniteContribution: the update holds NaN or infinity.
+        ConfigError: the norm is not finite and above 0.
     """
     positive("norm", norm)
     if not np.isfinite(update_D).all():
@@ -53,15 +53,15 @@ def clip_l2(update_D: Update, norm: float) -> Update:
     length = math.sqrt(float(np.square(unit_D).sum()))
     if length * (1 + _MARGIN) <= norm / largest:
         return update_D
-    unit_D *= norm / length * (1 - 3 * _MARGIN)  # thrice, so that what was clipped passes the test above
+    unit_D *= norm / length * (1 - 3 * _MARGIN)  # three margins, so that a clipped update passes the test above
     clipped_D = np.nextafter(unit_D.astype(update_D.dtype), update_D.dtype.type(0))
-    # what was denormal relative to the largest has lost digits: it must not come back larger
+    # a coordinate that was denormal relative to the largest has lost digits: it must not grow
     return np.copysign(np.minimum(np.abs(clipped_D), np.abs(update_D)), update_D)
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """x -> H S x / sqrt(P): random signs S, then the Walsh-Hadamard matrix H. Orthonormal, and it flattens.
+    """The map x -> H S x / sqrt(P): random signs S, then the Walsh-Hadamard matrix H. Orthonormal, and it flattens x.
 
     Each coordinate of a rotated vector that does not depend on the signs is sub-Gaussian with variance proxy |x|^2 / P
     (Hoeffding): that keeps the modulus small.
@@ -72,32 +72,32 @@ class Rotation:
 
     @property
     def padded(self) -> int:
-        """P."""
+        """P, the length of a rotated vector."""
         return len(self.signs_P)
 
     def apply(self, update_D: NDArray[np.floating]) -> Floats:
-        """Shape (D,) to (P,), in float64."""
+        """Rotate a vector of shape (D,) to one of shape (P,), in float64."""
         padded_P = np.zeros(self.padded)
         padded_P[: self.dimension] = update_D
         padded_P *= self.signs_P
         return _walsh_hadamard(padded_P)
 
     def invert(self, rotated_P: NDArray[np.floating]) -> Floats:
-        """Shape (P,) to (D,), in float64: the transpose, which is the inverse."""
+        """Rotate a vector of shape (P,) back to shape (D,), in float64: the transpose, which is the inverse."""
         restored_P = _walsh_hadamard(np.array(rotated_P, np.float64))
         restored_P *= self.signs_P
         return restored_P[: self.dimension]
 
 
 def padded_length(dimension: int) -> int:
-    """P, the least power of two that is not below D."""
+    """Return P, the least power of two that is not below D."""
     return 1 << (dimension - 1).bit_length()
 
 
 def rotation(dimension: int, *seed: int | str) -> Rotation:
-    """The rotation that a *public* seed (labels such as a run and a round) names: the same one on every machine.
+    """Return the rotation of a *public* seed (labels such as a run and a round): the same on every machine.
 
-    The signs are bits of a ChaCha20 stream. Every client of a round uses the same rotation, or sums mean nothing.
+    The signs are bits of a ChaCha20 stream. All clients of a round must use the same rotation, or their sum is useless.
     """
     assert dimension >= 1, dimension
     padded = padded_length(dimension)
@@ -106,7 +106,7 @@ def rotation(dimension: int, *seed: int | str) -> Rotation:
 
 
 def _walsh_hadamard(x_P: Floats) -> Floats:
-    """H x / sqrt(P), in place of its argument. As a matrix of R rows: along the columns, then along the rows.
+    """Return H x / sqrt(P); the argument may be overwritten. As a matrix of R rows: along the columns, then the rows.
 
     Additions in a fixed order, no matrix product: the result is the same whatever the number of threads.
     """
@@ -119,7 +119,7 @@ def _walsh_hadamard(x_P: Floats) -> Floats:
 
 
 def _butterflies(x_RC: Floats) -> Floats:
-    """The transform along the first axis, so that each addition runs over whole rows."""
+    """Transform along the first axis, so that each addition runs over whole rows."""
     rows, columns = x_RC.shape
     half = 1
     while half < rows:
@@ -132,14 +132,14 @@ def _butterflies(x_RC: Floats) -> Floats:
 
 
 def rounded_norm_bound(scaled_norm: float, dimension: int, beta: float) -> float:
-    """What the norm c of a vector can grow to when it is rounded to integers (Kairouz et al. 2021, Theorem 1).
+    """Return a bound on the norm of a vector of norm c after rounding to integers (Kairouz et al. 2021, Theorem 1).
 
-    min{ c + sqrt(d), sqrt(c^2 + d/4 + sqrt(2 ln(1/beta)) (c + sqrt(d)/2)) }: the second is exceeded with probability at
-    most beta, and `conditional_round` then tries again, which biases a little; beta = 0 leaves the first alone, which
-    rounding never exceeds.
+    min{ c + sqrt(d), sqrt(c^2 + d/4 + sqrt(2 ln(1/beta)) (c + sqrt(d)/2)) }. Rounding exceeds the second bound with
+    probability at most beta, and `conditional_round` then tries again, which causes a small bias. With beta = 0 only
+    the first bound counts, which rounding never exceeds.
 
     Raises:
-        ConfigError: a norm that is not above 0, or beta outside [0, 1).
+        ConfigError: the norm is not above 0, or beta is outside [0, 1).
     """
     positive("scaled_norm", scaled_norm)
     if not 0 <= beta < 1:
@@ -152,13 +152,13 @@ def rounded_norm_bound(scaled_norm: float, dimension: int, beta: float) -> float
 
 
 def conditional_round(scaled_P: NDArray[np.floating], bound_l2: float, generator: np.random.Generator) -> Ints:
-    """Each coordinate up or down, in expectation itself, again and again until the integer L2 norm is within the bound.
+    """Round each coordinate up or down without bias; repeat until the L2 norm of the integers is within the bound.
 
-    The norm is compared in exact arithmetic: this is what the sensitivity of the sum rests on.
+    The norm is compared in exact arithmetic: the sensitivity of the sum depends on it.
 
     Raises:
-        NonFiniteContribution: NaN or infinity.
-        PrivacyRefusal: no attempt succeeds, because the vector was not clipped to the norm that the bound was made for.
+        NonFiniteContribution: the vector holds NaN or infinity.
+        PrivacyRefusal: no attempt succeeds, because the vector was not clipped to the norm that the bound assumes.
     """
     if not np.isfinite(scaled_P).all():
         raise NonFiniteContribution("the vector to round holds NaN or infinity: lower the learning rate")
@@ -178,13 +178,13 @@ def conditional_round(scaled_P: NDArray[np.floating], bound_l2: float, generator
 
 
 def _can_fit(scaled_P: NDArray[np.floating], bound_l2: float, limit: Fraction) -> bool:
-    """Whether at least rounding towards zero is within the bound: who cannot win need not try."""
+    """Tell whether rounding towards zero is within the bound; otherwise no attempt can succeed."""
     nearest_P = np.trunc(scaled_P)
     return float(np.abs(nearest_P).max(initial=0)) <= bound_l2 and squared_norm(nearest_P.astype(np.int64)) <= limit
 
 
 def squared_norm(int_P: Ints) -> int:
-    """The squared L2 norm, exactly, however large."""
+    """Return the exact squared L2 norm, of any size."""
     largest = max(int(int_P.max(initial=1)), -int(int_P.min(initial=-1)))
     if largest**2 > _SQUARE_LIMIT:
         return sum(value * value for value in int_P.tolist())
@@ -193,7 +193,7 @@ def squared_norm(int_P: Ints) -> int:
 
 
 def to_modulus(int_D: Ints, bits: int) -> Ints:
-    """Signed integers to residues in [0, 2^bits).
+    """Convert signed integers to residues in [0, 2^bits).
 
     Raises:
         ConfigError: bits outside 1 to 62.
@@ -202,7 +202,7 @@ def to_modulus(int_D: Ints, bits: int) -> Ints:
 
 
 def from_modulus(residues_D: Ints, bits: int) -> Ints:
-    """Residues, or an unreduced sum of them, to the integers in [-2^(bits-1), 2^(bits-1)) that they stand for.
+    """Convert residues, or an unreduced sum of residues, to the integers in [-2^(bits-1), 2^(bits-1)) they represent.
 
     Raises:
         ConfigError: bits outside 1 to 62.

@@ -2,17 +2,17 @@
 
 Both are drawn by rejection, as in Canonne, Kamath and Steinke 2020 ("The Discrete Gaussian for Differential Privacy",
 Algorithms 1-3): a proposal y = +-(U + t V), U uniform on {0..t-1} and V geometric with ratio 1/e, is kept with the
-probability exp(a(y)), a <= 0, that turns the proposal into the target. Their coins with probability exp(-U/t) and
-exp(-gamma) fall together into that one. The Poisson half of a Skellam value takes the same way, because NumPy's Poisson
-subtracts terms of size mean * ln(mean): its probabilities are off by a factor in the order of 1e-16 * mean * ln(mean),
-and beyond a mean of 2^53 it never gives an odd number.
+probability exp(a(y)), a <= 0, that turns the proposal into the target. This one coin combines the paper's coins with
+probability exp(-U/t) and exp(-gamma). The Poisson half of a Skellam value is drawn in the same way, because NumPy's
+Poisson subtracts terms of size mean * ln(mean): its probabilities are off by a factor in the order of
+1e-16 * mean * ln(mean), and beyond a mean of 2^53 it never gives an odd number.
 
-Where floating point enters: a coin compares the first 53 bits of a uniform number with exp(a), both as doubles, and
-that comparison is believed only where a bound on its error (the slack below) proves it. What remains in doubt (from
-one coin in 1e12 for small noise to one in 1e5 for a variance of 2^60) is decided in decimal arithmetic of 100 digits
-against 181 bits of the uniform number. So the distribution is the stated one up to 2^-150 a value, given a generator
-of uniform bits and an `exp`, `log`, `log1p` and `gammaln` of the platform that are right to 2^-48. Rejection takes a
-time that depends on the values drawn: these samplers are not constant-time.
+Floating point: a coin compares the first 53 bits of a uniform number with exp(a), both as doubles. The comparison
+counts only if a bound on its error (the slack below) proves it. The doubtful coins (from one in 1e12 for small noise
+to one in 1e5 for a variance of 2^60) are decided in decimal arithmetic of 100 digits against 181 bits of the uniform
+number. So the distribution is the stated one up to 2^-150 a value, given a generator of uniform bits and an `exp`,
+`log`, `log1p` and `gammaln` of the platform that are right to 2^-48. The time of rejection depends on the drawn
+values: these samplers are not constant-time.
 """
 
 import math
@@ -28,19 +28,19 @@ from privacy.errors import ConfigError
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-SIGMA_RANGE = (2.0**-10, 2.0**30)  # of the discrete Gaussian: values and their squares keep to int64 and float64
-VARIANCE_RANGE = (2.0**-40, 2.0**60)  # of Skellam
+SIGMA_RANGE = (2.0**-10, 2.0**30)  # sigma of the discrete Gaussian: values and squares fit int64 and float64
+VARIANCE_RANGE = (2.0**-40, 2.0**60)  # variance of Skellam noise
 
-_BLOCK = 1 << 16  # proposals at a time: they stay in the cache
-_UNIFORM_BITS = 53  # of a uniform number in a double
-_EXTRA_BITS = 128  # on top, when in doubt
+_BLOCK = 1 << 16  # number of proposals at a time: they stay in the cache
+_UNIFORM_BITS = 53  # bits of a uniform number in a double
+_EXTRA_BITS = 128  # additional bits for a doubtful comparison
 _SLACK = 2.0**-44  # far above the rounding error of a handful of double operations on numbers near 1
 _STIRLING_FROM = 1 << 20  # modes from here on use Stirling's series, those below it `gammaln`
 _PRECISE = Context(prec=100)
 
 
 def discrete_gaussian(generator: np.random.Generator, sigma: float, size: int) -> Ints:
-    """`size` draws with P(y) proportional to exp(-y^2 / (2 sigma^2)), for exactly the double `sigma`.
+    """Draw `size` values with P(y) proportional to exp(-y^2 / (2 sigma^2)), for exactly the double `sigma`.
 
     Sigma is a parameter: the standard deviation is a little below it, and far below it where sigma < 1/2.
 
@@ -52,7 +52,7 @@ def discrete_gaussian(generator: np.random.Generator, sigma: float, size: int) -
 
 
 def skellam(generator: np.random.Generator, variance: float, size: int) -> Ints:
-    """`size` draws of the difference of two Poisson variables, each of mean variance / 2.
+    """Draw `size` differences of two Poisson variables, each of mean variance / 2.
 
     Raises:
         ConfigError: variance outside 2^-40 to 2^60.
@@ -71,21 +71,21 @@ def _check(key: str, value: float, allowed: tuple[float, float]) -> None:
 
 
 class _Target(ABC):
-    """A distribution over offsets y from its mode, and how to get there from the proposal of the same `width`."""
+    """A distribution over offsets y from its mode, with the acceptance rule for proposals of the same `width`."""
 
-    width: int  # t, of the proposal: near the standard deviation
+    width: int  # t, the width of the proposal: near the standard deviation
 
     @abstractmethod
     def log_accept(self, y: Ints, steps: Ints) -> tuple[Floats, Floats]:
-        """a(y) for proposals with V = steps, and a bound on its absolute error."""
+        """Return a(y) for proposals with V = steps, and a bound on its absolute error."""
 
     @abstractmethod
     def exact(self, y: int, steps: int) -> Decimal:
-        """The same a(y), to more than 60 digits after the point."""
+        """Return the same a(y), to more than 60 digits after the point."""
 
 
 class _Gaussian(_Target):
-    """a(y) = V - y^2 / (2 sigma^2) - sigma^2 / (2 t^2), Algorithms 2 and 3 in one coin."""
+    """The target a(y) = V - y^2 / (2 sigma^2) - sigma^2 / (2 t^2): Algorithms 2 and 3 in one coin."""
 
     def __init__(self, sigma: float) -> None:
         self.sigma = sigma
@@ -101,17 +101,20 @@ class _Gaussian(_Target):
 
 
 class _Poisson(_Target):
-    """a(y) = V + ln p(m + y) - ln p(m) - C, with mode m and C at least the greatest of the others, so that a <= 0."""
+    """The target a(y) = V + ln p(m + y) - ln p(m) - C, with mode m and C at least the maximum of the rest (a <= 0)."""
 
     def __init__(self, mean: float) -> None:
         self.mean = mean
         self.mode = math.floor(mean)
         self.width = math.isqrt(self.mode) + 1
         self.offset = 0.0
-        self.offset = max(self._rise(sign) for sign in (1, -1)) + 1e-6  # far above its own rounding
+        self.offset = max(self._rise(sign) for sign in (1, -1)) + 1e-6  # far above the rounding error of the maximum
 
     def _rise(self, sign: int) -> float:
-        """The greatest of |y|/t + ln p(m + y)/p(m) on one side: p is log-concave, so where p's ratio is exp(1/t)."""
+        """Return the maximum of |y|/t + ln p(m + y)/p(m) on one side of the mode.
+
+        p is log-concave, so the maximum is at the y where successive values of p differ by a factor of exp(1/t).
+        """
         best = math.floor(self.mean * math.exp(sign / self.width)) - self.mode
         with localcontext(_PRECISE):
             return float(Decimal(abs(best)) / self.width + self.exact(best, 0))
@@ -121,7 +124,7 @@ class _Poisson(_Target):
         return steps + ratio - self.offset, error + _SLACK * (1 + steps)
 
     def _near(self, y: Ints) -> tuple[Floats, Floats]:
-        """Ln p(m + y)/p(m) from the gamma function, which is -inf below zero."""
+        """Return ln p(m + y)/p(m) from the gamma function; -inf for counts below zero."""
         count = self.mode + y
         factorial = gammaln(np.maximum(count, 0) + 1.0)
         power = y * math.log(self.mean)
@@ -129,7 +132,7 @@ class _Poisson(_Target):
         return np.where(count < 0, -np.inf, ratio), _SLACK * (1 + np.abs(power) + factorial)
 
     def _far(self, y: Ints) -> tuple[Floats, Floats]:
-        """The same from Stirling's series with the factor k ln k taken around the mode: the error grows with |y| alone.
+        """Return the same from Stirling's series, with k ln k taken around the mode: the error grows with |y| alone.
 
         With k = m + y: y ln(mean/m) - (k + 1/2) ln(k/m) + y - (B(k) - B(m)), B(k) = 1/(12 k) - ...
         """
@@ -154,7 +157,7 @@ _HALF_LOG_TWO_PI = Decimal(  # ln(2 pi) / 2
 
 
 def _log_factorial(k: int) -> Decimal:
-    """Ln k!, exactly below 4096 and from there by Stirling's series, whose next term is under 1e-67 (DLMF 5.11.1)."""
+    """Return ln k!: exact below 4096, from there by Stirling's series, whose next term is under 1e-67 (DLMF 5.11.1)."""
     if k < 4096:
         return Decimal(math.factorial(k)).ln()
     series = sum(Decimal(a) / (b * 2 * n * (2 * n - 1)) / Decimal(k) ** (2 * n - 1) for n, (a, b) in _NUMBERED)
@@ -165,7 +168,7 @@ _NUMBERED = tuple(enumerate(_BERNOULLI, start=1))
 
 
 def _draw(generator: np.random.Generator, target: _Target, size: int) -> Ints:
-    """`size` draws of the target, in blocks of proposals."""
+    """Draw `size` values of the target, in blocks of proposals."""
     drawn = np.empty(size, np.int64)
     filled = 0
     while filled < size:
@@ -178,7 +181,7 @@ def _draw(generator: np.random.Generator, target: _Target, size: int) -> Ints:
 
 
 def _accepted(generator: np.random.Generator, target: _Target, proposals: int) -> Ints:
-    """The survivors of some proposals, in order. Minus zero is refused, or zero would come twice as often."""
+    """Return the accepted values of some proposals, in order. Minus zero is rejected: it would count zero twice."""
     picked = generator.integers(0, 2 * target.width, proposals)
     steps = _geometric(generator, proposals)
     negative = (picked & 1).astype(bool)
@@ -190,7 +193,7 @@ def _accepted(generator: np.random.Generator, target: _Target, proposals: int) -
 
 
 def _geometric(generator: np.random.Generator, size: int) -> Ints:
-    """P(V >= k) = exp(-k): the floor of -ln u, looked at closely where the next bits of u could change it."""
+    """Draw V with P(V >= k) = exp(-k): the floor of -ln u, refined where the next bits of u could change it."""
     u = generator.random(size)
     with np.errstate(divide="ignore"):
         level = -np.log(u)
@@ -205,7 +208,7 @@ def _geometric(generator: np.random.Generator, size: int) -> Ints:
 
 
 def _coins(generator: np.random.Generator, target: _Target, y: Ints, steps: Ints) -> NDArray[np.bool_]:
-    """One coin for each proposal: true with probability exp(a(y))."""
+    """Flip one coin for each proposal: true with probability exp(a(y))."""
     log_accept, error = target.log_accept(y, steps)
     probability = np.exp(log_accept)
     u = generator.random(len(y))
@@ -218,7 +221,7 @@ def _coins(generator: np.random.Generator, target: _Target, y: Ints, steps: Ints
 
 
 def _refined(generator: np.random.Generator, u: np.float64) -> Decimal:
-    """A uniform number whose first 53 bits are known, to 181 bits; the middle of its cell, so never zero."""
+    """Return a uniform number with the first 53 bits of u, to 181 bits; the middle of its cell, so never zero."""
     extra = int.from_bytes(generator.bytes(_EXTRA_BITS // 8), "little")
     cell = (int(u * 2.0**_UNIFORM_BITS) << _EXTRA_BITS) + extra
     return (cell + Decimal("0.5")) / Decimal(1 << (_UNIFORM_BITS + _EXTRA_BITS))

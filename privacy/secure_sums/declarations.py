@@ -1,8 +1,8 @@
-"""What the records of an upload are, as a secure sum declares it: the null distribution of each, for the witness.
+"""The declared kinds of an upload's records: a secure sum states each record's null distribution, for the witness.
 
-Where protection is on, a protected record says nothing of what is in it: it consists of numbers that are uniform. Each
-kind here names that distribution. What a box holds is declared by what the client put into it, since nobody but its
-receiver can look.
+With protection on, a protected record reveals nothing of its content: it consists of uniform numbers. Each kind here
+names that distribution. The content of a box is declared by the client that filled it, since only the box's receiver
+can open it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,7 +56,10 @@ class Numbers:
 
 
 class Declared:
-    """A record of an upload: its numbers are uniform, and `searched` is in what no plaintext may show beside itself."""
+    """A record of an upload: its `numbers` are uniform, and `searched` are bytes in which no plaintext may appear.
+
+    `searched` is in addition to the record itself.
+    """
 
     numbers: Sequence[Numbers] = ()
     searched: Sequence[bytes] = ()
@@ -64,19 +67,19 @@ class Declared:
 
 @dataclass(frozen=True)
 class Open(Declared):
-    """May be read by whoever carries it; it is not looked at."""
+    """A record that every carrier may read; the witness does not check it."""
 
 
 @dataclass(frozen=True)
 class Fixed(Declared):
-    """A tag, key, signature or hash of so many bytes: too few to hold an update."""
+    """A tag, key, signature or hash of `length_bytes` bytes: too few to hold an update."""
 
     length_bytes: int
 
 
 @dataclass(frozen=True)
 class Uniform(Declared):
-    """Numbers, each uniform modulo its modulus, as a masked vector or a ciphertext is. `searched` is it unzipped."""
+    """Numbers, each uniform modulo its modulus: a masked vector or a ciphertext. `searched` is the record unzipped."""
 
     numbers: Sequence[Numbers]
     searched: Sequence[bytes] = ()
@@ -84,7 +87,7 @@ class Uniform(Declared):
 
 @dataclass(frozen=True)
 class Boxed(Declared):
-    """A sealed box, so uniform bytes, `overhead_bytes` longer than what is in it, which is uniform, too."""
+    """A sealed box: uniform bytes, `overhead_bytes` longer than its content, which is uniform too."""
 
     inside: bytes
     overhead_bytes: int
@@ -92,7 +95,7 @@ class Boxed(Declared):
 
     @property
     def searched(self) -> Sequence[bytes]:  # type: ignore[override]
-        """What is in the box."""
+        """The content of the box."""
         return (self.inside,)
 
 
@@ -101,7 +104,7 @@ Declarations = Mapping[str, Declared]
 
 @dataclass(frozen=True)
 class Encoding:
-    """A vector as the sum writes it before it protects it: integers of so many bits, shape (D,)."""
+    """The encoding of a vector before protection: integers of `bits` bits, shape (D,)."""
 
     values_D: NDArray[Any]
     bits: int
@@ -109,10 +112,10 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A second protection of a vector, which nobody is sent, and what it opens to again.
+    """A second protection of a vector, which is never sent, and its opening.
 
-    `vector_D` is what was protected, `opened_D` what came out, and `tolerance` how far it may be off; `masks` are what
-    hides the vector inside an encryption.
+    `vector_D` is the protected vector, `opened_D` the opened one, and `tolerance` their largest allowed difference;
+    `masks` are the masks that hide the vector inside an encryption.
     """
 
     declared: Declarations

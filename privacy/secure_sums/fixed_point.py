@@ -1,8 +1,8 @@
-"""Contributions as unsigned integers of so many bits, whose sums are exact: for every sum that is no float's.
+"""Contributions as unsigned integers of a fixed number of bits, with exact sums: for every sum over integers.
 
-A value x of a segment with bound B becomes round(x / B * H) + H, with H = 2^(value_bits - 1) - 1: an offset, so that
-nothing is negative and no sum borrows from its neighbour. A sum of n of them less n H is the sum of the rounded values.
-Residues (a spec with `modulus_bits`) are such integers already.
+A value x of a segment with bound B becomes round(x / B * H) + H, with H = 2^(value_bits - 1) - 1. The offset H makes
+every integer non-negative, so no sum borrows from its neighbour. A sum of n such integers less n H is the sum of the
+rounded values. Residues (a spec with `modulus_bits`) are unsigned integers already.
 
 Shapes: D is the length of the vector that the spec declares.
 """
@@ -19,7 +19,7 @@ from privacy.spans import span
 
 Unsigned = NDArray[np.uint64]
 
-# of a value: float32 has no more than 24 that mean something
+# the least and most bits of a value: float32 has no more than 24 significant bits
 LEAST_BITS = 2
 MOST_BITS = 32
 WORD_BITS = 64
@@ -27,17 +27,19 @@ WORD_BITS = 64
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """How the vectors of a spec become integers and come back. See `of`."""
+    """The conversion of a spec's vectors to integers and back. See `of`."""
 
     spec: VectorSpec
     value_bits: int
 
     @classmethod
     def of(cls, spec: VectorSpec, value_bits: int, key: str) -> "FixedPoint":
-        """For values of so many bits, or for the residues that the spec declares; `key` is the sum's configuration.
+        """Return the conversion for values of `value_bits` bits, or for the residues that the spec declares.
+
+        `key` is the configuration key of the sum, for messages.
 
         Raises:
-            ConfigError: bits out of range, a segment without a bound, or sums that pass 64 bits.
+            ConfigError: bits out of range, a segment without a bound, or sums of more than 64 bits.
         """
         bits = value_bits if spec.modulus_bits is None else spec.modulus_bits
         if spec.modulus_bits is None and not LEAST_BITS <= bits <= MOST_BITS:
@@ -52,12 +54,12 @@ class FixedPoint:
 
     @property
     def sum_bits(self) -> int:
-        """Bits of a sum over the whole cohort: those of a value, and the carries."""
+        """Bits of a sum over the whole cohort: the bits of a value and of the carries."""
         return (self.spec.cohort_size * ((1 << self.value_bits) - 1)).bit_length()
 
     @property
     def levels(self) -> int:
-        """H, how many steps there are from 0 to the bound."""
+        """H, the number of steps from 0 to the bound."""
         return (1 << (self.value_bits - 1)) - 1
 
     @cached_property
@@ -67,13 +69,13 @@ class FixedPoint:
 
     @property
     def tolerance(self) -> float:
-        """What rounding changes in one contribution, at most."""
+        """The largest change of a contribution's value by rounding."""
         if self.spec.modulus_bits is not None:
             return 0.0
         return 0.5000001 * max(segment.bound for segment in self.spec.segments) / self.levels
 
     def encode(self, vector_D: Vector) -> Unsigned:
-        """A vector that the spec allows, as integers below 2^value_bits, shape (D,)."""
+        """Convert a vector that the spec allows to integers below 2^value_bits, shape (D,)."""
         if self.spec.modulus_bits is not None:
             return vector_D.view(np.uint64)
         with span("encode"):
@@ -82,7 +84,7 @@ class FixedPoint:
             return steps_D.astype(np.uint64)
 
     def decode(self, sums_D: Unsigned, contributors: int) -> Sum:
-        """The sum of so many contributions from the sum of their integers, shape (D,)."""
+        """Return the sum of `contributors` contributions from the sum of their integers, shape (D,)."""
         if self.spec.modulus_bits is not None:
             return (sums_D & np.uint64((1 << self.spec.modulus_bits) - 1)).view(np.int64)
         with span("decode"):

@@ -1,8 +1,8 @@
 """Unsigned integers to BFV ciphertexts and back (Brakerski 2012; Fan and Vercauteren 2012), for exact sums of a cohort.
 
 Each of the N batched slots holds an integer modulo a prime t. Several values lie in one slot, each with room for the
-carries of `cohort` additions, so that nothing runs into its neighbour. The last slot is reserved: everyone puts 1
-there, and the opener expects the number of contributions. It catches accidents, not attacks.
+carries of `cohort` additions, so that no sum runs into its neighbour. The last slot is reserved: each client puts 1
+there, and the opener expects the number of contributions. This check catches accidents, not attacks.
 
 Shapes: D values of a vector, C ciphertexts, N slots, S values in one slot.
 """
@@ -42,10 +42,13 @@ class Bfv:
     def of(
         cls, parameters: HeParameters, symmetric: bool, cohort: int, value_bits: int, length: int, rounds: int
     ) -> "Bfv":
-        """With the plain modulus that packs most values of which all sums of a run decrypt, unless the set has its own.
+        """Return the scheme with the set's plain modulus, or with the one that packs the most values per slot.
+
+        The chosen modulus is one under which all sums of a run decrypt.
 
         Raises:
-            ConfigError: no value fits, or sums of `length` values in so many rounds may decrypt wrongly (`check_bfv`).
+            ConfigError: no value fits, or a sum of `length` values in `rounds` rounds may decrypt wrongly
+                (`check_bfv`).
         """
         scheme = cls(parameters, symmetric, cohort, value_bits)
         if parameters.plain_modulus_bits is not None:
@@ -59,7 +62,7 @@ class Bfv:
         return scheme._holding(1)._checked(length, rounds)
 
     def _holding(self, values: int) -> "Bfv":
-        """The same with the least plain modulus that holds so many values in a slot."""
+        """Return the same scheme with the least plain modulus that holds `values` values in a slot."""
         degree = self.parameters.poly_modulus_degree
         bits = max(values * self.bits_per_value, degree.bit_length() + 1)
         bits += plain_modulus(degree, min(bits, MAX_PRIME_BITS)) <= self._largest_slot(values)
@@ -87,7 +90,7 @@ class Bfv:
 
     @property
     def values_per_slot(self) -> int:
-        """S: as many as stay below t in every sum."""
+        """S, the largest number of values per slot that stays below t in every sum."""
         most = self._ring.plain_modulus.bit_length() // self.bits_per_value
         return most if self._largest_slot(most) < self._ring.plain_modulus else most - 1
 
@@ -97,11 +100,11 @@ class Bfv:
 
     @property
     def values_per_ciphertext(self) -> int:
-        """S in every slot but the reserved one."""
+        """Values of one ciphertext: S in every slot but the reserved one."""
         return (self.parameters.poly_modulus_degree - 1) * self.values_per_slot
 
     def ciphertexts(self, length: int) -> int:
-        """C for a vector of so many values."""
+        """Return C for a vector of `length` values."""
         return -(-length // self.values_per_ciphertext)
 
     @property
@@ -109,32 +112,32 @@ class Bfv:
         return np.uint64(self._ring.plain_modulus)
 
     def draw_mask(self, key: bytes, length: int) -> Residues:
-        """Uniform residues modulo t from a 32-byte key, for a vector of so many values, shape (C, N)."""
+        """Draw uniform residues modulo t from a 32-byte key, for a vector of `length` values, shape (C, N)."""
         count = self.ciphertexts(length)
         degree = self.parameters.poly_modulus_degree
         return uniform(key, count * degree, self._ring.plain_modulus).reshape(count, degree)
 
     def declared(self, message: bytes, length: int) -> Uniform:
-        """A message of a vector of so many values, as residues that are uniform.
+        """Return the declaration of a message of `length` values: residues that are uniform.
 
         Raises:
-            MalformedContribution: it is none.
+            MalformedContribution: the bytes are not a message of this set and length.
         """
         return declared(self.parameters, message, self.ciphertexts(length))
 
     def mask_numbers(self, mask_CN: Residues) -> list[Numbers]:
-        """A mask modulo t."""
+        """Return a mask as numbers that are uniform modulo t."""
         return [Numbers("mask", mask_CN, self._ring.plain_modulus)]
 
     def add_masks(self, left_CN: Residues, right_CN: Residues) -> Residues:
-        """Their sum modulo t."""
+        """Return the sum of two masks modulo t."""
         return add_mod(left_CN, right_CN, self._modulus)
 
     def encrypt(self, values_D: Unsigned, key: EncryptionKey, mask_CN: Residues | None = None) -> bytes:
-        """A message of C ciphertexts, the mask added to their slots modulo t.
+        """Return a message of C ciphertexts, the mask added to their slots modulo t.
 
         Raises:
-            MalformedContribution: a value of more than `value_bits` bits, which would run into its neighbour.
+            MalformedContribution: a value has more than `value_bits` bits, and would run into its neighbour.
         """
         with span("encode"):
             if int(values_D.max(initial=0)) >> self.value_bits:
@@ -147,7 +150,7 @@ class Bfv:
         return key.encrypt(each("encode", self.plaintexts(slots_CN)))
 
     def slots(self, values_D: Unsigned, check: int) -> Unsigned:
-        """The integers in the slots, shape (C, N), the reserved one last."""
+        """Return the integers in the slots, shape (C, N), the reserved slot last."""
         count = self.ciphertexts(len(values_D))
         degree = self.parameters.poly_modulus_degree
         packed = self.values_per_slot
@@ -162,7 +165,7 @@ class Bfv:
         return np.arange(self.values_per_slot, dtype=np.uint64) * np.uint64(self.bits_per_value)
 
     def plaintexts(self, slots_CN: Unsigned) -> Iterator[Any]:
-        """SEAL's plaintexts of slots."""
+        """Yield SEAL's plaintexts of the slots, one for each ciphertext."""
         for slots_N in slots_CN:
             plaintext = sealapi.Plaintext()
             self._ring.encoder.encode(slots_N.tolist(), plaintext)
@@ -171,7 +174,7 @@ class Bfv:
     def open(
         self, message: bytes, key: DecryptionKey, contributors: int, length: int, mask_CN: Residues | None = None
     ) -> Unsigned:
-        """The sum of so many contributions, shape (D,), with the sum of their masks taken off. Exact.
+        """Return the exact sum of `contributors` contributions, shape (D,), after subtracting the sum of their masks.
 
         Raises:
             MalformedContribution: not a message of this set, or a reserved slot that does not count the contributors.

@@ -1,9 +1,10 @@
 """Keys, encryption, addition and decryption of messages, for either scheme.
 
-SEAL seeds its own generator from the operating system for every key and ciphertext. A fixed one would give every
+SEAL seeds its own generator from the operating system for every key and ciphertext. A fixed seed would give every
 ciphertext the same second polynomial, so randomness is not an argument here.
 
-Shapes: C ciphertexts of a message, P polynomials of one (2, or 1 beside a seed), K primes, N coefficients; R = K * N.
+Shapes: C ciphertexts of a message, P polynomials of a ciphertext (2, or 1 with a seed), K primes, N coefficients;
+R = K * N.
 """
 
 from collections.abc import Iterable
@@ -20,14 +21,14 @@ from privacy.spans import note, span
 
 
 class Keys(NamedTuple):
-    """A fresh key pair, each half as the bytes that `DecryptionKey` and `EncryptionKey` take."""
+    """A fresh key pair; each half is the bytes that `DecryptionKey` or `EncryptionKey` takes."""
 
     secret: bytes
     public: bytes
 
 
 def generate_keys(parameters: HeParameters) -> Keys:
-    """A secret key and its public key, from the operating system's randomness."""
+    """Make a secret key and its public key, from the operating system's randomness."""
     context = ring(parameters).context
     generator = sealapi.KeyGenerator(context)
     public = sealapi.PublicKey()
@@ -36,10 +37,10 @@ def generate_keys(parameters: HeParameters) -> Keys:
 
 
 def public_key_of(parameters: HeParameters, secret: bytes) -> bytes:
-    """Another public key to a secret one: SEAL makes them with fresh noise.
+    """Make another public key for a secret key: SEAL makes each with fresh noise.
 
     Raises:
-        MalformedContribution: bytes that are no secret key.
+        MalformedContribution: the bytes are not a secret key.
     """
     here = ring(parameters)
     generator = sealapi.KeyGenerator(here.context, _load_key(sealapi.SecretKey(), parameters, here.secret_key, secret))
@@ -54,10 +55,10 @@ def _load_key(key: Any, parameters: HeParameters, layout: SealLayout, data: byte
 
 
 class EncryptionKey:
-    """Encrypts: to a public key, or under the secret key that the clients share (seeded, so half as long).
+    """A key for encryption: a public key, or the secret key that the clients share (seeded ciphertexts, half as long).
 
     Raises:
-        MalformedContribution: bytes that are no such key.
+        MalformedContribution: the bytes are not such a key.
     """
 
     def __init__(self, parameters: HeParameters, data: bytes, symmetric: bool) -> None:
@@ -68,8 +69,8 @@ class EncryptionKey:
         self._symmetric = symmetric
 
     def encrypt(self, plaintexts: Iterable[Any], mask_CR: Residues | None = None) -> bytes:
-        """A message of one ciphertext for each SEAL plaintext, with the mask added to them modulo q (CKKS)."""
-        with span("serialise"):  # less the steps in it: plaintexts are made and encrypted one by one
+        """Return a message of one ciphertext for each SEAL plaintext, with the mask added modulo q (CKKS)."""
+        with span("serialise"):  # excludes the spans inside: plaintexts are made and encrypted one by one
             message = self._message(plaintexts, mask_CR)
         note("ciphertext_bytes", len(message))
         return message
@@ -77,7 +78,7 @@ class EncryptionKey:
     def _message(self, plaintexts: Iterable[Any], mask_CR: Residues | None) -> bytes:
         files = (save(self._encrypt(plaintext)) for plaintext in plaintexts)
         if mask_CR is None and not self._ring.parameters.dense:
-            return b"".join(files)  # what SEAL wrote is what goes out, as in the field
+            return b"".join(files)  # SEAL's own files are sent, as the published systems do
         raws = (self._ring.ciphertext.parse(file) for file in files)
         if mask_CR is not None:
             raws = (self._ring.masked(raw, mask_R) for raw, mask_R in zip(raws, mask_CR, strict=True))
@@ -94,10 +95,10 @@ class EncryptionKey:
 
 
 class DecryptionKey:
-    """Decrypts under a secret key.
+    """A secret key for decryption.
 
     Raises:
-        MalformedContribution: bytes that are no such key.
+        MalformedContribution: the bytes are not a secret key.
     """
 
     def __init__(self, parameters: HeParameters, secret: bytes) -> None:
@@ -106,14 +107,14 @@ class DecryptionKey:
         self._decryptor = sealapi.Decryptor(here.context, key)
 
     def decrypt(self, cipher: Any) -> Any:
-        """The SEAL plaintext of a SEAL ciphertext."""
+        """Return the SEAL plaintext of a SEAL ciphertext."""
         plaintext = sealapi.Plaintext()
         self._decryptor.decrypt(cipher, plaintext)
         return plaintext
 
 
 class CiphertextSum:
-    """The server's half: adds messages as they arrive, without a key."""
+    """The server's half of the sum: it adds messages as they arrive, without a key."""
 
     def __init__(self, parameters: HeParameters, ciphertexts: int) -> None:
         self._ring = ring(parameters)
@@ -121,10 +122,10 @@ class CiphertextSum:
         self._totals: list[Any] = []
 
     def add(self, message: bytes) -> None:
-        """Add one contribution, all of it or nothing.
+        """Add one contribution completely, or not at all.
 
         Raises:
-            MalformedContribution: it is not a message of so many ciphertexts under these parameters.
+            MalformedContribution: it is not a message of the expected number of ciphertexts under these parameters.
         """
         with span("add"):
             ciphers = [self._ring.cipher(raw) for raw in self._ring.parse(message, self._ciphertexts)]
@@ -139,16 +140,16 @@ class CiphertextSum:
             raise MalformedContribution(f"SEAL refuses a sum: {error}") from error
 
     def message(self) -> bytes:
-        """The sum so far, as a message; at least one contribution has been added."""
+        """Return the sum so far as a message, after at least one contribution."""
         assert self._totals
         with span("serialise"):
             return self._ring.message(map(self._ring.raw, self._totals))
 
 
 def residues(parameters: HeParameters, message: bytes, ciphertexts: int) -> Residues:
-    """All residues of a message, shape (C, P, K, N): uniform modulo each prime when it is encrypted.
+    """Return all residues of a message, shape (C, P, K, N): uniform modulo each prime if the message is encrypted.
 
     Raises:
-        MalformedContribution: it is not such a message.
+        MalformedContribution: the bytes are not such a message.
     """
     return np.stack([raw.residues_PKN for raw in ring(parameters).parse(message, ciphertexts)])

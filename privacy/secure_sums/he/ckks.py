@@ -1,7 +1,7 @@
 """Reals to CKKS ciphertexts and back (Cheon, Kim, Kim and Song 2017), for sums of a known cohort.
 
-The last real of each ciphertext, the imaginary part of its last slot where the set is dense, is reserved: everyone puts
-the bound there, and the opener expects as many times the bound as there are contributions. It catches accidents, not
+The last real of each ciphertext (in a dense set the imaginary part of its last slot) is reserved: each client puts the
+bound there, and the opener expects the bound times the number of contributions. This check catches accidents, not
 attacks: an upload that is counted twice in place of another passes.
 
 Shapes: D values of a vector, C ciphertexts, V values in each (beside the reserved one), N coefficients, K primes;
@@ -31,16 +31,17 @@ from privacy.spans import each, span
 
 Floats = NDArray[np.float64]
 
-# Deviations that no error reaches, at 2^-108. The noise of a public key is d s: in a slot, Gaussian times |s(zeta)|,
-# whose square is exponential over the keys. So there it is Laplace: exp(-53 sqrt 2), against erfc(12 / sqrt 2).
+# Numbers of deviations that an error exceeds with probability 2^-108. The noise under a public key is d s: in a slot, a
+# Gaussian times |s(zeta)|, whose square is exponential over the keys. So that noise has the distribution of Laplace,
+# with the tail exp(-53 sqrt 2); the tail of the Gaussian is erfc(12 / sqrt 2).
 _GAUSSIAN_TAIL = 12.0
 _LAPLACE_TAIL = 53.0
-_RELATIVE = 2.0**-40  # of the largest sum: what float64 loses in SEAL's transforms, with room
+_RELATIVE = 2.0**-40  # rounding error of SEAL's transforms in float64, relative to the largest sum, with a margin
 
 
 @dataclass(frozen=True)
 class Flooding:
-    """Gaussian noise for an opening: its deviation in a coefficient, and where it comes from."""
+    """Gaussian noise for an opening: its standard deviation in a coefficient, and its generator."""
 
     deviation: float
     generator: np.random.Generator
@@ -57,12 +58,12 @@ class Ckks:
 
     @classmethod
     def of(cls, parameters: HeParameters, symmetric: bool, cohort: int, bound: float) -> "Ckks":
-        """With the scale that the range allows, 2^floor(log2(q / (4 cohort bound))), unless the set has its own.
+        """Return the scheme with the set's scale, or with the largest one, 2^floor(log2(q / (4 cohort bound))).
 
         A coefficient of a sum is at most sqrt(2) cohort bound scale, so below q/2 with room for the noise.
 
         Raises:
-            ConfigError: a bound or cohort that is not finite and positive, or a sum that could wrap modulo q.
+            ConfigError: the bound or cohort is not finite and positive, or a sum could wrap modulo q.
         """
         positive("bound", bound)
         positive("cohort", cohort)
@@ -73,7 +74,8 @@ class Ckks:
                 "scale_bits",
                 parameters.scale_bits,
                 f"a sum of {cohort} values up to {bound:g} wraps above 2^{limit} (log2 of q / (4 cohort bound), "
-                f"q = 2^{math.log2(modulus):.1f}): take fewer, a lower bound, or more in coeff_modulus_bits",
+                f"q = 2^{math.log2(modulus):.1f}): "
+                "take fewer values, a lower bound, or more bits in coeff_modulus_bits",
             )
         return cls(parameters.with_scale(parameters.scale_bits or limit), symmetric, cohort, bound)
 
@@ -83,46 +85,46 @@ class Ckks:
 
     @property
     def scale(self) -> float:
-        """What a value is multiplied by."""
+        """The factor by which a value is multiplied."""
         return 2.0 ** (self.parameters.scale_bits or 0)
 
     @property
     def values_per_ciphertext(self) -> int:
-        """V: N - 1 in complex slots, N/2 - 1 in real ones."""
+        """V: N - 1 in complex slots, N/2 - 1 in real slots."""
         degree = self.parameters.poly_modulus_degree
         return (degree if self.parameters.dense else degree // 2) - 1
 
     def ciphertexts(self, length: int) -> int:
-        """C for a vector of so many values."""
+        """Return C for a vector of `length` values."""
         return -(-length // self.values_per_ciphertext)
 
     def error_deviation(self, contributors: int, flooding: float = 0.0) -> float:
-        """Deviation of the error in the values of an opened sum."""
+        """Return the standard deviation of the error in the values of an opened sum."""
         return self._spread(contributors * noise_variance(self.parameters, self.symmetric) + flooding**2)
 
     def tolerance(self, contributors: int, flooding: float = 0.0) -> float:
-        """What no error of an opened sum exceeds."""
+        """Return a bound on the error of an opened sum, from the tails above (2^-108 each)."""
         noise = (_GAUSSIAN_TAIL if self.symmetric else _LAPLACE_TAIL) * self.error_deviation(contributors)
         flood = _GAUSSIAN_TAIL * self._spread(flooding**2)
         return noise + flood + _RELATIVE * contributors * self.bound
 
     def _spread(self, variance: float) -> float:
-        """From coefficients to the values: both parts of a slot take a share of all N."""
+        """Convert a variance of the coefficients to a deviation of the values: each part of a slot sums all N."""
         return math.sqrt(variance * self.parameters.poly_modulus_degree / 2) / self.scale
 
     def draw_mask(self, key: bytes, length: int) -> Residues:
-        """Uniform residues modulo q from a 32-byte key, for a vector of so many values, shape (C, R)."""
+        """Draw uniform residues modulo q from a 32-byte key, for a vector of `length` values, shape (C, R)."""
         return self._ring.draw_mask(key, self.ciphertexts(length))
 
     def add_masks(self, left_CR: Residues, right_CR: Residues) -> Residues:
-        """Their sum modulo q."""
+        """Return the sum of two masks modulo q."""
         return self._ring.add_masks(left_CR, right_CR)
 
     def encrypt(self, values_D: Floats, key: EncryptionKey, mask_CR: Residues | None = None) -> bytes:
-        """A message of C ciphertexts, the mask added to their plaintexts modulo q.
+        """Return a message of C ciphertexts, the mask added to their plaintexts modulo q.
 
         Raises:
-            MalformedContribution: a value beyond the bound, or one that is not a number.
+            MalformedContribution: a value is beyond the bound, or is not a number.
         """
         with span("encode"):
             peak = float(np.abs(values_D).max(initial=0))
@@ -132,14 +134,14 @@ class Ckks:
         return key.encrypt(each("encode", plaintexts), mask_CR)
 
     def plaintexts(self, values_D: Floats, check: float) -> Iterator[Any]:
-        """SEAL's plaintexts of a vector, with the reserved value."""
+        """Return SEAL's plaintexts of a vector, with `check` as the reserved value."""
         rows_CV = np.full((self.ciphertexts(len(values_D)), self.values_per_ciphertext + 1), check)
         padding = np.zeros(rows_CV[:, :-1].size - len(values_D))
         rows_CV[:, :-1] = np.concatenate([values_D, padding]).reshape(len(rows_CV), -1)
         return (self._encode(row_V.view(np.complex128) if self.parameters.dense else row_V) for row_V in rows_CV)
 
     def written(self, values_D: Floats, randomness: Randomness) -> list[Encoding]:
-        """What one ciphertext's worth of a vector, at random, is encoded to."""
+        """Return the encoding of a random part of a vector, as long as one ciphertext holds."""
         held = self.values_per_ciphertext
         first = held * int(randomness.generator().integers(self.ciphertexts(len(values_D))))
         [plaintext] = self.plaintexts(values_D[first : first + held], self.bound)
@@ -159,7 +161,7 @@ class Ckks:
         mask_CR: Residues | None = None,
         flooding: Flooding | None = None,
     ) -> Floats:
-        """The sum of so many contributions, shape (D,), with the sum of their masks taken off.
+        """Return the sum of `contributors` contributions, shape (D,), after subtracting the sum of their masks.
 
         Raises:
             MalformedContribution: not a message of this set, or a reserved value that is not the contributors' sum.
@@ -183,7 +185,10 @@ class Ckks:
         return slots.view(np.float64) if self.parameters.dense else slots.real
 
     def _flood(self, flooding: Flooding) -> Any:
-        """Parts of slots that are sqrt(N/2) times as spread make independent coefficients of this deviation."""
+        """Draw a plaintext of Gaussian noise, independent in each coefficient.
+
+        Parts of slots with sqrt(N/2) times the deviation make independent coefficients of this deviation.
+        """
         degree = self.parameters.poly_modulus_degree
         gaussians = flooding.generator.standard_normal(degree) * (flooding.deviation * math.sqrt(degree / 2))
         return self._encode((gaussians / self.scale).view(np.complex128))
@@ -198,13 +203,14 @@ class Ckks:
             )
 
     def flooding_deviation(self, opened: int, tolerance: float, security_bits: int = 30) -> float:
-        """Deviation of what hides a sum's own noise: sqrt(12 tau) 2^(s/2) noise, tau ciphertexts opened under a key.
+        """Return the deviation of the noise that hides a sum's own noise: sqrt(12 tau) 2^(s/2) noise.
 
-        Li, Micciancio, Schultz and Sorrell 2022 (eprint 2022/816), as OpenFHE's NOISE_FLOODING_DECRYPT has it. The
-        noise is that of a sum of `cohort` contributions.
+        Here tau is the number of ciphertexts opened under one key, and noise the deviation of a sum of `cohort`
+        contributions. Li, Micciancio, Schultz and Sorrell 2022 (eprint 2022/816), in the form of OpenFHE's
+        NOISE_FLOODING_DECRYPT.
 
         Raises:
-            ConfigError: the error of a sum would exceed the tolerance; the line holds the arithmetic.
+            ConfigError: the error of a sum would exceed the tolerance; the line shows the arithmetic.
         """
         noise = math.sqrt(self.cohort * noise_variance(self.parameters, self.symmetric))
         deviation = math.sqrt(12 * opened) * 2 ** (security_bits / 2) * noise
@@ -215,6 +221,6 @@ class Ckks:
                 security_bits,
                 f"flooding by sqrt(12 * {opened}) * 2^({security_bits}/2) * {noise:.1f} = 2^{math.log2(deviation):.1f} "
                 f"at a scale of 2^{self.parameters.scale_bits} is an error of up to {error:.2g} in a sum, "
-                f"{tolerance:.2g} is allowed: take more bits in coeff_modulus_bits, or allow more (flooding_tolerance)",
+                f"{tolerance:.2g} is allowed: take more bits in coeff_modulus_bits, or raise flooding_tolerance",
             )
         return deviation

@@ -1,9 +1,9 @@
-"""What clients send to be summed under one-time masks, and how the sum is opened: CKKS, BFV, and masks alone.
+"""Messages of clients under one-time masks, their addition, and the opening of the sum: CKKS, BFV, and masks alone.
 
-Every scheme here does the same for a vector: `encrypt` it under a mask, add messages without any key, and `open` the
-sum with the sum of the masks. A value that everyone adds and the opener checks rides in each message.
+Every scheme here has the same steps: `encrypt` a vector under a mask, add messages without any key, and `open` the sum
+with the sum of the masks. Each message also carries a check value: every client adds it, and the opener checks its sum.
 
-Shapes: D is the length of the vector that the spec declares; masks have whatever shape their scheme draws.
+Shapes: D is the length of the vector that the spec declares; the shape of a mask depends on the scheme.
 """
 
 from abc import ABC, abstractmethod
@@ -33,65 +33,65 @@ Mask = NDArray[np.uint64]
 
 
 class Adder(Protocol):
-    """The server's half: adds messages as they arrive, without a key."""
+    """The server's half of the sum: it adds messages as they arrive, without a key."""
 
     def add(self, message: bytes) -> None:
-        """Add one contribution, all of it or nothing; MalformedContribution where it is none."""
+        """Add one contribution completely, or raise MalformedContribution and add nothing."""
 
     def message(self) -> bytes:
-        """The sum so far."""
+        """Return the sum so far, as a message."""
 
 
 class CipherScheme(ABC):
-    """One way to carry the vectors of a spec."""
+    """One way to encrypt, add and open the vectors of a spec."""
 
-    parameters: HeParameters | None  # of the encryption under the masks; None where there is none
-    tolerance: float  # what it changes in one contribution, at most
+    parameters: HeParameters | None  # parameters of the encryption under the masks; None without encryption
+    tolerance: float  # the largest error that the scheme adds to one contribution
 
     @abstractmethod
     def draw_mask(self, key: bytes) -> Mask:
-        """The uniform mask of a vector that a 32-byte key stands for."""
+        """Draw the uniform mask of a vector from a 32-byte key."""
 
     @abstractmethod
     def add_masks(self, left: Mask, right: Mask) -> Mask:
-        """Their sum."""
+        """Return the sum of two masks."""
 
     @abstractmethod
     def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:
-        """A vector that the spec allows, as a message."""
+        """Return the message of a vector that the spec allows."""
 
     @abstractmethod
     def adder(self) -> Adder:
-        """An empty sum."""
+        """Return an empty sum."""
 
     @abstractmethod
     def open(
         self, message: bytes, secret: bytes, contributors: int, mask: Mask | None, randomness: Randomness | None = None
     ) -> Sum:
-        """The sum of so many contributions, shape (D,); `randomness` is for what floods it.
+        """Return the sum of `contributors` contributions, shape (D,); `randomness` is for the flooding noise.
 
         Raises:
-            MalformedContribution: no such message, or a check value that does not count the contributors.
+            MalformedContribution: the bytes are not such a message, or the check value does not count the contributors.
         """
 
     @abstractmethod
     def declared(self, message: bytes) -> Uniform:
-        """A message as numbers that are uniform.
+        """Return a message as uniform numbers.
 
         Raises:
-            MalformedContribution: no such message.
+            MalformedContribution: the bytes are not such a message.
         """
 
     @abstractmethod
     def numbers_of_mask(self, mask: Mask) -> Sequence[Numbers]:
-        """A mask likewise."""
+        """Return a mask as uniform numbers."""
 
     @abstractmethod
     def encodings(self, vector_D: Vector, randomness: Randomness) -> Iterable[Encoding]:
-        """A vector as it is written before it is protected, or a part of it at random."""
+        """Return the encoding of a vector before protection, or of a random part of it."""
 
 
-@lru_cache(maxsize=4)  # SEAL takes milliseconds to load a key, as long as it encrypts a small model
+@lru_cache(maxsize=4)  # SEAL takes milliseconds to load a key, as long as the encryption of a small model
 def _encryption_key(scheme: Ckks | Bfv, key: bytes) -> EncryptionKey:
     return EncryptionKey(scheme.parameters, key, scheme.symmetric)
 
@@ -111,12 +111,12 @@ class _CkksScheme(CipherScheme):
 
     @property
     def parameters(self) -> HeParameters:  # type: ignore[override]
-        """Those of CKKS."""
+        """The parameters of CKKS."""
         return self.ckks.parameters
 
     @property
     def tolerance(self) -> float:  # type: ignore[override]
-        """Of a sum over the whole cohort, by contribution, in units of the largest bound."""
+        """The largest error of a sum over the whole cohort: CKKS's tolerance times the largest bound."""
         largest = max(segment.bound for segment in self.spec.segments)
         return self.ckks.tolerance(self.spec.cohort_size, self.flooding) * largest
 
@@ -156,19 +156,19 @@ class _CkksScheme(CipherScheme):
 
 @dataclass(frozen=True)
 class _BfvScheme(CipherScheme):
-    """Integers, several in a slot."""
+    """Integers, several in each slot."""
 
     fixed: FixedPoint
     bfv: Bfv
 
     @property
     def parameters(self) -> HeParameters:  # type: ignore[override]
-        """Those of BFV, with the plain modulus that was chosen."""
+        """The parameters of BFV, with the chosen plain modulus."""
         return self.bfv.parameters
 
     @property
     def tolerance(self) -> float:  # type: ignore[override]
-        """Of rounding; sums are exact."""
+        """The error of rounding; sums are exact."""
         return self.fixed.tolerance
 
     def draw_mask(self, key: bytes) -> Mask:
@@ -206,19 +206,19 @@ class _BfvScheme(CipherScheme):
 
 @dataclass(frozen=True)
 class _PadScheme(CipherScheme):
-    """Integers under masks alone, modulo 2^bits, packed; the last one counts the contributions."""
+    """Integers under masks alone, modulo 2^bits, packed; the last integer counts the contributions."""
 
     fixed: FixedPoint
     parameters = None
 
     @property
     def tolerance(self) -> float:  # type: ignore[override]
-        """Of rounding; sums are exact."""
+        """The error of rounding; sums are exact."""
         return self.fixed.tolerance
 
     @cached_property
     def bits(self) -> int:
-        """Of the modulus: what a sum takes, or that of residues, where nothing needs carries."""
+        """Bits of the modulus: those of a sum, or of the residues' modulus, which needs no bits for carries."""
         return self.fixed.spec.modulus_bits or self.fixed.sum_bits
 
     @property
@@ -236,7 +236,7 @@ class _PadScheme(CipherScheme):
         return (left + right) & self._modulus_mask
 
     def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:  # noqa: ARG002
-        assert mask is not None, "nothing else protects"
+        assert mask is not None, "the mask is the only protection"
         with span("encode"):
             values = np.append(self.fixed.encode(vector_D), np.uint64(1))
         with span("mask"):
@@ -277,7 +277,7 @@ class _PadScheme(CipherScheme):
 
 
 class _WordSum:
-    """Adds packed integers modulo 2^bits."""
+    """A sum of packed integers modulo 2^bits."""
 
     def __init__(self, count: int, bits: int) -> None:
         self._total = np.zeros(count, np.uint64)
@@ -293,28 +293,27 @@ class _WordSum:
 
 
 def sum_of_masks(scheme: CipherScheme, masks: Iterable[Mask]) -> Mask:
-    """Of at least one; they are drawn as they are added, where `masks` draws them."""
+    """Return the sum of at least one mask; an iterator `masks` may draw each mask only when it is added."""
     with span("unmask"):
         return reduce(scheme.add_masks, masks)
 
 
 @dataclass(frozen=True)
 class FloodingRule:
-    """How much noise hides the noise of an opened sum: for so many bits of security, and at most such an error."""
+    """The noise that hides the noise of an opened sum: its bits of security, and its largest allowed error."""
 
     bits: int
-    tolerance: float  # of an opened sum, in units of the bound
+    tolerance: float  # largest error of an opened sum, in units of the bound
 
 
 @lru_cache(maxsize=4)
 def ckks_scheme(
     spec: VectorSpec, parameters: HeParameters, symmetric: bool, flooding: FloodingRule | None = None
 ) -> CipherScheme:
-    """CKKS at the scale that the cohort allows; with `flooding`, of a key that opens one sum.
+    """Return CKKS at the scale that the cohort allows; `flooding` assumes that a key opens one sum only.
 
     Raises:
-        ConfigError: a segment without a bound, parameters under which a sum may wrap, or whose precision the flooding
-            takes.
+        ConfigError: a segment has no bound, a sum may wrap under the parameters, or flooding exceeds its tolerance.
     """
     spec.require_bounds("secure_sum")
     ckks = Ckks.of(parameters, symmetric, spec.cohort_size, 1.0)
@@ -328,10 +327,10 @@ def ckks_scheme(
 def bfv_scheme(
     spec: VectorSpec, parameters: HeParameters, symmetric: bool, value_bits: int, rounds: int
 ) -> CipherScheme:
-    """BFV whose sums decrypt but with probability 2^-64 in the whole run.
+    """Return BFV for which any sum of the whole run decrypts wrongly with probability at most 2^-64.
 
     Raises:
-        ConfigError: a segment without a bound, or values for which the parameters have no room.
+        ConfigError: a segment has no bound, or the parameters have no room for the values.
     """
     fixed = FixedPoint.of(spec, value_bits, "secure_sum")
     bfv = Bfv.of(parameters, symmetric, spec.cohort_size, fixed.value_bits, spec.length, rounds)
@@ -340,9 +339,9 @@ def bfv_scheme(
 
 @lru_cache(maxsize=4)
 def pad_scheme(spec: VectorSpec, value_bits: int) -> CipherScheme:
-    """Masks alone.
+    """Return masks alone, without encryption.
 
     Raises:
-        ConfigError: a segment without a bound, or sums that pass 64 bits.
+        ConfigError: a segment has no bound, or sums need more than 64 bits.
     """
     return _PadScheme(FixedPoint.of(spec, value_bits, "secure_sum"))

@@ -1,9 +1,10 @@
-"""Ciphertexts as the witness sees them: residues that are uniform modulo each prime, and what a plaintext would be.
+"""Ciphertexts as the witness sees them: residues that are uniform modulo each prime, and encodings of plaintexts.
 
-A compressed ciphertext's bytes are not uniform, so it is taken apart first. In BFV, a ciphertext that encrypts nothing
-is q/t times its plaintext, whose residues look uniform; what is left of them below q/t does not.
+A compressed ciphertext's bytes are not uniform, so its residues are extracted first. In BFV, a ciphertext whose
+encryption does nothing is q/t times its plaintext: its residues look uniform, but their remainders below q/t do not.
 
-Shapes: C ciphertexts of a message, P polynomials of one (2, or 1 beside a seed), K primes, N coefficients; R = K * N.
+Shapes: C ciphertexts of a message, P polynomials of a ciphertext (2, or 1 with a seed), K primes, N coefficients;
+R = K * N.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,14 +18,14 @@ from privacy.secure_sums.he.ring import SealRing, ring
 from privacy.secure_sums.he.seal_files import RawPolynomials, Residues, packed_bits, save
 from privacy.secure_sums.packing import pack
 
-_REMAINDERS = 1 << 12  # coefficients that are put together from their residues, where there are several primes
+_REMAINDERS = 1 << 12  # number of coefficients that are reconstructed from their residues, if there are several primes
 
 
 def declared(parameters: HeParameters, message: bytes, ciphertexts: int) -> Uniform:
-    """A message's residues by polynomial and prime, and its seeds, where it has them.
+    """Return a message's residues by polynomial and prime, and its seeds if it has any.
 
     Raises:
-        MalformedContribution: it is no message of so many ciphertexts under these parameters.
+        MalformedContribution: the bytes are not a message of `ciphertexts` ciphertexts under these parameters.
     """
     raws = list(ring(parameters).parse(message, ciphertexts))
     numbers = list(_residues(parameters, raws))
@@ -46,32 +47,32 @@ def _residues(parameters: HeParameters, raws: Sequence[RawPolynomials]) -> Itera
 
 
 def _below_plain(parameters: HeParameters, raws: Sequence[RawPolynomials]) -> Numbers:
-    """c0 modulo floor(q/t), which holds nothing but noise where c1 takes no part."""
+    """Return c0 modulo floor(q/t), which holds only noise if c1 does not hide the plaintext."""
     here = ring(parameters)
     step = here.modulus // here.plain_modulus
     if len(here.moduli) == 1:
         return Numbers("remainders below q/t", np.stack([r.residues_PKN[0, 0] for r in raws]) % np.uint64(step), step)
     residues_KN = raws[0].residues_PKN[0, :, :_REMAINDERS].astype(object)
     whole_N = sum(residues_KN[index] * weight for index, weight in enumerate(_weights(here))) % here.modulus
-    high = max(0, step.bit_length() - 62)  # of what passes a word, the highest bits
+    high = max(0, step.bit_length() - 62)  # of a remainder longer than a word, only the highest bits are kept
     remainders = ((whole_N % step) >> high).astype(np.uint64)
     return Numbers.of("remainders below q/t", remainders, (step >> high) + 1)
 
 
 def _weights(here: SealRing) -> Iterator[int]:
-    """Of residues in the number that has them (Chinese remainders)."""
+    """Return the weights of the residues in the number they represent (Chinese remainder theorem)."""
     return ((here.modulus // q) * pow(here.modulus // q, -1, q) for q in here.moduli)
 
 
 def mask_numbers(parameters: HeParameters, mask_CR: Residues) -> list[Numbers]:
-    """A mask modulo q, by prime."""
+    """Return a mask modulo q as uniform numbers, by prime."""
     here = ring(parameters)
     mask_CKN = mask_CR.reshape(len(mask_CR), len(here.moduli), here.degree)
     return [Numbers(f"mask modulo prime {index}", mask_CKN[:, index], q) for index, q in enumerate(here.moduli)]
 
 
 def plaintext_encodings(parameters: HeParameters, plaintext: Any) -> list[Encoding]:
-    """A SEAL plaintext of CKKS by prime: what an encryption that does nothing would send."""
+    """Return a SEAL plaintext of CKKS by prime: the record that an encryption that does nothing would send."""
     here = ring(parameters)
     residues_KN = here.plaintext.parse(save(plaintext)).residues_PKN[0]
     return [Encoding(row_N, packed_bits(q)) for row_N, q in zip(residues_KN, here.moduli, strict=True)]

@@ -1,8 +1,8 @@
-"""How the keys of homomorphic encryption get to where they belong. Stages: keys, deliver.
+"""Distribution of the keys of homomorphic encryption. Stages: keys, deliver.
 
-The maker (the keyholder, or a client) makes a key pair and seals to each client what it needs of it: the public key, or
-the secret one where the clients share it. The server passes sealed boxes on. A key lasts for the run, in the role's own
-store, or, `rotated`, for one attempt at a round, in its memory alone.
+The maker (the keyholder, or a client) makes a key pair and seals one key of it to each client: the public key, or the
+secret key if the clients share it. The server passes the sealed boxes on. A key lasts for the run, in the role's own
+store, or, if `rotated`, for one attempt at a round, in the role's memory alone.
 """
 
 from collections.abc import Generator, Sequence
@@ -20,7 +20,10 @@ STAGES = ("keys", "deliver")
 
 
 class KeyDelivery:
-    """Both halves. `shared` says that clients get the secret key, `symmetric` that they encrypt under it."""
+    """Both halves of the distribution. With `shared` clients get the secret key; with `symmetric` they encrypt with it.
+
+    `rotated` makes a new key for each attempt at a round.
+    """
 
     def __init__(self, shared: bool, symmetric: bool, rotated: bool) -> None:
         assert shared or not symmetric
@@ -29,10 +32,10 @@ class KeyDelivery:
         self.rotated = rotated
 
     def flow(self, maker: Address, clients: Sequence[Address]) -> Generator[Exchange, list[Address], list[Address]]:
-        """The server's half; gives the clients that took their key.
+        """Run the server's half; return the clients that took their key.
 
         Raises:
-            PrivacyRefusal: the maker made none.
+            PrivacyRefusal: the maker made no key.
         """
         parcels: dict[Address, Records] = {}
 
@@ -48,13 +51,13 @@ class KeyDelivery:
     def respond(
         self, stage: str, inbound: Records, me: Participant, own: Credentials, parameters: HeParameters
     ) -> Records:
-        """Everyone else's half."""
+        """Answer a stage of the maker's and the clients' half."""
         if stage == "keys":
             return self._make(inbound, me, own, parameters)
         return self._take(inbound, me, own, parameters)
 
     def _make(self, inbound: Records, me: Participant, own: Credentials, parameters: HeParameters) -> Records:
-        """A key pair, once; what each client needs of it, sealed to that client."""
+        """Make a key pair, once; return the key for each client, sealed to that client."""
         self._check_maker(me.address)
         if self._find(SECRET, me, own) is None:
             self._keep(generate_keys(parameters), me, own)
@@ -71,7 +74,7 @@ class KeyDelivery:
         parcel = open_box(own.identity, own.roster, me.header("key", maker, me.address), inbound.get("parcel"))
         if not self.shared:
             self._put(PUBLIC, parcel, me, own)
-        elif maker != me.address:  # who made the keys has them
+        elif maker != me.address:  # the maker has the keys already
             public = b"" if self.symmetric else public_key_of(parameters, parcel)
             self._keep(Keys(parcel, public), me, own)
         return {}
@@ -81,24 +84,24 @@ class KeyDelivery:
             raise ProtocolError(f"{shown(maker)} makes no keys")
 
     def replace(self, parameters: HeParameters, me: Participant, own: Credentials) -> bytes:
-        """Take another pair, made here; its secret key."""
+        """Replace this role's key pair by a new one; return its secret key."""
         keys = generate_keys(parameters)
         self._keep(keys, me, own)
         return keys.secret
 
     def encryption_key(self, me: Participant, own: Credentials) -> bytes:
-        """What this role encrypts with.
+        """Return the key that this role encrypts with.
 
         Raises:
-            PrivacyRefusal: it has none.
+            PrivacyRefusal: the role has no such key.
         """
         return self.key(SECRET if self.symmetric else PUBLIC, me, own)
 
     def key(self, name: str, me: Participant, own: Credentials) -> bytes:
-        """A key of this role.
+        """Return the key of this name of this role.
 
         Raises:
-            PrivacyRefusal: it has none.
+            PrivacyRefusal: the role has no such key.
         """
         key = self._find(name, me, own)
         if key is None:
@@ -123,4 +126,4 @@ class KeyDelivery:
 
 
 def ignored(_address: Address, _records: Records) -> None:
-    """Whoever answers is there."""
+    """Ignore the records: an answer only shows that the sender is present."""

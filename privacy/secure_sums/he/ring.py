@@ -1,6 +1,7 @@
-"""SEAL contexts and their ciphertexts as messages, for either scheme. No Galois keys: a sum needs none.
+"""SEAL contexts and their ciphertexts as messages, for either scheme. No Galois keys: a sum does not need them.
 
-Shapes: C ciphertexts of a message, P polynomials of one (2, or 1 beside a seed), K primes, N coefficients; R = K * N.
+Shapes: C ciphertexts of a message, P polynomials of a ciphertext (2, or 1 with a seed), K primes, N coefficients;
+R = K * N.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ _FINGERPRINT_BYTES = 8
 
 
 class SealRing:
-    """What one parameter set means: its SEAL context, its primes, and its ciphertexts as bytes. See `ring`."""
+    """The ring of one parameter set: its SEAL context, its primes, and its ciphertexts as bytes. See `ring`."""
 
     def __init__(self, parameters: HeParameters) -> None:
         self.parameters = parameters
@@ -50,7 +51,7 @@ class SealRing:
 
     @cached_property
     def plain_modulus(self) -> int:
-        """BFV's t."""
+        """The plain modulus t of BFV."""
         return plain_modulus(self.degree, self.parameters.plain_modulus_bits or 0)
 
     @cached_property
@@ -60,25 +61,25 @@ class SealRing:
 
     @cached_property
     def ciphertext(self) -> SealLayout:
-        """How SEAL writes a ciphertext of this set."""
+        """The layout of SEAL's file of a ciphertext of this set."""
         ckks = self.parameters.scheme == "ckks"
         scale = 2.0 ** (self.parameters.scale_bits or 0)
         return ciphertext_layout(self.context.first_parms_id(), ckks, self.degree, self.moduli, scale)
 
     @cached_property
     def plaintext(self) -> SealLayout:
-        """How SEAL writes an encoded plaintext of CKKS."""
+        """The layout of SEAL's file of an encoded CKKS plaintext."""
         scale = 2.0 ** (self.parameters.scale_bits or 0)
         return plaintext_layout(self.context.first_parms_id(), self.degree, self.moduli, scale)
 
     @cached_property
     def secret_key(self) -> SealLayout:
-        """How SEAL writes a secret key."""
+        """The layout of SEAL's file of a secret key."""
         return plaintext_layout(self.context.key_parms_id(), self.degree, self.all_moduli, 1.0)
 
     @cached_property
     def public_key(self) -> SealLayout:
-        """How SEAL writes a public key."""
+        """The layout of SEAL's file of a public key."""
         return ciphertext_layout(self.context.key_parms_id(), True, self.degree, self.all_moduli, 1.0)
 
     @cached_property
@@ -90,7 +91,7 @@ class SealRing:
         return sum(self.degree * packed_bits(modulus) // 8 for modulus in self.moduli)
 
     def message(self, raws: Iterable[RawPolynomials]) -> bytes:
-        """Ciphertexts as one run of bytes; all of them with a seed, or none."""
+        """Return ciphertexts as one run of bytes; either all of them have a seed, or none has."""
         if not self.parameters.dense:
             return b"".join(self.ciphertext.compressed_file(raw) for raw in raws)
         return self._fingerprint + b"".join(self._pack(raw) for raw in raws)
@@ -103,10 +104,10 @@ class SealRing:
         return zip(rows_KN, self.moduli, strict=True)
 
     def parse(self, message: bytes, ciphertexts: int) -> Iterator[RawPolynomials]:
-        """Take a message of so many ciphertexts apart, one after the other.
+        """Yield the ciphertexts of a message of `ciphertexts` ciphertexts.
 
         Raises:
-            MalformedContribution: it is not one, or one of other parameters.
+            MalformedContribution: the bytes are not such a message, or have other parameters.
         """
         if not isinstance(message, bytes):
             raise MalformedContribution(f"ciphertexts must be bytes, got {type(message).__name__}")
@@ -120,7 +121,7 @@ class SealRing:
                 f"{ciphertexts} ciphertexts take {' or '.join(map(str, sizes))} bytes, got {len(message)}"
             )
         if not message.startswith(self._fingerprint):
-            raise MalformedContribution("ciphertexts of other parameters")
+            raise MalformedContribution("the ciphertexts have other parameters")
         size = sizes[len(message)]
         for start in range(_FINGERPRINT_BYTES, len(message), size):
             yield self._unpack_one(message[start : start + size])
@@ -148,17 +149,17 @@ class SealRing:
             raise MalformedContribution(f"{len(message) - start} bytes after the last of {ciphertexts} ciphertexts")
 
     def cipher(self, raw: RawPolynomials) -> Any:
-        """The ciphertext in SEAL."""
+        """Load a ciphertext into SEAL."""
         loaded = sealapi.Ciphertext()
         load(loaded, self.context, self.ciphertext.file(raw))
         return loaded
 
     def raw(self, cipher: Any) -> RawPolynomials:
-        """A ciphertext out of SEAL."""
+        """Return a ciphertext of SEAL as its residues."""
         return self.ciphertext.parse(save(cipher))
 
     def draw_mask(self, key: bytes, ciphertexts: int) -> Residues:
-        """Uniform residues modulo q from a 32-byte key, shape (C, R): the first N of a row modulo the first prime."""
+        """Draw uniform residues modulo q from a 32-byte key, shape (C, R): the first N of a row modulo prime 0."""
         rows = [
             uniform(mac(key, [b"prime", bytes([index])]), ciphertexts * self.degree, q).reshape(ciphertexts, -1)
             for index, q in enumerate(self.moduli)
@@ -166,14 +167,14 @@ class SealRing:
         return np.concatenate(rows, axis=1)
 
     def add_masks(self, left_CR: Residues, right_CR: Residues) -> Residues:
-        """Their sum modulo q."""
+        """Return the sum of two masks modulo q."""
         return add_mod(left_CR, right_CR, np.repeat(np.array(self.moduli, np.uint64), self.degree))
 
     def masked(self, raw: RawPolynomials, mask_R: Residues, sign: int = 1) -> RawPolynomials:
-        """The same ciphertext with the mask added to its plaintext, or with sign -1 taken off.
+        """Return the ciphertext with the mask added to its plaintext, or subtracted if `sign` is -1.
 
-        A ciphertext decrypts to c0 + c1 s: what is added to c0 is added to the plaintext. CKKS plaintexts are in NTT
-        form; the transform is a bijection modulo q, so residues that are uniform here are uniform coefficients too.
+        A ciphertext decrypts to c0 + c1 s, so adding to c0 adds to the plaintext. CKKS plaintexts are in NTT form. The
+        transform is a bijection modulo q, so uniform residues in NTT form are uniform coefficients too.
         """
         step, change = ("mask", add_mod) if sign > 0 else ("unmask", subtract_mod)
         with span(step):
@@ -185,10 +186,10 @@ class SealRing:
 
 @lru_cache(maxsize=16)
 def ring(parameters: HeParameters) -> SealRing:
-    """The ring of a parameter set, made once in a process.
+    """Return the ring of a parameter set, made once in a process.
 
     Raises:
-        ConfigError: SEAL has no such primes, or wants other parameters.
+        ConfigError: SEAL has no such primes, or refuses the parameters.
     """
     return SealRing(parameters)
 
@@ -203,10 +204,10 @@ def _moduli(parameters: HeParameters) -> tuple[int, ...]:
 
 
 def plain_modulus(degree: int, bits: int) -> int:
-    """The largest prime of so many bits that is 1 modulo 2N, so that BFV has N slots.
+    """Return the largest prime of `bits` bits that is 1 modulo 2N, so that BFV has N slots.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such prime.
     """
     try:
         return int(sealapi.PlainModulus.Batching(degree, bits).value())
@@ -229,14 +230,14 @@ def _context(parameters: HeParameters) -> Any:
 
 
 def add_mod(left: Residues, right: Residues, modulus: NDArray[np.uint64] | np.uint64) -> Residues:
-    """Residues, added. Of a total below the modulus, which is below 2^63, subtracting it wraps to something larger."""
+    """Add residues modulo a modulus below 2^63: if the total is below it, the subtraction wraps to a larger value."""
     total = left + right
     reduced: Residues = np.minimum(total, total - modulus)
     return reduced
 
 
 def subtract_mod(left: Residues, right: Residues, modulus: NDArray[np.uint64] | np.uint64) -> Residues:
-    """Residues, subtracted. A difference below 0 wraps to something larger than with the modulus added."""
+    """Subtract residues: a difference below 0 wraps to a larger value than the difference plus the modulus."""
     difference = left - right
     reduced: Residues = np.minimum(difference, difference + modulus)
     return reduced

@@ -1,10 +1,10 @@
 """Ciphertexts and keys as bytes, and bytes in and out of SEAL.
 
 SEAL reads and writes files by path, so its files live in anonymous memory (memfd): no name, no disk, gone when closed.
-What a peer sent is taken apart here, in Python: exact lengths, a bounded inflation, every residue below its prime. Only
-then does SEAL see it. Layouts: SEAL 4 native/src/seal/{serialization,ciphertext,plaintext}.cpp, `save_members`.
+A peer's bytes are parsed here, in Python, before SEAL loads them: exact lengths, a bounded inflation, every residue
+below its prime. Layouts: SEAL 4 native/src/seal/{serialization,ciphertext,plaintext}.cpp, `save_members`.
 
-Shapes: P polynomials of a ciphertext (2, or 1 beside a seed), K primes, N coefficients.
+Shapes: P polynomials of a ciphertext (2, or 1 with a seed), K primes, N coefficients.
 """
 
 import os
@@ -25,7 +25,7 @@ Residues = NDArray[np.uint64]
 
 SEED_BYTES = 64
 
-_HEADER = struct.Struct("<HBBBBHQ")  # magic, its own size, SEAL's version (2), compression, reserved, size of it all
+_HEADER = struct.Struct("<HBBBBHQ")  # magic, header size, SEAL's version (2), compression, reserved, total size
 _MAGIC = 0xA15E
 _PLAIN = 0
 _ZSTD = 2
@@ -35,7 +35,7 @@ _BLAKE2XB = b"\x01"
 
 
 class RawPolynomials(NamedTuple):
-    """A ciphertext (or key) outside SEAL. With a seed its second polynomial is what the seed expands to."""
+    """A ciphertext (or key) outside SEAL. With a seed, the second polynomial is the expansion of the seed."""
 
     residues_PKN: Residues
     seed: bytes | None = None
@@ -51,24 +51,24 @@ def _memory_file() -> Iterator[tuple[int, str]]:
 
 
 def save(seal_object: Any) -> bytes:
-    """What SEAL writes for one of its objects."""
+    """Return SEAL's file of one of its objects."""
     with _memory_file() as (descriptor, path):
         seal_object.save(path)
         return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 
 def load(seal_object: Any, context: Any, file: bytes) -> None:
-    """Let SEAL read one of its files, which checks it against the context once more.
+    """Let SEAL read one of its files; SEAL checks it against the context once more.
 
     Raises:
-        MalformedContribution: SEAL does not take it.
+        MalformedContribution: SEAL refuses the file.
     """
     with _memory_file() as (descriptor, path):
         os.pwrite(descriptor, file, 0)
         try:
             seal_object.load(context, path)
         except (RuntimeError, ValueError) as error:
-            raise MalformedContribution(f"SEAL refuses what was received: {error}") from error
+            raise MalformedContribution(f"SEAL refuses a received ciphertext or key: {error}") from error
 
 
 def _header(mode: int, body_bytes: int) -> bytes:
@@ -76,7 +76,10 @@ def _header(mode: int, body_bytes: int) -> bytes:
 
 
 def _inflate(file: bytes, body_bytes: int) -> bytes | None:
-    """The body of a compressed SEAL file if it has just that length, and never more memory than that."""
+    """Return the body of a compressed SEAL file, or None unless it has exactly `body_bytes` bytes.
+
+    Never takes more memory than that.
+    """
     try:
         body = _CODEC.decompress(memoryview(file)[_HEADER.size :], decompressed_size=body_bytes, asbytes=True)
     except (OSError, ValueError):
@@ -86,7 +89,7 @@ def _inflate(file: bytes, body_bytes: int) -> bytes | None:
 
 @dataclass(frozen=True)
 class SealLayout:
-    """How SEAL writes one kind of object: `members`, then residues of P polynomials modulo each of K primes."""
+    """The layout of SEAL's file of one kind of object: `members`, then residues of P polynomials modulo K primes."""
 
     members: bytes
     polynomials: int
@@ -98,13 +101,13 @@ class SealLayout:
         return 8 * len(self.moduli) * self.degree
 
     def _head(self, polynomials: int) -> bytes:
-        """What precedes the residues of so many polynomials."""
+        """Return the bytes before the residues of this number of polynomials."""
         array_bytes = polynomials * self._polynomial_bytes
         return self.members + _header(_PLAIN, 8 + array_bytes) + struct.pack("<Q", array_bytes // 8)
 
     @cached_property
     def _forms(self) -> tuple[tuple[bytes, int, bytes], ...]:
-        """Head, bytes of residues and head of the seed: with a seed, where there can be one, and without."""
+        """Head, bytes of residues and head of the seed, for the seeded form (if any) and for the full form."""
         full = (self._head(self.polynomials), self.polynomials * self._polynomial_bytes, b"")
         seeded = (self._head(1), self._polynomial_bytes, _header(_PLAIN, 1 + SEED_BYTES) + _BLAKE2XB)
         return (seeded, full) if self.polynomials == 2 else (full,)
@@ -114,25 +117,25 @@ class SealLayout:
         return head + raw.residues_PKN.tobytes() + seed_head + (raw.seed or b"")
 
     def file(self, raw: RawPolynomials) -> bytes:
-        """The object for SEAL to load, not compressed."""
+        """Return the object's file for SEAL to load, not compressed."""
         body = self._body(raw)
         return _header(_PLAIN, len(body)) + body
 
     def compressed_file(self, raw: RawPolynomials) -> bytes:
-        """The object as SEAL itself would save it."""
+        """Return the object's file as SEAL itself would save it, compressed."""
         body = bytes(_CODEC.compress(self._body(raw), asbytes=True))
         return _header(_ZSTD, len(body)) + body
 
     @cached_property
     def max_file_bytes(self) -> int:
-        """No SEAL file of this object is longer."""
+        """The largest length of a SEAL file of this object, in bytes."""
         return _compressed_bound(len(self._head(self.polynomials)) + self.polynomials * self._polynomial_bytes)
 
     def parse(self, file: bytes) -> RawPolynomials:
-        """Take a compressed SEAL file apart.
+        """Parse a compressed SEAL file.
 
         Raises:
-            MalformedContribution: it is not what SEAL writes for this object, or holds a residue that is none.
+            MalformedContribution: the file is not one that SEAL writes for this object, or holds an invalid residue.
         """
         if len(file) > self.max_file_bytes or not file.startswith(_header(_ZSTD, len(file) - _HEADER.size)):
             raise MalformedContribution("not a compressed file of SEAL 4.3, or one cut short")
@@ -146,42 +149,46 @@ class SealLayout:
             if tail.startswith(seed_head):
                 residues_PKN = self._residues(body[len(head) : len(head) + residue_bytes])
                 return RawPolynomials(residues_PKN, tail[len(seed_head) :] if seed_head else None)
-        raise MalformedContribution("a ciphertext or key of other parameters, or a damaged one")
+        raise MalformedContribution("the ciphertext or key has other parameters, or is damaged")
 
     def _residues(self, data: bytes) -> Residues:
         return self.check(np.frombuffer(data, "<u8").reshape(-1, len(self.moduli), self.degree))
 
     def check(self, residues_PKN: Residues) -> Residues:
-        """The residues themselves.
+        """Return the residues after checking them.
 
         Raises:
-            MalformedContribution: one that is not below its prime, or a second polynomial of zeros, under which the
-                first would be the plaintext.
+            MalformedContribution: a residue is not below its prime, or the second polynomial is zero, which makes the
+                first one the plaintext.
         """
         if (residues_PKN.max(axis=(0, 2)) >= np.array(self.moduli, np.uint64)).any():
             raise MalformedContribution("a ciphertext holds a residue that is not below its modulus")
         if len(residues_PKN) == 2 and not residues_PKN[1].any():
-            raise MalformedContribution("a ciphertext without its second polynomial encrypts nothing")
+            raise MalformedContribution("a ciphertext with a second polynomial of zeros encrypts nothing")
         return residues_PKN
 
 
 def _compressed_bound(body_bytes: int) -> int:
-    """No file is longer: zstd adds 1/256 at most, and some bytes for a block."""
+    """Return the largest length of a compressed file: zstd adds 1/256 at most, and some bytes for a block."""
     return _HEADER.size + body_bytes + (body_bytes >> 8) + 512
 
 
 def ciphertext_layout(parms_id: list[int], ntt: bool, degree: int, moduli: tuple[int, ...], scale: float) -> SealLayout:
-    """Of a ciphertext of two polynomials, which a public key is too; in CKKS they are in NTT form, in BFV not."""
+    """Return the layout of a ciphertext or public key: two polynomials, in NTT form in CKKS, not in BFV."""
     correction = 1
     members = struct.pack("<4Q?QQQdQ", *parms_id, ntt, 2, degree, len(moduli), scale, correction)
     return SealLayout(members, 2, degree, moduli)
 
 
 def plaintext_layout(parms_id: list[int], degree: int, moduli: tuple[int, ...], scale: float) -> SealLayout:
-    """Of a plaintext in NTT form, which a secret key is too."""
+    """Return the layout of a plaintext in NTT form or of a secret key."""
     return SealLayout(struct.pack("<4QQd", *parms_id, len(moduli) * degree, scale), 1, degree, moduli)
 
 
 def packed_bits(modulus: int) -> int:
-    """Bits that a residue takes. Eight residues start at bits that are multiples of it: all must end within 64."""
+    """Return the packed width of a residue, in bits.
+
+    Residues start at multiples of the width. It is one at which each of eight residues ends within 64 bits of the byte
+    that it starts in: 60 in place of 59.
+    """
     return 60 if modulus.bit_length() == 59 else modulus.bit_length()

@@ -1,26 +1,27 @@
-"""The three sums that one opener opens, as they are configured: CKKS, BFV, and one-time masks alone.
+"""The configured forms of the three sums with one opener: CKKS, BFV, and one-time masks alone.
 
-What they share, both halves of it, is `privacy.secure_sums.he.protocol` and, where a part stays out,
-`privacy.secure_sums.he.selective_protocol`; how each carries a vector, `privacy.secure_sums.he.codecs`.
+Both halves of their common protocol are in `privacy.secure_sums.he.protocol` and, for partial encryption, in
+`privacy.secure_sums.he.selective_protocol`; the encryption of a vector under each scheme is in
+`privacy.secure_sums.he.codecs`.
 """
 
 from privacy.checks import positive
 from privacy.errors import ConfigError
-from privacy.secure_sums.he.codecs import CipherScheme, FloodingRule, bfv_scheme, ckks_scheme, pad_scheme
+from privacy.secure_sums.he.codecs import FloodingRule, bfv_scheme, ckks_scheme, pad_scheme
 from privacy.secure_sums.he.parameters import HeParameters, named
 from privacy.secure_sums.he.protocol import OpenedSum
 from privacy.secure_sums.he.selective_protocol import SelectiveSum
 from privacy.secure_sums.vectors import VectorSpec
 
-FLOODING_BITS = 30  # the default of OpenFHE, for the server's advantage of 2^-30
+FLOODING_BITS = 30  # OpenFHE's default: the server's advantage is at most 2^-30
 MOST_FLOODING_BITS = 128
 
 
 class CkksSum(SelectiveSum):
     """Approximate sums of reals (Cheon et al. 2017). `parameters` names a set, or gives its numbers.
 
-    Where nothing is masked, `flooding_bits` of security hide the noise of an opening (0: none, null: 30), which may err
-    by `flooding_tolerance` bounds.
+    Without masks, flooding hides the noise of an opening with `flooding_bits` bits of security (0: no flooding, null:
+    30). The opening then has an error of at most `flooding_tolerance` bounds.
     """
 
     name = "ckks"
@@ -43,11 +44,11 @@ class CkksSum(SelectiveSum):
 
     @property
     def symmetric(self) -> bool:
-        """Where the clients share the key; the published sets encrypt to a public key even there, as in the field."""
+        """True if the clients share the key. Published sets always encrypt to a public key, as their authors do."""
         return self.keys == "clients" and self._parameters.dense
 
-    def scheme(self, spec: VectorSpec) -> CipherScheme:
-        """CKKS at the scale that the cohort allows."""
+    def scheme(self, spec: VectorSpec) -> Scheme:
+        """Return CKKS at the scale that the cohort allows."""
         return ckks_scheme(spec, self._parameters, self.symmetric, self.flooding)
 
 
@@ -72,20 +73,22 @@ class BfvSum(SelectiveSum):
         super().__init__(keys, bound, masks, broadcast, encrypt_fraction, encrypt_by)
         self._value_bits = value_bits
         self._rounds = rounds
-        self.exact = self.hides  # no residues in the clear
+        self.exact = self.hides  # no residues in the clear part of a partly encrypted update part of a partly
+        encrypted
+        update
 
     @property
     def symmetric(self) -> bool:
-        """Where the clients share the key."""
+        """True if the clients share the key."""
         return self.keys == "clients"
 
-    def scheme(self, spec: VectorSpec) -> CipherScheme:
-        """BFV with the plain modulus that packs most values."""
+    def scheme(self, spec: VectorSpec) -> Scheme:
+        """Return BFV with the plain modulus that packs the most values."""
         return bfv_scheme(spec, self._parameters, self.symmetric, self._value_bits, self._rounds)
 
 
 class PadSum(OpenedSum):
-    """Exact sums of fixed-point values under one-time masks alone: what encryption is to be compared with."""
+    """Exact sums of fixed-point values under one-time masks alone: the baseline for encryption."""
 
     name = "pad"
     exact = True
@@ -96,11 +99,11 @@ class PadSum(OpenedSum):
 
     @property
     def symmetric(self) -> bool:
-        """There is nothing to encrypt with."""
+        """False: this sum has no encryption key."""
         return False
 
-    def scheme(self, spec: VectorSpec) -> CipherScheme:
-        """Masks modulo the power of two that holds a sum."""
+    def scheme(self, spec: VectorSpec) -> Scheme:
+        """Return masks modulo the power of two that holds a sum."""
         return pad_scheme(spec, self._value_bits)
 
 
@@ -117,7 +120,7 @@ def _parameters(given: str | dict[str, object], scheme: str, symmetric: bool) ->
 
 
 def _flooding(masks: bool, bits: int | None, tolerance: float) -> FloodingRule | None:
-    """What hides an opening's noise where no mask keeps the server from knowing what it holds."""
+    """Return the rule for noise that hides an opening's own noise; None for 0 bits, or if masks hide the plaintexts."""
     positive("secure_sum.flooding_tolerance", tolerance)
     if masks and bits is not None:
         raise ConfigError.of("secure_sum.flooding_bits", bits, "belongs to secure_sum.masks=false")

@@ -1,12 +1,13 @@
 """Aggregation by several parties that do not trust one another, with CrypTen. Stages: share, reveal.
 
-Each client splits its vector into additive shares (`mpc_shares`), one for each party, and seals each to its party: the
-server relays boxes that it cannot open. The parties agree on whose shares count (`mpc_agreement`), add their own shares
-of all of them, load the sums into CrypTen and reveal the total, and nothing else, once an attempt. They learn the total
-as the server does. Any number of parties short of all, together with the server, sees nothing but uniform values.
+Each client splits its vector into additive shares (`mpc_shares`), one for each party, and seals each share to its
+party: the server relays boxes that it cannot open. The parties agree on the set of contributors (`mpc_agreement`). Each
+party adds its shares of these contributors, loads the sum into CrypTen, and the parties reveal the total and nothing
+else, once an attempt. They learn the total, as the server does. Any coalition that misses at least one party sees
+nothing but uniform values, even together with the server.
 
-All shares but one are keys of 32 bytes. Who gets the vector goes round, by the client's number: parties are then busy
-alike, where a fixed one would take in every vector and the others expand every key. Which it is protects nothing.
+All shares but one are keys of 32 bytes. The party that gets the vector rotates with the client's number, which spreads
+the load: a fixed party would receive every vector, and the others would expand every key. This choice is not secret.
 """
 
 import hashlib
@@ -62,12 +63,12 @@ log = logging.getLogger("fedveil")
 class CryptenSum(SecureSum):
     """Exact aggregates of fixed-point values, or sums of residues. `bound` is the largest value of an update.
 
-    `aggregate` holds the `name` of what the parties compute (`mpc_aggregates`) and its options. What is not linear
-    takes correlated randomness of a dealer, a process of its own, or, with `insecure_provider`, of party 0, which then
-    could read everything: CrypTen's provider for debugging.
+    `aggregate` holds the `name` of the aggregate that the parties compute (`mpc_aggregates`) and its options. A
+    non-linear aggregate needs correlated randomness from a dealer, a process of its own, or, with `insecure_provider`,
+    from party 0, which could then read everything (CrypTen's provider for debugging).
 
-    Security is passive: a party that computes something else than the protocol says can spoil the sum, and one that is
-    broken is found out, because each says what it revealed.
+    Security is passive: a party that deviates from the protocol can spoil the sum. A party that computes a different
+    total by mistake is detected, because each party reports a digest of what it revealed.
     """
 
     name = "crypten"
@@ -97,7 +98,7 @@ class CryptenSum(SecureSum):
         self.uniform = self._aggregate.uniform
         self.noise = self._aggregate.noise(parties, fractional_bits)
         if insecure_provider and self._aggregate.linear:
-            allowed = f"secure_sum/aggregate={self._aggregate.name} takes no correlated randomness: leave it out"
+            allowed = f"secure_sum/aggregate={self._aggregate.name} needs no correlated randomness: leave it out"
             raise ConfigError.of(f"{KEY}.insecure_provider", "true", allowed)
         self.roles = tuple(party_address(party) for party in range(parties))
         dealer = None if self._aggregate.linear or insecure_provider else DEALER
@@ -107,11 +108,11 @@ class CryptenSum(SecureSum):
 
     @property
     def label(self) -> str:
-        """With the aggregate, where it is not the sum."""
+        """The name in tables, followed by the aggregate if that is not the sum."""
         return self.name if self.additive else f"{self.name}_{self._aggregate.name}"
 
     def trust(self, spec: VectorSpec) -> Trust:  # noqa: ARG002
-        """One share at each party; what the dealer makes opens what the parties show one another."""
+        """Return one share for each party; the dealer's randomness would open the parties' messages to one another."""
         meeting = self.meeting
         coalitions = [self.roles]
         holds = {"each party": "one additive share of each update"}
@@ -120,28 +121,28 @@ class CryptenSum(SecureSum):
             holds["the dealer"] = "the correlated randomness that products consume"
         if meeting.insecure_provider:
             coalitions = [(party_address(0),)]
-        sees = {"the server": "sealed boxes, and what is opened", "each party": "what is opened"}
-        drop_out = f"{LEFT_OUT} A party that is gone ends the run."
+        sees = {"the server": "sealed boxes, and the opened result", "each party": "the opened result"}
+        drop_out = f"{LEFT_OUT} The loss of a party ends the run."
         return Trust(tuple(coalitions), drop_out, holds, sees)
 
     def ring(self, spec: VectorSpec) -> ShareRing:
-        """Where the vectors of a spec lie: as narrow as their sum allows, or the 64 bits that everything else takes.
+        """Return the ring of a spec's vectors: the narrowest that holds their sum, or 64 bits for other aggregates.
 
         Raises:
-            ConfigError: no ring holds their sums, or the aggregate cannot be computed of them.
+            ConfigError: no ring holds their sums, or the aggregate cannot be computed on them.
         """
         self._aggregate.check(spec, self._fractional_bits, len(self.roles))
         ring = ShareRing.of(spec, self._fractional_bits, KEY)
         return ring if self.additive else replace(ring, bits=WIDTHS[-1])
 
     def tolerance(self, spec: VectorSpec) -> float:
-        """Half a step of the fixed point."""
+        """Return half a step of the fixed point."""
         return self.ring(spec).tolerance
 
     # ---- the server's half
 
     def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
-        """Relay the boxes, and compare what the parties say they revealed."""
+        """Relay the boxes, and compare the parties' reports of the revealed sum."""
         require_contributors(cohort, spec)
         manifests = dict[Address, bytes]()
         boxes = dict[Address, tuple[bytes, ...]]()
@@ -151,7 +152,7 @@ class CryptenSum(SecureSum):
             received = tuple(bytes_of(records, role) for role in self.roles)
             if len(manifest) != manifest_bytes(len(self.roles)):
                 raise MalformedContribution(f"a manifest has {manifest_bytes(len(self.roles))} bytes")
-            for index, box in enumerate(received):  # who cannot hash must not end the round for all at the parties
+            for index, box in enumerate(received):  # a wrong hash here must not end the round for all at the parties
                 self._check_size(address, index, box, spec)
                 check_box(manifest, index, box)
             manifests[address] = manifest
@@ -186,7 +187,7 @@ class CryptenSum(SecureSum):
     def _handed(
         self, index: int, boxes: Mapping[Address, Sequence[bytes]], manifests: Mapping[Address, bytes]
     ) -> Records:
-        """What one party gets: its boxes by client, and the clients' manifests in the same order."""
+        """Return one party's records: its boxes by client, and the clients' manifests in the same order."""
         own: dict[str, bytes | str] = {address: parts[index] for address, parts in boxes.items()}
         return {**own, "contributors": ",".join(boxes), "manifests": b"".join(manifests[address] for address in boxes)}
 
@@ -198,19 +199,19 @@ class CryptenSum(SecureSum):
         contributors = str(reports[self.roles[0]].get("contributors")).split(",")
         digest = _digest(vector_D, contributors)
         if reports[self.roles[0]]["digest"] != digest:
-            raise PrivacyRefusal(f"{self.roles[0]} reports another sum than it revealed")
+            raise PrivacyRefusal(f"{self.roles[0]} reports a different sum from the one it revealed")
         others = [role for role in self.roles if reports[role]["digest"] != digest]
         if others:
-            said = f"{' and '.join(others)} revealed another sum than {self.roles[0]}"
+            said = f"{' and '.join(others)} revealed a different sum from {self.roles[0]}"
             raise PrivacyRefusal(f"{said}: one of them is broken")
         if not set(contributors) <= set(there):
             raise PrivacyRefusal("the parties name contributors that sent nothing")
         return spec.total(vector_D, [address for address in there if address in contributors])
 
-    # ---- everyone else's
+    # ---- the clients' and the parties' half
 
     def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
-        """Share, or reveal."""
+        """Answer stage `share` as a client, or stage `reveal` as a party."""
         if stage == "share":
             return self._share(me, contribution)
         if stage == "reveal":
@@ -234,7 +235,7 @@ class CryptenSum(SecureSum):
     # ---- for the witness
 
     def declare(self, stage: str, records: Records, me: Participant) -> Declarations:  # noqa: ARG002
-        """Boxes, and in each of them a share, which is uniform."""
+        """Return the boxes, each with a share in it that is uniform, and the manifest."""
         boxes = {role: self._declared(role, me) for role in self.roles}
         return {**boxes, "manifest": Fixed(manifest_bytes(len(self.roles)))}
 
@@ -247,7 +248,7 @@ class CryptenSum(SecureSum):
         return Boxed(share, BOX_BYTES, (Numbers.of(f"the share of {role}", words, 1 << ring.bits),))
 
     def encodings(self, stage: str, vector_D: Vector, me: Participant) -> Iterable[Encoding]:  # noqa: ARG002
-        """Fixed point."""
+        """Return the vector in fixed point."""
         ring = self.ring(me.spec)
         return (Encoding(ring.encode(vector_D), ring.bits),)
 
@@ -259,7 +260,7 @@ class CryptenSum(SecureSum):
         vector_D: Vector,
         sent: Records,  # noqa: ARG002
     ) -> Rehearsal:
-        """The shares add up to the vector again."""
+        """Share a vector again, and add up the shares."""
         records = self.respond(stage, inbound, me, lambda: vector_D)
         ring = self.ring(me.spec)
         total_D = np.zeros(me.spec.length, ring.dtype)
@@ -268,7 +269,7 @@ class CryptenSum(SecureSum):
         return Rehearsal(self.declare(stage, records, me), vector_D, ring.decode(total_D), ring.tolerance)
 
     def _whole(self, client: Address) -> int:
-        """The party that gets a client's vector; the others get keys."""
+        """Return the index of the party that gets a client's vector; the others get keys."""
         return number_of(client) % len(self.roles)
 
     def _reveal(self, inbound: Records, me: Participant) -> Records:
@@ -279,7 +280,7 @@ class CryptenSum(SecureSum):
         try:
             with span("open"):
                 taken.take(inbound, me)
-        except FedveilError as error:  # the others wait to hear of it
+        except FedveilError as error:  # the other parties wait for this complaint
             complaint = error
         with span("agree"):
             contributors = self._agreed(taken, complaint, me)
@@ -288,7 +289,7 @@ class CryptenSum(SecureSum):
         with span("compute"):
             vector_D = self._opened(shares_CD, me)
         report: Records = {"digest": _digest(vector_D, contributors), "left out": taken.told}
-        # every party has the sum: one tells it, and the others what it must be
+        # every party has the sum: the first one reports it, and the others its digest
         first = me.address == self.roles[0]
         return {**report, "sum": vector_D, "contributors": ",".join(contributors)} if first else report
 
@@ -302,9 +303,9 @@ class CryptenSum(SecureSum):
             raise TooFewContributors(f"{error}; left out is {taken.told}" if taken.told else str(error)) from error
 
     def _shares(self, payloads: dict[Address, bytes], contributors: Sequence[Address], me: Participant) -> Elements:
-        """This party's shares, shape (C, D), in the order of the contributors; one row where they need only be added.
+        """Return this party's shares, shape (C, D), in the order of the contributors; their sum if that is enough.
 
-        The payloads are used up.
+        A linear aggregate needs the sum alone: shape (1, D). The payloads are consumed.
         """
         ring = self.ring(me.spec)
         index = self.roles.index(me.address)
@@ -323,7 +324,7 @@ class CryptenSum(SecureSum):
 
 
 def revealed(aggregate: mpc_aggregates.Sum, shares_CD: torch.Tensor) -> NDArray[np.int64]:
-    """The sum of all parties' shares modulo 2^64, shape (D,); a narrower ring is a quotient of it.
+    """Return the sum of all parties' shares modulo 2^64, shape (D,); a narrower ring is a quotient of it.
 
     Raises:
         PeerLost: a party is gone, or does not answer.
@@ -336,7 +337,7 @@ def _sealed(me: Participant, role: Address, share: bytes) -> bytes:
 
 
 def _digest(vector_D: Sum, contributors: Sequence[Address]) -> bytes:
-    """What all parties must report alike."""
+    """Return the digest of the sum and its contributors, on which all parties must agree."""
     return hashlib.sha256(np.ascontiguousarray(vector_D).tobytes() + ",".join(contributors).encode()).digest()
 
 
@@ -345,17 +346,17 @@ def _assumption(meeting: Meeting) -> str:
     if meeting.insecure_provider:
         return "party/0 is trusted: it deals, and could read every update (secure_sum.insecure_provider=true)"
     collude = f"not all {parties} parties collude (any {parties - 1} may, with the server)"
-    return collude if meeting.dealer is None else f"{collude}, and the dealer with none of them"
+    return collude if meeting.dealer is None else f"{collude}, and the dealer colludes with none of them"
 
 
 def _caveats(meeting: Meeting, aggregate: str) -> Iterator[str]:
-    yield "The parties are taken to compute as they should: security is passive."
+    yield "The parties are assumed to follow the protocol: security is passive."
     yield "The parties learn each round's total, too."
-    where = "stays on the machine" if meeting.tunnel is None else f"goes through the tunnel {meeting.tunnel}"
-    yield f"What passes between the parties is not encrypted: it {where}."
+    where = "stay on the machine" if meeting.tunnel is None else f"go through the tunnel {meeting.tunnel}"
+    yield f"Messages between the parties are not encrypted: they {where}."
     if meeting.dealer is not None:
-        yield "The dealer with any one party, or with what passes between them, reads every client's update."
+        yield "The dealer can read every client's update with the help of any one party or of the parties' messages."
     if meeting.insecure_provider:
         yield "party/0 deals for all parties, and could read every update (secure_sum.insecure_provider=true)."
     if aggregate == "norm_bounded":
-        yield "Of how many contributions kept to the norm, the total weight tells."
+        yield "The total weight tells how many contributions kept to the norm."

@@ -108,7 +108,7 @@ def test_distributed_noise_under_an_exact_sum_is_that_under_the_plain_one(tmp_pa
 
 
 def test_an_approximate_sum_refuses_integers():
-    with pytest.raises(ConfigError, match="secure_sum=ckks: sums no integers"):
+    with pytest.raises(ConfigError, match="secure_sum=ckks: does not sum integers exactly"):
         workspace_of("mechanism=distributed_dp", "delta=1e-2", "secure_sum=ckks")
 
 

@@ -119,7 +119,7 @@ NOT_REVEALED = "party/0 and party/1 did not reveal the sum; "
         ("stop inside", PrivacyRefusal, f"{NOT_REVEALED}party/1 dropped out: no answer within secure_sum.timeout_s=12"),
         ("kill", RuntimeFailure, "the process of party/1 died"),
         ("kill inside", RuntimeFailure, "the process of party/1 died"),
-        ("wrong", PrivacyRefusal, "party/1 revealed another sum than party/0: one of them is broken"),
+        ("wrong", PrivacyRefusal, "party/1 revealed a different sum from party/0: one of them is broken"),
         ("box", PrivacyRefusal, "what came of client/0 is not what it sent: a box is not the one that its"),
         ("two", PrivacyRefusal, "client/0 gave the parties different sets of boxes"),
     ],
@@ -165,7 +165,11 @@ def test_parties_meet_where_they_are_told_to_and_nowhere_else(tmp_path, monkeypa
     ("overrides", "error", "message"),
     [
         ((), RuntimeFailure, "party/0 could not join the other parties: [Errno 98] Address already in use"),
-        (("secure_sum.tunnel=none0",), ConfigError, "secure_sum.tunnel=none0: is no network interface here: lo"),
+        (
+            ("secure_sum.tunnel=none0",),
+            ConfigError,
+            "secure_sum.tunnel=none0: is not a network interface of this machine: lo",
+        ),
     ],
 )
 def test_a_meeting_that_cannot_be_is_refused_before_anybody_trains(tmp_path, overrides, error, message):
@@ -278,7 +282,7 @@ def test_the_parties_noise_is_charged_for_and_repeats_where_it_is_seeded(tmp_pat
         (("secure_sum/aggregate=noised_sum",), "secure_sum/aggregate=noised_sum: noise protects updates that are clip"),
         (
             ("secure_sum/aggregate=median", "mechanism=distributed_dp", "delta=1e-2"),
-            "secure_sum=crypten: sums no integers as it is, and distributed_dp needs an exact sum",
+            "secure_sum=crypten: does not sum integers exactly, which distributed_dp needs",
         ),
         (
             ("secure_sum/aggregate=trimmed_mean", "training.weighting=uniform"),

@@ -219,7 +219,7 @@ class Approximate(MaskedSum):
 
 def test_an_approximate_sum_is_refused():
     with pytest.raises(
-        ConfigError, match=r"secure_sum=masked: sums no integers as it is, and distributed_dp needs an exact"
+        ConfigError, match=r"secure_sum=masked: does not sum integers exactly, which distributed_dp needs"
     ):
         PrivacyBackend(Approximate(), (DistributedDp(1.0),)).settle(PLAN)
 

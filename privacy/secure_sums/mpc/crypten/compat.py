@@ -15,7 +15,7 @@ NEW_NAME = "torch.onnx._internal.torchscript_exporter.registration"
 sys.modules.setdefault(OLD_NAME, importlib.import_module(NEW_NAME))
 
 with warnings.catch_warnings():
-    # where it was not compiled at installation: its docstrings hold `\_`, of which Python 3.12 warns aloud
+    # CrypTen's docstrings hold `\_`: Python 3.12 warns of that when it compiles the package at its first import
     warnings.filterwarnings("ignore", "invalid escape sequence")
     import crypten
     from crypten.communicator import DistributedCommunicator

@@ -1,7 +1,8 @@
-"""CrypTen's trusted third party: the dealer of correlated randomness, in a process of its own, and how parties ask it.
+"""CrypTen's trusted third party: the dealer of correlated randomness in a process of its own, and the parties' client.
 
-The dealer learns no input and no result; with any one party it learns everything. A party draws its part of a triple
-from the stream that it shares with the dealer; party 0's last part alone is sent, because it depends on the others.
+The dealer alone learns no input and no result; together with any one party it learns everything. A party draws its part
+of a triple from the stream that it shares with the dealer. Only party 0's last part is sent, because it depends on the
+other parts.
 
 Shapes: a mask has the shape of the tensor that it hides.
 """
@@ -27,14 +28,14 @@ from privacy.secure_sums.mpc.crypten.compat import (
 )
 from privacy.secure_sums.mpc.crypten.streams import Stream, generate_kbit_random_tensor, generate_random_ring_element
 
-IDLE = timedelta(days=365)  # between rounds nothing is asked; a party that dies meanwhile closes the connection
+IDLE = timedelta(days=365)  # no requests come between rounds; a party that dies meanwhile closes the connection
 SPENT = "spent"
 STOP = "terminate"  # CrypTen's own word
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a process used since it was last asked: bytes of payload that it sent and received, and CPU time."""
+    """Resources of a process since its last report: bytes of payload that it sent and received, and CPU time."""
 
     bytes: int
     rounds: int
@@ -43,13 +44,13 @@ class Spent:
 
 
 class PartyMeter:
-    """Reads the communicator's counters and the clock of this process, and starts them again."""
+    """Reader of the communicator's counters and of the CPU clock of this process; each reading restarts them."""
 
     def __init__(self) -> None:
         self._cpu_s = time.process_time()
 
     def take(self) -> Spent:
-        """Since the last call, or since the start."""
+        """Return the resources used since the last call, or since the start."""
         communicator = crypten.communicator.get()
         used = communicator.get_communication_stats()
         cpu_s = time.process_time()
@@ -60,23 +61,23 @@ class PartyMeter:
 
 
 class Client:
-    """A party's way to the dealer; it stands where CrypTen looks for its own `TTPClient`."""
+    """A party's client of the dealer, in the place of CrypTen's own `TTPClient`."""
 
     def __init__(self, stream: Stream | None) -> None:
         self._stream = stream
 
     def get(self) -> "Client":
-        """CrypTen's way to the one instance."""
+        """Return this client, the only instance; CrypTen calls it."""
         assert self._stream is not None, "this aggregate multiplies, and there is no dealer"
         return self
 
     def get_generator(self, device: Any = None) -> Stream:  # noqa: ARG002
-        """The stream shared with the dealer."""
+        """Return the stream shared with the dealer."""
         assert self._stream is not None
         return self._stream
 
     def ttp_request(self, function: str, device: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Party 0's last part, shape as the dealer says, int64."""
+        """Return party 0's last part, int64, of the shape that the dealer states."""
         size = self._ask(function, *args, **kwargs)
         communicator, dealer = _communicator()
         with _naming_the_dealer():
@@ -84,7 +85,7 @@ class Client:
         return result if device is None else result.to(device)
 
     def spent(self) -> Spent:
-        """What the dealer used since it was last asked; for party 0."""
+        """Return the resources that the dealer used since the last call; for party 0."""
         return Spent(*self._ask(SPENT))
 
     @staticmethod
@@ -97,7 +98,7 @@ class Client:
 
 @contextmanager
 def _naming_the_dealer() -> Iterator[None]:
-    """Its errors name a port at best."""
+    """Raise PeerLost with the dealer's name; gloo's errors name a port at best."""
     try:
         yield
     except RuntimeError as error:
@@ -110,10 +111,10 @@ def _communicator() -> tuple[Any, int]:
 
 
 def word_masks(size: torch.Size, device: Any) -> tuple[Any, Any]:
-    """Uniform 64-bit words that nobody knows, shared by addition and by exclusive or.
+    """Return uniform 64-bit words that no single party knows, shared by addition and by exclusive or.
 
-    With them a party turns additive shares into bits in one opening (Damgard et al. 2006; edaBits, Escudero et al.
-    2020): CrypTen's own way adds the parties' shares in a circuit, one after the other.
+    With them the parties convert additive shares to bits in one opening (Damgard et al. 2006; edaBits, Escudero et al.
+    2020). CrypTen's own conversion adds the parties' shares in a circuit, one after the other.
     """
     if not crypten.mpc.ttp_required():
         word = generate_random_ring_element(size, device=device)
@@ -132,7 +133,7 @@ def word_masks(size: torch.Size, device: Any) -> tuple[Any, Any]:
 
 
 class Dealer(TTPServer):  # type: ignore[misc]
-    """CrypTen's server with streams for generators: its functions compute party 0's last part of each tuple."""
+    """CrypTen's server with streams as generators; its functions compute party 0's last part of each tuple."""
 
     functions = (*ttp_provider.TTP_FUNCTIONS, "words")
 
@@ -144,7 +145,7 @@ class Dealer(TTPServer):  # type: ignore[misc]
         return self.generators
 
     def words(self, size: torch.Size) -> torch.Tensor:
-        """Party 0's part of the exclusive or, for `word_masks`."""
+        """Return party 0's part of the exclusive or, for `word_masks`."""
         words: torch.Tensor = self._get_additive_PRSS(size) ^ self._get_binary_PRSS(size, remove_rank=True)
         return words
 
@@ -168,7 +169,7 @@ class Dealer(TTPServer):  # type: ignore[misc]
 
 
 def _next_request(communicator: Any) -> Any:
-    """As CrypTen's `recv_obj`, but however long it takes until somebody asks."""
+    """Receive one object like CrypTen's `recv_obj`, but wait up to `IDLE` for it."""
     group = communicator.ttp_group
     size = torch.zeros(1, dtype=torch.int32)
     dist.irecv(size, src=0, group=group).wait(IDLE)  # type: ignore[union-attr]

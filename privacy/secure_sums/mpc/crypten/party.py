@@ -3,9 +3,8 @@
 CrypTen keeps its communicator in global variables, so a process is one party, or the dealer. gloo sends in the clear
 and authenticates nobody: the parties meet on the loopback, or through a tunnel that encrypts and authenticates.
 
-A peer that is dead or stalled ends whatever waits for it within the patience of the meeting, as a `PeerLost`.
-Which one it was, gloo does not say. After that the streams of the parties may have come apart: nothing is computed
-until a new start.
+A dead or stalled peer ends every wait for it with `PeerLost`, within the patience of the meeting. gloo does not say
+which peer it was. After that the parties' streams may be out of step, so nothing is computed until a new start.
 """
 
 import os
@@ -34,17 +33,17 @@ from privacy.secure_sums.mpc.crypten.compat import (
 from privacy.secure_sums.mpc.crypten.dealer import Client, Dealer, PartyMeter, Spent
 from privacy.secure_sums.mpc.crypten.streams import draw_from_streams, install, link, pair_key_of
 
-PROBES = 8  # words that are opened to see whether all agree
+PROBES = 8  # number of words that are opened to check that all keys agree
 
-_meter: PartyMeter | None = None  # of the party that this process is, once started
+_meter: PartyMeter | None = None  # the meter of this process's party, once it has started
 _patience_s = 0.0
 
 
 class Communicator(DistributedCommunicator):  # type: ignore[misc]
     """CrypTen's communicator with a timeout, from arguments where CrypTen reads environment variables.
 
-    It counts what is sent and received. CrypTen counts 2 tensors for a sum over the parties, whatever their number;
-    gloo's ring takes 4 (P - 1) / P, which the counters of the network interface confirm.
+    It counts sent and received bytes. CrypTen counts 2 tensors for a sum over the parties, whatever their number;
+    gloo's ring sends and receives 4 (P - 1) / P tensors, which the counters of the network interface confirm.
     """
 
     def __init__(self, rank: int, parties: int, dealer: bool, store: Any, timeout_s: float) -> None:
@@ -61,19 +60,19 @@ class Communicator(DistributedCommunicator):  # type: ignore[misc]
         self.main_group = dist.new_group(list(range(parties)), timeout=timeout)
 
     def all_reduce(self, input: Any, op: Any = dist.ReduceOp.SUM, batched: bool = False) -> Any:
-        """The sum over the parties, of one tensor or of several in one round."""
+        """Return the sum over the parties, of one tensor or of several in one round."""
         result = super().all_reduce(input, op=op, batched=batched)
         words = sum(one.nelement() for one in (input if batched else [input]))
         self.comm_bytes += self.BYTES_PER_ELEMENT * words * (4 * (self.world_size - 1) / self.world_size - 2)
         return result
 
     def send_words(self, words: torch.Tensor, to: int) -> None:
-        """One tensor to a member, the dealer being one."""
+        """Send one tensor to a member: a party or the dealer."""
         with self._counting(words):
             dist.send(words, to, group=self.ttp_group)
 
     def receive_words(self, size: torch.Size, sender: int) -> torch.Tensor:
-        """What `send_words` sends, int64."""
+        """Receive one tensor that `send_words` sent, int64."""
         words = torch.empty(size, dtype=torch.long)
         with self._counting(words):
             dist.recv(words, sender, group=self.ttp_group)
@@ -90,16 +89,16 @@ class Communicator(DistributedCommunicator):  # type: ignore[misc]
 def start(
     rank: int, meeting: Meeting, private: Path, pair_keys: Mapping[int, bytes], randomness: Randomness | None = None
 ) -> None:
-    """Be the party of this rank; returns when all parties, and the dealer if there is one, are there and agree.
+    """Start this process as the party of this rank; return when all parties, and the dealer if any, have agreed.
 
-    Without a rendezvous they meet in a new file in the folder `private`, on one machine; with one, party 0 listens
-    there. gloo is bound to the loopback, or to the tunnel. `pair_keys` holds a key of 32 bytes by the rank of each
-    neighbour on the ring of parties, and of the dealer. Without a dealer only linear aggregates can be computed, unless
-    party 0 deals (CrypTen's TFP).
+    Without a rendezvous the members meet in a new file in the folder `private`, on one machine; with a rendezvous,
+    party 0 listens at it. gloo is bound to the loopback, or to the tunnel. `pair_keys` holds a key of 32 bytes by the
+    rank of each neighbour on the ring of parties, and of the dealer. Without a dealer only linear aggregates can be
+    computed, unless party 0 deals (CrypTen's TFP).
 
     Raises:
-        ConfigError: a tunnel that is no interface here, or a missing key.
-        RuntimeFailure: somebody did not come in time, or has other keys.
+        ConfigError: the tunnel is not a network interface of this machine, or a key is missing.
+        RuntimeFailure: a member did not come in time, or holds different keys.
     """
     global _meter, _patience_s
     assert _meter is None, "this process is a party already"
@@ -122,10 +121,10 @@ def start(
 def serve_dealer(
     meeting: Meeting, private: Path, pair_keys: Mapping[int, bytes], randomness: Randomness | None = None
 ) -> None:
-    """Be the dealer, until party 0 stops. `pair_keys` holds the key shared with each party, by rank.
+    """Run this process as the dealer until party 0 stops it. `pair_keys` holds the key shared with each party, by rank.
 
     Raises:
-        ConfigError, RuntimeFailure: as for `start`; or party 0 is gone.
+        ConfigError, RuntimeFailure: as for `start`; or the connection to party 0 is lost.
     """
     parties = len(meeting.parties)
     randomness = OsRandomness() if randomness is None else randomness
@@ -139,7 +138,7 @@ def serve_dealer(
 
 @contextmanager
 def _joining(rank: int, meeting: Meeting, private: Path) -> Iterator[None]:
-    """Connect, and leave again if what follows fails."""
+    """Connect to the other members, and leave again if the body of the `with` statement fails."""
     os.environ["GLOO_SOCKET_IFNAME"] = _interface(meeting.tunnel)
     crypten.cfg.communicator.verbose = True  # without it nothing is counted
     dealer = meeting.dealer is not None
@@ -157,16 +156,20 @@ def _joining(rank: int, meeting: Meeting, private: Path) -> Iterator[None]:
 
 
 def _interface(tunnel: str | None) -> str:
-    """What gloo is bound to; left alone, it takes the interface of the machine's name."""
+    """Return the network interface for gloo; by default gloo would take the interface of the host name."""
     interfaces = psutil.net_if_addrs()
     if tunnel is not None and tunnel not in interfaces:
-        raise ConfigError.of("secure_sum.tunnel", tunnel, f"is no network interface here: {', '.join(interfaces)}")
+        allowed = f"is not a network interface of this machine: {', '.join(interfaces)}"
+        raise ConfigError.of("secure_sum.tunnel", tunnel, allowed)
     loopback = (name for name, found in interfaces.items() if any(one.address == "127.0.0.1" for one in found))
     return tunnel or str(next(loopback))
 
 
 def _store(rank: int, meeting: Meeting, private: Path) -> Any:
-    """Where the members find one another. Party 0 listens on the rendezvous' own address, where torch would on all."""
+    """Return the store in which the members find one another.
+
+    Party 0 listens on the rendezvous' own address only; torch by itself would listen on all addresses.
+    """
     members = len(meeting.members)
     patience = timedelta(seconds=meeting.patience_s)
     if meeting.rendezvous is None:
@@ -182,7 +185,7 @@ def _store(rank: int, meeting: Meeting, private: Path) -> Any:
 
 
 def _exchange(nonce: bytes, members: int) -> bytes:
-    """Everybody's nonce, in the order of ranks: every key of this session depends on them."""
+    """Return the nonces of all members, in the order of ranks: every key of this session depends on them."""
     mine = torch.tensor(list(nonce), dtype=torch.uint8)
     found = [torch.empty_like(mine) for _ in range(members)]
     dist.all_gather(found, mine, group=crypten.communicator.get().ttp_group)
@@ -190,7 +193,7 @@ def _exchange(nonce: bytes, members: int) -> bytes:
 
 
 def _check_agreement(multiply: bool) -> None:
-    """Open a zero-share and a product: with another key anywhere they come out as noise, as all else would."""
+    """Open a zero-share and a product: if any two keys differ, both come out as noise, as would every later result."""
     zero = ArithmeticSharedTensor.PRZS((PROBES,)).reveal()
     product = torch.ones(PROBES, dtype=torch.long)
     if multiply:
@@ -202,10 +205,10 @@ def _check_agreement(multiply: bool) -> None:
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Around what the parties compute together.
+    """Guard a joint computation of the parties: the body of the `with` statement.
 
     Raises:
-        PeerLost: a peer is dead or stalled; this process is no party any more.
+        PeerLost: a peer is dead or stalled; this process has stopped being a party.
     """
     assert _meter is not None, "no party has been started in this process"
     rank = crypten.communicator.get().get_rank()
@@ -217,20 +220,20 @@ def computing() -> Iterator[None]:
     except RuntimeError as error:
         stop(broken=True)
         said = f"it ended, or said nothing for {_patience_s:g} s ({reason(error)})"
-        raise PeerLost(f"party/{rank} lost another: {said}") from error
+        raise PeerLost(f"party/{rank} lost another party or the dealer: {said}") from error
 
 
 def spent() -> Spent:
-    """What this party used since the last call."""
+    """Return the resources that this party used since the last call."""
     assert _meter is not None, "no party has been started in this process"
     return _meter.take()
 
 
 def dealer_spent() -> Spent:
-    """What the dealer used since the last call; party 0 alone can ask.
+    """Return the resources that the dealer used since the last call; only party 0 can ask.
 
     Raises:
-        PeerLost: the dealer is gone.
+        PeerLost: the connection to the dealer is lost.
     """
     with computing():
         used: Spent = ttp_provider.TTPClient.get().spent()
@@ -238,7 +241,7 @@ def dealer_spent() -> Spent:
 
 
 def stop(broken: bool = False) -> None:
-    """Leave; party 0 stops the dealer, unless it may be gone."""
+    """Stop being a party. Party 0 also stops the dealer, unless `broken` says that the dealer may be gone."""
     global _meter
     _meter = None
     _leave(stop_dealer=not broken)

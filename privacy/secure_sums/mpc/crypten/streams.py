@@ -1,12 +1,14 @@
-"""Where CrypTen's randomness comes from: ChaCha20 streams, in place of `torch.Generator`, whose CPU seed has 32 bits.
+"""CrypTen's randomness from ChaCha20 streams, in place of `torch.Generator`, whose CPU seed has 32 bits.
 
 CrypTen draws uniform integers from a generator that two parties share (zero-shares), that a party shares with the
-dealer (Beaver triples) or that is its own, always through the two functions of `crypten/common/rng.py`. Here both draw
-from a `Stream`, under whatever name they were imported, and refuse anything else. What CrypTen draws otherwise is
-dropout, from a generator called `global` (`crypten/gradients.py`): there is none, so dropout fails.
+dealer (Beaver triples), or that belongs to one party alone, always through the two functions of
+`crypten/common/rng.py`. This module makes both functions draw from a `Stream`, in every CrypTen module that imported
+them, and refuse any other generator. The only other draw of CrypTen is dropout, from a generator called `global`
+(`crypten/gradients.py`). That generator is not installed, so dropout fails.
 
-Keys come from pair keys of 32 bytes, which two parties agree on by means of their own, and from nonces that all of them
-make afresh at each start: a party that starts again under the same pair keys never draws the same stream again.
+Stream keys are derived from pair keys of 32 bytes, on which two parties agree outside this module, and from nonces
+that all members draw afresh at each start. So a party that restarts under the same pair keys never draws the same
+stream again.
 """
 
 import math
@@ -34,9 +36,9 @@ CPU = torch.device("cpu")
 
 
 class Stream:
-    """Integers that whoever holds the key draws alike: the n-th draw is the ChaCha20 stream of a key made for it.
+    """A stream of integers, the same for all holders of the key: draw n is the ChaCha20 stream of a key derived for n.
 
-    Drawn on the CPU and moved, so that parties on different devices, and the dealer, agree.
+    Integers are drawn on the CPU and then moved, so that parties on different devices, and the dealer, agree.
     """
 
     device = CPU  # CrypTen's dealer asks for it
@@ -47,7 +49,7 @@ class Stream:
         self._drawn = 0
 
     def integers(self, size: tuple[int, ...], bits: int, device: torch.device | str | None = None) -> Any:
-        """Uniform in [0, 2^bits), or over all of int64 for 64 bits: a tensor of this size."""
+        """Return a tensor of this size, uniform in [0, 2^bits), or over all of int64 for 64 bits."""
         self._drawn += 1
         key = mac(self._key, [self._drawn.to_bytes(8, "little")])
         words = uniform(key, math.prod(size), 1 << bits).view(np.int64)
@@ -58,10 +60,10 @@ class Stream:
 
 
 def pair_key_of(pair_keys: Mapping[int, bytes], peer: int) -> bytes:
-    """The key shared with the peer of this rank.
+    """Return the key shared with the peer of this rank.
 
     Raises:
-        ConfigError: it is missing, or of another length.
+        ConfigError: the key is missing, or of a wrong length.
     """
     key = pair_keys.get(peer)
     if key is None or len(key) != KEY_BYTES:
@@ -70,15 +72,15 @@ def pair_key_of(pair_keys: Mapping[int, bytes], peer: int) -> bytes:
 
 
 def link(pair_key: bytes, nonces: bytes, label: str) -> Stream:
-    """The stream of one purpose (`party 0 to 1`, `dealer 2`) between two that share a pair key, in this session."""
+    """Return the stream of one purpose (`party 0 to 1`, `dealer 2`) between two holders of a pair key, this session."""
     return Stream(mac(pair_key, [b"fedveil crypten stream 1", nonces, label.encode()]))
 
 
 def install(rank: int, parties: int, pair_keys: Mapping[int, bytes], nonces: bytes, randomness: Randomness) -> None:
-    """Put a party's streams where CrypTen looks for its generators, and the functions that draw from them.
+    """Install a party's streams as CrypTen's generators, and the functions that draw from them.
 
-    `next` is shared with the party after this one, `prev` with the one before (`_setup_prng` of CrypTen), and where
-    there are two, those are the same party: so streams are labelled by direction.
+    `next` is shared with the party after this one, `prev` with the party before (`_setup_prng` of CrypTen). With two
+    parties these are the same party, so streams are labelled by direction.
 
     Raises:
         ConfigError: a pair key is missing.
@@ -101,7 +103,7 @@ def _on_any_device(stream: Stream) -> "defaultdict[torch.device, Stream]":
 
 
 def draw_from_streams() -> None:
-    """Let CrypTen draw from streams alone, in this process."""
+    """Make CrypTen draw from streams only, in this process."""
     for module in USERS:
         for function in (generate_random_ring_element, generate_kbit_random_tensor):
             if hasattr(module, function.__name__):
@@ -114,7 +116,7 @@ def generate_random_ring_element(
     generator: Stream | None = None,
     device: torch.device | str | None = None,
 ) -> Any:
-    """In place of CrypTen's function: int64, uniform (CrypTen's own never draws the largest)."""
+    """Replace CrypTen's function: int64, uniform (CrypTen's own function never draws the largest value)."""
     assert ring_size == 1 << WORD_BITS
     return _stream(generator).integers(size, WORD_BITS, device)
 
@@ -125,7 +127,7 @@ def generate_kbit_random_tensor(
     generator: Stream | None = None,
     device: torch.device | str | None = None,
 ) -> Any:
-    """In place of CrypTen's function: int64, uniform in [0, 2^bitlength), or over all of it for 64."""
+    """Replace CrypTen's function: int64, uniform in [0, 2^bitlength), or over all of int64 for 64 bits."""
     return _stream(generator).integers(size, bitlength or WORD_BITS, device)
 
 

@@ -514,9 +514,9 @@ def test_a_client_whose_boxes_are_not_those_of_its_manifest_is_left_out(changes)
 @pytest.mark.parametrize(
     ("party", "changes", "error"),
     [
-        ("party/0", {"sum": np.zeros(LENGTH + 1)}, "^party/0 reports another sum than it revealed$"),
-        ("party/1", {"digest": bytes(32)}, "^party/1 revealed another sum than party/0: one of them is broken$"),
-        ("party/0", {"contributors": "client/0"}, "^party/0 reports another sum than it revealed$"),
+        ("party/0", {"sum": np.zeros(LENGTH + 1)}, "^party/0 reports a different sum from the one it revealed$"),
+        ("party/1", {"digest": bytes(32)}, "^party/1 revealed a different sum from party/0: one of them is broken$"),
+        ("party/0", {"contributors": "client/0"}, "^party/0 reports a different sum from the one it revealed$"),
         ("party/0", {"sum": np.full(LENGTH + 1, np.nan)}, "party/0 did not reveal the sum"),
         ("party/0", {"sum": np.zeros(LENGTH)}, "party/0 did not reveal the sum"),
         ("party/2", {"digest": None}, "party/2 did not reveal the sum"),
@@ -618,7 +618,7 @@ def test_no_share_passes_in_the_open(round_):
         ({"aggregate": {"name": "mean"}}, "secure_sum.aggregate.name=mean: allowed are sum, norm_bounded"),
         (
             {"insecure_provider": True},
-            "insecure_provider=true: secure_sum/aggregate=sum takes no correlated randomness",
+            "insecure_provider=true: secure_sum/aggregate=sum needs no correlated randomness",
         ),
         ({"bound": 0.0}, "secure_sum.bound=0.0: must be a finite number above 0"),
         ({"bound": float("inf")}, "secure_sum.bound=inf: must be a finite number above 0"),

@@ -128,7 +128,7 @@ def meeting_of(parties: int, **options) -> Meeting:
 
 def test_a_tunnel_is_an_interface_of_this_machine():
     meeting = meeting_of(2, rendezvous="tcp://192.168.0.7:80", tunnel="wg99")
-    with pytest.raises(ConfigError, match=r"secure_sum\.tunnel=wg99: is no network interface here: .*lo"):
+    with pytest.raises(ConfigError, match=r"secure_sum\.tunnel=wg99: is not a network interface of this machine: .*lo"):
         serve_dealer(meeting, Path(), pair_keys(2, 2))
 
 
