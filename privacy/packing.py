@@ -59,5 +59,5 @@ def unpack(data: bytes, bits: int) -> Words:
 
 
 def _lane(packed: memoryview, lane: int, bits: int, count: int) -> Words:
-    """A view of every eighth integer: unaligned 64-bit words, `bits` bytes apart, each from the integer's first byte."""
+    """A view of every eighth integer: unaligned 64-bit words, `bits` bytes apart, from the integer's first byte on."""
     return np.ndarray((count // 8,), np.dtype("<u8"), packed, offset=lane * bits // 8, strides=(bits,))
