@@ -114,7 +114,7 @@ class SecAggSum(SecureSum):
         self.caveats = (*self._bounds.caveats(whole), "Any client can end a round with a wrong share.")
 
     def trust(self, spec: VectorSpec) -> Trust:
-        """The trust assumptions for a whole cohort. A coalition smaller than the named one holds too few shares of a key."""
+        """The trust assumptions for a whole cohort: smaller coalitions than the named one have too few shares."""
         plan = self.plan(spec.cohort_size, spec.cohort_size)
         if plan.count == 1:
             return EVERYTHING

@@ -124,8 +124,8 @@ class Bounds:
         told = f"It takes {plan.threshold} neighbours where the server follows the protocol."
         left = f"Of a cohort of {plan.count}, {plan.least} must be left, or the round is refused."
         chosen = (
-            "A server that colludes with clients can try keys until a graph suits it: each try succeeds with at most the "
-            f"probability 2^-{self.security_bits} (secure_sum.collusion_rate={self.collusion_rate:g})."
+            "A server that colludes with clients can try keys until a graph suits it: a try succeeds with probability "
+            f"2^-{self.security_bits} at most (secure_sum.collusion_rate={self.collusion_rate:g})."
         )
         lies = self.server == MALICIOUS and plan.count > 1
         return [*([told] if lies else []), left, *([] if plan.complete else [chosen])]
@@ -139,7 +139,7 @@ class Bounds:
         return None
 
     def majority(self, count: int, colluding: int) -> int:
-        """The threshold in a complete graph: as high as the tolerated drop-outs allow, and never below the safe value."""
+        """The threshold in a complete graph: as high as tolerated drop-outs allow, and at least the secure value."""
         dropping = math.ceil(self.dropout_rate * count - _MARGIN)
         safe = colluding + 1 if self.server == CURIOUS else (count + colluding) // 2 + 1
         return max(safe, count - dropping, min(2, count))

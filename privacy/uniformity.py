@@ -1,11 +1,11 @@
-"""Whether numbers are uniform, by tests whose probability of a false alarm is exact.
+"""Tests of uniformity with an exact bound on the probability of a false alarm.
 
-Counts of uniform numbers that fall into one of B intervals (or that agree in their lowest bits) are binomial. A test
-takes the largest count; its threshold is where the binomial's tail, times B, is what was allowed (Bonferroni). No
-distribution is fitted, so a bound of 1e-20 is as good as one of 1e-2, for ten numbers as for ten million.
+The count of uniform numbers in one of B intervals (or with the same lowest bits) is binomial. A test takes the largest
+count. Its threshold is the point at which the binomial's tail, times B, is the allowed probability (Bonferroni). No
+distribution is fitted, so a bound of 1e-20 is as reliable as one of 1e-2, for ten numbers as for ten million.
 
-What is tested beside the numbers themselves are differences of successive ones. Of independent uniform numbers those
-are independent and uniform, too: (x0, x1 - x0, x2 - x1, ...) is a bijection of (x0, x1, x2, ...).
+The differences of successive numbers are tested as well. For independent uniform numbers these differences are
+independent and uniform, too: (x0, x1 - x0, x2 - x1, ...) is a bijection of (x0, x1, x2, ...).
 
 Shapes: R rows (ciphertexts of a message, or one), N numbers in each.
 """
@@ -21,10 +21,10 @@ from scipy.special import bdtrc
 
 Integers = NDArray[np.uint64]
 
-LONG = 1 << 16  # numbers of which all tests are made; of longer ones the first test takes all, the others so many
-TESTS = 3  # of one series of numbers
-SERIES = 5  # at most, of `Numbers`: themselves, along rows, between rows, to the last upload, to a second protection
-_SLACK = 1 + 2.0**-12  # over uniform: what a rounding, or a remainder below its modulus, adds to a probability
+LONG = 1 << 16  # the first test takes all numbers of a series, the other tests at most so many
+TESTS = 3  # number of tests of one series of numbers
+SERIES = 5  # most series of `Numbers`: themselves, along rows, between rows, to the last upload, to a second protection
+_SLACK = 1 + 2.0**-12  # factor on a uniform probability, for rounding, or for a remainder below its modulus
 
 
 @dataclass(frozen=True)
@@ -37,24 +37,24 @@ class Numbers:
 
     @classmethod
     def of(cls, name: str, values: NDArray[Any], modulus: int) -> "Numbers":
-        """One row, or several; of any unsigned type."""
+        """Numbers of any unsigned type, in one row or several."""
         return cls(name, np.atleast_2d(values).astype(np.uint64, copy=False), modulus)
 
     @classmethod
     def of_bytes(cls, name: str, data: bytes) -> "Numbers":
-        """Bytes of a key, seed or share."""
+        """The bytes of a key, seed or share, as numbers."""
         return cls.of(name, np.frombuffer(data, np.uint8), 256)
 
     def difference(self, left: Integers, right: Integers) -> Integers:
-        """What is left of `left` less `right`, modulo the modulus."""
+        """The difference `left` - `right`, modulo the modulus."""
         if self.modulus == 1 << 64:
             return left - right
         modulus = np.uint64(self.modulus)
-        # below 2^63 the sum cannot wrap; above it no modulus but a power of two is in use
+        # below 2^63 the sum cannot wrap; above it every modulus in use is a power of two
         return (left + (modulus - right)) % modulus if self.modulus < 1 << 63 else (left - right) & (modulus - 1)
 
     def series(self) -> Iterator[tuple[str, Integers]]:
-        """What is to be uniform of these alone, in words."""
+        """The series of these numbers that must be uniform, each with a name in words."""
         yield self.name, self.values_RN.reshape(-1)
         row_N = self.values_RN[0, :LONG]
         if len(row_N) > 1:
@@ -67,7 +67,7 @@ class Numbers:
 
 
 def too_regular(numbers: Integers, modulus: int, allowed: float) -> bool:
-    """Whether numbers, shape (N,), are not uniform in [0, modulus); a false alarm has at most the `allowed` chance.
+    """True where numbers, shape (N,), are not uniform in [0, modulus); a false alarm has at most the `allowed` chance.
 
     A bucket is one of 16 or 256 equal intervals, or all numbers with the same lowest byte.
     """
@@ -81,13 +81,13 @@ def too_regular(numbers: Integers, modulus: int, allowed: float) -> bool:
 
 
 def _by_highest(numbers: Integers, bits: int, bucket_bits: int) -> tuple[Integers, int]:
-    """The interval that each lies in, and how many numbers an interval has."""
+    """The interval in which each number lies, and the number of values in an interval."""
     shift = max(0, bits - bucket_bits)
     return numbers >> np.uint64(shift), 1 << shift
 
 
 def _crowded(buckets: Integers, width: int, modulus: int, allowed: float) -> bool:
-    """Whether any of the buckets, of at most so many of the numbers below the modulus, holds too many."""
+    """True where a bucket holds too many numbers; a bucket covers at most `width` of the values below the modulus."""
     counts = np.bincount(buckets.astype(np.intp), minlength=1)
     most = _most(len(buckets), min(1.0, _SLACK * width / modulus), allowed / -(-modulus // width))
     return bool(counts.max() > most)

@@ -79,7 +79,7 @@ def test_the_most_sensitive_are_those(values, data):
 
 @pytest.mark.parametrize("bits", [b"", bytes(4), b"\xff" * 4, b"\xff" * 5])
 def test_positions_of_another_number_are_refused(bits):
-    with pytest.raises(MalformedContribution, match=r"positions of 30 values|values would be encrypted, 9 are to be"):
+    with pytest.raises(MalformedContribution, match=r"positions of 30 values|values would be encrypted, 9 are needed"):
         Selection.from_bytes(bits, spec_of(30, 4), 0.3)
 
 
@@ -170,7 +170,7 @@ def test_who_missed_the_choice_says_so():
     secure_sum = CkksSum("keyholder", BOUND, encrypt_fraction=0.3, encrypt_by="sensitivity")
     round_ = Missed(secure_sum, spec_of(LENGTH, COUNT), vectors(COUNT, LENGTH))
     assert round_.run().survivors == ("client/0", "client/1", "client/3")
-    assert "does not know what to encrypt" in str(round_.refusals["client/2"])
+    assert "does not know which values to encrypt" in str(round_.refusals["client/2"])
 
 
 @pytest.mark.parametrize("stage", ["rank", "positions"])
