@@ -86,7 +86,7 @@ class ClientJob:
     loss: Loss = cross_entropy
     state: Mapping[str, float] = field(default_factory=dict)  # values from the mechanisms' server half, for this round
     extra: list[float] = field(default_factory=list)  # values in [-1, 1] that are summed beside the update
-    diagnostics: dict[str, float] = field(default_factory=dict)  # by `mechanism.metric`; not covered by the privacy
+    diagnostics: dict[str, float] = field(default_factory=dict)  # by `mechanism.metric`; without any privacy guarantee
 
 
 @dataclass

@@ -20,7 +20,7 @@ from privacy.errors import ConfigError, MalformedContribution
 from privacy.randomness import KEY_BYTES, Randomness
 from privacy.vectors import Sum, Vector, VectorSpec
 
-Elements = NDArray[np.unsignedinteger[Any]]  # of the ring, little-endian
+Elements = NDArray[np.unsignedinteger[Any]]  # elements of the ring, little-endian
 
 WIDTHS = (8, 16, 32, 64)
 MOST_FRACTIONAL_BITS = 52  # precision of a float64

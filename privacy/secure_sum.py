@@ -1,7 +1,7 @@
 """The secure sum: the server learns the sum of the survivors' contributions, and nothing else.
 
 A protocol does no I/O. `server` is a generator: it yields one `Exchange` per round trip, and receives the list of
-respondents. `respond` is the half of every other role. Shapes: D is the length of the vector that a `VectorSpec` declares.
+respondents. `respond` is the half of every other role. Shapes: D is the length of the vector of a `VectorSpec`.
 """
 
 import math
@@ -210,7 +210,7 @@ class SecureSum(ABC):
             PrivacyRefusal: the protocol hides contributions but does not declare their distribution.
         """
         if self.hides:
-            raise PrivacyRefusal(f"secure_sum={self.name} declares nothing of what it sends: the witness cannot check")
+            raise PrivacyRefusal(f"secure_sum={self.name} does not declare its records: the witness cannot check them")
         return dict.fromkeys(records, Open())
 
     def encodings(self, stage: str, vector_D: Vector, me: Party) -> Iterable[Encoding]:  # noqa: ARG002

@@ -318,7 +318,7 @@ def test_a_box_of_another_submission_under_the_first_manifest_is_named_by_all(ro
     handed = round_.handed
     handed["party/1"]["client/2"] = second["party/1"]
     outcomes = reveal(round_, handed)
-    assert_refused(outcomes, "party/1", BadSignature, "of client/2 is not what it sent: a box is not the one")
+    assert_refused(outcomes, "party/1", BadSignature, "of client/2 was altered on its way: a box is not the one")
 
 
 def test_a_client_may_submit_again_to_all(round_):

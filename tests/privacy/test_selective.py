@@ -178,7 +178,7 @@ def test_no_choice_no_run(stage):
     secure_sum = CkksSum("keyholder", BOUND, encrypt_fraction=0.3, encrypt_by="sensitivity")
     everybody = {"keyholder", *vectors(COUNT, LENGTH)}
     round_ = Round(secure_sum, spec_of(LENGTH, COUNT), vectors(COUNT, LENGTH), gone={stage: everybody})
-    with pytest.raises(PrivacyRefusal, match="what to encrypt"):
+    with pytest.raises(PrivacyRefusal, match="the values to encrypt"):
         round_.drive(secure_sum.setup([*round_.vectors, "keyholder"], round_.spec))
 
 
