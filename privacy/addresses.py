@@ -2,7 +2,7 @@
 
 from privacy.errors import ProtocolError, shown
 
-Address = str
+Address = str  # name of a role
 SERVER = "server"
 CLIENTS = "client/"  # the prefix of every client's address
 PARTIES = "party/"  # the prefix of every computing party's address

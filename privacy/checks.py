@@ -1,4 +1,4 @@
-"""Checks that the parameters of mechanisms share: each refusal names the key, the value and the remedy."""
+"""Common checks of the parameters of mechanisms. Each refusal names the key, the value and the remedy."""
 
 import math
 
@@ -6,26 +6,26 @@ from privacy.errors import ConfigError
 
 ACCOUNTANTS = ("prv", "rdp", "pld")
 UNITS = ("record", "client")  # from the finer to the coarser
-# just within the normal range of float32
+# the limits lie just within the normal range of float32
 LEAST_CLIP = 1.2e-38
 MOST_CLIP = 3.4e38
 
 
 def positive(key: str, value: float) -> None:
-    """Refuse what is not a finite number above 0.
+    """Refuse a value that is not a finite number above 0.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: the value is refused; the message names the key.
     """
     if not (math.isfinite(value) and value > 0):
         raise ConfigError.of(key, value, "must be a finite number above 0")
 
 
 def clip_norm(key: str, value: float) -> None:
-    """Refuse a clipping norm that is no normal float32: that is what updates and gradients are clipped in.
+    """Refuse a clipping norm that is not a normal float32, the type in which updates and gradients are clipped.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: the value is refused; the message names the key.
     """
     positive(key, value)
     if not LEAST_CLIP <= value <= MOST_CLIP:
@@ -33,20 +33,20 @@ def clip_norm(key: str, value: float) -> None:
 
 
 def within(key: str, value: float) -> None:
-    """Refuse what does not lie between 0 and 1.
+    """Refuse a value that does not lie between 0 and 1.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: the value is refused; the message names the key.
     """
     if not 0 < value < 1:
         raise ConfigError.of(key, value, "must lie between 0 and 1")
 
 
 def check_noise(prefix: str, noise_multiplier: float | None, target_epsilon: float | None) -> None:
-    """Exactly one of sigma and epsilon decides about the noise.
+    """Check that exactly one of `noise_multiplier` and `target_epsilon` is given, and is positive.
 
     Raises:
-        ConfigError: both, neither, or one that is not positive.
+        ConfigError: both or neither are given, or the given one is not positive.
     """
     key = f"{prefix}.noise_multiplier"
     if noise_multiplier is None and target_epsilon is None:

@@ -1,6 +1,7 @@
-"""Sources of randomness, always an argument: the operating system for real runs, a seed for experiments and tests.
+"""Sources of randomness: the operating system for real runs, a seed for experiments and tests.
 
-Both expand a 256-bit key with ChaCha20: `cryptography` gives the bytes, `randomgen` the NumPy generator.
+A source is always passed as an argument. Both expand a 256-bit key with ChaCha20: `cryptography` gives the bytes,
+`randomgen` the NumPy generator.
 """
 
 import hashlib
@@ -16,11 +17,11 @@ KEY_BYTES = 32
 
 
 class Randomness(ABC):
-    """Where keys, masks, shares and noise come from."""
+    """A source of keys, masks, shares and noise."""
 
     @abstractmethod
     def key(self) -> bytes:
-        """A fresh key of 32 bytes; two calls never give the same one."""
+        """A fresh key of 32 bytes; two calls never return the same one."""
 
     def bytes(self, length: int) -> bytes:
         """`length` random bytes."""
@@ -41,7 +42,7 @@ class OsRandomness(Randomness):
 
 
 class SeededRandomness(Randomness):
-    """Keys derived from a seed and labels: reproducible, so it protects nothing."""
+    """Keys derived from a seed and labels. They are reproducible, so they protect nothing."""
 
     def __init__(self, *labels: int | str) -> None:
         self._root = digest(*labels)

@@ -1,9 +1,9 @@
-"""Who is who, and what only they can read or say: a roster of public keys, signatures, sealed boxes, pairwise keys.
+"""Authentication and encryption between roles: a roster of public keys, signatures, sealed boxes, pairwise keys.
 
 All primitives are those of `cryptography`: Ed25519 (RFC 8032), X25519 (RFC 7748), HKDF-SHA256 (RFC 5869),
-ChaCha20-Poly1305 and ChaCha20 (RFC 8439). Every signature, box and key is bound to a header: what for, of which
-configuration, run, round, attempt and stage, from whom to whom. None means anything anywhere else. Whether the same
-message came before is for the protocol to know.
+ChaCha20-Poly1305 and ChaCha20 (RFC 8439). Every signature, box and key is bound to a header: its purpose, the
+configuration, run, round, attempt and stage, the sender and the receiver. It is invalid under any other header.
+Detection of replays is up to the protocol.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from privacy.errors import BadSignature, ConfigError, UnknownSender, shown
 from privacy.randomness import KEY_BYTES, Randomness
 
-BOX_BYTES = KEY_BYTES + 16  # what a box is longer than its content: a public key and a tag
+BOX_BYTES = KEY_BYTES + 16  # overhead of a box over its content: a public key and a tag
 _NONCE = bytes(12)  # every box has a key of its own
 _SIGNATURE = b"fedveil signature 1"
 _BOX = b"fedveil box 1"
@@ -35,17 +35,17 @@ _SHARED = b"fedveil shared key 1"
 
 _P = 2**255 - 19
 _PROBE = X25519PrivateKey.from_private_bytes(bytes(KEY_BYTES))  # any scalar takes points of low order to zero
-_BLOCK = 1 << 15  # words of a key stream at a time, so that they stay in the cache
+_BLOCK = 1 << 15  # number of words of a key stream at a time, so that they stay in the cache
 
 
 def framed(*parts: bytes) -> bytes:
-    """Injective: each part after its length."""
+    """Concatenate parts, each after its length: an injective encoding."""
     return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a signature, box or key is bound to."""
+    """The context to which a signature, box or key is bound."""
 
     purpose: str
     run: str  # hash of the configuration
@@ -56,21 +56,21 @@ class Header:
     receiver: str
 
     def encode(self) -> bytes:
-        """Injective, whatever the strings hold."""
+        """Encode the header injectively, for any strings."""
         parts = self.purpose, self.run, self.round, self.attempt, self.stage, self.sender, self.receiver
         return framed(*(str(part).encode("utf-8", "surrogatepass") for part in parts))
 
 
 @dataclass(frozen=True)
 class PublicKeys:
-    """What others know of a role: 32 bytes each."""
+    """The public keys of one role, 32 bytes each."""
 
     signing: bytes
     exchange: bytes
 
 
 class Identity:
-    """The private keys of one role; they show in no text, and it cannot be pickled."""
+    """The private keys of one role. They are never part of its text, and the object cannot be pickled."""
 
     def __init__(self, signing: bytes, exchange: bytes) -> None:
         self._seeds = signing, exchange
@@ -82,30 +82,30 @@ class Identity:
 
     @classmethod
     def generate(cls, randomness: Randomness) -> "Identity":
-        """Fresh keys."""
+        """Make an identity with fresh keys."""
         return cls(randomness.key(), randomness.key())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Identity":
-        """What `to_bytes` gave.
+        """The identity that `to_bytes` wrote.
 
         Raises:
-            ConfigError: another length.
+            ConfigError: the data have another length.
         """
         if len(data) != 2 * KEY_BYTES:
             raise ConfigError.of("key", f"{len(data)} bytes", f"a role's keys are {2 * KEY_BYTES} bytes")
         return cls(data[:KEY_BYTES], data[KEY_BYTES:])
 
     def to_bytes(self) -> bytes:
-        """For a file that its role alone can read."""
+        """The private keys as bytes, for a file that only its role can read."""
         return b"".join(self._seeds)
 
     def sign(self, header: Header, payload: bytes) -> bytes:
-        """64 bytes that anybody with the roster can verify."""
+        """Sign a payload: 64 bytes that anybody with the roster can verify."""
         return self._signing.sign(_signed(header, payload))
 
     def shared(self, peer: PublicKeys, header: Header, salt: bytes) -> bytes:
-        """A key of 32 bytes that this role and the peer alone can derive, for this header and salt.
+        """A 32-byte key that only this role and the peer can derive, for this header and salt.
 
         Raises:
             BadSignature: the peer's public key is of low order, and the key would be known to all.
@@ -115,29 +115,29 @@ class Identity:
 
 
 def _signed(header: Header, payload: bytes) -> bytes:
-    # hashed first, because Ed25519 goes over what it signs twice
+    # hashed first, because Ed25519 reads its message twice
     return framed(_SIGNATURE, header.encode(), hashlib.sha256(payload).digest())
 
 
 def agree(private: X25519PrivateKey, public: bytes) -> bytes:
-    """What the two ends of a key agreement share, not yet a key.
+    """The shared secret of an X25519 key agreement; it is input to `derive`, not a key.
 
     Raises:
-        BadSignature: a public key of low order, with which it would be known to all.
+        BadSignature: the public key is invalid, or of low order, so that anybody would know the secret.
     """
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
-        raise BadSignature("a public key of low order, or none") from None
+        raise BadSignature("a public key of low order, or an invalid one") from None
 
 
 def derive(secret: bytes, info: bytes) -> bytes:
-    """A key of 32 bytes from what was agreed, for what `info` says."""
+    """A 32-byte key from a shared secret, for the purpose that `info` states."""
     return HKDF(SHA256(), KEY_BYTES, None, info).derive(secret)
 
 
 def _usable(u: int) -> bool:
-    """Whether u is reduced, and of a point on Curve25519 that is not of low order."""
+    """True where u is reduced and belongs to a point of Curve25519 that is not of low order."""
     if u >= _P or pow(u * (u * u + 486662 * u + 1), (_P - 1) // 2, _P) != 1:  # v^2 must be a square
         return False
     try:
@@ -149,7 +149,7 @@ def _usable(u: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def _are_keys(public: PublicKeys) -> bool:
-    """Whether an honest role can have these: under a signing key of low order anybody could sign."""
+    """True where an honest role can have these keys: under a signing key of low order anybody could sign."""
     if {len(public.signing), len(public.exchange)} != {KEY_BYTES}:
         return False
     y = int.from_bytes(public.signing, "little") & (1 << 255) - 1
@@ -163,7 +163,7 @@ class Roster:
     """The public keys of every role, pinned at set-up and outside the server.
 
     Raises:
-        ConfigError: two roles with one key, or what cannot be a public key.
+        ConfigError: two roles have the same key, or a public key is invalid.
     """
 
     def __init__(self, keys: Mapping[str, PublicKeys]) -> None:
@@ -171,7 +171,7 @@ class Roster:
         owners: dict[bytes, str] = {}
         for address, public in self._keys.items():
             if not _are_keys(public):
-                raise ConfigError.of("roster", address, "has a public key that is none; make its keys again")
+                raise ConfigError.of("roster", address, "has an invalid public key; make its keys again")
             for key in (public.signing, public.exchange):
                 if owners.setdefault(key, address) != address:
                     raise ConfigError.of("roster", address, f"has a key of {owners[key]}; each role makes its own")
@@ -180,7 +180,7 @@ class Roster:
         """The keys of one role.
 
         Raises:
-            UnknownSender: nobody of that address.
+            UnknownSender: the roster does not have this address.
         """
         if address not in self._keys:
             raise UnknownSender(f"{shown(address)} is not on the roster")
@@ -193,25 +193,25 @@ class Roster:
         return iter(self._keys)
 
     def to_bytes(self) -> bytes:
-        """JSON, the same for the same keys."""
+        """The roster as canonical JSON: the same keys give the same bytes."""
         listed = {address: [k.signing.hex(), k.exchange.hex()] for address, k in self._keys.items()}
         return json.dumps(listed, separators=(",", ":")).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Roster":
-        """What `to_bytes` wrote.
+        """The roster that `to_bytes` wrote.
 
         Raises:
-            ConfigError: anything else, be it another way to write the same, or an address that comes twice.
+            ConfigError: any other data, also another encoding of the same roster, or an address that is listed twice.
         """
         try:
             listed = json.loads(data)
             keys = {a: PublicKeys(bytes.fromhex(s), bytes.fromhex(x)) for a, (s, x) in listed.items()}
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise ConfigError.of("roster", f"{len(data)} bytes", f"is no roster ({error})") from None
+            raise ConfigError.of("roster", f"{len(data)} bytes", f"is not a roster ({error})") from None
         roster = cls(keys)
         if roster.to_bytes() != data:
-            raise ConfigError.of("roster", f"{len(data)} bytes", "is not as a roster is written; make it again")
+            raise ConfigError.of("roster", f"{len(data)} bytes", "is not in the canonical form; make the roster again")
         return roster
 
     @property
@@ -220,11 +220,11 @@ class Roster:
         return hashlib.sha256(self.to_bytes()).digest()
 
     def verify(self, header: Header, payload: bytes, signature: object) -> None:
-        """Check that the header's sender signed this.
+        """Check that the header's sender signed this payload.
 
         Raises:
-            BadSignature: it did not.
-            UnknownSender: it is not on the roster.
+            BadSignature: the sender did not sign it.
+            UnknownSender: the sender is not on the roster.
         """
         public = Ed25519PublicKey.from_public_bytes(self[header.sender].signing)
         if not isinstance(signature, bytes):
@@ -236,11 +236,12 @@ class Roster:
 
 
 def seal(me: Identity, roster: Roster, header: Header, plaintext: bytes, randomness: Randomness) -> bytes:
-    """A box that the header's receiver alone can open, `BOX_BYTES` longer than the plaintext.
+    """Seal a box that only the header's receiver can open, `BOX_BYTES` longer than the plaintext.
 
-    Its key comes from the receiver's static key with two of the sender's: the static one says who sealed it, and a
-    fresh one, forgotten at once, keeps old boxes closed to whoever learns the sender's keys later. Whoever learns the
-    receiver's keys reads what was sealed to it, and can seal to it in anybody's name.
+    Its key is agreed between the receiver's static key and two keys of the sender. The sender's static key
+    authenticates the sender. The sender's fresh key is discarded at once, so old boxes stay closed to an adversary that
+    learns the sender's static key later. An adversary that learns the receiver's keys can read all boxes for it, and
+    can seal boxes to it in any role's name.
 
     Raises:
         UnknownSender: the sender or the receiver is not on the roster.
@@ -253,10 +254,10 @@ def seal(me: Identity, roster: Roster, header: Header, plaintext: bytes, randomn
 
 
 def open_box(me: Identity, roster: Roster, header: Header, box: object) -> bytes:
-    """What was sealed under this very header.
+    """Open a box that was sealed under exactly this header, and return its plaintext.
 
     Raises:
-        BadSignature: it was not, or was changed on its way.
+        BadSignature: the box was sealed under another header, or was altered on its way.
         UnknownSender: the sender or the receiver is not on the roster.
     """
     if not isinstance(box, bytes) or len(box) < BOX_BYTES:
@@ -277,25 +278,26 @@ def _box_key(secrets: bytes, roster: Roster, header: Header, public: bytes) -> b
 
 
 def mac(key: bytes, parts: Iterable[bytes]) -> bytes:
-    """HMAC-SHA256 over parts, each with its length."""
+    """The HMAC-SHA256 of parts, each after its length."""
     return hmac.digest(key, framed(*parts), "sha256")
 
 
 def check_mac(key: bytes, parts: Iterable[bytes], tag: object, sender: str) -> None:
-    """Compare in constant time.
+    """Check a tag in constant time.
 
     Raises:
-        BadSignature: another tag.
+        BadSignature: the tag is wrong.
     """
     if not isinstance(tag, bytes) or not hmac.compare_digest(mac(key, parts), tag):
         raise BadSignature(f"{sender} did not authenticate this")
 
 
 def uniform(key: bytes, count: int, modulus: int) -> NDArray[np.uint64]:
-    """Integers uniform in [0, modulus), shape (count,): the same ones wherever the key is known, whatever the machine.
+    """Expand a key into integers uniform in [0, modulus), shape (count,), the same on every machine.
 
-    The ChaCha20 stream of a 32-byte key (nonce and counter 0) is read as little-endian words of 1, 2, 4 or 8 bytes, the
-    fewest that hold the modulus; of each the low bits that it takes; what is not below the modulus is passed over.
+    The ChaCha20 stream of the 32-byte key (nonce and counter 0) is read as little-endian words of 1, 2, 4 or 8 bytes,
+    the fewest that hold the modulus. Each word is reduced to as many low bits as the modulus needs, and is skipped
+    where it is not below the modulus.
     """
     assert 2 <= modulus <= 1 << 64
     bits = (modulus - 1).bit_length()

@@ -1,11 +1,11 @@
-"""What code says that it does, for whoever measures it: `with span("encrypt"):` and `note("ciphertexts", 1)`.
+"""Instrumentation of code for measurements: `with span("encrypt"):` and `note("ciphertexts", 1)`.
 
-A protocol states its steps and does not know whether anybody listens. Who measures installs a recorder around the call,
-for this thread alone; without one both are no-ops of some hundred nanoseconds. The split between those who state and
-those who measure is that of OpenTelemetry's API and SDK.
+A protocol states its steps and does not know whether they are recorded. A measurement installs a recorder around the
+call, for this thread only. Without a recorder both calls are no-ops of some hundred nanoseconds. The split between
+instrumentation and recorder is that of OpenTelemetry's API and SDK.
 
-A step that comes again and again, ciphertext by ciphertext, adds up under its name. Do not hold a span over a `yield`:
-what the consumer does would count in it. Give the iterator to `each` instead.
+A repeated step, ciphertext by ciphertext, adds up under its name. Do not hold a span over a `yield`: the work of the
+consumer would count in it. Pass the iterator to `each` instead.
 """
 
 import time
@@ -18,9 +18,9 @@ T = TypeVar("T")
 
 
 class Recorder:
-    """Adds up seconds and notes by name. Time inside a nested span is that one's alone, so no second counts twice.
+    """Add up seconds and notes by name. Time inside a nested span counts only for the inner span.
 
-    `clock` gives seconds: wall time, or processor time where that is to be told.
+    `clock` returns seconds: wall time, or processor time.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -32,7 +32,7 @@ class Recorder:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """The block is a step of this name; it counts also when it raises."""
+        """Count the block as a step of this name, also when it raises."""
         self._settle()
         self._open.append(name)
         try:
@@ -44,7 +44,7 @@ class Recorder:
             self._open.pop()
 
     def _settle(self) -> None:
-        """What has passed since the last change belongs to the innermost step."""
+        """Add the time since the last change to the innermost step."""
         now_s = self._clock()
         if self._open:
             name = self._open[-1]
@@ -52,7 +52,7 @@ class Recorder:
         self._since_s = now_s
 
     def note(self, name: str, value: float) -> None:
-        """Add to a figure."""
+        """Add a value to the figure of this name."""
         self.notes[name] = self.notes.get(name, 0.0) + value
 
 
@@ -62,7 +62,7 @@ _NOTHING = nullcontext()
 
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[Recorder]:
-    """Spans and notes of the block go to this recorder, and to no other."""
+    """Send the spans and notes of the block to this recorder only."""
     token = _recorder.set(recorder)
     try:
         yield recorder
@@ -71,20 +71,20 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
 
 
 def span(name: str) -> AbstractContextManager[None]:
-    """A step of what the caller does."""
+    """Mark a block of the caller as a step of this name."""
     recorder = _recorder.get()
     return _NOTHING if recorder is None else recorder.span(name)
 
 
 def note(name: str, value: float) -> None:
-    """A figure of what the caller does; repeated, it adds up."""
+    """Record a figure of the caller; repeated calls add up."""
     recorder = _recorder.get()
     if recorder is not None:
         recorder.note(name, value)
 
 
 def each(name: str, items: Iterable[T]) -> Iterator[T]:
-    """The same items; what it takes to make one is a step of this name, what is done with it is not."""
+    """Yield the same items. The time to make an item counts as a step of this name, the time to use it does not."""
     iterator = iter(items)
     while True:
         with span(name):

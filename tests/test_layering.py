@@ -122,7 +122,7 @@ def files_imported(node: ast.AST) -> Iterator[str]:
 
 
 def trespasses(path: str, node: ast.AST) -> Iterator[str]:
-    """What is wrong with the rooms that this node of the file at `path` imports from."""
+    """The rooms that this node of the file at `path` may not import from, in words."""
     mine = room_of(path)
     if mine.partition("/")[0] in FREE:
         return

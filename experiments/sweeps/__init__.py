@@ -1,4 +1,4 @@
-"""What a sweep does beyond its cells. Hydra's configuration names the callbacks below."""
+"""Sweeps: twins, cores and GPUs, exit status. Hydra's configuration names the callbacks below."""
 
 from importlib import import_module
 

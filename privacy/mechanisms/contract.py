@@ -1,6 +1,6 @@
-"""The mechanism: what changes *what is released*. Hooks that do nothing by default, so mechanisms chain.
+"""The mechanism: it changes *what is released*. Its hooks do nothing by default, so mechanisms chain.
 
-A mechanism knows torch's training objects but nothing of messages, configuration files or other clients.
+A mechanism knows torch's training objects, but not messages, configuration files or other clients.
 Shapes: D is the number of model parameters.
 """
 
@@ -27,66 +27,66 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # mean over logits 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of a run before its first round: what mechanisms check, and solve their noise for."""
+    """Facts of a run that are known before its first round. Mechanisms check them and size their noise by them."""
 
     clients: int
     cohort_size: int
     min_contributors: int  # a sum over fewer is not opened
-    hidden: bool  # whether the secure sum keeps single contributions from the server
-    rounding: float  # how far the secure sum may move one contribution: L2 norm
+    hidden: bool  # True where the secure sum keeps single contributions from the server
+    rounding: float  # largest change of one contribution by the secure sum: L2 norm
     dimension: int  # D
     rounds: int
-    examples: tuple[int, ...]  # of each client
-    participations: tuple[int, ...]  # of each client, as the cohorts will be drawn
+    examples: tuple[int, ...]  # number of examples of each client
+    participations: tuple[int, ...]  # number of participations of each client, as the cohorts will be drawn
     separation: int  # least number of rounds from one participation of a client to its next; 1: in a row
     batch_size: int
     epochs: int | None
     steps: int | None
-    sample_rate: float | None  # public; None: each client's own, batch_size over its examples
+    sample_rate: float | None  # a public rate; None: each client's own, batch_size over its number of examples
     uniform_weights: bool
     public_weights: bool
     proximal: bool
     delta: float
     accountant: str
     model: torch.nn.Module
-    party_noise: "PartyNoise | None" = None  # what the parties of the secure sum add to it
+    party_noise: "PartyNoise | None" = None  # noise that the parties of the secure sum add to it
 
     @property
     def records(self) -> int:
-        """Examples of all clients."""
+        """The number of examples of all clients."""
         return sum(self.examples)
 
 
 @runtime_checkable
 class Loader(Protocol):
-    """Batches of one client's examples, and any of them by index."""
+    """The examples of one client, in batches and by index."""
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of plain training."""
 
     def take(self, index: torch.Tensor) -> Batch:
-        """The examples at some indices below their number, shape (B,), int64."""
+        """The examples at the given indices, shape (B,), int64; each index is below the number of examples."""
 
 
 @dataclass
 class ClientJob:
     """One client's work in one round. `prepare` may replace model, optimizer, batches and loss by private versions.
 
-    The model is reused by the next client of the process: a mechanism that wraps or hooks it works on a copy.
+    The next client of the process reuses the model, so a mechanism that wraps or hooks it works on a copy.
     """
 
     address: Address
     round: int
     memory: MutableMapping[str, Value]
-    randomness: Randomness  # of noise and of secret sampling
+    randomness: Randomness  # source of noise and of secret sampling
     examples: int
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     batches: Iterable[Batch]
     loss: Loss = cross_entropy
-    state: Mapping[str, float] = field(default_factory=dict)  # what the server's half of the mechanisms told this round
+    state: Mapping[str, float] = field(default_factory=dict)  # values from the mechanisms' server half, for this round
     extra: list[float] = field(default_factory=list)  # values in [-1, 1] that are summed beside the update
-    diagnostics: dict[str, float] = field(default_factory=dict)  # by `mechanism.metric`; no part of what is private
+    diagnostics: dict[str, float] = field(default_factory=dict)  # by `mechanism.metric`; without any privacy guarantee
 
 
 @dataclass
@@ -98,68 +98,68 @@ class ServerJob:
     cohort_size: int
     survivors: tuple[Address, ...]
     weight: float
-    state: dict[str, float] = field(default_factory=dict)  # lasts the whole run, and is told to clients
-    secrets: dict[str, torch.Tensor] = field(default_factory=dict)  # lasts the whole run, and is told to nobody
-    extra: list[float] = field(default_factory=list)  # sums of what clients added beside their updates
+    state: dict[str, float] = field(default_factory=dict)  # lasts the whole run, and is sent to clients
+    secrets: dict[str, torch.Tensor] = field(default_factory=dict)  # lasts the whole run, and is sent to nobody
+    extra: list[float] = field(default_factory=list)  # sums of the extra values that clients added to their updates
     diagnostics: dict[str, float] = field(default_factory=dict)
 
     def take_extra(self, count: int) -> list[float]:
-        """The last `count` extra sums: mechanisms run in reverse order, so the last to add is the first to take."""
+        """Remove and return the last `count` extra sums: mechanisms run in reverse order, so last added, first out."""
         taken = self.extra[-count:]
         self.extra = self.extra[:-count]
         return taken
 
 
 class Mechanism:
-    """Base of every mechanism. A subclass names itself and overrides the hooks that it needs.
+    """Base of every mechanism. A subclass sets `name` and overrides the hooks that it needs.
 
-    `unit` is what it protects (privacy.checks.UNITS). `holds_against` says who learns no more than epsilon allows:
-    `outsider` (who sees the models), `server`.
+    `unit` is the protected unit (privacy.checks.UNITS). `holds_against` lists the adversaries that learn no more
+    than epsilon allows: `outsider` (sees the models), `server`.
     """
 
     name: str = "mechanism"
     unit: str | None = None
     holds_against: tuple[str, ...] = ()
-    extra_values = 0  # how many values it adds to a contribution
-    fixed_denominator = False  # divide by the configured cohort: how many survived is no public figure
-    noised_by_parties = False  # its noise is what the parties of the secure sum add
-    noise_multiplier: float | None = None  # of one release; known once it is settled
-    epsilons: Mapping[str, float] = MappingProxyType({})  # of the whole run, by whom it holds against, if that differs
-    modulus_bits: int | None = None  # where it releases residues in place of floats; known once it is settled
-    window = 1  # rounds whose contributions a round's release tells of: itself, and those that its noise depends on
+    extra_values = 0  # number of values that it adds to a contribution
+    fixed_denominator = False  # True: divide by the configured cohort size, as the number of survivors is not public
+    noised_by_parties = False  # True: the parties of the secure sum add its noise
+    noise_multiplier: float | None = None  # for one release; known after `settle`
+    epsilons: Mapping[str, float] = MappingProxyType({})  # for the whole run, by adversary, where they differ
+    modulus_bits: int | None = None  # set where it releases residues in place of floats; known after `settle`
+    window = 1  # number of rounds whose contributions one release reveals: its own, and those that its noise depends on
 
     def settle(self, plan: Plan) -> None:
-        """Everywhere, before the first round: check the plan, and solve what follows from it.
+        """Check the plan and solve the mechanism's parameters from it. Every node calls this before the first round.
 
         Raises:
-            ConfigError: the plan cannot keep this mechanism's promise; it says why, and the remedy.
+            ConfigError: the plan cannot keep this mechanism's promise; the message gives the reason and the remedy.
         """
 
     def initial_state(self) -> dict[str, float]:
-        """What the server's half remembers over the run, and tells clients each round. Keys are the mechanism's own."""
+        """The state that the server keeps over the run and sends to clients each round, under keys of the mechanism."""
         return {}
 
     def summed_length(self, dimension: int) -> int:
-        """How many values of an update of `dimension` are summed."""
+        """The number of values that are summed for an update of `dimension` values."""
         return dimension
 
     def charge(self, client: int) -> "Charge | None":  # noqa: ARG002
-        """What one participation of a client costs; None for a mechanism that promises nothing."""
+        """The cost of one participation of a client; None for a mechanism that promises nothing."""
         return None
 
     def prepare(self, job: ClientJob) -> None:
-        """Client, before training: put private versions of the training objects into the job."""
+        """Put private versions of the training objects into the job, at the client before training."""
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Client, after training: clip, add local noise, compress. Takes and returns shape (D,) on the job's device.
+        """Clip, add local noise or compress, at the client after training. Takes and returns (D,) on the job's device.
 
         A mechanism with `modulus_bits` returns int64 residues of shape (summed_length(D),) instead, on the host.
         """
         return update_D
 
     def on_total(self, job: ServerJob, total_D: NDArray[Any]) -> NDArray[Any]:  # noqa: ARG002
-        """Server, on the raw sum of shape (D,), before the division by the weight; mechanisms run in reverse order.
+        """Change the raw sum, shape (D,), at the server before the division by the weight. The order is reversed.
 
-        float64, but for a mechanism with `modulus_bits`: it takes residues of shape (summed_length(D),).
+        The sum is float64. A mechanism with `modulus_bits` takes residues of shape (summed_length(D),) instead.
         """
         return total_D

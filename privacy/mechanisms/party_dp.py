@@ -1,9 +1,9 @@
-"""Client-level differential privacy whose noise the parties of an MPC add: the client's clip, and what it all costs.
+"""Client-level differential privacy with noise from the parties of an MPC: the client's clip, and the privacy cost.
 
-The noise stands in `secure_sum.aggregate=noised_sum` (`privacy.noise.parties`). It holds against the server, and
-against
-as many colluding parties as it was sized for, with or without the server; outsiders, who know no party's share, face
-more of it. No number of clients has to survive, as the noise does not come from them.
+The noise is set by `secure_sum.aggregate=noised_sum` (`privacy.noise.parties`). The guarantee holds against the server,
+and
+against as many colluding parties as the noise was sized for, with or without the server. Outsiders know no party's
+share, so they face more noise. The noise does not come from clients, so no minimum number of clients has to survive.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger("fedveil")
 
 
 class PartyDp(Mechanism):
-    """Clips each update to the norm that the parties' noise was sized for, and charges for it."""
+    """Clip each update to the norm that the parties' noise was sized for, and charge for each participation."""
 
     name = "party_dp"
     unit = "client"
@@ -34,10 +34,10 @@ class PartyDp(Mechanism):
         self._rounding = 0.0
 
     def settle(self, plan: Plan) -> None:
-        """Check the plan, and work out the cost against each coalition.
+        """Check the plan, and compute the privacy cost against each coalition.
 
         Raises:
-            ConfigError: a sum whose parties add no noise, weights by examples, or delta.
+            ConfigError: the parties of the sum add no noise, clients are weighted by examples, or delta is invalid.
         """
         require_uniform(self.name, plan)
         if plan.party_noise is None:
@@ -59,16 +59,16 @@ class PartyDp(Mechanism):
         return Charge(self.name, "client", "zero_out", event)
 
     def _epsilon(self, plan: Plan, known: int) -> float:
-        """Of the client that takes part most often, over the whole run."""
+        """The epsilon of the client that takes part most often, over the whole run."""
         whole = charges.compose([(self._charged(plan, known), max(plan.participations))])
         return accounting.epsilon(whole.event, plan.delta, "rdp", whole.relation)
 
     def charge(self, client: int) -> Charge | None:  # noqa: ARG002
-        """At the noise that the colluding parties cannot take off."""
+        """The cost of one participation, at the noise that the colluding parties cannot subtract."""
         return self._charge
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
-        """Clip, with room for the rounding to steps."""
+        """Clip the update, with room for the rounding to steps."""
         assert self._noise is not None
         clip = self._noise.clip
         clipped_D, norm = clip_within(update_D, clip, self._rounding)

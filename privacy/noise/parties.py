@@ -1,9 +1,10 @@
-"""Noise that the parties of an MPC add to a sum before they open it: its size, and what it costs.
+"""Noise that the parties of an MPC add to a sum before they open it: its size, and its privacy cost.
 
-Each of P parties adds Skellam noise of variance sigma^2 / (P - c) from its own randomness, in integers. What is opened
-carries P shares; c parties that collude can take theirs off, and what is left has the variance sigma^2, with
-sigma = noise_multiplier * clip. Skellam noise adds up to Skellam noise, so each of these counts has an exact event
-(Agarwal, Kairouz and Liu 2021, Theorem 3.5). The relation is zero-out: the neighbour's update becomes zero.
+Each of P parties adds Skellam noise of variance sigma^2 / (P - c) from its own randomness, in integers. The opened sum
+carries P shares of noise. If c parties collude, they can subtract theirs, and the rest has the variance sigma^2, with
+sigma = noise_multiplier * clip. A sum of Skellam noise is Skellam noise, so there is an exact event for any number of
+known shares (Agarwal, Kairouz and Liu 2021, Theorem 3.5). The relation is zero-out: in the neighbouring data set the
+client's update is zero.
 """
 
 import math
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PartyNoise:
-    """In steps of 2^-fractional_bits, but for `clip`, which bounds the L2 norm of an update.
+    """The parties' noise. Its properties are in steps of 2^-fractional_bits; `clip` bounds the L2 norm of an update.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value is out of range.
     """
 
     noise_multiplier: float
@@ -33,28 +34,28 @@ class PartyNoise:
     fractional_bits: int
 
     def __post_init__(self) -> None:
-        """Check what was given."""
+        """Check the values."""
         positive("secure_sum.aggregate.noise_multiplier", self.noise_multiplier)
         clip_norm("secure_sum.aggregate.clip", self.clip)
         if not 0 <= self.colluders < self.parties:
-            allowed = f"must be from 0 to parties - 1 = {self.parties - 1}: somebody's noise must stay"
+            allowed = f"must be from 0 to parties - 1 = {self.parties - 1}: the noise of at least one party must stay"
             raise ConfigError.of("secure_sum.aggregate.colluders", self.colluders, allowed)
 
     @property
     def sensitivity(self) -> float:
-        """The L2 norm that one update has at most."""
+        """The largest L2 norm of one update, in steps."""
         return math.ldexp(self.clip, self.fractional_bits)
 
     @property
     def share_variance(self) -> float:
-        """Of one party's noise on one coordinate."""
+        """The variance of one party's noise on one coordinate, in steps squared."""
         return (self.noise_multiplier * self.sensitivity) ** 2 / (self.parties - self.colluders)
 
     def require_drawable(self) -> None:
-        """Refuse steps at which a party's share is too small or too large to be drawn.
+        """Refuse a step size at which a party's share of the noise is too small or too large to be drawn.
 
         Raises:
-            ConfigError: it is.
+            ConfigError: the share is too small or too large.
         """
         low, high = VARIANCE_RANGE
         if not low <= self.share_variance <= high:
@@ -63,16 +64,18 @@ class PartyNoise:
 
     @property
     def reach(self) -> float:
-        """What the noise of all parties stays below on a coordinate, but with probability 2^-40."""
+        """A bound on the noise of all parties on one coordinate, in steps; it fails with probability 2^-40."""
         from privacy.noise.cost_of_integer_noise import coordinate_bound
 
         return coordinate_bound(self.parties, 0.0, 1, self.share_variance)
 
     def event(self, dimension: int, known: int, rounds: int, delta: float) -> "DpEvent":
-        """One participation, against who knows the noise of so many parties: the cheaper bound over so many rounds.
+        """The event of one participation, against an adversary that knows the noise of `known` parties.
+
+        Of the two bounds, it is the one that costs less over `rounds` rounds.
 
         Raises:
-            ConfigError: delta outside (0, 1).
+            ConfigError: delta lies outside (0, 1).
         """
         from privacy.noise.cost_of_integer_noise import l1_bound, skellam_zcdp, tightest
 

@@ -1,7 +1,7 @@
 """The secure sum: the server learns the sum of the survivors' contributions, and nothing else.
 
-A protocol does no I/O. `server` is a generator that yields one `Exchange` a round trip and is sent the list of
-respondents; `respond` is everybody else's half. Shapes: D is the length of the vector that `VectorSpec` declares.
+A protocol does no I/O. `server` is a generator: it yields one `Exchange` per round trip, and receives the list of
+respondents. `respond` is the half of every other role. Shapes: D is the length of the vector of a `VectorSpec`.
 """
 
 import math
@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 Value = NDArray[np.generic] | bytes | int | float | str
 Records = Mapping[str, Value]
-Contribution = Callable[[], Vector]  # trains when called, and only then
+Contribution = Callable[[], Vector]  # the call trains the model
 
 
 @dataclass
 class Exchange:
-    """One round trip: send `outbox`, hand each reply to `receive` as it arrives.
+    """One round trip: the driver sends `outbox` and passes each reply to `receive` as it arrives.
 
-    `collect` marks the stage that asks clients for their contribution: the driver attaches the global model. Who has
-    not answered after `timeout_s` seconds, where the protocol gives them, is not waited for any longer.
+    `collect` marks the stage that asks clients for their contribution: the driver attaches the global model. If the
+    protocol sets `timeout_s`, the driver stops waiting after so many seconds.
     """
 
     stage: str
@@ -51,14 +51,14 @@ class Exchange:
     receive: Callable[[Address, Records], None]
     collect: bool = False
     timeout_s: float | None = None
-    names: Collection[str] | None = None  # of the records that an answer may hold, where the protocol says so
+    names: Collection[str] | None = None  # record names that an answer may hold; None: any
     _answered: set[Address] = field(default_factory=set, init=False, repr=False)
 
     def deliver(self, address: Address, records: Records) -> None:
-        """Hand one reply to the protocol.
+        """Pass one reply to the protocol.
 
         Raises:
-            ProtocolError: an unknown or repeated sender, or whatever the protocol finds wrong with the records.
+            ProtocolError: the sender is unknown or has answered before, or the protocol refuses the records.
         """
         if address not in self.outbox:
             raise UnknownSender(f"{address} was not asked at stage {self.stage}")
@@ -71,34 +71,34 @@ class Exchange:
         self._answered.add(address)
 
     def respondents(self) -> list[Address]:
-        """Who has answered validly, in the order of the outbox."""
+        """The addresses that have answered validly, in the order of the outbox."""
         return [address for address in self.outbox if address in self._answered]
 
 
 class Store(ABC):
-    """What a role keeps longer than a round, durably and to itself."""
+    """The durable private store of a role, which outlives a round."""
 
     @abstractmethod
     def get(self, name: str) -> bytes | None:
-        """What was put under a name; None if nothing was."""
+        """The value that was put under a name; None if there is none."""
 
     @abstractmethod
     def put(self, name: str, value: bytes) -> None:
-        """Keep a value; it is on disk when this returns."""
+        """Store a value; it is on disk when this returns."""
 
     @abstractmethod
     def claim(self, name: str) -> bool:
-        """Whether this name is claimed for the first time ever; the claim is on disk when this returns."""
+        """True where this name is claimed for the first time ever; the claim is on disk when this returns."""
 
 
 @dataclass
 class Credentials:
-    """What a role has from set-up: its own private keys, everybody's public ones, a store, and ways to its peers."""
+    """A role's credentials from set-up: its private keys, all public keys, its store, and the connection to peers."""
 
     identity: Identity
     roster: Roster
     store: Store
-    peers: Peers | None = None  # where the protocol's `meeting` says so
+    peers: Peers | None = None  # set where the protocol has a `meeting`
 
 
 Flow = Generator[Exchange, list[Address], Total]
@@ -107,7 +107,7 @@ SetupFlow = Generator[Exchange, list[Address], None]
 
 @dataclass
 class Participant:
-    """Who answers: one role in one attempt at one round. `memory` is flat, serialisable and lasts one round."""
+    """A role that answers in one attempt at one round. `memory` is flat, serialisable and lasts one round."""
 
     address: Address
     run: str  # hash of the configuration
@@ -116,36 +116,36 @@ class Participant:
     spec: VectorSpec
     memory: MutableMapping[str, Value]
     randomness: Randomness
-    credentials: Credentials | None = None  # where the protocol's `pinned` says so
-    noise: Randomness | None = None  # of what this role adds to a sum; None: `randomness`
-    device: str = "cpu"  # to compute on
-    inside: dict[str, bytes] = field(default_factory=dict, repr=False)  # what it sealed, by record, for the witness
+    credentials: Credentials | None = None  # set where the protocol is `pinned`
+    noise: Randomness | None = None  # source of the noise that this role adds to a sum; None: `randomness`
+    device: str = "cpu"  # torch device to compute on
+    inside: dict[str, bytes] = field(default_factory=dict, repr=False)  # plaintexts of its boxes, by record name
 
     @property
     def own(self) -> Credentials:
-        """The credentials.
+        """The credentials of this role.
 
         Raises:
-            PrivacyRefusal: there are none.
+            PrivacyRefusal: there are no credentials.
         """
         if self.credentials is None:
             raise PrivacyRefusal(f"{self.address} has no keys: the roster was not set up")
         return self.credentials
 
     def header(self, purpose: str, sender: Address, receiver: Address) -> Header:
-        """What binds a signature, box or key to this attempt."""
+        """The header that binds a signature, box or key to this attempt."""
         return Header(purpose, self.run, self.round, self.attempt, "", sender, receiver)
 
 
 class SecureSum(ABC):
-    """One protocol.
+    """One protocol for a secure sum.
 
-    `exact` says that it can sum residues modulo a power of two; `hides`, that the server learns nothing but the sum;
-    `pinned`, that it needs a roster; `surveys`, that clients contribute the sensitivities of their data at set-up;
-    `stages` are those of a round at which clients are asked, where it says so; `roles` are the parties beside clients
-    and server, `meeting` how they reach one another, where they must; `noise` what they add to the sum, where they do;
-    `additive`, that what is opened is the sum, `uniform`, that it needs equal weights; `bound` the largest value of an
-    update, where its range is limited; `caveats` are whole sentences about what it does not protect.
+    `exact`: it can sum residues modulo a power of two. `hides`: the server learns nothing but the sum. `pinned`: it
+    needs a roster. `surveys`: clients contribute the sensitivities of their data at set-up. `stages`: the stages of a
+    round at which clients are asked, where the protocol lists them. `roles`: the parties beside clients and server.
+    `meeting`: their connection to one another, where they need one. `noise`: the noise that they add to the sum, if
+    any. `additive`: the opened value is the sum. `uniform`: it needs equal weights. `bound`: the largest value of an
+    update, where its range is limited. `caveats`: whole sentences about the limits of its protection.
     """
 
     name: str
@@ -165,56 +165,56 @@ class SecureSum(ABC):
 
     @property
     def label(self) -> str:
-        """For tables."""
+        """The label for tables."""
         return self.name
 
     def trust(self, spec: VectorSpec) -> Trust:  # noqa: ARG002
-        """Who holds and sees what. One that does not say is taken to protect nothing."""
+        """The trust assumptions: the keys and views of each party. By default the protocol protects nothing."""
         return EVERYTHING
 
     def tolerance(self, spec: VectorSpec) -> float:  # noqa: ARG002
-        """How far it may be off for each contribution, in absolute terms.
+        """The largest absolute error of the sum, per contribution.
 
         Raises:
-            ConfigError: it cannot carry such a vector.
+            ConfigError: the protocol cannot carry such a vector.
         """
         return 0.0
 
     def setup(self, roles: Sequence[Address], spec: VectorSpec) -> SetupFlow:  # noqa: ARG002
-        """Once a run: key distribution. Empty unless a protocol needs it."""
+        """Distribute keys, once per run. Empty unless a protocol needs it."""
         yield from ()
 
     @abstractmethod
     def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
-        """The server's half of one round.
+        """Run the server's half of one round.
 
         Raises:
-            TooFewContributors: when the cohort, or what is left of it, is below `spec.min_contributors`.
+            TooFewContributors: the cohort, or the rest of it after drop-outs, is below `spec.min_contributors`.
         """
 
     @abstractmethod
     def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
-        """Everyone else's half: the answer of `me` at `stage`.
+        """The answer of `me` at `stage`: the half of every role but the server.
 
         Raises:
-            ProtocolError: an unknown stage, or records that the protocol does not allow.
+            ProtocolError: the stage is unknown, or the protocol does not allow the records.
         """
 
     # ---- for the witness, at a client that has just answered with its contribution
 
     def declare(self, stage: str, records: Records, me: Participant) -> Declarations:  # noqa: ARG002
-        """How each record is distributed where protection is on.
+        """The distribution of each record while protection is on.
 
         Raises:
-            ProtocolError: a record is not what this protocol sends.
-            PrivacyRefusal: the protocol hides something and does not say how.
+            ProtocolError: this protocol does not send such a record.
+            PrivacyRefusal: the protocol hides contributions but does not declare their distribution.
         """
         if self.hides:
-            raise PrivacyRefusal(f"secure_sum={self.name} declares nothing of what it sends: the witness cannot check")
+            raise PrivacyRefusal(f"secure_sum={self.name} does not declare its records: the witness cannot check them")
         return dict.fromkeys(records, Open())
 
     def encodings(self, stage: str, vector_D: Vector, me: Participant) -> Iterable[Encoding]:  # noqa: ARG002
-        """The vector as it is written before it is protected."""
+        """The encodings of the vector before it is protected."""
         return ()
 
     def rehearse(
@@ -225,15 +225,19 @@ class SecureSum(ABC):
         vector_D: Vector,  # noqa: ARG002
         sent: Records,  # noqa: ARG002
     ) -> Rehearsal | None:
-        """Protect a vector once more, as in what is `sent`, and open it again.
+        """Protect a vector once more, as in the records that are `sent`, and open it again.
 
-        `me` is a double, whose memory and store nobody sees.
+        `me` is a double of the client; its memory and store are discarded.
         """
         return None
 
 
 def require_contributors(contributors: Sequence[Address], spec: VectorSpec) -> None:
-    """Refuse a sum over fewer than `min_contributors` (and over nobody)."""
+    """Refuse a sum over fewer than `min_contributors`, or over none.
+
+    Raises:
+        TooFewContributors: there are fewer.
+    """
     needed = max(1, spec.min_contributors)
     if len(contributors) < needed:
         raise TooFewContributors(
@@ -242,10 +246,10 @@ def require_contributors(contributors: Sequence[Address], spec: VectorSpec) -> N
 
 
 def bytes_of(records: Records, name: str) -> bytes:
-    """A byte string among the records of a message.
+    """The byte string with this name among the records of a message.
 
     Raises:
-        MalformedContribution: it is missing, or something else.
+        MalformedContribution: the record is missing, or is not a byte string.
     """
     value = records.get(name)
     if not isinstance(value, bytes):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.uint64]
-LONG = 1 << 16  # numbers of which all tests are made; of longer ones the first test takes all, the others so many
+LONG = 1 << 16  # the first test takes all numbers of a series, the other tests at most so many
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,24 @@ class Numbers:
 
     @classmethod
     def of(cls, name: str, values: NDArray[Any], modulus: int) -> "Numbers":
-        """One row, or several; of any unsigned type."""
+        """Numbers of any unsigned type, in one row or several."""
         return cls(name, np.atleast_2d(values).astype(np.uint64, copy=False), modulus)
 
     @classmethod
     def of_bytes(cls, name: str, data: bytes) -> "Numbers":
-        """Bytes of a key, seed or share."""
+        """The bytes of a key, seed or share, as numbers."""
         return cls.of(name, np.frombuffer(data, np.uint8), 256)
 
     def difference(self, left: Integers, right: Integers) -> Integers:
-        """What is left of `left` less `right`, modulo the modulus."""
+        """The difference `left` - `right`, modulo the modulus."""
         if self.modulus == 1 << 64:
             return left - right
         modulus = np.uint64(self.modulus)
-        # below 2^63 the sum cannot wrap; above it no modulus but a power of two is in use
+        # below 2^63 the sum cannot wrap; above it every modulus in use is a power of two
         return (left + (modulus - right)) % modulus if self.modulus < 1 << 63 else (left - right) & (modulus - 1)
 
     def series(self) -> Iterator[tuple[str, Integers]]:
-        """What is to be uniform of these alone, in words."""
+        """The series of these numbers that must be uniform, each with a name in words."""
         yield self.name, self.values_RN.reshape(-1)
         row_N = self.values_RN[0, :LONG]
         if len(row_N) > 1:

@@ -1,4 +1,4 @@
-"""How the parties of a secure sum reach one another without the server: what a protocol asks for, and what it gets."""
+"""Connections between the parties of a secure sum, without the server: the requirements, and the interface to them."""
 
 import ipaddress
 import re
@@ -16,33 +16,35 @@ if TYPE_CHECKING:
 
 
 class Peers(ABC):
-    """The parties of a protocol, as one of them reaches them. What they are sent is signed, and no secret."""
+    """The connection of one party to all parties of a protocol. Messages are signed, and they are not secret."""
 
     @abstractmethod
     def exchange(self, message: bytes) -> list[bytes]:
-        """Send every other party a message and take one from each: in the order of the roles, one's own among them.
+        """Send a message to every other party and receive one from each.
+
+        Returns the messages of all parties, the own one included, in the order of the roles.
 
         Raises:
-            PeerLost: a party did not answer in time, or is gone; it is named.
+            PeerLost: a party did not answer in time, or is gone; the message names it.
         """
 
     @abstractmethod
     def costs(self) -> Mapping[str, float]:
-        """What passed between the parties since this was last asked, `stage.metric` as in a report."""
+        """The traffic between the parties since the last call, by `stage.metric` as in a report."""
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """Who meets, the parties in the order of their ranks, where, and how long they wait for one another.
+    """The members of a meeting, in the order of their ranks, its address, and the time they wait for one another.
 
-    The `dealer` is a process of its own, which the server sends nothing; None where nothing is dealt, or where party 0
-    deals (`insecure_provider`), which can then read everything. `rendezvous` is `tcp://HOST:PORT`, the address at which
-    the first of them waits for the others; None leaves it to whoever starts them all on one machine. What passes
-    between them is not encrypted: beyond loopback it needs `tunnel`, the network interface of an encrypted tunnel, to
-    which they are then confined.
+    The `dealer` is a separate process, to which the server sends nothing. It is None where nothing is dealt, or where
+    party 0 deals (`insecure_provider`) and can then read everything. `rendezvous` is `tcp://HOST:PORT`, the address at
+    which the first member waits for the others; None leaves the choice to the process that starts all members on one
+    machine. The traffic between the members is not encrypted: beyond loopback it needs `tunnel`, the network interface
+    of an encrypted tunnel, and the members then use this interface only.
 
     Raises:
-        ConfigError: a time that is none, no such address, or one beyond loopback without a tunnel.
+        ConfigError: an invalid time or address, or an address beyond loopback without a tunnel.
     """
 
     parties: tuple["Address", ...]
@@ -53,7 +55,7 @@ class Meeting:
     insecure_provider: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse invalid values."""
         positive("secure_sum.timeout_s", self.timeout_s)
         if self.rendezvous is None:
             if self.tunnel is not None:
@@ -79,22 +81,25 @@ class Meeting:
 
     @property
     def members(self) -> tuple["Address", ...]:
-        """Everybody, by rank: the parties, and the dealer after them."""
+        """All members by rank: the parties, then the dealer."""
         return self.parties if self.dealer is None else (*self.parties, self.dealer)
 
     @property
     def patience_s(self) -> float:
-        """How long a party waits for another: less than the server waits for it, so that it can say who is missing."""
+        """The time for which a party waits for another, in seconds.
+
+        It is shorter than the server's own wait, so that the party can still report which one is missing.
+        """
         return 0.75 * self.timeout_s
 
 
 def reason(error: Exception) -> str:
-    """An error of gloo as a part of one line of ours, without its file, line and advice."""
+    """The text of a gloo error as a part of one line, without its file, line and advice."""
     return re.sub(r"^\[\S+\] ", "", " ".join(str(error).split())).partition(". ")[0]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only be this machine."""
+    """True where a host name or address always means this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

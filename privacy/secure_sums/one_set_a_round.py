@@ -1,4 +1,4 @@
-"""For whom a round was opened: whoever opens a sum, alone or with others, keeps it, and refuses another set."""
+"""The set of clients for which a round was opened: each role that opens sums stores it, and refuses another set."""
 
 from collections.abc import Sequence
 
@@ -8,20 +8,22 @@ from privacy.secure_sums.contract import Credentials, Participant
 
 
 def note_set(contributors: Sequence[Address], me: Participant, own: Credentials) -> None:
-    """A round that is tried again is opened for the same clients or not at all: a difference of sets is an update.
+    """Store the clients for which a round is opened. A later attempt may be opened only for the same clients.
+
+    The difference of the sums of two sets of clients could be one client's update.
 
     Raises:
-        PrivacyRefusal: it was opened for others.
+        PrivacyRefusal: the round was opened for other clients.
     """
     if not require_no_other_set(contributors, me, own):
         own.store.put(_name(me), _text(contributors))
 
 
 def require_no_other_set(contributors: Sequence[Address], me: Participant, own: Credentials) -> bool:
-    """Whether the round was opened before, which can have been for these clients alone.
+    """True where the round was opened before, for these same clients.
 
     Raises:
-        PrivacyRefusal: it was opened for others.
+        PrivacyRefusal: the round was opened for other clients.
     """
     before = own.store.get(_name(me))
     if before in (None, _text(contributors)):
@@ -30,7 +32,7 @@ def require_no_other_set(contributors: Sequence[Address], me: Participant, own: 
     raise PrivacyRefusal(
         f"round {me.round} was opened for {shown(before.decode())} before, and not for "
         f"{shown(_text(contributors).decode())}: "
-        "the difference would tell an update; let the same clients answer, or start the run anew"
+        "the difference would reveal an update; let the same clients answer, or start the run anew"
     )
 
 

@@ -1,6 +1,6 @@
-"""Integers of so many bits as bytes, one after the other, with nothing between them.
+"""Packing of integers with a fixed number of bits into bytes, one after the other, without gaps.
 
-Shapes: N integers, a multiple of eight; D, any number of them.
+Shapes: N integers, a multiple of eight; D integers, any number.
 """
 
 import numpy as np
@@ -12,22 +12,22 @@ Words = NDArray[np.uint64]
 
 
 def word_bits(bits: int) -> int:
-    """The bits that an integer takes where eight of them fill whole bytes, and each ends within a 64-bit word."""
+    """The number of bits that an integer takes: each must lie within a 64-bit word that starts at a byte."""
     return bits if bits <= 58 else 60 if bits <= 60 else 64
 
 
 def pack_words(words_D: Words, bits: int) -> bytes:
-    """Integers below 2^bits, one after the other; zeros fill the last eight."""
+    """Pack integers below 2^bits, one after the other; zeros fill the last group of eight."""
     padded = np.zeros(-(-len(words_D) // 8) * 8, np.uint64)
     padded[: len(words_D)] = words_D
     return pack(padded, word_bits(bits))
 
 
 def unpack_words(message: object, count: int, bits: int) -> Words:
-    """What `pack_words` packed.
+    """Unpack the result of `pack_words`, shape (count,).
 
     Raises:
-        MalformedContribution: another length, an integer over its bits, or something behind the last.
+        MalformedContribution: another length, an integer of 2^bits or more, or nonzero bits after the last one.
     """
     expected = -(-count // 8) * word_bits(bits)
     if not isinstance(message, bytes) or len(message) != expected:
@@ -40,7 +40,7 @@ def unpack_words(message: object, count: int, bits: int) -> Words:
 
 
 def pack(words_N: Words, bits: int) -> bytes:
-    """Integers below 2^bits, one after the other, from the lowest bit on: N * bits / 8 bytes. N is a multiple of 8."""
+    """Pack integers below 2^bits, the lowest bit first, into N * bits / 8 bytes. N is a multiple of 8."""
     packed = np.zeros(len(words_N) * bits // 8 + 8, np.uint8)
     for lane in range(8):
         words = _lane(packed.data, lane, bits, len(words_N))
@@ -49,7 +49,7 @@ def pack(words_N: Words, bits: int) -> bytes:
 
 
 def unpack(data: bytes, bits: int) -> Words:
-    """What `pack` packed, shape (N,)."""
+    """Unpack the result of `pack`, shape (N,)."""
     words_N = np.empty(len(data) * 8 // bits, np.uint64)
     padded = memoryview(data + bytes(8))
     mask = np.uint64((1 << bits) - 1)
@@ -59,5 +59,5 @@ def unpack(data: bytes, bits: int) -> Words:
 
 
 def _lane(packed: memoryview, lane: int, bits: int, count: int) -> Words:
-    """Every eighth integer with what precedes it in its first byte: 64-bit words, `bits` bytes apart, not aligned."""
+    """A view of every eighth integer: unaligned 64-bit words, `bits` bytes apart, from the integer's first byte on."""
     return np.ndarray((count // 8,), np.dtype("<u8"), packed, offset=lane * bits // 8, strides=(bits,))

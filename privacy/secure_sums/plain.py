@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class PlainSum(SecureSum):
-    """No protection: each client sends its vector and the server adds. Overheads are taken against it."""
+    """No protection: each client sends its vector and the server adds. It is the baseline of all overheads."""
 
     name = "plain"
     assumption = "the server is trusted: it sees every client's update"
@@ -33,7 +33,7 @@ class PlainSum(SecureSum):
     stages = ("collect",)
 
     def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
-        """One stage, `collect`: each reply is one vector, added in cohort order."""
+        """Run the one stage `collect`: each reply is one vector, added in cohort order."""
         require_contributors(cohort, spec)
         ordered = OrderedSum(cohort, spec)
 
@@ -47,19 +47,19 @@ class PlainSum(SecureSum):
         return spec.total(ordered.close(), respondents)
 
     def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:  # noqa: ARG002
-        """The contribution as it is."""
+        """Send the contribution unprotected."""
         if stage != "collect":
             raise unknown_stage(stage)
         return {"vector": me.spec.check(contribution()).astype(_wire_type(me.spec), copy=False)}
 
 
 def _wire_type(spec: VectorSpec) -> np.dtype[np.generic]:
-    """Residues travel in the narrowest type of NumPy that holds them."""
+    """The type of a vector in a message: for residues the narrowest NumPy type that holds them."""
     return spec.dtype if spec.modulus_bits is None else np.min_scalar_type((1 << spec.modulus_bits) - 1)
 
 
 def _from_wire(vector: object, spec: VectorSpec) -> object:
-    """Residues widened again; whatever is of another type is left for `check` to refuse."""
+    """The vector from a message, with residues widened again. `check` refuses values of any other type."""
     if isinstance(vector, np.ndarray) and vector.dtype == _wire_type(spec):
         return vector.astype(spec.dtype, copy=False)
     return None if spec.modulus_bits is not None else vector

@@ -1,11 +1,13 @@
-"""A roster that comes through the server, where nobody exchanged public keys outside it. Stages: introduce, roster.
+"""A roster that the server relays, for runs without an exchange of public keys outside it. Stages: introduce, roster.
 
-Each role sends its public keys, signed with the private one that belongs to them for this configuration, round, attempt
-and its own address. The server makes a roster of all and hands it to everybody. A role keeps the first that it takes
-for a configuration and takes no other later, nor one that has other keys of its own, or other roles, than it should.
+Each role sends its public keys, signed with its own private key for this configuration, round, attempt and its own
+address. The server makes a roster of all keys and sends it to every role. A role keeps the first roster that it accepts
+for a configuration and accepts no other one later. It refuses a roster with wrong keys of its own, or with other roles
+than expected.
 
-That holds against a server that only listens. One that hands each role another roster, with keys of its own in it, has
-proofs for those as well, and reads and signs in everybody's name (`fedveil attack swapped_keys`).
+This holds against a passive server. A server that sends each role a different roster, with keys of the server's own
+making, has valid proofs for those keys as well: it can read and sign in every role's name
+(`fedveil attack swapped_keys`).
 """
 
 from collections.abc import Generator, Sequence
@@ -19,21 +21,21 @@ from privacy.secure_sums.signed_replies import reply_header, signed, verified
 INTRODUCE = "introduce"
 HAND_OUT = "roster"
 STAGES = (INTRODUCE, HAND_OUT)
-KEPT = "roster"  # in a role's store
+KEPT = "roster"  # name in a role's store
 
 
 class RelayedRoster:
-    """Both halves. `everybody` is who has a part in the secure sum beside the server."""
+    """Both halves of the protocol. `everybody` lists the roles of the secure sum beside the server."""
 
     def __init__(self, everybody: Sequence[Address]) -> None:
         self.everybody = tuple(everybody)
 
     def flow(self, run: str, round_: int, attempt: str) -> Generator[Exchange, list[Address], Roster]:
-        """The server's half; gives the roster that everybody took.
+        """Run the server's half and return the roster that every role accepted.
 
         Raises:
-            PrivacyRefusal: somebody proved no keys, or did not take the roster.
-            ConfigError: two roles with one key.
+            PrivacyRefusal: a role did not prove its keys, or did not accept the roster.
+            ConfigError: two roles have the same key.
         """
         found: dict[Address, PublicKeys] = {}
 
@@ -59,11 +61,11 @@ class RelayedRoster:
             raise PrivacyRefusal(f"{missing} {what}")
 
     def respond(self, stage: str, inbound: Records, me: Participant) -> Records:
-        """Everyone else's half: signed records.
+        """Answer a stage with signed records: the half of every role but the server.
 
         Raises:
-            ProtocolError: an unknown stage, or a roster that is none, or of others.
-            PrivacyRefusal: a roster with other keys of this role, or another one than it keeps.
+            ProtocolError: the stage is unknown, or the roster is malformed or lists other roles.
+            PrivacyRefusal: the roster has other keys of this role, or differs from the one that this role keeps.
         """
         if stage == INTRODUCE:
             return signed({"keys": Roster({me.address: me.own.identity.public}).to_bytes()}, me, stage)
@@ -73,13 +75,13 @@ class RelayedRoster:
         raise unknown_stage(stage)
 
     def _take(self, handed: bytes, me: Participant) -> None:
-        """Keep the first roster for good."""
+        """Keep the first roster, and refuse every other one."""
         roster = _parsed(handed)
         if set(roster) != set(self.everybody):
             wanted = shown(", ".join(self.everybody))
             raise ProtocolError(f"the roster has {shown(', '.join(roster))}, and not {wanted}")
         if roster[me.address] != me.own.identity.public:
-            raise PrivacyRefusal(f"the roster that came has keys of {me.address} that are not its own: it takes none")
+            raise PrivacyRefusal(f"the roster from the server has keys of {me.address} that are not its own")
         kept = me.own.store.get(KEPT)
         if kept is None:
             me.own.store.put(KEPT, handed)
@@ -89,13 +91,13 @@ class RelayedRoster:
                 address for address in roster if address not in first or roster[address] != first[address]
             )
             raise PrivacyRefusal(
-                f"the roster that came has other keys of {shown(changed)} than the first for this configuration, which "
-                f"{me.address} keeps: bring those keys back, or start anew under another seed"
+                f"the roster from the server has other keys of {shown(changed)} than the first one for this "
+                f"configuration, which {me.address} keeps: bring those keys back, or start anew under another seed"
             )
 
 
 def _proven(records: Records, header: Header) -> PublicKeys:
-    """The keys of the header's sender, who has the private one that signs."""
+    """The public keys of the header's sender, after a check that the sender has the private key for signatures."""
     part = _parsed(bytes_of(records, "keys"))
     if list(part) != [header.sender]:
         raise ProtocolError(f"these are keys of {shown(', '.join(part)) or 'nobody'}, and not of {header.sender}")
@@ -106,5 +108,5 @@ def _proven(records: Records, header: Header) -> PublicKeys:
 def _parsed(data: bytes) -> Roster:
     try:
         return Roster.from_bytes(data)
-    except ConfigError as error:  # no value of this user's
+    except ConfigError as error:  # the value does not come from this user's configuration
         raise MalformedContribution(str(error)) from None

@@ -1,7 +1,8 @@
-"""Replies that their senders signed, under a header that makes them mean nothing anywhere else.
+"""Signed replies. Each is bound to a header, so it is invalid in any other context.
 
-What is signed is the hash of an injective encoding of the records: each is four parts, its name, its kind, its shape
-and its bytes, every part after its length, in the order of the names. The signature travels as a record of its own.
+The signature covers the hash of an injective encoding of the records. Each record is encoded as four parts: its name,
+its kind, its shape and its bytes, every part after its length, in the order of the names. The signature is a separate
+record.
 """
 
 import hashlib
@@ -25,12 +26,12 @@ NUMBERS = "biufc"  # the kinds of NumPy types that a protocol's arrays hold
 
 
 def reply_header(run: str, round_: int, attempt: str, stage: str, sender: Address) -> Header:
-    """What a reply to the server is bound to."""
+    """The header to which a reply to the server is bound."""
     return Header("reply", run, round_, attempt, stage, sender, SERVER)
 
 
 def signed(records: Records, me: Participant, stage: str) -> Records:
-    """The records with the signature of who sends them."""
+    """The records with the signature of their sender."""
     assert me.credentials is not None
     assert SIGNATURE not in records
     header = reply_header(me.run, me.round, me.attempt, stage, me.address)
@@ -38,12 +39,12 @@ def signed(records: Records, me: Participant, stage: str) -> Records:
 
 
 def verified(records: Records, roster: Roster, header: Header) -> Records:
-    """The records without their signature, which is that of the header's sender.
+    """The records without their signature, after a check that the header's sender signed them.
 
     Raises:
-        BadSignature: it is none, or one of other records or under another header.
+        BadSignature: the signature is missing or invalid, or belongs to other records or another header.
         UnknownSender: the sender is not on the roster.
-        MalformedContribution: a record that nobody could have signed.
+        MalformedContribution: a record has a type that cannot be signed.
     """
     rest = {name: value for name, value in records.items() if name != SIGNATURE}
     roster.verify(header, fingerprint(rest), records.get(SIGNATURE))
@@ -51,10 +52,10 @@ def verified(records: Records, roster: Roster, header: Header) -> Records:
 
 
 def require_everybody(roster: Roster, addresses: Iterable[Address]) -> None:
-    """Refuse a roster on which somebody is missing who will have to answer.
+    """Refuse a roster that lacks one of the addresses that must answer.
 
     Raises:
-        ConfigError: naming the first.
+        ConfigError: an address is missing; the message names the first one.
     """
     for address in addresses:
         if address not in roster:
@@ -62,10 +63,10 @@ def require_everybody(roster: Roster, addresses: Iterable[Address]) -> None:
 
 
 def fingerprint(records: Records) -> bytes:
-    """SHA-256 of the records, 32 bytes; large values are not copied.
+    """The SHA-256 of the records, 32 bytes; large values are not copied.
 
     Raises:
-        MalformedContribution: an array of objects, text or fields, or what is no record at all.
+        MalformedContribution: a value is an array of objects, text or fields, or has a type that no record has.
     """
     hasher = hashlib.sha256()
     for name, value in sorted(records.items()):
@@ -91,7 +92,7 @@ def _feed_value(hasher: "_Hash", name: str, value: Value) -> None:
 def _scalar(name: str, value: object) -> tuple[bytes, bytes]:
     if isinstance(value, bytes):
         return b"bytes", value
-    if isinstance(value, int):  # True is written as such, so it is none of the numbers
+    if isinstance(value, int):  # True is encoded as the text "True", so it differs from every number
         return b"int", str(value).encode()
     if isinstance(value, float):
         return b"float", struct.pack("<d", value)

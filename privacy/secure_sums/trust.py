@@ -1,17 +1,17 @@
-"""Who could read one client's update: what a secure sum says of the keys and shares that its parties hold."""
+"""Trust assumptions of a secure sum: the keys and shares of its parties, and the coalitions that can read an update."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-Coalition = tuple[str, ...]  # who would have to put together what they hold, in words
+Coalition = tuple[str, ...]  # parties that would have to combine their keys and shares, in words
 
 
 @dataclass(frozen=True)
 class Trust:
-    """`holds` says who has which key or share, `sees` what each party learns; both by party, in words.
+    """The trust assumptions in words. `holds` gives the keys and shares, `sees` the knowledge, of each party.
 
-    `coalitions` are the smallest ones that read one client's update: any one of them can, and nobody short of all of
-    them. `drop_out` is a whole sentence about somebody who is gone.
+    `coalitions` are the smallest ones that can read one client's update: each of them can, if all its members collude.
+    `drop_out` is a whole sentence about the effect of a drop-out.
     """
 
     coalitions: tuple[Coalition, ...]
@@ -21,12 +21,15 @@ class Trust:
 
 
 SERVER_ALONE: tuple[Coalition, ...] = (("the server",),)
-LEFT_OUT = "A client that is gone is left out of the round."
+LEFT_OUT = "A client that drops out is left out of the round."
 EVERYTHING = Trust(SERVER_ALONE, LEFT_OUT, sees={"the server": "each client's update"})
 
 
 def of_opener(keyholder: bool, masks: bool, encrypted: bool) -> Trust:
-    """Of a sum that one party opens: the keyholder, or a client. Without masks, it decrypts whatever it is sent."""
+    """The trust assumptions of a sum that one party opens: the keyholder, or a client.
+
+    Without masks, this opener decrypts whatever the server sends it.
+    """
     opener = "the keyholder" if keyholder else "any one client"
     secret = ["the secret key"] if encrypted else []
     own = "the key of its own mask"
@@ -35,7 +38,7 @@ def of_opener(keyholder: bool, masks: bool, encrypted: bool) -> Trust:
         holds |= {"each client": own} if masks else {}
         drop_out = f"{LEFT_OUT} Without the keyholder a round fails."
     else:
-        mask = [f"{own} (whoever is elected to open: those of all)"] if masks else []
+        mask = [f"{own} (the client that is elected to open: the keys of all masks)"] if masks else []
         holds = {"each client": " and ".join([*secret, *mask])}
         drop_out = f"{LEFT_OUT} Without the client that was elected to open, a round fails."
     sees = {"the server": "protected messages, and the sum", opener: "the sum"}

@@ -1,4 +1,4 @@
-"""What is summed: vectors of bounded values, how they are checked, and their sum. D is the length of a vector."""
+"""Vectors of bounded values, their checks, and their sum. D is the length of a vector."""
 
 import math
 from collections import deque
@@ -19,7 +19,7 @@ Sum = NDArray[Any]  # float64 values, or int64 residues
 
 @dataclass(frozen=True)
 class Segment:
-    """Part of the vector whose values share one bound (absolute; infinite when nothing bounds them)."""
+    """A part of the vector whose values have one common bound (on the absolute value; infinite: no bound)."""
 
     name: str
     length: int
@@ -28,7 +28,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class VectorSpec:
-    """What is summed: the segments in order, from how many, and from how many at least.
+    """The layout of a contribution: its segments in order, the cohort size, and the least number of contributors.
 
     The last segment is called `weight` and has length 1: a client contributes `[v * update, v]`, in float32. With
     `modulus_bits` a contribution is int64 residues in [0, 2^modulus_bits), and so is the sum.
@@ -46,7 +46,7 @@ class VectorSpec:
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """Of a contribution."""
+        """The NumPy type of a contribution."""
         return np.dtype(np.float32 if self.modulus_bits is None else np.int64)
 
     @cached_property
@@ -55,21 +55,21 @@ class VectorSpec:
         return np.concatenate([np.full(segment.length, segment.bound) for segment in self.segments])
 
     def require_bounds(self, key: str) -> None:
-        """For protocols whose range is limited: `key` names a sum's own configuration.
+        """Refuse segments without a bound, for protocols with a limited range. `key` names a sum's own configuration.
 
         Raises:
-            ConfigError: a segment that nothing bounds.
+            ConfigError: a segment has no bound.
         """
         for segment in self.segments:
             if not math.isfinite(segment.bound):
                 raise ConfigError.of(f"{key}.bound", None, f"the {segment.name} needs a bound: give the largest value")
 
     def check(self, vector: object) -> Vector:
-        """The vector itself, shape (D,), of the right type, finite and within its bounds, or residues.
+        """Check a contribution and return it, shape (D,): finite values within their bounds, or residues.
 
         Raises:
-            MalformedContribution: another type, length, or a value beyond its segment's bound or the modulus.
-            NonFiniteContribution: NaN or infinity.
+            MalformedContribution: another type or length, or a value beyond its segment's bound or the modulus.
+            NonFiniteContribution: the vector holds NaN or infinity.
         """
         vector = self._shaped("a contribution", vector, self.dtype)
         if self.modulus_bits is not None:
@@ -83,7 +83,7 @@ class VectorSpec:
         return vector
 
     def check_sum(self, vector: object) -> Sum:
-        """An opened sum, shape (D,): finite float64, or int64 residues.
+        """Check an opened sum and return it, shape (D,): finite float64, or int64 residues.
 
         Raises:
             MalformedContribution: anything else.
@@ -107,7 +107,7 @@ class VectorSpec:
 
 
 def _check_bound(values: NDArray[np.generic], segment: Segment) -> None:
-    # one pass each way allocates nothing; NaN comes through both
+    # minimum and maximum take one pass each and allocate nothing; both propagate NaN
     extremes = (np.minimum.reduce(values), np.maximum.reduce(values)) if values.size > 1 else values
     peak = max((abs(float(value)) for value in extremes), default=0.0)
     if not math.isfinite(peak):
@@ -120,7 +120,7 @@ def _check_bound(values: NDArray[np.generic], segment: Segment) -> None:
 
 @dataclass(frozen=True)
 class Total:
-    """What the server learns: sum of `v * update` (D - 1,) in float64 or residues, sum of `v`, who is in it."""
+    """The server's result: the sum of `v * update`, (D - 1,), float64 or residues; the sum of `v`; the contributors."""
 
     update_D: Sum
     weight: float
@@ -129,9 +129,9 @@ class Total:
 
 
 class OrderedSum:
-    """Adds vectors in cohort order whatever order they arrive in, so that a float sum is the same in every runtime.
+    """Add vectors in cohort order, in whatever order they arrive, so that a float sum is the same in every runtime.
 
-    Only what is ahead of its turn is held in memory.
+    Only vectors that arrive before their turn are held in memory.
     """
 
     def __init__(self, cohort: Sequence[Address], spec: VectorSpec) -> None:
@@ -152,7 +152,7 @@ class OrderedSum:
             self.sum_D &= (1 << self._modulus_bits) - 1
 
     def close(self) -> Sum:
-        """The sum of all that arrived, shape (D,); those whose turn never came are skipped."""
+        """The sum of all vectors that arrived, shape (D,); addresses without a vector are skipped."""
         for address in self._turn:
             if address in self._held:
                 self._add(self._held.pop(address))

@@ -1,18 +1,19 @@
-"""The wire witness: the last look at what a client is about to send, where the plaintext is known. It fails closed.
+"""The wire witness: a last check of a client's upload before it is sent, while the plaintext is known. It fails closed.
 
-A secure sum declares how each record of an upload is distributed where protection is on (`declared`). The witness
-checks that nothing is sent which is not declared, that no piece of the plaintext shows, in whatever way it may be
-written (`windows`), and that what is to be uniform is (`uniformity`): the numbers of the upload, inside any box; their
-successive differences; those between its ciphertexts; and those to the same client's last upload, of which the store
-keeps a sample, so that a mask or a ciphertext's randomness that comes twice is found. One client a round also
-rehearses: it protects its vector once more, under keys that it can open with, and checks that the two uploads are
-independent, that the second one opens to the vector, and that masks inside an encryption are uniform and not the same.
+A secure sum declares the distribution of each record of an upload while protection is on (`declared`). The witness
+checks that every sent record is declared, that no piece of the plaintext is visible in any encoding (`windows`), and
+that the numbers declared as uniform are uniform (`uniformity`). It tests the numbers of the upload, also inside boxes;
+their successive differences; the differences between the upload's ciphertexts; and the differences to the same client's
+last upload. The store keeps a sample of that upload, so a reused mask or a reused ciphertext randomness is found. One
+client per round also rehearses: it protects its vector once more, under keys with which it can open the result. It then
+checks that the two uploads are independent, that the second one opens to the vector, and that masks inside an
+encryption are uniform and differ.
 
-It detects absence and reuse. It does not detect weak seeds: a generator that is well distributed and can be guessed
-looks like a good one. And it looks at the stage that carries the contribution alone: at the others the plaintext is not
-there.
+The witness detects absent protection and reuse. It does not detect weak seeds: a predictable generator with a good
+distribution looks like a good one. It checks only the stage that carries the contribution, as the plaintext is not
+known at other stages.
 
-The probability that it stops a run in which all is well is at most `FALSE_ALARM`, by the sum over all its tests.
+The probability that it stops a correct run is at most `FALSE_ALARM`, by the sum over all its tests.
 """
 
 import io
@@ -29,23 +30,23 @@ from privacy.secure_sums.vectors import Vector
 from privacy.witness.plaintext_search import WINDOW_BYTES, holds_any, most_windows, windows_of
 from privacy.witness.uniformity import SERIES, too_regular
 
-FALSE_ALARM = 1e-9  # of a run
-SAMPLE = 1024  # numbers of a series that the store keeps
-LAST = "witness"  # their name in the store
+FALSE_ALARM = 1e-9  # probability per run
+SAMPLE = 1024  # number of values of a series that the store keeps
+LAST = "witness"  # name of these samples in the store
 SIGNATURE_BYTES = 64
-_SPARE = 4  # times the uploads of a run: rehearsals, and rounds that are tried again
+_SPARE = 4  # reserve factor on the uploads of a run, for rehearsals and rounds that are tried again
 
 
 def allowance(rounds: int, cohort: int) -> float:
-    """The chance of a false alarm that is left for one upload of a run."""
+    """The allowed chance of a false alarm for one upload of a run."""
     return FALSE_ALARM / (_SPARE * rounds * cohort)
 
 
 @dataclass(frozen=True)
 class Upload:
-    """An answer that is about to leave, what it was made of, and the memory that the client had before.
+    """An answer before it is sent, its inputs, and the client's memory `before` the answer was made.
 
-    `allowed` is the chance of a false alarm.
+    `allowed` is the allowed chance of a false alarm.
     """
 
     stage: str
@@ -58,10 +59,10 @@ class Upload:
 
 
 def examine(secure_sum: SecureSum, upload: Upload, rehearse: bool) -> None:
-    """Check an upload, and in a rehearsal what its like opens to.
+    """Check an upload, and where `rehearse` is true, a second protection of the same vector.
 
     Raises:
-        WitnessAlarm: it is not as declared.
+        WitnessAlarm: the upload is not as declared.
     """
     try:
         declared = secure_sum.declare(upload.stage, upload.records, upload.me)
@@ -72,13 +73,13 @@ def examine(secure_sum: SecureSum, upload: Upload, rehearse: bool) -> None:
         _check_windows(secure_sum, declared, upload)
         _check_numbers(declared, rehearsal, upload)
     except FedveilError as error:
-        raise _alarm(upload, f"it cannot tell what would leave: {error}") from error
+        raise _alarm(upload, f"it cannot check the upload: {error}") from error
     except _Seen as seen:
         raise _alarm(upload, str(seen)) from None
 
 
 class _Seen(Exception):
-    """What the witness saw, in words."""
+    """An observation of the witness that stops the upload, in words."""
 
 
 def _alarm(upload: Upload, what: str) -> WitnessAlarm:
@@ -86,11 +87,11 @@ def _alarm(upload: Upload, what: str) -> WitnessAlarm:
 
 
 def _check_records(records: Records, declared: Declarations) -> None:
-    """Everything is declared, and of the size that it declares."""
+    """Check that every record is declared, and has the declared size."""
     signed = {SIGNATURE: Fixed(SIGNATURE_BYTES)} if SIGNATURE in records else {}
     kinds = {**declared, **signed}
     if unknown := sorted(records.keys() ^ kinds.keys()):
-        raise _Seen(f"{unknown[0]} is sent or declared, and not both")
+        raise _Seen(f"{unknown[0]} is sent or declared, but not both")
     for name, kind in kinds.items():
         value = records[name]
         wanted = kind.length_bytes if isinstance(kind, Fixed) else None
@@ -101,7 +102,7 @@ def _check_records(records: Records, declared: Declarations) -> None:
 
 
 def _check_windows(secure_sum: SecureSum, declared: Declarations, upload: Upload) -> None:
-    """No piece of the plaintext is in a protected record or in what it holds, and none of what a box holds outside."""
+    """Check that no plaintext is visible in a protected record or its content, and no content of a box outside it."""
     me = upload.me
     protected = {name: kind for name, kind in declared.items() if not isinstance(kind, Open)}
     searched = {name: [_as_bytes(name, upload.records[name]), *kind.searched] for name, kind in protected.items()}
@@ -113,7 +114,7 @@ def _check_windows(secure_sum: SecureSum, declared: Declarations, upload: Upload
             raise _Seen(f"{name} holds a piece of the update")
     for name, kind in protected.items():
         if isinstance(kind, Boxed) and kind.inside[:WINDOW_BYTES] in searched[name][0]:
-            raise _Seen(f"{name} is a box that shows what is in it")
+            raise _Seen(f"{name} is a box that shows its content")
 
 
 def _as_bytes(name: str, value: Value) -> bytes:
@@ -123,7 +124,7 @@ def _as_bytes(name: str, value: Value) -> bytes:
 
 
 def _check_numbers(declared: Declarations, rehearsal: Rehearsal | None, upload: Upload) -> None:
-    """Everything is uniform that is to be, and independent of what it is to be independent of."""
+    """Check that all protected numbers are uniform, and independent of the last upload and of a second protection."""
     own = _numbers(declared)
     again = {} if rehearsal is None else {n.name: n for n in _numbers(rehearsal.declared)}
     masks = [] if rehearsal is None else list(rehearsal.masks)
@@ -136,7 +137,7 @@ def _check_numbers(declared: Declarations, rehearsal: Rehearsal | None, upload: 
     for numbers in own:
         for whom, others in (
             ("its last upload", last.get(_key(numbers))),
-            ("a second one", _sample_of(again, numbers)),
+            ("a second protection", _sample_of(again, numbers)),
         ):
             if others is not None and too_regular(numbers.difference(_sample(numbers), others), numbers.modulus, one):
                 raise _Seen(f"the differences of {numbers.name} to {whom} are not uniform: something is used twice")
@@ -148,7 +149,7 @@ def _numbers(declared: Declarations) -> list[Numbers]:
 
 
 def _sample(numbers: Numbers) -> Integers:
-    """So many of them, from the first to the last, the same places each time."""
+    """A sample of at most `SAMPLE` numbers at fixed, evenly spaced places."""
     flat = numbers.values_RN.reshape(-1)
     return flat[np.linspace(0, len(flat) - 1, min(SAMPLE, len(flat))).astype(np.intp)]
 
@@ -177,7 +178,7 @@ def _keep(own: Sequence[Numbers], me: Participant) -> None:
 
 
 class _Shadow(Store):
-    """A store that is read through and never written to."""
+    """A store on top of another one: reads pass through to it, writes never reach it."""
 
     def __init__(self, below: Store) -> None:
         self._below = below
@@ -190,14 +191,14 @@ class _Shadow(Store):
         self._own[name] = value
 
     def claim(self, name: str) -> bool:
-        """Always the first time: what the client claimed for its upload stands in the store below."""
+        """Ignore claims in the store below: the client itself made them for its upload."""
         first = name not in self._own
         self._own.setdefault(name, b"")
         return first
 
 
 def _rehearsed(secure_sum: SecureSum, upload: Upload) -> Rehearsal | None:
-    """A second protection by a double of the client, which forgets everything."""
+    """A second protection of the vector by a double of the client, whose memory and store are discarded."""
     own = upload.me.credentials
     credentials = None if own is None else replace(own, store=_Shadow(own.store))
     double = replace(upload.me, memory=dict(upload.before), credentials=credentials, inside={})
@@ -205,5 +206,5 @@ def _rehearsed(secure_sum: SecureSum, upload: Upload) -> Rehearsal | None:
     if rehearsal is not None:
         off = float(np.abs(rehearsal.opened_D - rehearsal.vector_D).max(initial=0))
         if not off <= rehearsal.tolerance:
-            raise _Seen(f"a second one opens to values that are off by {off:g}")
+            raise _Seen(f"a second protection opens to values that are off by {off:g}")
     return rehearsal

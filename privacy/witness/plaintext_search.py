@@ -1,10 +1,10 @@
-"""Looks for pieces of a plaintext in what is to leave, at every byte.
+"""A search for pieces of a plaintext in outgoing data, at every byte.
 
-A window is 16 bytes of the plaintext as it may be written: float of any width and byte order, or an integer of the
-sum's encoding. In bytes of which each has at least 6 bits of entropy, one of m windows is found somewhere in n bytes
-with probability at most n m 2^-96.
+A window is 16 bytes of the plaintext in a possible encoding: floats of any width and byte order, or the integers of the
+sum's encoding. If each of n bytes has at least 6 bits of entropy, one of m windows occurs somewhere in them with
+probability at most n m 2^-96.
 
-Shapes: D is the length of the vector, S the number of pieces, V the values in each, W the number of windows, B bytes.
+Shapes: D is the length of the vector, S the number of pieces, V that of values per piece, W that of windows, B bytes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,19 +18,19 @@ from privacy.secure_sums.declarations import Encoding
 from privacy.secure_sums.packing import pack, word_bits
 
 WINDOW_BYTES = 16
-# each at a multiple of eight, where packed integers begin at a byte
+# pieces start at multiples of eight, where packed integers begin at a byte
 PIECES = 256
 PIECE_VALUES = 64
 _ENTROPY_BITS = 6 * WINDOW_BYTES
-_DISTINCT = 6  # bytes that a window must have: zeros, or one value over and over, could stand in any header
+_DISTINCT = 6  # least number of distinct bytes of a window: zeros, or one repeated value, may occur in any header
 _FLOATS = ("<f4", ">f4", "<f8", ">f8", "<f2", ">f2")
-_WORDS = (1, 2, 4, 8)  # bytes of an integer that NumPy has
+_WORDS = (1, 2, 4, 8)  # sizes of NumPy's integers, in bytes
 
 Bytes = NDArray[np.uint8]
 
 
 def windows_of(vector_D: NDArray[Any], encodings: Iterable[Encoding], randomness: Randomness) -> Bytes:
-    """Windows at random places of a vector, in every way that it may be written, shape (W, 16), in no order."""
+    """Windows at random places of a vector, in all its possible encodings, shape (W, 16), in random order."""
     written = [_floats(_pieces(vector_D, randomness))] if vector_D.dtype.kind == "f" else []
     written += [_integers(_pieces(coded.values_D, randomness), coded.bits) for coded in encodings]
     found = [text_SB[:, :WINDOW_BYTES] for texts in written for text_SB in texts if text_SB.shape[1] >= WINDOW_BYTES]
@@ -41,7 +41,7 @@ def windows_of(vector_D: NDArray[Any], encodings: Iterable[Encoding], randomness
 
 
 def _pieces(values_D: NDArray[Any], randomness: Randomness) -> NDArray[Any]:
-    """Values one after the other, from some places or from all, shape (S, V)."""
+    """Pieces of consecutive values, at all places or at a random choice of them, shape (S, V)."""
     held = min(PIECE_VALUES, len(values_D))
     places = np.arange(0, len(values_D) - held + 1, 8)
     if len(places) > PIECES:
@@ -51,13 +51,13 @@ def _pieces(values_D: NDArray[Any], randomness: Randomness) -> NDArray[Any]:
 
 
 def _floats(values_SV: NDArray[Any]) -> Iterator[Bytes]:
-    with np.errstate(over="ignore"):  # half precision does not reach as far
+    with np.errstate(over="ignore"):  # half precision has a smaller range
         yield from (_bytes(values_SV.astype(kind)) for kind in _FLOATS)
     yield _bytes(np.ascontiguousarray(values_SV.astype("<f4").view("<u2")[:, 1::2]))  # bfloat16
 
 
 def _integers(values_SV: NDArray[Any], bits: int) -> Iterator[Bytes]:
-    """As words of any width, and packed as `packing` does it."""
+    """The bytes of integers as words of any width, and as packed by `packing`."""
     wide_SV = values_SV.astype(np.uint64)
     for size in _WORDS:
         if bits <= 8 * size:
@@ -72,7 +72,7 @@ def _bytes(values_SV: NDArray[Any]) -> Bytes:
 
 
 def holds_any(data: bytes, windows_W: Bytes) -> bool:
-    """Whether any of the windows is in the data, at whatever byte."""
+    """True where one of the windows occurs in the data, at any byte."""
     if len(data) < WINDOW_BYTES or not len(windows_W):
         return False
     begins = np.zeros(1 << 16, bool)
@@ -82,7 +82,7 @@ def holds_any(data: bytes, windows_W: Bytes) -> bool:
 
 
 def _found(data: bytes, offset: int, begins: NDArray[np.bool_], follows: NDArray[Any], windows_W: Bytes) -> bool:
-    """Two filters over all places of one parity, then a look at what is left."""
+    """True where a window starts at a place of one parity: two filters over all places, then a comparison."""
     words = np.frombuffer(data, "<u2", (len(data) - offset) // 2, offset)
     places = np.flatnonzero(begins[words[: max(0, len(words) - WINDOW_BYTES // 2 + 1)]])
     next_four = words[places + 1].astype(np.uint32) | words[places + 2].astype(np.uint32) << np.uint32(16)
@@ -92,5 +92,5 @@ def _found(data: bytes, offset: int, begins: NDArray[np.bool_], follows: NDArray
 
 
 def most_windows(searched_bytes: int, allowed: float) -> int:
-    """How many windows may be looked for in so many bytes, for uniform ones to hold any with the `allowed` chance."""
+    """The largest number of windows for a search in uniform bytes that has at most the `allowed` chance of a match."""
     return int(allowed * 2.0**_ENTROPY_BITS / max(1, searched_bytes))

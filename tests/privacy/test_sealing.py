@@ -237,13 +237,13 @@ NO_KEY = [b"", bytes(31), bytes(33), b"\xff" * 32]
 
 @pytest.mark.parametrize("key", LOW_U + TWICE + NO_KEY, ids=bytes.hex)
 def test_an_exchange_key_must_be_one(key):
-    with pytest.raises(ConfigError, match=r"^roster=client/0: has a public key that is none"):
+    with pytest.raises(ConfigError, match=r"^roster=client/0: has an invalid public key"):
         Roster({"client/0": replace(ALICE.public, exchange=key)})
 
 
 @pytest.mark.parametrize("key", SIGNED_LOW_Y + NO_KEY, ids=bytes.hex)
 def test_a_signing_key_must_be_one(key):
-    with pytest.raises(ConfigError, match=r"^roster=client/0: has a public key that is none"):
+    with pytest.raises(ConfigError, match=r"^roster=client/0: has an invalid public key"):
         Roster({"client/0": replace(ALICE.public, signing=key)})
 
 

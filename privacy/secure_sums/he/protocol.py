@@ -1,19 +1,21 @@
-"""Sums that one opener opens. Stages: collect, open; where the clients share a key, elect before them.
+"""Sums that one party, the opener, opens. Stages: collect, open; where the clients share a key, elect before them.
 
 Each client i and the opener derive k_i from their static keys, bound to configuration, run, round and attempt. The
-client masks its vector with what k_i expands to, encrypts that (but for `pad`), and authenticates the message with k_i.
-The server adds messages and sends the opener the sum, who is in it, and their tags. The opener checks every tag, that
-enough contributed, that it has not answered this attempt, and that the round was opened for no other set before; it
-records that before it opens anything, and takes the masks of just these clients off. Whatever else the server hands it
-stays uniformly masked, so it is no oracle for the key; and the server never knows a plaintext of a ciphertext that it
-holds, which the attack of Li and Micciancio (2021) needs.
+client masks its vector with the expansion of k_i, encrypts the result (except under `pad`), and authenticates the
+message with k_i. The server adds the messages and sends the opener the sum, the list of its contributors, and their
+tags. The opener checks every tag, that enough clients contributed, that it has not answered this attempt, and that the
+round was opened for no other set before. It stores the set before it opens anything, and subtracts the masks of exactly
+these clients. Any other ciphertext from the server stays uniformly masked, so the opener is no decryption oracle. The
+attack of Li and Micciancio (2021) does not apply either: it needs a ciphertext with a known plaintext, and the server
+has none.
 
-`keys=keyholder`: a party of its own has the secret key, clients encrypt to its public key. `keys=clients`: the clients
-share a secret key, which one of them makes and seals to the others; one of them opens, elected before anybody masks,
-because two who could open the same round could be given two different sets. Should it be gone, the round fails.
+`keys=keyholder`: a separate party has the secret key, and clients encrypt to its public key. `keys=clients`: the
+clients share a secret key, which one of them makes and seals to the others. One client opens. It is elected before any
+client masks, because two clients that could open the same round could receive two different sets. If it drops out, the
+round fails.
 
-`masks=False` is what the field does: whoever opens decrypts what the server sends. Keys are then made afresh in each
-round. `broadcast` has every client open a copy of the sum, as with NVIDIA FLARE.
+`masks=False` is the common practice: the opener decrypts whatever the server sends. Keys are then fresh in each round.
+With `broadcast` every client opens a copy of the sum, as with NVIDIA FLARE.
 """
 
 import hashlib
@@ -48,25 +50,25 @@ from privacy.spans import span
 
 HOLDERS = ("keyholder", "clients")
 DIGEST_BYTES = 32
-TAG_BYTES = 3 * DIGEST_BYTES  # of a contribution: hash of the message, its tag, the salt of its mask
+TAG_BYTES = 3 * DIGEST_BYTES  # for each contribution: hash of the message, its tag, the salt of its mask
 
 
 @dataclass
 class Gathering:
-    """What the server has of the contributions: a sum of messages, their tags, and a sum of what is in the clear."""
+    """The server's state of one collection: the sum of the messages, their tags, and the sum of the cleartext parts."""
 
     scheme: CipherScheme
     cohort: Sequence[Address]
-    clear: VectorSpec | None = None  # of selective encryption
+    clear: VectorSpec | None = None  # cleartext part under selective encryption
     tags: dict[Address, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """An empty sum of each kind."""
+        """Start an empty sum of each kind."""
         self.adder = self.scheme.adder()
         self.open_part = None if self.clear is None else OrderedSum(self.cohort, self.clear)
 
     def receive(self, address: Address, records: Records) -> None:
-        """One contribution, all of it or nothing."""
+        """Add one contribution, all of it or nothing."""
         message = bytes_of(records, "message")
         tag = bytes_of(records, "tag") + bytes_of(records, "salt")
         if len(tag) != TAG_BYTES - DIGEST_BYTES:
@@ -78,13 +80,13 @@ class Gathering:
         self.tags[address] = hashlib.sha256(message).digest() + tag
 
     def request(self, contributors: Sequence[Address]) -> Records:
-        """What the opener needs."""
+        """The records that the opener needs."""
         tags = b"".join(self.tags[address] for address in contributors)
         return {"sum": self.adder.message(), "contributors": ",".join(contributors), "tags": tags}
 
 
 class OpenedSum(SecureSum):
-    """What the three have in common. `bound` is the largest value of an update, `keys` who can open."""
+    """Base of `ckks`, `bfv` and `pad`. `bound` is the largest value of an update; `keys` names who has the key."""
 
     hides = True
     pinned = True
@@ -110,32 +112,32 @@ class OpenedSum(SecureSum):
     @property
     @abstractmethod
     def symmetric(self) -> bool:
-        """Whether clients encrypt under the secret key."""
+        """True where clients encrypt under the secret key."""
 
     @abstractmethod
     def scheme(self, spec: VectorSpec) -> CipherScheme:
-        """How vectors are carried.
+        """The scheme that carries the vectors of a spec.
 
         Raises:
             ConfigError: the parameters cannot carry them.
         """
 
     def trust(self, spec: VectorSpec) -> Trust:
-        """Of both arrangements."""
+        """The trust assumptions, for either value of `keys`."""
         return of_opener(bool(self.roles), self.masks, encrypted=self._scheme(spec).parameters is not None)
 
     def tolerance(self, spec: VectorSpec) -> float:
-        """That of the scheme."""
+        """The tolerance of the scheme."""
         return self._scheme(spec).tolerance
 
     def _scheme(self, spec: VectorSpec) -> CipherScheme:
-        """How a sum of contributions is carried."""
+        """The scheme that carries the encrypted part of contributions."""
         return self.scheme(spec)
 
     # ---- the server's half
 
     def setup(self, roles: Sequence[Address], spec: VectorSpec) -> SetupFlow:
-        """Keys: whoever makes them says what each client gets, and the server passes it on."""
+        """Distribute keys: their maker prepares the keys of each client, and the server passes them on."""
         clients = [address for address in roles if address not in self.roles]
         if self.masks and self._scheme(spec).parameters is not None:
             there = yield from self._keys.flow(KEYHOLDER if self.roles else clients[0], clients)
@@ -143,7 +145,7 @@ class OpenedSum(SecureSum):
                 raise PrivacyRefusal("no client took its key")
 
     def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
-        """Add what comes in, and have the sum opened once."""
+        """Add the contributions, and have the sum opened once."""
         opener, cohort = yield from self._assemble(cohort, spec)
         gathering = self._gathering(cohort, spec)
         there = yield self._collection("collect", opener, cohort, gathering)
@@ -166,10 +168,10 @@ class OpenedSum(SecureSum):
     def _assemble(
         self, cohort: Sequence[Address], spec: VectorSpec
     ) -> Generator[Exchange, list[Address], tuple[Address, Sequence[Address]]]:
-        """Who opens, and who of the cohort takes part; with keys of this attempt where there are no masks."""
+        """The opener, and the clients of the cohort that take part. Without masks, it also distributes fresh keys."""
         require_contributors(cohort, spec)
         opener = KEYHOLDER
-        if not self.roles:  # whoever is to open must be known before anybody masks, and had better be there
+        if not self.roles:  # the opener must be known before any client masks, and should be reachable
             cohort = yield Exchange("elect", {address: {} for address in cohort}, ignored)
             require_contributors(cohort, spec)
             opener = cohort[0]
@@ -187,13 +189,13 @@ class OpenedSum(SecureSum):
         return Exchange(stage, outbox, gathering.receive, collect=True, names=names)
 
     def _whole(self, records: Records, spec: VectorSpec, gathering: Gathering) -> Sum:  # noqa: ARG002
-        """The sum of whole vectors, from what the opener answered and what the server has."""
+        """The sum of whole vectors, from the opener's answer and the server's own sums."""
         return spec.check_sum(records.get("opened"))
 
     # ---- everyone else's
 
     def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
-        """Contribute, open, make keys, or take them."""
+        """Contribute, open, make keys, or receive them."""
         own = me.own
         if stage == "collect":
             return self._contribute(inbound, me, own, contribution)
@@ -213,13 +215,18 @@ class OpenedSum(SecureSum):
         return self._protect(self.scheme(me.spec), me.spec.check(contribution()), opener, me, own)
 
     def _agreed_opener(self, inbound: Records, me: Participant, own: Credentials) -> Address:
-        """The one whom this client masks for: of the whole round, however often it is tried."""
+        """The opener for whom this client masks: the same one in every attempt of the round.
+
+        Raises:
+            ProtocolError: the opener is another one than the protocol or an earlier attempt named.
+            UnknownSender: the opener is not on the roster.
+        """
         opener = str(inbound.get("opener"))
         if self.roles:
             if opener != KEYHOLDER:
-                raise ProtocolError(f"{shown(opener)} is not who opens")
+                raise ProtocolError(f"{shown(opener)} is not the opener")
             return opener
-        _ = own.roster[opener]  # nobody else is noted
+        _ = own.roster[opener]  # refuses an unknown address before it is stored
         name = f"opener-{me.run}-{me.round}"
         first = own.store.get(name)
         if first is None:
@@ -227,7 +234,7 @@ class OpenedSum(SecureSum):
         elif first != opener.encode():
             raise ProtocolError(
                 f"{opener} is not {first.decode()}, for whom this client masked in round {me.round}: two openers could "
-                "be given two sets, whose difference is one update; let it come back, or start anew"
+                "be given two sets, whose difference is one update; bring the first opener back, or start anew"
             )
         return opener
 
@@ -235,7 +242,7 @@ class OpenedSum(SecureSum):
         self, scheme: CipherScheme, vector_D: Vector, opener: Address, me: Participant, own: Credentials
     ) -> Records:
         """A vector under mask and encryption, with its tag."""
-        salt = me.randomness.key()  # asked twice in one attempt, it masks differently
+        salt = me.randomness.key()  # so that two answers in one attempt have different masks
         key = _mask_key(me, own, me.address, opener, salt)
         mask = None
         if self.masks:
@@ -246,7 +253,7 @@ class OpenedSum(SecureSum):
         return {"message": message, "tag": mac(key, [hashlib.sha256(message).digest()]), "salt": salt}
 
     def _open(self, inbound: Records, me: Participant, own: Credentials) -> Records:
-        """The sum, once."""
+        """Open the sum, once per attempt."""
         return {"opened": self._opened(self._scheme(me.spec), inbound, me, own)}
 
     def _opened(self, scheme: CipherScheme, inbound: Records, me: Participant, own: Credentials) -> Sum:
@@ -264,7 +271,7 @@ class OpenedSum(SecureSum):
         return scheme.open(bytes_of(inbound, "sum"), secret, len(keys), mask, me.randomness)
 
     def _open_copy(self, inbound: Records, me: Participant, own: Credentials) -> Records:
-        """What every client does where the sum is broadcast: decrypt and check it, as its next model."""
+        """Decrypt and check a broadcast sum, as every client does there for its next model."""
         contributors = _contributors(inbound, me)
         secret = self._keys.key(SECRET, me, own)
         self._scheme(me.spec).open(bytes_of(inbound, "sum"), secret, len(contributors), None, me.randomness)
@@ -273,7 +280,7 @@ class OpenedSum(SecureSum):
     def _authenticated(
         self, contributors: Sequence[Address], tags: bytes, me: Participant, own: Credentials
     ) -> list[bytes]:
-        """The key of each contributor, whose tag it explains."""
+        """The mask key of each contributor, after a check of its tag under that key."""
         if len(tags) != TAG_BYTES * len(contributors):
             raise MalformedContribution(f"{len(contributors)} contributors have {TAG_BYTES} bytes of tags each")
         keys = []
@@ -294,13 +301,13 @@ class OpenedSum(SecureSum):
         }
 
     def encodings(self, stage: str, vector_D: Vector, me: Participant) -> Iterable[Encoding]:
-        """As the scheme has it."""
+        """The encodings of the scheme."""
         return self._witnessed(stage, me.spec).encodings(self._encrypted(stage, vector_D, me), me.randomness)
 
     def rehearse(
         self, stage: str, inbound: Records, me: Participant, vector_D: Vector, sent: Records
     ) -> Rehearsal | None:
-        """Under a key pair that the double makes, so that it can open what it made."""
+        """Protect the vector under a key pair that the double makes, so that the double can open the result."""
         own = me.own
         scheme = self._witnessed(stage, me.spec)
         secret = b""
@@ -319,28 +326,33 @@ class OpenedSum(SecureSum):
     def _mask_of(
         self, scheme: CipherScheme, inbound: Records, records: Records, me: Participant, own: Credentials
     ) -> Mask:
-        """The one under which a client's records hide its vector."""
+        """The mask that hides a client's vector in its records."""
         key = _mask_key(me, own, me.address, str(inbound.get("opener")), bytes_of(records, "salt"))
         return scheme.draw_mask(_mask_seed(key))
 
     def _witnessed(self, stage: str, spec: VectorSpec) -> CipherScheme:  # noqa: ARG002
-        """What carries what is encrypted at a stage."""
+        """The scheme that carries the encrypted vector of a stage."""
         return self._scheme(spec)
 
     def _encrypted(self, stage: str, vector_D: Vector, me: Participant) -> Vector:  # noqa: ARG002
-        """What is encrypted of a vector at a stage."""
+        """The part of a vector that is encrypted at a stage."""
         return vector_D
 
 
 def _between(scheme: CipherScheme, one: Mask, other: Mask) -> Iterator[Numbers]:
-    """The differences of two masks."""
+    """The differences between two masks."""
     for left, right in zip(scheme.numbers_of_mask(one), scheme.numbers_of_mask(other), strict=True):
         name = f"the differences of the {left.name} to another one"
         yield Numbers(name, left.difference(left.values_RN, right.values_RN), left.modulus)
 
 
 def _contributors(inbound: Records, me: Participant) -> list[Address]:
-    """Who is in a sum that may be opened."""
+    """The contributors of a sum that may be opened.
+
+    Raises:
+        ProtocolError: a contributor is named twice or is not a client, or there are more of them than a cohort has.
+        TooFewContributors: there are fewer than the spec requires.
+    """
     contributors = str(inbound.get("contributors")).split(",")
     if len(set(contributors)) < len(contributors):
         raise ProtocolError("a contributor is named twice")
@@ -354,11 +366,11 @@ def _contributors(inbound: Records, me: Participant) -> list[Address]:
 
 
 def _mask_key(me: Participant, own: Credentials, client: Address, opener: Address, salt: bytes) -> bytes:
-    """k_i, the same at both ends."""
+    """The key k_i that a client shares with the opener, the same at both ends."""
     peer = opener if me.address == client else client
     return own.identity.shared(own.roster[peer], me.header("mask", client, opener), salt)
 
 
 def _mask_seed(key: bytes) -> bytes:
-    """What the mask expands from, apart from the key that authenticates."""
+    """The seed of the mask: derived from k_i, so that the key of the tags has no second use."""
     return mac(key, [b"mask"])

@@ -1,10 +1,10 @@
 """Selective encryption: a part of each update is encrypted, the rest travels in the clear and is summed beside it.
 
-Jin et al. 2023 (FedML-HE, arXiv 2303.10837, section 2.4) encrypt the parameters that are most sensitive, as the
-clients find by a map that is summed under encryption before the first round, or some at random; FedPHE sparsifies
-likewise. What is in the clear is not protected at all: this is a published trade, here to be measured.
+Jin et al. 2023 (FedML-HE, arXiv 2303.10837, section 2.4) encrypt the most sensitive parameters, or a random selection.
+The sensitivities are a map that is summed over the clients under encryption before the first round. FedPHE sparsifies
+in a similar way. The cleartext part is not protected at all: this is a published trade-off, which can be measured here.
 
-Shapes: D is the length of the vector that a spec declares, U of the update in it, K of what is encrypted of the update.
+Shapes: D is the length of the vector that a spec declares, U that of its update, K that of the update's encrypted part.
 """
 
 import math
@@ -22,10 +22,10 @@ CHOICES = ("random", "sensitivity")
 
 
 def check_fraction(fraction: float, by: str) -> None:
-    """Refuse what is no share, or no way to choose.
+    """Refuse an invalid fraction, or an unknown way to choose the encrypted part.
 
     Raises:
-        ConfigError: naming the key.
+        ConfigError: a value is refused; the message names the key.
     """
     if not 0 < fraction <= 1:
         raise ConfigError.of("secure_sum.encrypt_fraction", fraction, "must lie above 0 and be at most 1")
@@ -37,15 +37,16 @@ def check_fraction(fraction: float, by: str) -> None:
 
 @lru_cache(maxsize=8)
 def protected_spec(spec: VectorSpec, fraction: float) -> VectorSpec:
-    """The vector that is left to encrypt: so much of the update, and all that comes after it.
+    """The spec of the encrypted part: the given fraction of the update, and all segments after it.
 
     Raises:
-        ConfigError: the contributions are residues, whose noise is shared among the clients: no part may be seen alone.
+        ConfigError: the contributions are residues. Their noise is shared among the clients, so a part of one client's
+            contribution must not be visible.
     """
     if fraction == 1:
         return spec
     if spec.modulus_bits is not None:
-        allowed = "shares of integer noise protect a sum, not what one client sends in the clear: encrypt all of it"
+        allowed = "shares of integer noise protect a sum, not one client's values in the clear: encrypt all of them"
         raise ConfigError.of("secure_sum.encrypt_fraction", fraction, allowed)
     update = spec.segments[0]
     kept = replace(update, length=max(1, math.ceil(fraction * update.length)))
@@ -53,7 +54,7 @@ def protected_spec(spec: VectorSpec, fraction: float) -> VectorSpec:
 
 
 def clear_spec(spec: VectorSpec, fraction: float) -> VectorSpec:
-    """What travels in the clear: the rest of the update."""
+    """The spec of the cleartext part: the rest of the update."""
     update = spec.segments[0]
     left = update.length - protected_spec(spec, fraction).segments[0].length
     return replace(spec, segments=(Segment("open part of the update", left, update.bound),))
@@ -61,16 +62,16 @@ def clear_spec(spec: VectorSpec, fraction: float) -> VectorSpec:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which values of an update are encrypted: True in `encrypted_U`."""
+    """The choice of the encrypted values of an update: True in `encrypted_U`."""
 
     encrypted_U: NDArray[np.bool_]
 
     @classmethod
     def from_bytes(cls, bits: bytes, spec: VectorSpec, fraction: float) -> "Selection":
-        """What `to_bytes` gave.
+        """The selection that `to_bytes` wrote.
 
         Raises:
-            MalformedContribution: another length, or another number of values than the fraction says.
+            MalformedContribution: the data have another length, or select another number of values than the fraction.
         """
         length = spec.segments[0].length
         wanted = protected_spec(spec, fraction).segments[0].length
@@ -78,11 +79,11 @@ class Selection:
             raise MalformedContribution(f"positions of {length} values take {-(-length // 8)} bytes, got {len(bits)}")
         encrypted_U = np.unpackbits(np.frombuffer(bits, np.uint8), count=length).astype(bool)
         if encrypted_U.sum() != wanted:
-            raise MalformedContribution(f"{encrypted_U.sum()} values would be encrypted, {wanted} are to be")
+            raise MalformedContribution(f"{encrypted_U.sum()} values would be encrypted, {wanted} are needed")
         return cls(encrypted_U)
 
     def to_bytes(self) -> bytes:
-        """A bit a value."""
+        """The selection as bytes, one bit per value."""
         return np.packbits(self.encrypted_U).tobytes()
 
     @cached_property
@@ -90,7 +91,7 @@ class Selection:
         return np.flatnonzero(self.encrypted_U)
 
     def split(self, vector_D: Vector) -> tuple[Vector, Vector]:
-        """What is encrypted (K values of the update and all behind it), and what is not, shape (U - K,)."""
+        """The encrypted part (K values of the update and all values behind it) and the cleartext part, (U - K,)."""
         update_U, rest = np.split(vector_D, [len(self.encrypted_U)])
         return np.concatenate([update_U[self._protected_D], rest]), update_U[~self.encrypted_U]
 
@@ -105,13 +106,16 @@ class Selection:
 
 @lru_cache(maxsize=2)
 def at_random(length: int, count: int) -> Selection:
-    """So many of the values of an update, the same ones for everybody and in every round: others would add up."""
+    """A random selection of `count` values of an update.
+
+    It is the same for all clients and rounds: different selections would reveal more values over time.
+    """
     generator = SeededRandomness("selective encryption", length, count).generator()
     return _of(generator.permutation(length)[:count], length)
 
 
 def most_sensitive(sensitivity_U: NDArray[np.floating], count: int) -> Selection:
-    """The values with the largest sensitivities; of equal ones the first."""
+    """The selection of the values with the largest sensitivities; among equal ones the first."""
     order_U = np.argsort(-sensitivity_U, kind="stable")
     return _of(order_U[:count], len(sensitivity_U))
 

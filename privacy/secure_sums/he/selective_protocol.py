@@ -1,8 +1,9 @@
-"""An opened sum of which a part of each update stays out: both halves of what selective encryption adds.
+"""Selective encryption for opened sums, both halves: a part of each update stays in the clear.
 
-What is not encrypted travels beside it and is summed in float64. Which part that is, a public rule says, or the sum of
-the clients' sensitivities, all of it encrypted, before the first round: the opener ranks them, and signs which values
-are to be encrypted. Stages then: sensitivity, rank, positions (Jin et al. 2023, arXiv 2303.10837, section 2.4).
+The cleartext part travels beside the encrypted one and is summed in float64. A public rule chooses the part, or the sum
+of the clients' sensitivities does. That sum is fully encrypted and is opened before the first round: the opener ranks
+the sensitivities, and signs the positions to be encrypted. The stages are then: sensitivity, rank, positions (Jin et
+al. 2023, arXiv 2303.10837, section 2.4).
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ from privacy.secure_sums.he.selection import (
 from privacy.secure_sums.trust import SERVER_ALONE, Trust
 from privacy.secure_sums.vectors import Sum, Vector, VectorSpec
 
-POSITIONS = "he.positions"  # of what is encrypted, where the clients' sensitivities decide
+POSITIONS = "he.positions"  # positions of the encrypted values, where the clients' sensitivities decide
 
 
 class SelectiveSum(OpenedSum):
@@ -53,7 +54,7 @@ class SelectiveSum(OpenedSum):
             self.assumption += f", and {1 - self.fraction:.4g} of each update is in the clear"
 
     def trust(self, spec: VectorSpec) -> Trust:
-        """What is in the clear, the server reads alone."""
+        """The trust assumptions: the server alone can read the cleartext part."""
         whole = super().trust(spec)
         if self.hides:
             return whole
@@ -61,7 +62,7 @@ class SelectiveSum(OpenedSum):
         return replace(whole, coalitions=SERVER_ALONE, sees=sees)
 
     def _carried(self, spec: VectorSpec) -> VectorSpec:
-        """What is encrypted of a vector."""
+        """The spec of the encrypted part of a vector."""
         return protected_spec(spec, self.fraction)
 
     def _scheme(self, spec: VectorSpec) -> CipherScheme:
@@ -70,13 +71,13 @@ class SelectiveSum(OpenedSum):
     # ---- the server's half
 
     def setup(self, roles: Sequence[Address], spec: VectorSpec) -> SetupFlow:
-        """Keys, then what to encrypt."""
+        """Distribute keys, then agree on the values to encrypt."""
         yield from super().setup(roles, spec)
         if self.surveys:
             yield from self._survey([address for address in roles if address not in self.roles], spec)
 
     def _survey(self, clients: Sequence[Address], spec: VectorSpec) -> SetupFlow:
-        """The sum of the sensitivities of one cohort tells everybody what to encrypt."""
+        """Sum the sensitivities of one cohort, and send every client the positions to encrypt."""
         opener, cohort = yield from self._assemble(clients[: spec.cohort_size], spec)
         gathering = Gathering(self.scheme(spec), cohort)
         there = yield self._collection("sensitivity", opener, cohort, gathering)
@@ -90,9 +91,9 @@ class SelectiveSum(OpenedSum):
 
         yield Exchange("rank", {opener: gathering.request(there)}, receive)
         if not chosen:
-            raise PrivacyRefusal(f"{opener} did not say what to encrypt")
+            raise PrivacyRefusal(f"{opener} did not choose the values to encrypt")
         if not (yield Exchange("positions", dict.fromkeys(clients, chosen[0]), ignored)):
-            raise PrivacyRefusal("no client knows what to encrypt")
+            raise PrivacyRefusal("no client took the positions of the values to encrypt")
 
     def _gathering(self, cohort: Sequence[Address], spec: VectorSpec) -> Gathering:
         clear = None if self.hides else clear_spec(spec, self.fraction)
@@ -114,7 +115,7 @@ class SelectiveSum(OpenedSum):
     # ---- everyone else's
 
     def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
-        """As every opened sum, and what the survey asks."""
+        """Answer the stages of every opened sum, and those of the survey."""
         if self.surveys and stage == "sensitivity":
             return self._contribute_whole(inbound, me, me.own, contribution)
         if self.surveys and stage == "rank":
@@ -138,24 +139,24 @@ class SelectiveSum(OpenedSum):
         return super()._contribute(inbound, me, own, contribution)
 
     def _selection(self, me: Participant, own: Credentials) -> Selection | None:
-        """What this role knows of what is encrypted; None where all of it is."""
+        """The encrypted values as this role knows them; None where all values are encrypted."""
         if self.hides:
             return None
         if not self.surveys:
             return self._at_random(me.spec)
         bits = own.store.get(POSITIONS)
         if bits is None:
-            raise PrivacyRefusal(f"{me.address} does not know what to encrypt: it missed the set-up")
+            raise PrivacyRefusal(f"{me.address} does not know which values to encrypt: it missed the set-up")
         return Selection.from_bytes(bits, me.spec, self.fraction)
 
     def _open(self, inbound: Records, me: Participant, own: Credentials) -> Records:
-        """The sum, with what is encrypted of an update where the server cannot know it: it keeps nothing."""
+        """Open the sum. Where a survey chose the positions, return them as well: the server does not store them."""
         opened = super()._open(inbound, me, own)
         selection = self._selection(me, own) if self.surveys else None
         return opened if selection is None else {**opened, "positions": selection.to_bytes()}
 
     def _rank(self, inbound: Records, me: Participant, own: Credentials) -> Records:
-        """Open the sum of sensitivities, keep it, and sign which values are to be encrypted."""
+        """Open the sum of sensitivities, store the positions of the values to encrypt, and sign these positions."""
         length = me.spec.segments[0].length
         sensitivity_U = self._opened(self.scheme(me.spec), inbound, me, own)[:length]
         bits = most_sensitive(sensitivity_U, self._carried(me.spec).segments[0].length).to_bytes()
@@ -173,7 +174,7 @@ class SelectiveSum(OpenedSum):
     # ---- for the witness
 
     def declare(self, stage: str, records: Records, me: Participant) -> Declarations:
-        """What stays out may be read."""
+        """Declare the cleartext part as open."""
         declared = super().declare(stage, records, me)
         return declared if self.hides or stage == "sensitivity" else {**declared, "clear": Open()}
 

@@ -7,7 +7,7 @@ Both halves of their common protocol are in `privacy.secure_sums.he.protocol` an
 
 from privacy.checks import positive
 from privacy.errors import ConfigError
-from privacy.secure_sums.he.codecs import FloodingRule, bfv_scheme, ckks_scheme, pad_scheme
+from privacy.secure_sums.he.codecs import CipherScheme, FloodingRule, bfv_scheme, ckks_scheme, pad_scheme
 from privacy.secure_sums.he.parameters import HeParameters, named
 from privacy.secure_sums.he.protocol import OpenedSum
 from privacy.secure_sums.he.selective_protocol import SelectiveSum
@@ -47,7 +47,7 @@ class CkksSum(SelectiveSum):
         """True if the clients share the key. Published sets always encrypt to a public key, as their authors do."""
         return self.keys == "clients" and self._parameters.dense
 
-    def scheme(self, spec: VectorSpec) -> Scheme:
+    def scheme(self, spec: VectorSpec) -> CipherScheme:
         """Return CKKS at the scale that the cohort allows."""
         return ckks_scheme(spec, self._parameters, self.symmetric, self.flooding)
 
@@ -73,16 +73,14 @@ class BfvSum(SelectiveSum):
         super().__init__(keys, bound, masks, broadcast, encrypt_fraction, encrypt_by)
         self._value_bits = value_bits
         self._rounds = rounds
-        self.exact = self.hides  # no residues in the clear part of a partly encrypted update part of a partly
-        encrypted
-        update
+        self.exact = self.hides  # the clear part of an update holds no residues
 
     @property
     def symmetric(self) -> bool:
         """True if the clients share the key."""
         return self.keys == "clients"
 
-    def scheme(self, spec: VectorSpec) -> Scheme:
+    def scheme(self, spec: VectorSpec) -> CipherScheme:
         """Return BFV with the plain modulus that packs the most values."""
         return bfv_scheme(spec, self._parameters, self.symmetric, self._value_bits, self._rounds)
 
@@ -102,7 +100,7 @@ class PadSum(OpenedSum):
         """False: this sum has no encryption key."""
         return False
 
-    def scheme(self, spec: VectorSpec) -> Scheme:
+    def scheme(self, spec: VectorSpec) -> CipherScheme:
         """Return masks modulo the power of two that holds a sum."""
         return pad_scheme(spec, self._value_bits)
 

@@ -1,12 +1,14 @@
-"""Which contributions count: what clients sign, and how the parties come to one set without asking the server.
+"""Agreement of the MPC parties on the set of contributions that count, without trust in the server.
 
-A client signs a manifest: a fresh number, and the hash of every party's box. Hashes are of boxes as they are sealed,
-and travel beside them: whoever has all shares but one could test guesses at a vector against the hash of the last.
+A client signs a manifest: a fresh number, and the hash of the box of every party. The hashes are taken over the sealed
+boxes, not over the shares: an adversary with all shares but one could test guesses of a vector against the hash of the
+last share.
 
-Each party checks the manifests that it was handed against its own boxes, and sends its peers a signed list of their
-hashes. What is on every list is the set; each signs it, checks that all others signed the same, and keeps that before
-it reveals anything. A contribution that a party was not handed is left out by all alike. One that was altered, or of
-which two parties hold different manifests, ends the round: a server that tries either learns nothing.
+Each party checks the manifests that it received against its own boxes, and sends its peers a signed list of the hashes
+of these manifests. The set consists of the contributions on every list. Each party signs the set, checks that all
+others signed the same one, and stores it before it reveals anything. If one party did not receive a contribution, all
+parties leave it out. If a contribution was altered, or two parties hold different manifests of one client, the round
+ends: a server that tries either learns nothing.
 """
 
 import hashlib
@@ -36,10 +38,10 @@ EVERYBODY = "parties"
 
 
 def number_of(client: Address) -> int:
-    """3 of `client/3`.
+    """The number of a client: 3 for `client/3`.
 
     Raises:
-        ProtocolError: it is no client.
+        ProtocolError: the address is not that of a client.
     """
     role, _, number = client.partition("/")
     if role != "client" or not (number.isascii() and number.isdecimal()):
@@ -49,32 +51,32 @@ def number_of(client: Address) -> int:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one client submitted in one attempt: `submission` makes it another if it submits again."""
+    """The submission of one client in one attempt. `submission` is a fresh number for each submission."""
 
-    submission: bytes  # of KEY_BYTES
-    digests: tuple[bytes, ...]  # of the parties' boxes, in their order
+    submission: bytes  # KEY_BYTES long
+    digests: tuple[bytes, ...]  # hashes of the parties' boxes, in the order of the parties
 
     @classmethod
     def of(cls, submission: bytes, boxes: Sequence[bytes]) -> "Manifest":
-        """For boxes in the parties' order."""
+        """The manifest of boxes in the parties' order."""
         return cls(submission, tuple(hashlib.sha256(box).digest() for box in boxes))
 
     def signed(self, me: Participant) -> bytes:
-        """As it travels."""
+        """The signed manifest, as bytes for the message."""
         body = self.submission + b"".join(self.digests)
         return body + me.own.identity.sign(me.header("mpc manifest", me.address, EVERYBODY), body)
 
 
 def manifest_bytes(parties: int) -> int:
-    """Length of a signed manifest."""
+    """The length of a signed manifest."""
     return KEY_BYTES + DIGEST_BYTES * parties + SIGNATURE_BYTES
 
 
 def check_box(manifest: bytes, index: int, box: bytes) -> None:
-    """Whether a box is the one that a manifest names for a party.
+    """Check that a box is the one that a manifest names for the party with this index.
 
     Raises:
-        BadSignature: it is another.
+        BadSignature: the box is another one.
     """
     start = KEY_BYTES + DIGEST_BYTES * index
     if hashlib.sha256(box).digest() != manifest[start : start + DIGEST_BYTES]:
@@ -82,11 +84,11 @@ def check_box(manifest: bytes, index: int, box: bytes) -> None:
 
 
 def check_manifest(manifest: bytes, client: Address, parties: int, me: Participant) -> None:
-    """Whether a client signed this manifest in this attempt.
+    """Check that a client signed this manifest in this attempt.
 
     Raises:
-        BadSignature: it did not.
-        ProtocolError: it is no client, or nobody whom the roster knows.
+        BadSignature: the client did not sign it.
+        ProtocolError: the address is not that of a client, or it is not on the roster.
     """
     number_of(client)
     if len(manifest) != manifest_bytes(parties):
@@ -98,9 +100,9 @@ def check_manifest(manifest: bytes, client: Address, parties: int, me: Participa
 
 @dataclass
 class Taken:
-    """What a party was handed: manifests and shares that will do, and why the first of the others will not.
+    """The valid manifests and shares that a party received, and the reason that the first invalid one was left out.
 
-    `check_share` raises a ProtocolError where a client's share cannot be one.
+    `check_share` raises a ProtocolError where the bytes of a client's share cannot be a share.
     """
 
     parties: Sequence[Address]
@@ -110,11 +112,11 @@ class Taken:
     told: str = ""
 
     def take(self, inbound: Records, me: Participant) -> None:
-        """Verify what the server relayed, and open it. Whose own fault it is that it will not do is left out.
+        """Verify and open the contributions that the server relayed. Leave out a client whose own data are invalid.
 
         Raises:
             PrivacyRefusal: this party has answered this attempt before.
-            ProtocolError: something was altered on its way; the client is named.
+            ProtocolError: a contribution was altered on its way; the message names the client.
         """
         if not me.own.store.claim(f"revealed-{me.run}-{me.round}-{me.attempt}"):
             raise PrivacyRefusal(f"round {me.round} was revealed before, in this attempt")
@@ -153,21 +155,22 @@ class Taken:
             box = bytes_of(inbound, client)
             check_box(manifest, self.parties.index(me.address), box)
         except ProtocolError as error:
-            raise type(error)(f"what came of {client} is not what it sent: {error}") from error
+            raise type(error)(f"the contribution of {client} was altered on its way: {error}") from error
         return box
 
 
 def agree(
     held: Mapping[Address, bytes], complaint: FedveilError | None, me: Participant, parties: Sequence[Address]
 ) -> tuple[Address, ...]:
-    """The clients whose contributions count, sorted, after all parties have signed for the same ones.
+    """The clients whose contributions count, sorted, after all parties have signed the same set.
 
-    `held` are the manifests of the contributions that this party has verified; a `complaint` is heard by all.
+    `held` maps clients to the manifests of the contributions that this party has verified. A `complaint` is sent to
+    all parties.
 
     Raises:
-        PrivacyRefusal: a party complains, two hold different manifests of a client, they do not agree, or the round was
-            opened for other clients in an earlier attempt.
-        TooFewContributors: too few are on every list.
+        PrivacyRefusal: a party complains, two parties hold different manifests of a client, the parties do not agree,
+            or the round was opened for other clients in an earlier attempt.
+        TooFewContributors: too few clients are on every list.
         PeerLost: a party does not answer.
     """
     hashes = {client: hashlib.sha256(manifest).hexdigest() for client, manifest in held.items()}
@@ -182,7 +185,7 @@ def agree(
         raise PrivacyRefusal(f"{len(contributors)} contributors are more than a cohort of {me.spec.cohort_size}")
     agreed = json.dumps({client: hashes[client] for client in contributors}).encode()
     refusal = _other_set(contributors, me)
-    own = hashlib.sha256(agreed).digest() if refusal is None else b""  # the others wait to hear of it
+    own = hashlib.sha256(agreed).digest() if refusal is None else b""  # sent in any case: the others wait for it
     signatures = _exchange("set", own, me, parties)
     if refusal is not None:
         raise refusal
@@ -195,7 +198,7 @@ def agree(
 
 
 def _other_set(contributors: Sequence[Address], me: Participant) -> PrivacyRefusal | None:
-    """Why this party does not open the round for these clients, in whatever attempt."""
+    """The reason that this party does not open the round for these clients; None where it does. Covers all attempts."""
     try:
         require_no_other_set(contributors, me, me.own)
     except PrivacyRefusal as refusal:
@@ -204,7 +207,7 @@ def _other_set(contributors: Sequence[Address], me: Participant) -> PrivacyRefus
 
 
 def _exchange(what: str, body: bytes, me: Participant, parties: Sequence[Address]) -> dict[Address, bytes]:
-    """Each party's statement, signed by it in this attempt."""
+    """The statement of each party, verified: each party signs its own in this attempt."""
     own = me.own
     message = body + own.identity.sign(me.header(f"mpc {what}", me.address, EVERYBODY), body)
     answers = dict(zip(parties, peers_of(own).exchange(message), strict=True))
@@ -217,11 +220,11 @@ def _exchange(what: str, body: bytes, me: Participant, parties: Sequence[Address
 
 
 def _read_list(party: Address, text: bytes) -> dict[str, str]:
-    """What a party holds.
+    """The contributions that a party holds: hashes of their manifests, by client.
 
     Raises:
-        PrivacyRefusal: it complains.
-        ProtocolError: that is no list.
+        PrivacyRefusal: the party complains.
+        ProtocolError: the text is not a list of contributions.
     """
     try:
         listed = json.loads(text)
@@ -235,7 +238,7 @@ def _read_list(party: Address, text: bytes) -> dict[str, str]:
 
 
 def _common(heard: Mapping[Address, Mapping[str, str]]) -> tuple[Address, ...]:
-    """Who is on every list."""
+    """The clients that are on every list."""
     first, *others = heard.values()
     for client in sorted({client for held in heard.values() for client in held}):
         if len({held[client] for held in heard.values() if client in held}) > 1:
@@ -244,11 +247,11 @@ def _common(heard: Mapping[Address, Mapping[str, str]]) -> tuple[Address, ...]:
 
 
 def peers_of(own: Credentials) -> Peers:
-    """The other parties.
+    """The connection to the other parties.
 
     Raises:
-        PrivacyRefusal: there is no way to them.
+        PrivacyRefusal: there is no connection.
     """
     if own.peers is None:
-        raise PrivacyRefusal("this party has no way to the others: the committee was not started")
+        raise PrivacyRefusal("this party has no connection to the others: the committee was not started")
     return own.peers

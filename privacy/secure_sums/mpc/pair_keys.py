@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 def pair_keys(me: "Address", own: "Credentials", meeting: Meeting, run: str) -> dict[int, bytes]:
-    """The keys of 32 bytes that a member shares with each of the others, by their ranks, for one configuration.
+    """The 32-byte keys that a member shares with each other member, by the other's rank, for one configuration.
 
     Raises:
-        UnknownSender: the roster lacks one of them.
+        UnknownSender: the roster lacks one of the members.
     """
     others = {rank: peer for rank, peer in enumerate(meeting.members) if peer != me}
     return {rank: own.identity.shared(own.roster[peer], _pair(run, me, peer), b"") for rank, peer in others.items()}
 
 
 def _pair(run: str, me: "Address", peer: "Address") -> Header:
-    """The same at both ends."""
+    """The header of a pair key, the same at both ends."""
     return Header("mpc pair", run, 0, "", "", *sorted((me, peer)))

@@ -1,8 +1,9 @@
-"""Vectors as fixed-point numbers in a ring of integers, and as additive shares of it.
+"""Vectors as fixed-point numbers in a ring of integers, and as additive shares in that ring.
 
-A value x is round(x 2^f) modulo 2^k; k is 8, 16, 32 or 64, the least in which no sum of the cohort can wrap. Shares of
-a vector are uniform but for their sum, which it is. Where a sum of shares is all that is ever computed, a short ring
-does, and an upload has k/8 bytes a value, however many parties there are: all shares but one are keys, which expand.
+A value x is encoded as round(x 2^f) modulo 2^k; k is 8, 16, 32 or 64, the smallest in which no sum of the cohort can
+wrap. The shares of a vector are uniform, except that their sum is the vector. Where the parties only add shares, a
+narrow ring is enough. An upload then has k/8 bytes per value for any number of parties: all shares but one are keys,
+which are expanded.
 
 Shapes: D is the length of the vector that the spec declares.
 """
@@ -19,16 +20,16 @@ from privacy.errors import ConfigError, MalformedContribution
 from privacy.randomness import KEY_BYTES, Randomness
 from privacy.secure_sums.vectors import Sum, Vector, VectorSpec
 
-Elements = NDArray[np.unsignedinteger[Any]]  # of the ring, little-endian
+Elements = NDArray[np.unsignedinteger[Any]]  # elements of the ring, little-endian
 
 WIDTHS = (8, 16, 32, 64)
-MOST_FRACTIONAL_BITS = 52  # of a float64
-_BLOCK_BYTES = 1 << 17  # of a key stream at a time, so that it stays in the cache
+MOST_FRACTIONAL_BITS = 52  # precision of a float64
+_BLOCK_BYTES = 1 << 17  # bytes of a key stream at a time, so that they stay in the cache
 
 
 @dataclass(frozen=True)
 class ShareRing:
-    """The integers modulo 2^bits, and how the vectors of a spec lie in them. See `of`."""
+    """The integers modulo 2^bits, with the encoding of the vectors of a spec. See `of`."""
 
     spec: VectorSpec
     fractional_bits: int
@@ -38,10 +39,10 @@ class ShareRing:
     def of(cls, spec: VectorSpec, fractional_bits: int, key: str) -> "ShareRing":
         """The narrowest ring that holds every sum of the cohort; `key` is the sum's configuration.
 
-        Residues (a spec with `modulus_bits`) need only be held themselves: their modulus divides the ring's.
+        For residues (a spec with `modulus_bits`) the ring need not hold sums: their modulus divides that of the ring.
 
         Raises:
-            ConfigError: fractional bits out of range, a segment without a bound, or sums that no ring holds.
+            ConfigError: fractional bits out of range, a segment without a bound, or sums that fit no ring.
         """
         if spec.modulus_bits is not None:
             return cls(spec, 0, next(bits for bits in WIDTHS if bits >= spec.modulus_bits))
@@ -56,33 +57,33 @@ class ShareRing:
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
-        """Of an element."""
+        """The NumPy type of an element."""
         return np.dtype(f"<u{self.bits // 8}")
 
     @property
     def tolerance(self) -> float:
-        """What rounding changes in one contribution, at most."""
+        """The largest change of a value of one contribution by rounding."""
         return 0.0 if self.spec.modulus_bits is not None else 0.5 * 2.0**-self.fractional_bits
 
     def encode(self, vector_D: Vector) -> Elements:
-        """A vector that the spec allows, shape (D,)."""
+        """Encode a vector that the spec allows, shape (D,)."""
         if self.spec.modulus_bits is not None:
             return vector_D.astype(self.dtype)
         scaled_D = vector_D * np.float64(2.0**self.fractional_bits)  # exact: a power of two
         return np.rint(scaled_D, out=scaled_D).astype(np.int64).astype(self.dtype)
 
     def decode(self, sum_D: Elements) -> Sum:
-        """A sum of encoded vectors, shape (D,): float64, or residues again."""
+        """Decode a sum of encoded vectors, shape (D,), to float64, or to residues."""
         if self.spec.modulus_bits is not None:
             return sum_D.astype(np.int64) & ((1 << self.spec.modulus_bits) - 1)
         signed_D = sum_D.view(sum_D.dtype.str.replace("u", "i"))
         return signed_D * np.float64(2.0**-self.fractional_bits)
 
     def split(self, values_D: Elements, parties: int, whole: int, randomness: Randomness) -> list[bytes]:
-        """A share for each party, as bytes: a fresh key, and for the party `whole` the vector less what keys expand to.
+        """A share for each party, as bytes: a fresh key, and for the party `whole` the vector minus the key streams.
 
-        Any that lack one are independent of the values: where a key lacks, the vector is masked by its stream; where
-        the vector lacks, keys are all there is. So much holds of ideal streams, and ChaCha20's cannot be told apart.
+        All shares but one are independent of the values. If a key is missing, its stream masks the vector; if the
+        vector is missing, only keys are left. This holds for ideal streams; ChaCha20's are indistinguishable from them.
         """
         assert 0 <= whole < parties
         rest_D = values_D.copy()
@@ -94,10 +95,10 @@ class ShareRing:
         return payloads
 
     def add_share(self, sum_D: Elements, payload: bytes, whole: bool) -> None:
-        """Add what `split` gave one party, in place; `whole` says that it is the vector and no key.
+        """Add one party's share from `split`, in place. `whole` is True where the share is the vector, not a key.
 
         Raises:
-            MalformedContribution: another length.
+            MalformedContribution: the share has another length.
         """
         self.check_share(payload, whole)
         if whole:
@@ -106,10 +107,10 @@ class ShareRing:
             _combine(np.add, sum_D, payload)
 
     def check_share(self, payload: bytes, whole: bool) -> None:
-        """Whether this could be what `split` gave one party.
+        """Check that the bytes have the length of one party's share from `split`.
 
         Raises:
-            MalformedContribution: another length.
+            MalformedContribution: the share has another length.
         """
         length = self.dtype.itemsize * self.spec.length if whole else KEY_BYTES
         if len(payload) != length:
@@ -117,13 +118,13 @@ class ShareRing:
 
 
 def needed_bits(spec: VectorSpec, fractional_bits: int) -> int:
-    """Bits of a signed sum over the whole cohort of a spec of bounded floats."""
+    """The number of bits of a signed sum over the whole cohort, for a spec of bounded floats."""
     largest = round(max(segment.bound for segment in spec.segments) * 2.0**fractional_bits) + 1
     return (spec.cohort_size * largest).bit_length() + 1
 
 
 def _combine(operation: np.ufunc, values_D: Elements, key: bytes) -> None:
-    """Add a key's ChaCha20 stream to the values, or subtract it, in place: nothing as long as they are is made."""
+    """Add a key's ChaCha20 stream to the values, or subtract it, in place, without an array of the vector's length."""
     stream = Cipher(ChaCha20(key, bytes(16)), mode=None).encryptor()
     zeros = memoryview(bytes(_BLOCK_BYTES))
     block = np.empty(_BLOCK_BYTES // values_D.itemsize, values_D.dtype)

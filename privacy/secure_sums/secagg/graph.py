@@ -1,21 +1,22 @@
-"""Who masks with whom: a regular graph of as few neighbours as will do, which no server chooses.
+"""The graph of clients that mask with one another: regular, with as few neighbours as are safe, not chosen by a server.
 
 Bell, Bonawitz, Gascon, Lepoint and Raykova 2020 ("Secure Single-Server Aggregation with (Poly)Logarithmic Overhead"):
-clients stand in a random ring, each beside k/2 others on either side (a Harary graph), and k and the threshold t of
-Shamir's sharing are such that, but with the probabilities that the configuration states, none of this happens:
+clients are placed in a random ring, and the k/2 clients on either side of a client are its neighbours (a Harary graph).
+The degree k and the threshold t of Shamir's sharing are chosen so that each of these failures has at most the
+probability in the configuration:
 
-    clients that collude and clients that drop out cut the ring in two, and the server learns the sum of a part
-    a client has so many colluding neighbours that they reach t (curious), or would if the server told the honest ones
-    two stories, so that some release one of its secrets and some the other: 2t > k + colluding (malicious)
-    a client has fewer than t neighbours left, and its mask stays on
+    colluding clients and dropped clients cut the ring in two, so the server learns the sum of a part
+    the colluding neighbours of a client reach t (curious); or they reach it when the server sends different lists to
+    the honest neighbours, so that some release one of its secrets and some the other: 2t > k + colluding (malicious)
+    fewer than t neighbours of a client are left, so its mask cannot be removed
 
 The first two count for security, the third for correctness. The counts are hypergeometric, and a union bound runs over
 all clients; Google's open implementation (federated-compute, `graph_parameter_finder`) finds the same k and t. In a
-cohort below `SMALL`, or where no k will do, everybody is everybody's neighbour and has a share of its own secrets, too,
-and t is as large as the drop-outs to withstand allow (Bonawitz et al. 2017, section 6.2).
+cohort below `SMALL`, or where no k is safe, the graph is complete, and a client also holds a share of its own secrets.
+Then t is as large as the tolerated drop-outs allow (Bonawitz et al. 2017, section 6.2).
 
-The ring is a permutation that a hash of the closed list of round keys names. A server that colludes with clients can
-leave out keys or make new ones until a ring suits it: the bound holds for each that it tries.
+The ring is a permutation that is derived from a hash of the closed list of round keys. A server that colludes with
+clients can leave out keys or make new ones until a ring suits it: the bound holds for each ring that it tries.
 """
 
 import hashlib
@@ -34,9 +35,9 @@ from privacy.errors import ConfigError, TooFewContributors
 MALICIOUS = "malicious"
 CURIOUS = "curious"
 SERVERS = (MALICIOUS, CURIOUS)
-SMALL = 32  # clients; for fewer a sparse graph saves little, and rates of them round to nobody
-MOST_BAD = 0.9  # of a cohort; beyond it nothing but everybody would do
-_MARGIN = 1e-12  # so that 0.05 of 100 clients are five
+SMALL = 32  # number of clients; for fewer a sparse graph saves little, and small rates round to no client
+MOST_BAD = 0.9  # share of a cohort; above it only the complete graph would be safe
+_MARGIN = 1e-12  # rounding margin, so that 0.05 of 100 clients are five
 
 KEY = "secure_sum"
 
@@ -45,30 +46,30 @@ Masses = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GraphPlan:
-    """For a cohort of so many."""
+    """The parameters of the graph for a cohort of `count` clients."""
 
     count: int
     degree: int  # k
-    threshold: int  # t, of shares and of signatures
-    least: int  # clients that must be left, or the graph may be cut
+    threshold: int  # t: number of shares, and of signatures
+    least: int  # least number of clients that must be left, or the graph may be cut
 
     @property
     def complete(self) -> bool:
-        """Whether everybody is everybody's neighbour."""
+        """True where all clients are neighbours of one another."""
         return self.degree == self.count - 1
 
     @property
     def holders(self) -> int:
-        """Of shares of a client's secrets: its neighbours, and in a complete graph itself."""
+        """The number of holders of shares of a client's secrets: its neighbours, and in a complete graph itself."""
         return self.count if self.complete else self.degree
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a cohort is to withstand, as shares of it, and how surely, in bits.
+    """The drop-outs and collusion that a cohort must withstand, as shares of it, and the failure bounds in bits.
 
     Raises:
-        ConfigError: rates or bits that nothing can meet.
+        ConfigError: the rates or bits are out of range.
     """
 
     dropout_rate: float
@@ -78,7 +79,7 @@ class Bounds:
     correctness_bits: int
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse invalid values."""
         if self.server not in SERVERS:
             raise ConfigError.of(f"{KEY}.server", self.server, f"allowed are {', '.join(SERVERS)}")
         for name in ("dropout_rate", "collusion_rate"):
@@ -94,42 +95,43 @@ class Bounds:
             raise ConfigError.of(f"{KEY}.dropout_rate", self.dropout_rate, allowed)
 
     def plan(self, count: int, cohort: int) -> GraphPlan:
-        """The fewest neighbours that will do for so many of a cohort, and the threshold.
+        """The fewest neighbours that are safe for `count` clients of a cohort, and the threshold.
 
-        Those who collude are a share of the cohort, however many of the others the server says are not there.
+        The number of colluding clients is a share of the whole cohort, even if the server reports that others dropped.
 
         Raises:
-            TooFewContributors: so few that all but one may collude.
+            TooFewContributors: there are so few clients that all but one may collude.
         """
         return _plan(self, count, self.colluding(max(count, cohort)))
 
     def coalition(self, plan: GraphPlan) -> int:
-        """With so many of a client's neighbours the server gets both of its secrets.
+        """The least number of colluding neighbours of a client with which the server gets both of its secrets.
 
-        They have t shares of each, or, where it lies to the others, who give it one of the two each, with these t.
+        Against a curious server these are t, who hold t shares of each secret. A malicious server also gets one share
+        from each honest neighbour, of either secret, so fewer colluding neighbours complete t shares of both.
         """
         return plan.threshold if self.server == CURIOUS else max(2 * plan.threshold - plan.holders, 1)
 
     def assumption(self, plan: GraphPlan) -> str:
-        """Who must not collude in a cohort like that."""
+        """The sentence that names the clients that must not collude, for a cohort with this plan."""
         if plan.count == 1:
             return "the server is trusted: a cohort of one client has nobody to hide among"
         honest = "the server follows the protocol: it" if self.server == CURIOUS else "the server"
         return f"{honest} does not collude with {self.coalition(plan)} of a client's {plan.degree} neighbours"
 
     def caveats(self, plan: GraphPlan) -> list[str]:
-        """Whole sentences about what a cohort like that does not withstand."""
+        """Whole sentences about the limits of a cohort with this plan."""
         told = f"It takes {plan.threshold} neighbours where the server follows the protocol."
         left = f"Of a cohort of {plan.count}, {plan.least} must be left, or the round is refused."
         chosen = (
-            "A server that colludes with clients can try keys until a graph suits it: each one does with probability "
+            "A server that colludes with clients can try keys until a graph suits it: a try succeeds with probability "
             f"2^-{self.security_bits} at most (secure_sum.collusion_rate={self.collusion_rate:g})."
         )
         lies = self.server == MALICIOUS and plan.count > 1
         return [*([told] if lies else []), left, *([] if plan.complete else [chosen])]
 
     def fewest(self, count: int, colluding: int) -> tuple[int, int] | None:
-        """The least degree below that of a complete graph that will do, with its threshold."""
+        """The least safe degree below that of a complete graph, with its threshold; None where there is none."""
         for degree in range(2, count - 1, 2):
             threshold = self.threshold(count, degree, colluding)
             if threshold is not None:
@@ -137,29 +139,29 @@ class Bounds:
         return None
 
     def majority(self, count: int, colluding: int) -> int:
-        """The threshold among all clients: as high as the drop-outs to withstand allow, and safe in any case."""
+        """The threshold in a complete graph: as high as tolerated drop-outs allow, and at least the secure value."""
         dropping = math.ceil(self.dropout_rate * count - _MARGIN)
         safe = colluding + 1 if self.server == CURIOUS else (count + colluding) // 2 + 1
         return max(safe, count - dropping, min(2, count))
 
     def colluding(self, count: int) -> int:
-        """How many clients collude, at most."""
+        """The largest number of clients that collude."""
         return math.floor((self.collusion_rate + _MARGIN) * count)
 
     def dropping(self, count: int) -> int:
-        """How many clients drop out, at most."""
+        """The largest number of clients that drop out."""
         return math.floor((self.dropout_rate + _MARGIN) * count)
 
     def threshold(self, count: int, degree: int, colluding: int) -> int | None:
-        """The least t for so many neighbours, where there is one that is both safe and enough."""
-        each = 2.0 ** -(self.security_bits + 1) / count  # half of it is for a cut
+        """The least t for this degree that is secure and meets the correctness bound; None where there is none."""
+        each = 2.0 ** -(self.security_bits + 1) / count  # the other half of the bound is for a cut
         if _cut(count, degree, colluding + self.dropping(count)) >= each * count:
             return None
         beyond = _tail(_hypergeometric(count, colluding, degree))  # P(at least i collude)
         most_bad = int(np.argmax(beyond[1:] <= each))
         least = most_bad if self.server == CURIOUS else math.ceil((most_bad + degree - 1) / 2)
         fewer = _tail(_hypergeometric(count, count - self.dropping(count), degree)[::-1])[::-1]  # P(under i are left)
-        most = int(np.argmax(fewer >= 2.0**-self.correctness_bits / count)) - 1  # shares that there are
+        most = int(np.argmax(fewer >= 2.0**-self.correctness_bits / count)) - 1  # number of shares that are left
         threshold = max(least + 1, 2)
         return threshold if threshold <= min(most, degree) else None
 
@@ -176,10 +178,10 @@ def _plan(bounds: Bounds, count: int, colluding: int) -> GraphPlan:
 
 
 def _cut(count: int, degree: int, bad: int) -> float:
-    """The probability that so many clients cut the ring, at most.
+    """An upper bound on the probability that `bad` clients cut the ring.
 
-    They would have to be k/2 neighbours in a row at two places: n (n - k - 1) / 2 pairs of places, and for each the
-    probability that these k are all among the bad.
+    A cut needs k/2 bad clients in a row at two places. The bound counts n (n - k - 1) / 2 pairs of places, each with
+    the probability that these k clients are all bad.
     """
     if degree > bad:
         return 0.0
@@ -189,7 +191,7 @@ def _cut(count: int, degree: int, bad: int) -> float:
 
 
 def _hypergeometric(count: int, marked: int, drawn: int) -> Masses:
-    """The probability of 0, 1, ... marked ones among so many drawn, shape (drawn + 1,)."""
+    """The probabilities of 0, 1, ... marked clients among `drawn` of `count` clients, shape (drawn + 1,)."""
     found = np.arange(drawn + 1)
     possible = (found <= marked) & (drawn - found <= count - marked)
     logs = np.full(drawn + 1, -np.inf)
@@ -199,7 +201,7 @@ def _hypergeometric(count: int, marked: int, drawn: int) -> Masses:
 
 
 def _tail(masses: Masses) -> Masses:
-    """Sums from each place to the end, and 0 behind it: small ones first."""
+    """The sums from each place to the end, then a 0. Small terms are added first."""
     return np.append(np.cumsum(masses[::-1])[::-1], 0.0)
 
 
@@ -208,7 +210,7 @@ def _log_choose(n: int, k: int | NDArray[np.int64]) -> Masses:
 
 
 class NeighbourRing:
-    """The graph of a closed list of clients: `digest` names the list, with its keys."""
+    """The graph of a closed list of clients. `digest` is the hash of the list with its keys."""
 
     def __init__(self, clients: Sequence[Address], digest: bytes, plan: GraphPlan) -> None:
         assert plan.count == len(clients)
@@ -217,7 +219,7 @@ class NeighbourRing:
         self._place = {client: place for place, client in enumerate(self._order)}
 
     def neighbours(self, client: Address) -> list[Address]:
-        """With whom a client masks, by their distance around the ring."""
+        """The clients with which a client masks, in the order of their distance around the ring."""
         if self.plan.complete:
             return [other for other in self._order if other != client]
         place = self._place[client]
@@ -226,5 +228,5 @@ class NeighbourRing:
         return [self._order[(place + step) % self.plan.count] for step in steps]
 
     def holders(self, client: Address) -> list[Address]:
-        """Who has a share of a client's secrets, in the order of the shares."""
+        """The clients that hold a share of a client's secrets, in the order of the shares."""
         return list(self._order) if self.plan.complete else self.neighbours(client)

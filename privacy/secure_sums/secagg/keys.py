@@ -1,9 +1,9 @@
-"""The keys of one attempt: what clients advertise, what two of them agree on, and what they seal to one another.
+"""The keys of one attempt: advertised public keys, pairwise mask seeds and box keys, and sealed boxes.
 
-A client has two X25519 keys that no other attempt has: one for masks, which others can put together should it drop
-out, and one for boxes, which nobody ever can: with one for both, whoever rebuilt the key of a client that dropped out
-would read the shares that it was given. It signs both under the roster. All that they are used for is bound to a
-digest of the closed list of keys, so that two clients that were handed different lists have nothing in common.
+A client has two fresh X25519 keys in each attempt. The neighbours can rebuild the mask key if the client drops out.
+Nobody can rebuild the box key. If one key served both purposes, a party that rebuilt the key of a dropped client could
+read the shares that were sealed to it. The client signs both keys under the roster. All derived keys are bound to a
+digest of the closed list of keys, so two clients with different lists derive different keys.
 """
 
 import hashlib
@@ -32,17 +32,17 @@ _LIST = b"fedveil secagg list 1"
 
 
 def box_bytes(content: int) -> int:
-    """The length of a box around so many bytes."""
+    """The length of a box around `content` bytes."""
     return NONCE_BYTES + content + TAG_BYTES
 
 
 def parts(data: bytes, size: int) -> Iterator[bytes]:
-    """Pieces of so many bytes."""
+    """Pieces of `size` bytes each."""
     return (data[start : start + size] for start in range(0, len(data), size))
 
 
 def private_key(private: bytes) -> X25519PrivateKey:
-    """An X25519 key from its bytes: as dear as to agree on something, so it is made once."""
+    """An X25519 key from its bytes. This costs as much as a key agreement, so callers do it once."""
     return X25519PrivateKey.from_private_bytes(private)
 
 
@@ -53,39 +53,39 @@ def public_of(private: X25519PrivateKey) -> bytes:
 
 @dataclass(frozen=True)
 class PrivateKeys:
-    """The private halves of one client's keys; they live in its memory of the attempt, and nowhere else."""
+    """The private halves of one client's keys. They are stored only in its memory of the attempt."""
 
     mask: bytes
     box: bytes
 
     @classmethod
     def draw(cls, randomness: Randomness) -> "PrivateKeys":
-        """Fresh ones."""
+        """Draw fresh keys."""
         return cls(randomness.key(), randomness.key())
 
     @property
     def public(self) -> bytes:
-        """What is advertised, `PUBLIC_BYTES` long."""
+        """The public halves, mask key then box key, `PUBLIC_BYTES` long."""
         return public_of(private_key(self.mask)) + public_of(private_key(self.box))
 
 
 @dataclass(frozen=True)
 class ClosedList:
-    """Who takes part, with the keys that they advertised: sorted, and the same for everybody."""
+    """The clients that take part, with their advertised keys: sorted, and the same for every client."""
 
     keys: Mapping[Address, bytes]
 
     @classmethod
     def of(cls, keys: Mapping[Address, bytes]) -> "ClosedList":
-        """In the order that everybody has them in."""
+        """The list of these keys, sorted by client."""
         return cls({client: keys[client] for client in sorted(keys)})
 
     @classmethod
     def read(cls, clients: str, keys: bytes) -> "ClosedList":
-        """From names with commas between them, and their keys one after the other.
+        """Read a list from names separated by commas, and their concatenated keys.
 
         Raises:
-            MalformedContribution: names that are not sorted or come twice, or not as many keys.
+            MalformedContribution: the names are not sorted or not unique, or the number of keys differs.
         """
         names = clients.split(",")
         if sorted(set(names)) != names or len(keys) != PUBLIC_BYTES * len(names):
@@ -94,21 +94,21 @@ class ClosedList:
 
     @property
     def clients(self) -> str:
-        """Their names, with commas between them."""
+        """The names of the clients, separated by commas."""
         return ",".join(self.keys)
 
     @property
     def public(self) -> bytes:
-        """Their keys."""
+        """The keys of the clients, concatenated in the order of the names."""
         return b"".join(self.keys.values())
 
     @cached_property
     def digest(self) -> bytes:
-        """SHA-256 of it all."""
+        """The SHA-256 of names and keys."""
         return hashlib.sha256(framed(_LIST, self.clients.encode(), self.public)).digest()
 
     def mask_seed(self, private: X25519PrivateKey, own: Address, peer: Address) -> bytes:
-        """What the mask of a pair expands from, from either one's mask key.
+        """The seed of the mask of a pair, from the private mask key of either client.
 
         Raises:
             BadSignature: the peer's key is of low order.
@@ -117,7 +117,7 @@ class ClosedList:
         return derive(secret, framed(_MASK, self.digest, *(client.encode() for client in sorted((own, peer)))))
 
     def box_keys(self, private: X25519PrivateKey, own: Address, peer: Address) -> tuple[bytes, bytes]:
-        """The keys of the boxes to a peer, and from it, from one's own box key.
+        """The key of boxes to a peer and the key of boxes from it, derived from the own private box key.
 
         Raises:
             BadSignature: the peer's key is of low order.
@@ -136,16 +136,16 @@ def _agreed(private: X25519PrivateKey, public: bytes, peer: Address) -> bytes:
 
 
 def seal(key: bytes, content: bytes, randomness: Randomness) -> bytes:
-    """A box around the content, under a key that only its two ends have."""
+    """Seal the content into a box, under a key that only sender and receiver have."""
     nonce = randomness.key()[:NONCE_BYTES]
     return nonce + ChaCha20Poly1305(key).encrypt(nonce, content, None)
 
 
 def open_box(key: bytes, box: bytes, sender: Address) -> bytes:
-    """What is in a box.
+    """Open a box and return its content.
 
     Raises:
-        BadSignature: its sender did not seal it for this receiver and this list, or it was changed on its way.
+        BadSignature: its sender did not seal it for this receiver and this list, or it was altered on its way.
     """
     try:
         return ChaCha20Poly1305(key).decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], None)
@@ -161,12 +161,12 @@ def advertised(keys: PrivateKeys, me: Participant) -> Records:
 
 
 def verified_list(inbound: Records, me: Participant) -> ClosedList:
-    """The closed list that the server hands on, every key of which its owner signed in this attempt.
+    """The closed list that the server sent, after a check that each client signed its keys in this attempt.
 
     Raises:
-        ProtocolError: it is no such list, this client is not on it, or it is longer than a cohort.
-        BadSignature: somebody did not sign these keys, in this attempt.
-        UnknownSender: a name that is not on the roster.
+        ProtocolError: the list is malformed, does not have this client, or is longer than a cohort.
+        BadSignature: a client did not sign its keys in this attempt.
+        UnknownSender: a name is not on the roster.
     """
     closed = ClosedList.read(str(inbound.get("clients")), bytes_of(inbound, "keys"))
     if len(closed.keys) > me.spec.cohort_size:  # their sum could wrap
@@ -182,10 +182,10 @@ def verified_list(inbound: Records, me: Participant) -> ClosedList:
 
 
 def signatures_of(inbound: Records, signers: Sequence[Address]) -> dict[Address, bytes]:
-    """Signatures one after the other, by who is said to have signed.
+    """The concatenated signatures of a message, by their claimed signers. They are not verified here.
 
     Raises:
-        MalformedContribution: not as many as signers.
+        MalformedContribution: the number of signatures is not that of the signers.
     """
     signatures = bytes_of(inbound, "signatures")
     if len(signatures) != SIGNATURE_BYTES * len(signers):

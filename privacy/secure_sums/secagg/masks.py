@@ -1,12 +1,12 @@
-"""Vectors as integers modulo 2^k under masks, k being the least number of bits that holds a sum of the cohort.
+"""Vectors as integers modulo 2^k under masks, where k is the least number of bits that holds a sum of the cohort.
 
 A mask is the ChaCha20 stream of a key, read as words of 1, 2, 4 or 8 bytes, the fewest that hold k bits. Masks are
-added and subtracted in the ring of those words, of which that of k bits is a quotient: what is above the k bits is
-cut off once, when the vector is packed. Dozens of streams go over one block of the vector before the next block is
-touched, so that neither leaves the cache.
+added and subtracted in the ring of those words. The integers modulo 2^k are a quotient of that ring, so the bits above
+k are cut off once, when the vector is packed. All streams are applied to one block of the vector before the next block,
+so that the block stays in the cache.
 
-Behind the values stands a one: the sum of them counts the contributions, and a sum that was not unmasked as it
-should, for a wrong share, a wrong key or damage on the way, counts something else.
+A one follows the values of each vector. The sum of these ones counts the contributions. After a wrong share, a wrong
+key or damage on the way the sum is unmasked wrongly, and the count is wrong.
 
 Shapes: D is the length of the vector that the spec declares; a masked one has D + 1 words.
 """
@@ -30,23 +30,23 @@ from privacy.spans import span
 Elements = NDArray[np.unsignedinteger[Any]]
 Seeds = Iterable[bytes]  # keys of 32 bytes
 
-_BLOCK_BYTES = 1 << 17  # of a vector at a time: a quarter of a megabyte with a stream beside it
+_BLOCK_BYTES = 1 << 17  # bytes of a vector at a time: a quarter of a megabyte together with a stream
 
 
 @dataclass(frozen=True)
 class MaskedVectors:
-    """How the vectors of a spec are masked, packed, added and read again."""
+    """Masking, packing, addition and decoding of the vectors of a spec."""
 
     fixed: FixedPoint
 
     @cached_property
     def bits(self) -> int:
-        """k: what a sum takes, or those of residues, where nothing needs carries."""
+        """The number k of bits of a sum; for residues the bits of their modulus, as no carries are needed."""
         return self.fixed.spec.modulus_bits or self.fixed.sum_bits
 
     @property
     def words(self) -> int:
-        """Of a masked vector."""
+        """The number of words of a masked vector."""
         return self.fixed.spec.length + 1
 
     @cached_property
@@ -55,7 +55,7 @@ class MaskedVectors:
         return np.dtype(f"<u{next(size for size in (1, 2, 4, 8) if self.bits <= 8 * size)}")
 
     def protect(self, vector_D: Vector, added: Seeds, subtracted: Seeds) -> bytes:
-        """A vector that the spec allows under these masks, as it travels."""
+        """Mask and pack a vector that the spec allows, for the message."""
         words = np.ones(self.words, self.dtype)
         words[:-1] = self.fixed.encode(vector_D)
         with span("mask"):
@@ -71,16 +71,16 @@ class MaskedVectors:
         """Add a masked vector, all of it or nothing.
 
         Raises:
-            MalformedContribution: it is none.
+            MalformedContribution: the message is not a masked vector.
         """
         with span("add"):
             sum_ += unpack_words(message, self.words, self.bits)
 
     def opened(self, sum_: Words, added: Seeds, subtracted: Seeds, contributors: int) -> Sum:
-        """The sum of so many contributions, shape (D,), once these masks are added and subtracted.
+        """The sum of `contributors` contributions, shape (D,), after these masks are added and subtracted.
 
         Raises:
-            MalformedContribution: it counts others.
+            MalformedContribution: the sum counts another number of contributions.
         """
         words = sum_.astype(self.dtype)
         with span("unmask"):
@@ -98,7 +98,7 @@ class MaskedVectors:
 
 
 def shift(words: Elements, added: Seeds, subtracted: Seeds) -> None:
-    """Add the streams of some keys to the words, and subtract those of others, in place."""
+    """Add the streams of some seeds to the words, and subtract the streams of others, in place."""
     plus = _streams(added)
     minus = _streams(subtracted)
     zeros = memoryview(bytes(_BLOCK_BYTES))

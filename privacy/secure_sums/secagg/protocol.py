@@ -1,24 +1,26 @@
 """Secure aggregation with pairwise masks that cancel. Stages: advertise, share_keys, mask, confirm, unmask.
 
-SecAgg+ (Bell et al. 2020, Algorithms 2 and 3; Bonawitz et al. 2017, Figure 4). A client's vector travels under a mask
-of its own and one with each of its neighbours, which the other one subtracts. So the sum over all is that of the
-vectors and of the own masks. The seed of the own mask, and the key from which the others follow, are shared among the
-neighbours (`shamir`): of who is in the sum they release the first, of who dropped out the second, and of nobody both.
+SecAgg+ (Bell et al. 2020, Algorithms 2 and 3; Bonawitz et al. 2017, Figure 4). A client adds to its vector a mask of
+its own and a pairwise mask with each of its neighbours; of each pair, one client adds the mask and the other subtracts
+it. So the sum over all clients is the sum of the vectors and of the own masks. The seed of the own mask, and the key
+that determines the pairwise masks, are shared among the neighbours (`shamir`). For a client in the sum the neighbours
+release their shares of the seed; for a client that dropped out, their shares of the key; never both for one client.
 
-    advertise    clients sign fresh keys (`secagg_keys`); who has answered is on the closed list
-    share_keys   each verifies the whole list, takes the graph from its digest (`secagg_graph`), and seals its shares
+    advertise    clients sign fresh keys (`secagg_keys`); the clients that have answered are on the closed list
+    share_keys   each verifies the whole list, derives the graph from its digest (`secagg_graph`), and seals its shares
     mask         each opens the shares that its neighbours sealed to it, and sends its masked vector (`secagg_masks`)
-    confirm      each signs the list of those whose vectors came: the survivors
+    confirm      each signs the list of the clients whose vectors arrived: the survivors
     unmask       each releases its shares, if at least t of its neighbours signed the same list as itself
 
-A server that lies can hand out different lists. But who releases shares is a survivor by its own list, and t of its
-neighbours say so, which leaves too few to rebuild its key: whoever is summed up is so with those who released its
-share. A client sends each thing once an attempt: keys and shares as its memory of the attempt tells, vector,
-signature and released shares as its store does, which outlives the process. It forgets its secrets as soon as it has
-released.
+A dishonest server can send different lists. But a client that releases shares is a survivor on its own list, and t of
+its neighbours have signed the same list. They release shares of its seed, so too few neighbours are left to rebuild its
+key. A client's vector is therefore only summed together with those of the clients that released its share. A client
+sends each message once per attempt. Its memory of the attempt guards keys and shares; its store, which outlives the
+process, guards vector, signature and released shares. It deletes its secrets as soon as it has released its shares.
 
-A neighbour that seals rubbish costs a client its place in the round: it cannot mask with somebody whom the others
-count in and it does not. A client that releases a wrong share costs the round, which ends with an error.
+If a neighbour seals invalid shares to a client, this client cannot take part in the round: the other clients count the
+neighbour in, so the client would have to mask with it. If a client releases a wrong share, the round ends with an
+error.
 """
 
 from collections.abc import Iterable, Sequence
@@ -65,7 +67,7 @@ from privacy.secure_sums.trust import EVERYTHING, LEFT_OUT, Trust
 from privacy.secure_sums.vectors import Vector, VectorSpec
 from privacy.spans import span
 
-# what a client remembers of an attempt
+# names in a client's memory of an attempt
 _KEYS = "secagg.keys"
 _CLIENTS = "secagg.clients"
 _PUBLIC = "secagg.public"
@@ -81,7 +83,7 @@ _SECRETS = (_KEYS, _SEED, _OWN, _OPENERS, _SHARES)
 class SecAggSum(SecureSum):
     """Exact sums of fixed-point values, or of residues. `bound` is the largest value of an update.
 
-    `clients` and `cohort` are those of a run (a cohort of None is all clients), for what it says of itself.
+    `clients` and `cohort` are the sizes of a run (a cohort of None is all clients), for `assumption` and `caveats`.
     """
 
     name = "secagg"
@@ -109,32 +111,32 @@ class SecAggSum(SecureSum):
         size = max(clients if cohort is None else cohort, 1)
         whole = self.plan(size, size)
         self.assumption = self._bounds.assumption(whole)
-        self.caveats = (*self._bounds.caveats(whole), "Any client can end a round, with a share that is wrong.")
+        self.caveats = (*self._bounds.caveats(whole), "Any client can end a round with a wrong share.")
 
     def trust(self, spec: VectorSpec) -> Trust:
-        """Of a whole cohort: a coalition below the one that is named holds too few shares of anybody's keys."""
+        """The trust assumptions for a whole cohort: smaller coalitions than the named one have too few shares."""
         plan = self.plan(spec.cohort_size, spec.cohort_size)
         if plan.count == 1:
             return EVERYTHING
         coalition = f"{self._bounds.coalition(plan)} of a client's {plan.degree} neighbours"
-        holds = {"each client": "its own masks' keys, and a share of those of each neighbour"}
-        sees = {"the server": "masked vectors, the keys of those who dropped out, and the sum"}
-        drop_out = f"{LEFT_OUT} Its masks are taken off with the shares of {plan.threshold} neighbours."
+        holds = {"each client": "the keys of its own masks, and a share of each neighbour's keys"}
+        sees = {"the server": "masked vectors, the keys of clients that dropped out, and the sum"}
+        drop_out = f"{LEFT_OUT} Its masks are removed with the shares of {plan.threshold} neighbours."
         return Trust((("the server", coalition),), drop_out, holds, sees)
 
     def plan(self, count: int, cohort: int) -> GraphPlan:
-        """Neighbours and threshold among so many clients of a cohort.
+        """Neighbours and threshold for `count` clients of a cohort.
 
         Raises:
-            TooFewContributors: so few that all but one may collude.
+            TooFewContributors: there are so few clients that all but one may collude.
         """
         return self._bounds.plan(count, cohort)
 
     def masked(self, spec: VectorSpec) -> MaskedVectors:
-        """How the vectors of a spec are masked and summed.
+        """The encoding and masking of the vectors of a spec.
 
         Raises:
-            ConfigError: no 64 bits hold their sums, or nothing bounds them.
+            ConfigError: their sums do not fit 64 bits, or a segment has no bound.
         """
         return _masked(spec, self._value_bits)
 
@@ -143,13 +145,13 @@ class SecAggSum(SecureSum):
         return self.masked(spec).fixed.tolerance
 
     def ring(self, closed: ClosedList, spec: VectorSpec) -> NeighbourRing:
-        """The graph of those who take part."""
+        """The graph of the clients on the closed list."""
         return NeighbourRing(list(closed.keys), closed.digest, self.plan(len(closed.keys), spec.cohort_size))
 
     # ---- the server's half
 
     def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:
-        """Pass on keys, boxes and signatures, add masked vectors, and take the masks off that are left."""
+        """Pass on keys, boxes and signatures, add the masked vectors, and remove the remaining masks."""
         require_contributors(cohort, spec)
         masked = self.masked(spec)
         has = Collected()
@@ -230,7 +232,7 @@ class SecAggSum(SecureSum):
         sharers = _named(inbound, "sharers", others)
         if len(sharers) + ring.plan.complete < ring.plan.threshold:
             held = f"{len(sharers)} neighbours of {me.address} hold its shares"
-            raise PrivacyRefusal(f"{held}, too few to take its mask off again")
+            raise PrivacyRefusal(f"{held}, too few to remove its mask again")
         with span("open"):
             shares = _opened(inbound, sharers, others, me)
         _once("masked", me)
@@ -277,13 +279,13 @@ class SecAggSum(SecureSum):
     # ---- for the witness
 
     def declare(self, stage: str, records: Records, me: Participant) -> Declarations:  # noqa: ARG002
-        """Words that are uniform modulo 2^k."""
+        """Declare words that are uniform modulo 2^k."""
         masked = self.masked(me.spec)
         words = unpack_words(records.get("masked"), masked.words, masked.bits)
         return {"masked": Uniform((Numbers.of("masked values", words, 1 << masked.bits),))}
 
     def encodings(self, stage: str, vector_D: Vector, me: Participant) -> Iterable[Encoding]:  # noqa: ARG002
-        """Fixed point."""
+        """The vector in fixed point."""
         masked = self.masked(me.spec)
         return (Encoding(masked.fixed.encode(vector_D), masked.bits),)
 
@@ -295,7 +297,7 @@ class SecAggSum(SecureSum):
         vector_D: Vector,
         sent: Records,  # noqa: ARG002
     ) -> Rehearsal:
-        """Under another mask of its own: those with its neighbours are what the attempt's keys make them."""
+        """Protect the vector under another own mask. The pairwise masks follow from the attempt's keys and stay."""
         me.memory[_SEED] = me.randomness.key()
         records = self.respond(stage, inbound, me, lambda: vector_D)
         masked = self.masked(me.spec)
@@ -307,7 +309,7 @@ class SecAggSum(SecureSum):
         return Rehearsal(self.declare(stage, records, me), vector_D, opened_D, masked.fixed.tolerance)
 
     def _recalled(self, me: Participant) -> tuple[PrivateKeys, ClosedList, NeighbourRing]:
-        """What a client has of this attempt, once it has shared its keys."""
+        """The keys, closed list and graph that a client stored in this attempt when it shared its keys."""
         keys = _own_keys(me)
         if _SEED not in me.memory:
             raise PrivacyRefusal(f"{me.address} has shared no keys in this attempt")
@@ -321,7 +323,7 @@ def _masked(spec: VectorSpec, value_bits: int) -> MaskedVectors:
 
 
 def _enough(spec: VectorSpec, plan: GraphPlan) -> VectorSpec:
-    """The spec with as many contributors as the graph needs, where that is more."""
+    """The spec with `min_contributors` raised to the number of clients that the graph needs."""
     return replace(spec, min_contributors=max(spec.min_contributors, plan.least))
 
 
@@ -335,7 +337,7 @@ def _own_keys(me: Participant) -> PrivateKeys:
 def _seeds(
     keys: PrivateKeys, closed: ClosedList, sharers: Sequence[Address], me: Participant
 ) -> tuple[list[bytes], list[bytes]]:
-    """Of the masks that a client adds, its own first, and of those that it subtracts."""
+    """The seeds of the masks that a client adds, its own first, and the seeds of those that it subtracts."""
     with span("agree"):
         private = private_key(keys.mask)
         seeds = {other: closed.mask_seed(private, me.address, other) for other in sharers}
@@ -344,7 +346,7 @@ def _seeds(
 
 
 def _split(seed: bytes, keys: PrivateKeys, ring: NeighbourRing, me: Participant) -> dict[Address, bytes]:
-    """A share of the own mask's seed and one of the mask key, for each holder."""
+    """For each holder a share of the own mask's seed, then a share of the mask key."""
     holders = ring.holders(me.address)
     threshold = ring.plan.threshold
     with span("share"):
@@ -353,7 +355,7 @@ def _split(seed: bytes, keys: PrivateKeys, ring: NeighbourRing, me: Participant)
 
 
 def _opened(inbound: Records, sharers: Sequence[Address], others: Sequence[Address], me: Participant) -> bytes:
-    """What some of all neighbours sealed to this client, one after the other."""
+    """The shares that the sharers, some of all neighbours, sealed to this client, one after the other."""
     boxes = bytes_of(inbound, "boxes")
     if len(boxes) != BOX_BYTES * len(sharers):
         raise MalformedContribution(f"{len(sharers)} boxes take {BOX_BYTES} bytes each")
@@ -363,33 +365,33 @@ def _opened(inbound: Records, sharers: Sequence[Address], others: Sequence[Addre
 
 
 def _named(inbound: Records, name: str, allowed: Sequence[Address]) -> list[Address]:
-    """Addresses of a message: some of those that are allowed, in their order.
+    """The addresses in a record of a message: a subset of the allowed ones, in the same order.
 
     Raises:
-        MalformedContribution: others, or in another order.
+        MalformedContribution: an address is not allowed, or the order is another.
     """
     text = str(inbound.get(name))
     names = text.split(",") if text else []
     given = set(names)
     if [address for address in allowed if address in given] != names:
-        raise MalformedContribution(f"the {name} are not some of those who can be, in their order")
+        raise MalformedContribution(f"the {name} are not a subset of the allowed clients, in their order")
     return names
 
 
 def _names(me: Participant, name: str, otherwise: str) -> list[Address]:
-    """Addresses that a client remembers."""
+    """The addresses that a client stored in its memory of the attempt."""
     if name not in me.memory:
         raise PrivacyRefusal(f"{me.address} has {otherwise} in this attempt")
     return [address for address in str(me.memory[name]).split(",") if address]
 
 
 def _statement(survivors: Sequence[Address], closed: ClosedList) -> bytes:
-    """What clients sign: the survivors, of this very list."""
+    """The statement that clients sign: the survivors, bound to this closed list."""
     return framed(closed.digest, ",".join(survivors).encode())
 
 
 def _agreeing(inbound: Records, signers: Sequence[Address], statement: bytes, enough: int, me: Participant) -> int:
-    """How many of the signers signed the statement, up to enough: who signed something else does not count."""
+    """The number of signers that signed the statement, counted up to `enough`. Other signatures do not count."""
     valid = 0
     for signer, signature in signatures_of(inbound, signers).items():
         if valid == enough:
@@ -403,6 +405,6 @@ def _agreeing(inbound: Records, signers: Sequence[Address], statement: bytes, en
 
 
 def _once(what: str, me: Participant) -> None:
-    """Refuse what this client has done before in this attempt, whatever became of its memory."""
+    """Refuse an action that this client has done before in this attempt, even if its memory was lost since."""
     if not me.own.store.claim(f"{what}-{me.run}-{me.round}-{me.attempt}"):
         raise PrivacyRefusal(f"{me.address} has {what} before, in this attempt at round {me.round}")

@@ -1,7 +1,7 @@
-"""What the server of secure aggregation has of one attempt, and makes of it: it passes on what clients need, unread.
+"""The server's state in one attempt of secure aggregation. It relays sealed boxes that it cannot read.
 
-Shares of one client's secrets are numbered as the graph orders their holders, so that nobody needs to say which is
-whose.
+The shares of one client's secrets are numbered in the order of their holders in the graph, so messages need not name
+the holders.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ BOX_BYTES = box_bytes(2 * SHARE_BYTES)  # around a share of each of a client's s
 
 @dataclass
 class Collected:
-    """What came so far. `close` ends the list of those who take part."""
+    """The messages received so far. `close` fixes the list of the clients that take part."""
 
     keys: dict[Address, bytes] = field(default_factory=dict)
     signed: dict[Address, bytes] = field(default_factory=dict)
@@ -39,20 +39,20 @@ class Collected:
     shares: dict[Address, dict[Address, bytes]] = field(default_factory=dict)  # by owner and holder
 
     def take_keys(self, address: Address, records: Records) -> None:
-        """What a client advertises."""
+        """Store the keys that a client advertises."""
         keys = _exactly(records, "keys", PUBLIC_BYTES)
         signature = _exactly(records, "signed", SIGNATURE_BYTES)
         self.keys[address] = keys
         self.signed[address] = signature
 
     def close(self, there: Sequence[Address]) -> tuple[ClosedList, Records]:
-        """The list of those who take part, and as it is handed to each of them."""
+        """The list of the clients that take part, and the records that send it to each of them."""
         closed = ClosedList.of({address: self.keys[address] for address in there})
         signatures = b"".join(self.signed[address] for address in closed.keys)
         return closed, {"clients": closed.clients, "keys": closed.public, "signatures": signatures}
 
     def take_boxes(self, ring: NeighbourRing) -> Receive:
-        """What clients seal to their neighbours, one box after the other."""
+        """A receiver of the concatenated boxes that clients seal to their neighbours."""
 
         def take(address: Address, records: Records) -> None:
             others = ring.neighbours(address)
@@ -62,25 +62,25 @@ class Collected:
         return take
 
     def sharers(self, address: Address, ring: NeighbourRing) -> list[Address]:
-        """Neighbours of a client that sealed it a share."""
+        """The neighbours of a client that sealed a share to it."""
         return [other for other in ring.neighbours(address) if other in self.boxes]
 
     def delivery(self, address: Address, ring: NeighbourRing) -> Records:
-        """A client's boxes, and whose they are."""
+        """The records for one client: the boxes sealed to it, and their senders."""
         others = self.sharers(address, ring)
         return {"sharers": ",".join(others), "boxes": b"".join(self.boxes[other][address] for other in others)}
 
     def take_signature(self, address: Address, records: Records) -> None:
-        """What a client signs the survivors with."""
+        """Store a client's signature over the survivors."""
         self.confirmed[address] = _exactly(records, "signed", SIGNATURE_BYTES)
 
     def signatures(self, address: Address, ring: NeighbourRing) -> Records:
-        """Those of a client's neighbours."""
+        """The records for one client: the signatures of its neighbours over the survivors, and the signers."""
         signers = [other for other in ring.holders(address) if other in self.confirmed]
         return {"signers": ",".join(signers), "signatures": b"".join(self.confirmed[other] for other in signers)}
 
     def take_shares(self, ring: NeighbourRing) -> Receive:
-        """What clients release, in the order in which they were given it; their own comes first."""
+        """A receiver of the shares that clients release: a client's own share first, then in the order of delivery."""
 
         def take(address: Address, records: Records) -> None:
             owners = [*([address] if ring.plan.complete else []), *self.sharers(address, ring)]
@@ -96,7 +96,7 @@ class Collected:
         """The seeds of the masks to be added to the sum, and of those to be subtracted.
 
         Raises:
-            PrivacyRefusal: too few shares of a secret, or wrong ones of a key.
+            PrivacyRefusal: there are too few shares of a secret, or the shares of a key are wrong.
         """
         there = set(survivors)
         added = list[bytes]()

@@ -1,12 +1,13 @@
-"""Shamir's secret sharing (1979): a secret among n holders, of whom any t can put it together and fewer know nothing.
+"""Shamir's secret sharing (1979) of a secret among n holders: any t of them can rebuild it, and fewer learn nothing.
 
 Neither `cryptography` nor the standard library has it. PyCryptodome does, over GF(2^128), sixteen bytes at a time and
-bit by bit in Python: 90 ms for the two secrets of a client among 72 holders, here half a millisecond. So this is ours:
-polynomials over the integers modulo 2^256 - 189, the largest prime below 2^256, whose elements are as long as a key. A
-random key is not below it with probability 2^-248. Points are small integers, so that a step of an evaluation
-multiplies by one machine word, and one reduction at the end will do.
+bit by bit in Python. It takes 90 ms for the two secrets of a client among 72 holders; this module takes half a
+millisecond. It uses polynomials over the integers modulo 2^256 - 189, the largest prime below 2^256, so elements are as
+long as a key. A random key is not below the prime with probability 2^-248. Points are small integers, so each step of
+an evaluation multiplies by one machine word, and a single reduction at the end is enough.
 
-Python's integers take a time that depends on their values: that is seen by whoever shares the processor, not by a peer.
+The running time of Python's integers depends on their values: a process on the same processor can observe this, a peer
+cannot.
 
 Shapes: n holders are numbered from 1 to n.
 """
@@ -21,7 +22,7 @@ SHARE_BYTES = 32
 
 
 def split(secret: bytes, threshold: int, holders: int, randomness: Randomness) -> list[bytes]:
-    """A share for each holder, in their order: points of a random polynomial of degree t - 1, the secret at 0."""
+    """A share for each holder, in order: points of a random polynomial of degree t - 1 with the secret at 0."""
     assert 1 <= threshold <= holders
     coefficients = [_element(secret), *(_uniform(randomness) for _ in range(threshold - 1))]
     coefficients.reverse()
@@ -29,10 +30,11 @@ def split(secret: bytes, threshold: int, holders: int, randomness: Randomness) -
 
 
 def combine(shares: Mapping[int, bytes], holders: int) -> bytes:
-    """The secret, from the shares of all who gave theirs: at least t, by their number among n holders.
+    """The secret, rebuilt from at least t shares, by the number of their holder among n.
 
-    Lagrange's coefficient of holder i at 0 is a product over all others j that are there, j / (j - i). Over 1 to n
-    that is (-1)^(i-1) C(n, i), out of which those who are missing are divided: products are as long as few are missing.
+    Lagrange's coefficient of holder i at 0 is the product of j / (j - i) over all other present holders j. Over all of
+    1 to n it is (-1)^(i-1) C(n, i); the factors of missing holders are divided out of that. So a product has only as
+    many factors as there are missing holders.
     """
     missing = [holder for holder in range(1, holders + 1) if holder not in shares]
     total = 0
@@ -57,7 +59,7 @@ def _uniform(randomness: Randomness) -> int:
 
 
 def _evaluate(coefficients: list[int], point: int) -> int:
-    """Horner's rule, from the highest coefficient on."""
+    """Evaluate a polynomial by Horner's rule, from the highest coefficient on."""
     value = 0
     for coefficient in coefficients:
         value = value * point + coefficient

@@ -99,7 +99,7 @@ def test_a_roster_of_what_is_none_is_refused(tmp_path, capsys):
     bad.write_text("ssh-ed25519 AAAA me@here\n")
     for files, complaint in (
         ((good, good), f"public={good}: client/0 occurs twice"),
-        ((good, bad), f"public={bad}: roster=24 bytes: is no roster"),
+        ((good, bad), f"public={bad}: roster=24 bytes: is not a roster"),
         ((tmp_path / "none.pub",), f"public={tmp_path}/none.pub: cannot be read (No such file or directory)"),
     ):
         assert error_of(capsys, "roster", out, *files).startswith(complaint)
@@ -159,7 +159,7 @@ def spoil(folder: Path, how: str) -> None:
         ("open folder", r"^keys={own}: is open to others \(mode 0750\); close it with `chmod go= {own}`$"),
         ("open key", r"^keys={own}/identity\.key: is open to others \(mode 0604\)"),
         ("short key", r"^keys={own}/identity\.key: is damaged: it must hold 64 bytes$"),
-        ("damaged roster", r"^roster={own}/roster\.json: roster=3 bytes: is not as a roster is written"),
+        ("damaged roster", r"^roster={own}/roster\.json: roster=3 bytes: is not in the canonical form"),
         ("swapped", r"^keys={own}: its keys are not those of client/0 on the roster"),
     ],
 )

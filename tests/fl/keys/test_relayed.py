@@ -165,8 +165,8 @@ def test_a_run_does_not_go_on_where_somebodys_keys_are_new(tmp_path):
     with pytest.raises(PrivacyRefusal) as refusal:
         server(work, tmp_path).run()
     assert str(refusal.value) == (
-        "client/0 did not take the roster; client/0 dropped out: the roster that came has other keys of client/2 than "
-        "the first for this configuration, which client/0 keeps: "
+        "client/0 did not take the roster; client/0 dropped out: the roster from the server has other keys of client/2 "
+        "than the first one for this configuration, which client/0 keeps: "
         "bring those keys back, or start anew under another seed"
     )
     assert rosters(work, tmp_path) == before
@@ -193,7 +193,10 @@ def test_a_client_that_is_handed_other_keys_of_its_own_ends_the_run(tmp_path):
     work = workspace_of(*PAD, *RELAYED)
     other = Roster({address: identity_of(address).public for address in work.everybody})
     grid = Swapping(work, tmp_path / "keys", "client/3", other)
-    why = r"^client/3 did not take the roster; client/3 dropped out: the roster that came has keys of client/3 that"
+    why = (
+        r"^client/3 did not take the roster; client/3 dropped out: "
+        r"the roster from the server has keys of client/3 that are not its own$"
+    )
     with pytest.raises(PrivacyRefusal, match=why):
         server(work, tmp_path, grid).run()
 

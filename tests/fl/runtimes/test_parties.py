@@ -120,7 +120,7 @@ NOT_REVEALED = "party/0 and party/1 did not reveal the sum; "
         ("kill", RuntimeFailure, "the process of party/1 died"),
         ("kill inside", RuntimeFailure, "the process of party/1 died"),
         ("wrong", PrivacyRefusal, "party/1 revealed a different sum from party/0: one of them is broken"),
-        ("box", PrivacyRefusal, "what came of client/0 is not what it sent: a box is not the one that its"),
+        ("box", PrivacyRefusal, "the contribution of client/0 was altered on its way: a box is not the one that its"),
         ("two", PrivacyRefusal, "client/0 gave the parties different sets of boxes"),
     ],
 )

@@ -109,7 +109,7 @@ def test_its_supernode_passes_on_without_looking(path: Path) -> None:
         ({"config": canonical("secure_sum=ckks", "clients=2", "seed=2")}, "ConfigError", "refuses the configuration"),
         ({"address": "client/0"}, "ProtocolError", "a message for client/0 came to keyholder"),
         ({"stage": "dance"}, "ProtocolError", "no stage is called dance"),
-        ({"stage": "collect"}, "ProtocolError", "None is not who opens"),
+        ({"stage": "collect"}, "ProtocolError", "None is not the opener"),
     ],
 )
 def test_it_refuses_what_every_node_refuses(path: Path, changes: dict[str, str], kind: str, message: str) -> None:

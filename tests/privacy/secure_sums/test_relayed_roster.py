@@ -167,8 +167,8 @@ def test_another_one_later_is_refused_and_says_whose_keys_are_new():
     with pytest.raises(PrivacyRefusal) as refusal:
         take(party("client/0", store=store, attempt="another"), other)
     assert str(refusal.value) == (
-        "the roster that came has other keys of keyholder than the first for this configuration, which client/0 keeps: "
-        "bring those keys back, or start anew under another seed"
+        "the roster from the server has other keys of keyholder than the first one for this configuration, "
+        "which client/0 keeps: bring those keys back, or start anew under another seed"
     )
     assert store.values == {"roster": ROSTER.to_bytes()}
 
@@ -180,7 +180,7 @@ def test_a_roster_in_which_its_own_keys_are_not_its_own_is_refused(half):
     signing = mine.signing if half == "exchange" else other.signing
     exchange = mine.exchange if half == "signing" else other.exchange
     me = party("client/0")
-    with pytest.raises(PrivacyRefusal, match=r"^the roster that came has keys of client/0 that are not its own"):
+    with pytest.raises(PrivacyRefusal, match=r"^the roster from the server has keys of client/0 that are not its own"):
         take(me, with_keys("client/0", type(mine)(signing, exchange)))
     assert me.own.store.get("roster") is None
 

@@ -357,7 +357,7 @@ def test_what_is_not_declared_does_not_leave(monkeypatch):
         return {**records, "note": "to the server"} if stage == "collect" else records
 
     monkeypatch.setattr(PadSum, "respond", respond)
-    with pytest.raises(WitnessAlarm, match="note is sent or declared, and not both"):
+    with pytest.raises(WitnessAlarm, match="note is sent or declared, but not both"):
         uploaded(SUMS["pad"]())
 
 

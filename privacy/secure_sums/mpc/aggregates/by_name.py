@@ -25,10 +25,10 @@ class Sum(Aggregate):
     linear = True
 
     def check(self, spec: VectorSpec, fractional_bits: int, parties: int) -> None:  # noqa: ARG002
-        """The cohort's sum; residues have none to keep to, as their modulus divides that of the shares.
+        """Check that the cohort's sum fits the ring. Residues always fit: their modulus divides that of the shares.
 
         Raises:
-            ConfigError: it does not fit.
+            ConfigError: the sum does not fit.
         """
         if spec.modulus_bits is None:
             require_range(spec, fractional_bits)
@@ -37,7 +37,7 @@ class Sum(Aggregate):
         return decoded(_total(shares_CL), fractional_bits)
 
     def residues(self, shares_CL: torch.Tensor) -> NDArray[np.int64]:
-        """The sum of residues, modulo 2^64, shape (L,): called alike by every party.
+        """The sum of residues, modulo 2^64, shape (L,). Every party makes the same call.
 
         Raises:
             PeerLost: a peer is dead or stalled.
@@ -61,10 +61,10 @@ AGGREGATES: dict[str, type[Aggregate]] = {
 
 
 def named(name: str, **options: Any) -> Aggregate:
-    """The aggregate of this name.
+    """The aggregate with this name.
 
     Raises:
-        ConfigError: there is none, or it has other options.
+        ConfigError: there is no such aggregate, or it does not take these options.
     """
     kind = AGGREGATES.get(name)
     if kind is None:

@@ -1,7 +1,7 @@
-"""What parties that hold additive shares compute together and open: an aggregate, and the range that it must keep to.
+"""The interface of the aggregates that parties compute over additive shares and open, and the checks of their range.
 
 A contribution is `[v * update, v]` in fixed point: an integer x stands for x / 2^fractional_bits, and its shares add up
-to it modulo 2^64. Shapes: C contributors, L = D + 1 the length of a contribution, D that of an update.
+to x modulo 2^64. Shapes: C contributors, L = D + 1 values of a contribution, D values of an update.
 """
 
 import math
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from privacy.noise.parties import PartyNoise
 
 RING_BITS = 64
-SIGNED_LIMIT = 1 << (RING_BITS - 1)  # what a value stays below, or it comes out negative
-BLOCK = 64  # circuits work on so many coordinates at a time, or a multiple
-BYTES_PER_VALUE = 240  # of a circuit at its peak, as measured: some 30 tensors
+SIGNED_LIMIT = 1 << (RING_BITS - 1)  # a value must stay below this, or it comes out negative
+BLOCK = 64  # circuits work on this number of coordinates at a time, or on a multiple
+BYTES_PER_VALUE = 240  # measured peak memory of a circuit: some 30 tensors
 MIB = 1 << 20
-UPDATE_AND_WEIGHT = 2  # segments of a spec to which no mechanism adds
+UPDATE_AND_WEIGHT = 2  # number of segments of a spec when no mechanism adds values
 
 
 class Aggregate(ABC):
-    """One function of all contributions, which the parties open and nothing beside it.
+    """One function of all contributions. The parties open its value and nothing else.
 
-    `linear` says that it needs no products, so no dealer; `uniform`, that it needs equal weights, all of them 1. A
-    linear aggregate may also be given contributions that are added up already, as one.
+    `linear` is True where it needs no products, so no dealer. `uniform` is True where it needs equal weights, all of
+    them 1. A linear aggregate also accepts contributions that are already added up, as one contribution.
     """
 
     name: str
@@ -41,20 +41,20 @@ class Aggregate(ABC):
 
     @abstractmethod
     def check(self, spec: VectorSpec, fractional_bits: int, parties: int) -> None:
-        """Before anything is shared among so many parties.
+        """Check the range of all values before anything is shared among the parties.
 
         Raises:
-            ConfigError: a value or a sum may leave its range; the line says by which arithmetic.
+            ConfigError: a value or a sum may leave its range; the message gives the arithmetic.
         """
 
     def reveal(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:
-        """The opened aggregate, a sum of so much total weight, shape (L,): called alike by every party.
+        """The opened aggregate, shape (L,): a sum of updates, then the total weight. Every party makes the same call.
 
-        `shares_CL` are this party's, int64, on the device to compute on; `randomness` is this party's own.
+        `shares_CL` are this party's shares, int64, on the device to compute on; `randomness` is this party's own.
 
         Raises:
             PeerLost: a peer or the dealer is dead or stalled.
-            TooFewContributors: fewer than the aggregate can take.
+            TooFewContributors: fewer contributors than the aggregate needs.
         """
         from privacy.secure_sums.mpc.crypten import party as crypten_party
 
@@ -63,29 +63,29 @@ class Aggregate(ABC):
             return self._revealed(shares_CL, fractional_bits, randomness)
 
     def noise(self, parties: int, fractional_bits: int) -> "PartyNoise | None":  # noqa: ARG002
-        """What so many parties add, in steps of so many fractional bits; None where they add nothing.
+        """The noise that the parties add, in steps of 2^-fractional_bits; None where they add none.
 
         Raises:
-            ConfigError: they cannot.
+            ConfigError: they cannot add it.
         """
         return None
 
     @abstractmethod
     def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:
-        """`reveal`, while the parties are known to be there."""
+        """Compute `reveal` while all parties are known to be connected."""
 
 
 def decoded(integers: torch.Tensor, fractional_bits: int) -> NDArray[np.float64]:
-    """What integers stand for."""
+    """The values that fixed-point integers stand for."""
     values: NDArray[np.float64] = integers.cpu().numpy() / 2.0**fractional_bits
     return values
 
 
 def require_range(spec: VectorSpec, fractional_bits: int, noise: float = 0.0) -> None:
-    """Every sum over the cohort, with some noise in integers on top, must stay below 2^63.
+    """Refuse a spec under which a sum over the cohort plus `noise` (in integer steps) may reach 2^63.
 
     Raises:
-        ConfigError: it may not, or a segment has no bound.
+        ConfigError: a sum may reach it, or a segment has no bound.
     """
     key = "secure_sum"
     spec.require_bounds(key)
@@ -102,7 +102,7 @@ def _steps(bound: float, fractional_bits: int) -> float:
 
 
 def require_updates(aggregate: str, spec: VectorSpec) -> None:
-    """Residues have no size that could be compared, and a mechanism's own values are none of an update.
+    """Refuse residues, which have no size to compare, and values that a mechanism adds, which are not of the update.
 
     Raises:
         ConfigError: the spec declares either.
@@ -111,11 +111,11 @@ def require_updates(aggregate: str, spec: VectorSpec) -> None:
         allowed = "compares or noises values, and the mechanism releases residues: use secure_sum/aggregate=sum"
         raise ConfigError.of("secure_sum/aggregate", aggregate, allowed)
     if len(spec.segments) > UPDATE_AND_WEIGHT:
-        allowed = "an adaptive clip adds values that it would treat as the update's: set adaptive=false"
+        allowed = "an adaptive clip adds values, and they would be treated as part of the update: set adaptive=false"
         raise ConfigError.of("secure_sum/aggregate", aggregate, allowed)
 
 
 def blocks(length: int, contributors: int, memory_mib: float) -> Iterator[slice]:
-    """Slices of some coordinates, a multiple of 64 of them, which the circuits work on within so much memory."""
+    """Slices of coordinates, each a multiple of 64 long but the last, that the circuits can process in `memory_mib`."""
     size = max(BLOCK, int(memory_mib * MIB / (BYTES_PER_VALUE * contributors)) // BLOCK * BLOCK)
     return (slice(start, min(start + size, length)) for start in range(0, length, size))

@@ -1,8 +1,8 @@
-"""`noised_sum`: the sum, with noise on the update that each party adds a share of before it is opened.
+"""`noised_sum`: the sum with noise on the update. Each party adds a share of the noise before the sum is opened.
 
-Nobody ever holds the sum without noise. It is linear, so it needs no dealer, and costs what the sum costs. The weight
-carries no noise: under zero-out who took part is no secret. `privacy.mechanisms.party_dp`, the mechanism beside it,
-clips and says what the noise costs in privacy.
+Nobody ever holds the sum without noise. It is linear, so it needs no dealer, and it costs as much as the plain sum. The
+weight carries no noise: under the zero-out relation the set of participants is public. The mechanism
+`privacy.PartyDp` clips the updates and computes the privacy cost.
 """
 
 import numpy as np
@@ -17,7 +17,10 @@ from privacy.secure_sums.vectors import VectorSpec
 
 
 class NoisedSum(Aggregate):
-    """`noise_multiplier` is the noise, over `clip`, that stays when `colluders` of the `parties` take theirs off."""
+    """The sum with noise.
+
+    `noise_multiplier`, in units of `clip`, is the noise that is left when `colluders` of the `parties` subtract theirs.
+    """
 
     name = "noised_sum"
     linear = True
@@ -27,15 +30,15 @@ class NoisedSum(Aggregate):
         self._arguments = noise_multiplier, clip, colluders
 
     def noise(self, parties: int, fractional_bits: int) -> PartyNoise:
-        """What so many parties add, in steps of so many fractional bits.
+        """The noise that the parties add, in steps of 2^-fractional_bits.
 
         Raises:
-            ConfigError: a value out of range, or as many colluders as parties.
+            ConfigError: a value is out of range, or there are as many colluders as parties.
         """
         return PartyNoise(*self._arguments, parties, fractional_bits)
 
     def check(self, spec: VectorSpec, fractional_bits: int, parties: int) -> None:
-        """The cohort's sum and the noise.
+        """Check that the cohort's sum and the noise fit the ring.
 
         Raises:
             ConfigError: they do not fit, or the noise cannot be drawn.

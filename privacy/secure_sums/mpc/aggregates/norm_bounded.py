@@ -1,15 +1,16 @@
-"""`norm_bounded`: the sum of the contributions whose update keeps to a norm; the others are left out, or scaled down.
+"""`norm_bounded`: the sum of contributions with a bound on each update's norm. The others are left out or scaled down.
 
-Everything is exact in integers, nothing is truncated and nothing iterates. One contribution [x, v], x = v * update, all
-in steps of 2^-f, counts only if |x_j| <= B for every coordinate and 0 <= v <= 1: then n = sum x_j^2 <= D B^2 cannot
-wrap, while without that a few huge coordinates take it to 0. An update within the norm N has, after rounding,
+Everything is exact in integers: nothing is truncated, and there is no iteration. A contribution is [x, v] with
+x = v * update, all in steps of 2^-f. It counts only if |x_j| <= B for every coordinate and 0 <= v <= 1. Then
+n = sum x_j^2 <= D B^2 cannot wrap; without this check a few huge coordinates could wrap n to 0. An update within the
+norm N has, after rounding,
 
     |x| <= R = N (v + 1/2) + sqrt(D) / 2     (in steps)
 
 because x and v are off by half a step each. `zero` compares n with R^2. `rescale` compares n with (R / L)^2 for a grid
-of factors 1 = L_0 > L_1 > ..., some 64 to an octave, and multiplies by the largest one that fits, which needs no
-reciprocal root: so it holds over the whole range, and a contribution that was over the norm ends within 3 % below it.
-Beyond the grid, where even |x_j| = B for all j has its factor at v = 1, a contribution is left out.
+of factors 1 = L_0 > L_1 > ..., some 64 per octave, and multiplies by the largest factor that fits. This needs no
+reciprocal root, so it holds over the whole range, and a contribution that was over the norm ends within 3 % below it.
+The grid goes down to the factor that fits |x_j| = B for all j at v = 1; a contribution beyond the grid is left out.
 
 Both sides are scaled by the largest 2^H for which they stay below 2^63, and N^2 2^H is rounded up.
 """
@@ -39,34 +40,34 @@ from privacy.secure_sums.vectors import VectorSpec
 MODES = ("zero", "rescale")
 FACTOR_BITS = 20
 STEPS_PER_OCTAVE = 64
-LEAST_FACTOR = 64  # over 2^FACTOR_BITS: smaller ones are too coarse
-LEAST_NORM = 64  # N^2 2^H: the norm is off by less than 1 %
+LEAST_FACTOR = 64  # in units of 2^-FACTOR_BITS: smaller factors are too coarse
+LEAST_NORM = 64  # least value of N^2 2^H: the norm is then off by less than 1 %
 
 
 @dataclass(frozen=True)
 class NormGrid:
-    """The comparisons: a factor L of 2^g fits where (a2, a1, a0)(v) >= 2^H n. See `grid`."""
+    """The comparisons: the factor L / 2^g fits where the polynomial (a2, a1, a0) at v is at least 2^H n. See `grid`."""
 
     bound: int  # B
     headroom: int  # H
     factor_bits: int  # g
-    factors_M: tuple[int, ...]  # from 2^g down
+    factors_M: tuple[int, ...]  # in descending order, from 2^g
     coefficients_M3: tuple[tuple[int, int, int], ...]
 
     @property
     def drops_M(self) -> list[int]:
-        """L_j - L_(j + 1): those that fit add up to the largest that fits."""
+        """The differences L_j - L_(j + 1): summed over the factors that fit, they give the largest such factor."""
         return [here - after for here, after in zip(self.factors_M, (*self.factors_M[1:], 0), strict=True)]
 
 
 def _radius(dimension: int, norm: float) -> tuple[Fraction, Fraction]:
-    """R = slope v + intercept, in steps; the root is rounded up."""
+    """Slope and intercept of R = slope v + intercept, in steps; the root is rounded up."""
     half_root = Fraction(math.isqrt((dimension << 64) - 1) + 1, 1 << 33)
     return Fraction(norm), Fraction(norm) / 2 + half_root
 
 
 def _coefficients(dimension: int, norm: float, headroom: int, factor: Fraction) -> tuple[int, int, int]:
-    """Of 2^H (R / L)^2 as a polynomial in v, each rounded up."""
+    """The coefficients of 2^H (R / L)^2 as a polynomial in v, each rounded up."""
     slope, intercept = _radius(dimension, norm)
     squares = slope**2, 2 * slope * intercept, intercept**2
     second, first, constant = (math.ceil(square / factor**2 * (1 << headroom)) for square in squares)
@@ -74,7 +75,7 @@ def _coefficients(dimension: int, norm: float, headroom: int, factor: Fraction) 
 
 
 def _factors(dimension: int, norm: float, fractional_bits: int, bound: int) -> tuple[int, ...]:
-    """From 2^g down to where a contribution of weight 1 with every coordinate at the bound fits; empty if too far."""
+    """The factors from 2^g down to one that fits weight 1 with every coordinate at the bound; empty if too small."""
     slope, intercept = _radius(dimension, norm)
     reach = float((slope * (1 << fractional_bits) + intercept) / bound) / math.sqrt(dimension)
     count = max(0, math.ceil(-math.log2(reach) * STEPS_PER_OCTAVE)) + 1
@@ -84,8 +85,8 @@ def _factors(dimension: int, norm: float, fractional_bits: int, bound: int) -> t
 
 @lru_cache(maxsize=16)
 def grid(dimension: int, fractional_bits: int, norm: float, coordinate_bound: float, rescale: bool) -> NormGrid | None:
-    """The comparisons for updates of so many coordinates; None where the ring has no room for them."""
-    bound = math.ceil(math.ldexp(coordinate_bound, fractional_bits))  # what rounding to the nearest step may reach
+    """The comparisons for updates of `dimension` coordinates; None where the ring has no room for them."""
+    bound = math.ceil(math.ldexp(coordinate_bound, fractional_bits))  # the largest value after rounding to a step
     factors = _factors(dimension, norm, fractional_bits, bound) if rescale else (1,)
     bits = FACTOR_BITS if rescale else 0
     for headroom in range(62, -1, -1):
@@ -103,8 +104,8 @@ def grid(dimension: int, fractional_bits: int, norm: float, coordinate_bound: fl
 class NormBounded(Aggregate):
     """`norm` bounds the update, whatever its weight; `coordinate_bound` is B, by default the norm in mode `zero`.
 
-    The weight of a contribution that is left out does not count either. Opened are the sum and the total weight: what
-    is left of the sum's factor bits is rounded off before, to half a step.
+    The weight of a contribution that is left out does not count either. The parties open the sum and the total weight.
+    The factor bits of the sum are rounded off before, to half a step.
     """
 
     name = "norm_bounded"
@@ -117,7 +118,7 @@ class NormBounded(Aggregate):
         if mode not in MODES:
             raise ConfigError.of("secure_sum.aggregate.mode", mode, f"allowed are {', '.join(MODES)}")
         if coordinate_bound is None and mode == "rescale":
-            allowed = "mode=rescale needs it: what no honest coordinate exceeds before it is scaled down"
+            allowed = "mode=rescale needs it: the largest value of an honest coordinate before it is scaled down"
             raise ConfigError.of("secure_sum.aggregate.coordinate_bound", None, allowed)
         self._bound = norm if coordinate_bound is None else coordinate_bound
         positive("secure_sum.aggregate.coordinate_bound", self._bound)
@@ -129,15 +130,15 @@ class NormBounded(Aggregate):
         return grid(dimension, fractional_bits, self._norm, self._bound, self._mode == "rescale")
 
     def _fits(self, spec: VectorSpec, fractional_bits: int) -> bool:
-        """Whether the comparisons have room, and the sum under its factor bits."""
+        """True where the ring has room for the comparisons, and for the sum with its factor bits."""
         made = self._grid(spec.length - 1, fractional_bits)
         return made is not None and spec.cohort_size * (made.bound + 1) << made.factor_bits < SIGNED_LIMIT
 
     def check(self, spec: VectorSpec, fractional_bits: int, parties: int) -> None:  # noqa: ARG002
-        """The cohort's sum, and D B^2 with the precision of the comparison, in 2^63.
+        """Check that the cohort's sum, and D B^2 with the precision of the comparison, stay below 2^63.
 
         Raises:
-            ConfigError: one does not fit.
+            ConfigError: one of them does not fit.
         """
         require_updates(self.name, spec)
         require_range(spec, fractional_bits)
@@ -169,7 +170,7 @@ class NormBounded(Aggregate):
     def _valid(
         update_CD: torch.Tensor, weight_C: torch.Tensor, step: list[slice], made: NormGrid, one: int
     ) -> torch.Tensor:
-        """Additive shares of 1 where every coordinate and the weight are within their range, else of 0; shape (C,)."""
+        """Additive shares of 1 where every coordinate and the weight are in range, of 0 elsewhere; shape (C,)."""
         from privacy.secure_sums.mpc.crypten import bit_circuits as mpc
 
         hidden = mpc.masked(mpc.padded(weight_C))
@@ -182,7 +183,7 @@ class NormBounded(Aggregate):
 
 
 def _fitting(norms_C: torch.Tensor, weight_C: torch.Tensor, made: NormGrid) -> torch.Tensor:
-    """Additive shares, shape (2, C): the largest factor that fits, and 1 where one does; 0 where none does."""
+    """Additive shares, shape (2, C): the largest factor that fits, and 1; both are 0 where no factor fits."""
     from privacy.secure_sums.mpc.crypten import bit_circuits as mpc
 
     second_M, first_M, constant_M = torch.tensor(made.coefficients_M3, device=norms_C.device).T

@@ -1,11 +1,11 @@
-"""`trimmed_mean` and `median`: each coordinate by the order of its values, compared inside MPC.
+"""`trimmed_mean` and `median`: robust means of each coordinate, by the order of its values, compared inside MPC.
 
-The shares of a block of coordinates become bits once, and go through a sorting network as bits, where a comparison is
-that of signed words and no difference of two values can wrap, whatever a client sent. What lies between the trimmed
-ranks is added up as bits and opened. Ties are exchanged or not, which makes no difference.
+The shares of a block of coordinates are converted to bits once, and go through a sorting network as bits. There a
+comparison is one of signed words, so no difference of two values can wrap, whatever a client sent. The values between
+the trimmed ranks are added up as bits and opened. Ties may be exchanged or not: the result is the same.
 
-Both need equal weights and ignore those that were sent: the total weight of n contributions is n, and the sum is n
-times the mean. A coordinate of the median is the value of one contributor, or the mean of two, and opened as that.
+Both need equal weights and ignore the weights that were sent: the total weight of n contributions is n, and the sum is
+n times the mean. A coordinate of the median is the value of one contributor, or the mean of two, and is opened as such.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ from privacy.secure_sums.vectors import VectorSpec
 
 
 class _Middle(Aggregate):
-    """The mean of what is left when so many values are dropped at each end."""
+    """The mean of the middle values of each coordinate, after `_trim` values are dropped at each end."""
 
     uniform = True
 
@@ -30,18 +30,18 @@ class _Middle(Aggregate):
         self._memory_mib = memory_mib
 
     def _trim(self, contributors: int) -> int:
-        """How many are dropped at each end.
+        """The number of values to drop at each end.
 
         Raises:
-            TooFewContributors: nothing would be left.
+            TooFewContributors: no value would be left.
         """
         raise NotImplementedError
 
     def check(self, spec: VectorSpec, fractional_bits: int, parties: int) -> None:  # noqa: ARG002
-        """The cohort's sum.
+        """Check that the cohort's sum fits the ring.
 
         Raises:
-            ConfigError: it does not fit.
+            ConfigError: the sum does not fit.
         """
         require_updates(self.name, spec)
         require_range(spec, fractional_bits)
@@ -69,7 +69,7 @@ def _middle_sum(shares_CN: torch.Tensor, trim: int) -> torch.Tensor:
 
 
 class TrimmedMean(_Middle):
-    """Without the `trim` smallest and the `trim` largest values of each coordinate (Yin et al. 2018)."""
+    """The mean without the `trim` smallest and the `trim` largest values of each coordinate (Yin et al. 2018)."""
 
     name = "trimmed_mean"
 
@@ -77,15 +77,15 @@ class TrimmedMean(_Middle):
         super().__init__(memory_mib)
         if trim < 1:
             raise ConfigError.of(
-                "secure_sum.aggregate.trim", trim, "must be at least 1: how many are dropped at each end"
+                "secure_sum.aggregate.trim", trim, "must be at least 1: the number of values dropped at each end"
             )
         self._dropped = trim
 
     def check(self, spec: VectorSpec, fractional_bits: int, parties: int) -> None:
-        """The cohort's sum, and that the least cohort is more than what is dropped.
+        """Check that the cohort's sum fits the ring, and that the smallest cohort is larger than the number dropped.
 
         Raises:
-            ConfigError: either is not so.
+            ConfigError: one of the two does not hold.
         """
         super().check(spec, fractional_bits, parties)
         if spec.min_contributors <= 2 * self._dropped:
@@ -100,7 +100,7 @@ class TrimmedMean(_Middle):
 
 
 class Median(_Middle):
-    """The middle value of each coordinate, of an even number the mean of the two (Yin et al. 2018)."""
+    """The middle value of each coordinate; the mean of the middle two of an even number (Yin et al. 2018)."""
 
     name = "median"
 

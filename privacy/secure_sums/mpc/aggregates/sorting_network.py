@@ -1,7 +1,7 @@
-"""Sorting networks: which values to compare and exchange, in an order that depends on their number alone.
+"""Sorting networks: fixed sequences of comparisons and exchanges that depend only on the number of values.
 
 Batcher's merge exchange (Knuth, The Art of Computer Programming 3, 5.2.2, Algorithm M) for any number of values,
-without the comparators that only settle the order among values that are used alike.
+without the comparators that only affect the order among values that are all kept or all dropped.
 """
 
 from functools import lru_cache
@@ -13,7 +13,7 @@ COMPARED = "compared"
 
 
 def merge_exchange(count: int) -> list[tuple[int, int]]:
-    """The comparators that sort so many values, in order."""
+    """The comparators that sort `count` values, in order."""
     comparators = []
     span = 1 << max(0, (count - 1).bit_length() - 1)
     half = span
@@ -34,9 +34,10 @@ def merge_exchange(count: int) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=64)
 def middle(count: int, trim: int) -> tuple[Layer, ...]:
-    """Layers after which places `trim` to `count - trim` hold the values of those ranks, in whatever order.
+    """Layers after which the places from `trim` to `count - trim` hold the values of those ranks, in any order.
 
-    From the end: two places that are both kept or both dropped need no comparison, those that are compared later do.
+    The network is pruned from its end: a comparator of two places that are both kept or both dropped is not needed,
+    unless a later comparator uses one of them.
     """
     use = [KEPT if trim <= place < count - trim else DROPPED for place in range(count)]
     needed = []
@@ -49,7 +50,7 @@ def middle(count: int, trim: int) -> tuple[Layer, ...]:
 
 
 def _layered(comparators: list[tuple[int, int]], count: int) -> tuple[Layer, ...]:
-    """As early as the comparators before allow."""
+    """Put each comparator into the earliest layer that the comparators before it allow."""
     layers: list[list[tuple[int, int]]] = []
     ready = [0] * count
     for low, high in comparators:

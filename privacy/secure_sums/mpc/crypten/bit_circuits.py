@@ -1,9 +1,10 @@
-"""Circuits over bits that parties share by exclusive or: from additive shares and back, comparisons, sums.
+"""Circuits over bits that parties share by exclusive or: conversion from additive shares and back, comparisons, sums.
 
 CrypTen's circuits spend 13 bitwise products of 64-bit words on an addition or a comparison, and convert additive shares
-by adding those of all parties, one after the other. Here a word that the dealer shared both ways masks the value, which
-is opened (`masked`), and the products of each level of a carry tree are packed into as few words as they fill: 2 words
-for a sign, 3 for an addition to what was opened, 3 for a comparison, in up to twice the communication rounds.
+by adding those of all parties, one after the other. Here the dealer shares a random word both additively and by
+exclusive or. That word masks the value, and the masked value is opened (`masked`). The products of each level of a
+carry tree are packed into as few words as they fill: 2 words for a sign, 3 for an addition to the opened value, 3 for a
+comparison. This takes up to twice as many communication rounds.
 
 Tensors are one party's shares, int64; the last axis is packed and a multiple of 64 long (`padded`). A product of shares
 is CrypTen's Beaver protocol (`beaver.AND`), everything else is local. Shapes: N words, W = N / 64 packed words.
@@ -20,13 +21,13 @@ from privacy.secure_sums.mpc.crypten.compat import ArithmeticSharedTensor, Binar
 from privacy.secure_sums.mpc.crypten.dealer import word_masks
 
 WORD_BITS = 64
-STRIDES = (1, 2, 4, 8, 16, 32)  # between the groups of bits that a level of the carry tree joins
+STRIDES = (1, 2, 4, 8, 16, 32)  # distances between the groups of bits that each level of the carry tree joins
 TOP = -(1 << 63)
 ALL = -1
 
 
 def _low(stride: int) -> int:
-    """The mask of every position whose bit `stride` is 0: 0x5555..., 0x3333..., as int64."""
+    """The mask of all positions whose index has the bit `stride` clear: 0x5555..., 0x3333..., as int64."""
     mask: int = sum(1 << position for position in range(WORD_BITS) if not position & stride)
     return mask - (1 << WORD_BITS) if mask >> 63 else mask
 
@@ -35,17 +36,17 @@ LOW = {stride: _low(stride) for stride in STRIDES}
 
 
 def padded(share: torch.Tensor) -> torch.Tensor:
-    """Shares of zeros behind the last axis, up to a multiple of 64."""
+    """Append shares of zero to the last axis, up to a multiple of 64."""
     return pad(share, (0, -share.shape[-1] % WORD_BITS))
 
 
 def flipped(share: torch.Tensor, public: int | torch.Tensor = ALL) -> torch.Tensor:
-    """The exclusive or with what is public: party 0 alone applies it."""
+    """The exclusive or of a share with a public value: only party 0 applies it."""
     return share ^ public if _is_first() else share
 
 
 def parties() -> int:
-    """How many compute."""
+    """The number of parties that compute."""
     return int(crypten.communicator.get().get_world_size())
 
 
@@ -54,7 +55,7 @@ def _is_first() -> bool:
 
 
 def _plain(words: Any) -> torch.Tensor:
-    """On a GPU CrypTen wraps its tensors."""
+    """The torch tensor of some words: on a GPU CrypTen wraps its tensors."""
     tensor = words if isinstance(words, torch.Tensor) else words.tensor()
     assert isinstance(tensor, torch.Tensor)
     return tensor
@@ -74,22 +75,22 @@ def both(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 def opened_bits(share: torch.Tensor) -> torch.Tensor:
-    """What is shared by exclusive or, opened to all parties."""
+    """Open a value that is shared by exclusive or to all parties."""
     return _plain(_binary(share).reveal())
 
 
 def opened(share: torch.Tensor) -> torch.Tensor:
-    """What is shared by addition, opened to all parties, as signed words."""
+    """Open a value that is shared additively to all parties, as signed words."""
     return _plain(_additive(share).reveal())
 
 
 def bits_to_integers(share: torch.Tensor) -> torch.Tensor:
-    """Additive shares of 0 or 1, from bits that stand in the lowest position."""
+    """Additive shares of 0 or 1, from shared bits in the lowest position of each word."""
     return _plain(beaver.B2A_single_bit(_binary(share)).share)
 
 
 def plus(share: torch.Tensor, public: int | torch.Tensor) -> torch.Tensor:
-    """Additive shares of the sum with what is public: party 0 alone adds it."""
+    """Additive shares of the sum with a public value: only party 0 adds it."""
     return share + public if _is_first() else share + torch.zeros_like(torch.as_tensor(public))
 
 
@@ -110,33 +111,33 @@ def squared(share: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Masked:
-    """x under a mask r: c = x + r, which all know, and shares of the bits of r. Both of shape (..., N)."""
+    """A value x under a mask r: the public c = x + r, and shares of the bits of r. Both have the shape (..., N)."""
 
     public: torch.Tensor
     mask: torch.Tensor
 
     def bits(self) -> torch.Tensor:
-        """The bits of x: c - r is not (not c + r)."""
+        """The bits of x. In two's complement c - r = ~(~c + r)."""
         return flipped(_add_public(~self.public, self.mask))
 
     def at_least(self, low: int) -> torch.Tensor:
-        """Whether x - low is at least 0 as a signed word, packed, shape (..., W)."""
+        """True where x - low is at least 0 as a signed word: shared bits, packed, shape (..., W)."""
         return _sign_of_sum(~(self.public - low), self.mask)
 
     def at_most(self, high: int) -> torch.Tensor:
-        """Whether high - x is at least 0 as a signed word, packed, shape (..., W)."""
+        """True where high - x is at least 0 as a signed word: shared bits, packed, shape (..., W)."""
         return flipped(_sign_of_sum(high - self.public, self.mask))
 
 
 def masked(share: torch.Tensor) -> Masked:
-    """One opening; `share` is additive, shape (..., N)."""
+    """Mask a value and open the masked value, in one opening; `share` is additive, shape (..., N)."""
     assert share.shape[-1] % WORD_BITS == 0
     additive, bits = word_masks(share.shape, share.device)
     return Masked(opened(share + _plain(additive.share)), _plain(bits.share))
 
 
 def _sign_of_sum(public: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """The highest bit of the sum, packed: its own two bits, and the carry from those below."""
+    """The highest bit of the sum, packed: the two highest bits of the terms, and the carry from the bits below."""
     generate = share & public & ~TOP
     propagate = flipped(share, public)
     carry = _carried(generate, flipped(propagate & ~TOP, TOP))
@@ -144,29 +145,29 @@ def _sign_of_sum(public: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
 
 
 def _packed(bits: torch.Tensor) -> torch.Tensor:
-    """Bits in the lowest position of N words, into W words."""
+    """Pack bits in the lowest position of N words into W words."""
     return reduce(_joined, STRIDES, bits)
 
 
 def unpacked(words: torch.Tensor) -> torch.Tensor:
-    """The bits of W packed words, each in the lowest position of one of N."""
+    """The bits of W packed words, each in the lowest position of one of N words."""
     return reduce(_parted, reversed(STRIDES), words)
 
 
 def _joined(words: torch.Tensor, stride: int) -> torch.Tensor:
-    """Words that fill the low positions of a stride, two into one."""
+    """Join pairs of words whose bits fill only the low positions of a stride: two words become one."""
     half = words.shape[-1] // 2
     return words[..., :half] | (words[..., half:] << stride)
 
 
 def _parted(words: torch.Tensor, stride: int) -> torch.Tensor:
-    """What `_joined` joined."""
+    """The inverse of `_joined`."""
     return torch.cat([words & LOW[stride], (words >> stride) & LOW[stride]], -1)
 
 
 @dataclass(frozen=True)
 class _Level:
-    """Of the carry tree: generate and propagate of the lower group of each pair, packed."""
+    """One level of the carry tree: generate and propagate bits of the lower group of each pair, packed."""
 
     generate: torch.Tensor
     propagate: torch.Tensor
@@ -178,7 +179,7 @@ def _carried(generate: torch.Tensor, propagate: torch.Tensor) -> torch.Tensor:
 
 
 def _upward(generate: torch.Tensor, propagate: torch.Tensor, levels: list[_Level]) -> torch.Tensor:
-    """Join neighbouring groups: (G, P) = (G1 + P1 G0, P1 P0), in one product of full words a level."""
+    """Join neighbouring groups: (G, P) = (G1 + P1 G0, P1 P0), with one product of full words per level."""
     for stride in STRIDES:
         low = LOW[stride]
         lower_generate = generate & low
@@ -192,7 +193,7 @@ def _upward(generate: torch.Tensor, propagate: torch.Tensor, levels: list[_Level
 
 
 def _carries(generate: torch.Tensor, propagate: torch.Tensor) -> torch.Tensor:
-    """The carry into each bit, shape (..., N): up, and down again (Brent and Kung 1982)."""
+    """The carry into each bit, shape (..., N): an up-sweep, then a down-sweep (Brent and Kung 1982)."""
     levels: list[_Level] = []
     carry = torch.zeros_like(_upward(generate, propagate, levels))  # into the whole word
     for stride, level in zip(reversed(STRIDES), reversed(levels), strict=True):
@@ -213,9 +214,9 @@ def added(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 def summed(share: torch.Tensor) -> torch.Tensor:
-    """The sum over the first axis of (K, ..., N), shape (..., N): three become two without a carry, the last two one.
+    """The sum over the first axis of (K, ..., N), shape (..., N), by the adder of Wallace (1964).
 
-    The adder is Wallace's (1964).
+    Three words become two without a carry, until two words are left; these two are added with carries.
     """
     while len(share) > 2:
         thirds = len(share) // 3
@@ -233,7 +234,7 @@ def sorted_pair(left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def all_set(packed: torch.Tensor) -> torch.Tensor:
-    """Whether all bits of the last axis are set, shape (..., W): one bit in the lowest position, shape (...)."""
+    """True where all bits of the last axis of (..., W) are set: a shared bit in the lowest position, shape (...)."""
     while packed.shape[-1] > 1:
         packed = torch.cat([packed, flipped(torch.zeros_like(packed[..., :1]))], -1) if packed.shape[-1] % 2 else packed
         half = packed.shape[-1] // 2
@@ -245,9 +246,10 @@ def all_set(packed: torch.Tensor) -> torch.Tensor:
 
 
 def rounded_shift(share: torch.Tensor, bits: int) -> torch.Tensor:
-    """The value over 2^bits to the nearest integer (halves upwards), opened, shape (N,); exact, and nothing below it.
+    """The value over 2^bits, rounded to the nearest integer (halves upwards) and opened, shape (N,).
 
-    CrypTen would truncate each share, which is off by one at random, and far off once in 2^64 / |x| times.
+    The result is exact, and the bits below it are not opened. CrypTen would truncate each share, which is off by one at
+    random, and far off once in 2^64 / |x| times.
     """
     raised = plus(share, (1 << bits) >> 1)
     return opened_bits(masked(padded(raised)).bits() >> bits)[: len(share)]

@@ -45,9 +45,9 @@ from tests.privacy.secure_sums.he.setups import chi_square_ratio
 def test_clients_mask_for_the_keyholder_alone(made):
     round_ = recorded(made("keyholder", BOUND))
     for opener in ("client/1", "client/0", "server", "party/1", ""):
-        with pytest.raises(ProtocolError, match="is not who opens"):
+        with pytest.raises(ProtocolError, match="is not the opener"):
             collected(round_, "client/0", opener)
-    with pytest.raises(ProtocolError, match="is not who opens"):
+    with pytest.raises(ProtocolError, match="is not the opener"):
         round_.secure_sum.respond("collect", {}, round_.party("client/0"), lambda: pytest.fail("trained"))
 
 

@@ -88,7 +88,7 @@ def test_the_most_sensitive_are_those(values, data):
 
 @pytest.mark.parametrize("bits", [b"", bytes(4), b"\xff" * 4, b"\xff" * 5])
 def test_positions_of_another_number_are_refused(bits):
-    with pytest.raises(MalformedContribution, match=r"positions of 30 values|values would be encrypted, 9 are to be"):
+    with pytest.raises(MalformedContribution, match=r"positions of 30 values|values would be encrypted, 9 are needed"):
         Selection.from_bytes(bits, spec_of(30, 4), 0.3)
 
 
@@ -179,7 +179,7 @@ def test_who_missed_the_choice_says_so():
     secure_sum = CkksSum("keyholder", BOUND, encrypt_fraction=0.3, encrypt_by="sensitivity")
     round_ = Missed(secure_sum, spec_of(LENGTH, COUNT), vectors(COUNT, LENGTH))
     assert round_.run().survivors == ("client/0", "client/1", "client/3")
-    assert "does not know what to encrypt" in str(round_.refusals["client/2"])
+    assert "does not know which values to encrypt" in str(round_.refusals["client/2"])
 
 
 @pytest.mark.parametrize("stage", ["rank", "positions"])
@@ -187,7 +187,7 @@ def test_no_choice_no_run(stage):
     secure_sum = CkksSum("keyholder", BOUND, encrypt_fraction=0.3, encrypt_by="sensitivity")
     everybody = {"keyholder", *vectors(COUNT, LENGTH)}
     round_ = Round(secure_sum, spec_of(LENGTH, COUNT), vectors(COUNT, LENGTH), gone={stage: everybody})
-    with pytest.raises(PrivacyRefusal, match="what to encrypt"):
+    with pytest.raises(PrivacyRefusal, match="the values to encrypt"):
         round_.drive(secure_sum.setup([*round_.vectors, "keyholder"], round_.spec))
 
 

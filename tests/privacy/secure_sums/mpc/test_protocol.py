@@ -241,7 +241,7 @@ def round_used(round_: Recorded, *roles: Address) -> Change:
 def test_a_box_that_was_tampered_with_is_named_by_all(round_, party, spoil, error):
     handed = round_.handed
     handed[party] = spoil(handed[party])
-    assert_refused(reveal(round_, handed), party, error, "what came of client/1 is not what it sent")
+    assert_refused(reveal(round_, handed), party, error, "the contribution of client/1 was altered on its way")
 
 
 @pytest.mark.parametrize("place", [0, 32, 40, manifest_bytes(PARTIES) - 1])
@@ -319,7 +319,7 @@ def test_a_box_of_another_submission_under_the_first_manifest_is_named_by_all(ro
     handed = round_.handed
     handed["party/1"]["client/2"] = second["party/1"]
     outcomes = reveal(round_, handed)
-    assert_refused(outcomes, "party/1", BadSignature, "of client/2 is not what it sent: a box is not the one")
+    assert_refused(outcomes, "party/1", BadSignature, "of client/2 was altered on its way: a box is not the one")
 
 
 def test_a_client_may_submit_again_to_all(round_):
@@ -471,7 +471,7 @@ def test_a_party_that_does_not_answer_is_named(round_):
 
 
 def test_a_party_without_keys_or_peers_says_so(round_):
-    for changes, match in (({"credentials": None}, "has no keys"), ({}, "has no way to the others")):
+    for changes, match in (({"credentials": None}, "has no keys"), ({}, "has no connection to the others")):
         me = replace(round_.party("party/0"), **changes)
         if me.credentials:
             me = fresh(replace(me, credentials=replace(me.credentials, peers=None)))
