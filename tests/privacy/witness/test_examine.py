@@ -365,7 +365,7 @@ def test_a_sum_that_hides_and_declares_nothing_cannot_run():
     class Silent(MaskedSum):
         hides = True
 
-    with pytest.raises(WitnessAlarm, match="declares nothing"):
+    with pytest.raises(WitnessAlarm, match="does not declare its records"):
         uploaded(Silent())
 
 
