@@ -18,7 +18,7 @@ from privacy.secure_sums.he.ring import SealRing
 from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
 from privacy.secure_sums.mpc import protocol as crypten_mpc
 from privacy.secure_sums.mpc.protocol import CryptenSum
-from privacy.secure_sums.mpc.shares import SealRing as ShareRing
+from privacy.secure_sums.mpc.shares import ShareRing
 from privacy.secure_sums.plain import PlainSum
 from privacy.secure_sums.secagg import masks as secagg_masks
 from privacy.secure_sums.secagg import protocol as secagg
