@@ -74,7 +74,7 @@ def query(sql: str, runs: pl.DataFrame) -> pl.DataFrame:
     except (PolarsError, OSError) as error:
         raise _refused((str(error).splitlines() or [type(error).__name__])[0]) from error
     if not answer.width:
-        raise _refused("the query is empty")
+        raise _refused("the query returns no columns")
     return answer
 
 

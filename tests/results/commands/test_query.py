@@ -73,7 +73,7 @@ def test_an_answer_goes_to_a_file(runs: Path, tmp_path: Path) -> None:
         ("SELECT SUM(path) FROM runs", "sum"),
         ("SELECT path FROM runs; SELECT 2", "one"),
         ("", "one"),
-        ("DROP TABLE runs", "the query is empty"),
+        ("DROP TABLE runs", "the query returns no columns"),
         ("DELETE FROM rows WHERE path = 'x'; DROP TABLE rows", "one"),
     ],
 )

@@ -120,7 +120,7 @@ def test_the_table_shows_modelled_rounds_and_says_that_they_are(runs: Path, caps
         assert f" modelled round, {name} (s) " in text
         assert f" modelled round / plain, {name} " in text
         assert f"Modelled over {name}, {load(name).profile.title} (source: " in text
-    assert text.count("A modelled round is no measurement") == 1
+    assert text.count("A modelled round is not measured") == 1
     assert main([str(runs)]) == 0
     assert "modelled round" not in capsys.readouterr().out.lower()
 
