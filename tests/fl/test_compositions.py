@@ -39,7 +39,7 @@ SLOW = {*OPENED, "crypten", *AGGREGATES}
 COMMON = ("noise=seeded", "delta=5e-4", "server.min_contributors=3", "training.batch_size=64")
 
 INVALID = {
-    **{("distributed_dp", name): "needs an exact sum" for name in ("ckks", "ckks clients", *AGGREGATES)},
+    **{("distributed_dp", name): "does not sum integers exactly" for name in ("ckks", "ckks clients", *AGGREGATES)},
     **{("party_dp", name): "needs parties that add noise" for name in SUMS if name != "noised_sum"},
     **{(name, "noised_sum"): "noise protects updates that are clipped" for name in MECHANISMS if name != "party_dp"},
     **{

@@ -49,11 +49,11 @@ def card(*overrides: str) -> str:
         (("mechanism=client_dp", "delta=1e-2"), "Noise is added at the server, which sees each exact sum", "holds the"),
         (DP_SGD, "differ by one record, there or not", "sees each exact sum"),
         (("mechanism=local_dp", "delta=1e-2"), "reads one client's update, as local_dp noised it.", "together"),
-        (("secure_sum=crypten",), "not encrypted: it stays on the machine.", "tunnel"),
+        (("secure_sum=crypten",), "not encrypted: they stay on the machine.", "tunnel"),
         (
             ("secure_sum=crypten", "secure_sum.rendezvous=tcp://10.0.0.1:5000", "secure_sum.tunnel=wg0"),
-            "it goes through the tunnel wg0.",
-            "stays on the machine",
+            "they go through the tunnel wg0.",
+            "stay on the machine",
         ),
         (
             ("secure_sum=secagg", "clients=10"),
