@@ -27,7 +27,7 @@ commands:
 """
 FORWARDED = ("run", "sweep", "hash", "configuration", "explain")
 PRINTING = {  # the module of each command, imported on use
-    "table": "results.table",
+    "table": "results.commands.table",
     "plot": "results.commands.plot",
     "report": "experiments.report",
     "query": "results.commands.query",

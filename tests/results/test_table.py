@@ -182,7 +182,7 @@ def test_plain_comes_before_what_is_compared_with_it(tmp_path: Path) -> None:
 
 
 def test_as_a_program_without_a_terminal(runs: Path) -> None:
-    code = "import sys; from results.table import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from results.commands.table import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-W", "error", "-c", code, str(runs)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -105,7 +105,7 @@ def test_clusters_are_asked_for_what_a_cell_takes(
 
 CONFINED = """
 import os, sys
-from experiments import sharing
+from experiments.sweeps import cores_and_gpus as sharing
 sharing.gpus = lambda: 2
 sharing.settle()
 print(len(os.sched_getaffinity(0)), os.environ["CUDA_VISIBLE_DEVICES"], flush=True)

@@ -56,51 +56,51 @@ LIST = {
     ],
     "NaN or Inf": [
         "test_updates_that_are_none_never_leave",
-        "privacy/contract.py::test_what_is_not_finite_never_leaves",
+        "../privacy/testing/contract.py::test_what_is_not_finite_never_leaves",
     ],
     "zero-norm update": ["test_a_zero_update_counts_as_such", "test_a_zero_update_survives_clipping"],
     "all weights zero": ["test_weights_that_are_all_zero_end_the_run"],
     "wrong shape or dtype": [
         "test_updates_that_are_none_never_leave",
-        "privacy/contract.py::test_another_length_or_type_never_leaves",
+        "../privacy/testing/contract.py::test_another_length_or_type_never_leaves",
     ],
     "fixed-point overflow": ["test_what_passes_the_range_is_cut_and_counted"],
     "flipped ciphertext bit": [
         "test_messages_that_go_wrong_cost_their_client_its_place",
-        "privacy/test_he_fuzz.py::test_two_thousand_damaged_messages",
-        "privacy/test_opened_sum.py::test_a_flipped_bit_in_the_sum",
+        "privacy/secure_sums/he/test_fuzz.py::test_two_thousand_damaged_messages",
+        "privacy/secure_sums/he/test_protocol.py::test_a_flipped_bit_in_the_sum",
     ],
     "truncated or concatenated ciphertext": [
         "test_messages_that_go_wrong_cost_their_client_its_place",
-        "privacy/test_message_fuzz.py::test_no_damaged_reply_is_taken_for_its_senders",
+        "privacy/secure_sums/test_message_fuzz.py::test_no_damaged_reply_is_taken_for_its_senders",
     ],
     "wrong key or parameters": [
-        "privacy/test_he_cipher.py::test_a_message_of_other_parameters_is_refused",
-        "fl/test_relaying.py::test_a_run_does_not_go_on_where_somebodys_keys_are_new",
+        "privacy/secure_sums/he/test_ciphers.py::test_a_message_of_other_parameters_is_refused",
+        "fl/keys/test_relayed.py::test_a_run_does_not_go_on_where_somebodys_keys_are_new",
     ],
     "more contributors than carry bits": [
         "test_a_cohort_whose_sum_would_wrap_is_refused",
-        "privacy/test_crypten_mpc.py::test_a_cohort_whose_sums_wrap_is_refused",
-        "privacy/test_he_ckks.py::test_a_fixed_scale_that_could_wrap_is_refused_with_the_arithmetic",
-        "privacy/test_fixed_point.py::test_what_is_refused",
+        "privacy/secure_sums/mpc/test_protocol.py::test_a_cohort_whose_sums_wrap_is_refused",
+        "privacy/secure_sums/he/test_ckks.py::test_a_fixed_scale_that_could_wrap_is_refused_with_the_arithmetic",
+        "privacy/secure_sums/test_fixed_point.py::test_what_is_refused",
     ],
     "a single client left": ["test_a_single_client_that_is_left_is_not_opened"],
     "server killed and resumed with its ledger": [
         "fl/test_retries.py::test_a_killed_server_goes_on_with_its_ledger",
-        "experiments/test_resume.py::test_a_killed_run_goes_on_and_ends_with_the_same_weights",
+        "experiments/sweeps/test_resume.py::test_a_killed_run_goes_on_and_ends_with_the_same_weights",
         "fl/test_ledger.py::test_a_killed_round_was_paid_for",
     ],
     "epsilon exhausted mid-run": [
         "experiments/test_spending.py::test_a_run_ends_before_the_round_that_would_pass_its_budget"
     ],
     "empty Poisson batch": [
-        "privacy/test_dp_optimizers.py::test_an_empty_draw_between_two_others_changes_nothing_but_the_noise"
+        "privacy/mechanisms/test_dp_sgd_optimizers.py::test_an_empty_draw_between_two_others_changes_nothing_but_the_noise"
     ],
     "party or dealer killed, share tampered": [
         "fl/runtimes/test_parties.py::test_a_fault_ends_the_round_with_an_error_that_names_it",
         "fl/runtimes/test_parties.py::test_a_dealer_that_is_gone_is_named",
-        "fl/test_committee.py::test_a_keyholder_that_is_killed_ends_the_run_in_one_line",
-        "privacy/test_secagg.py::test_a_wrong_share_ends_the_round_and_never_makes_a_sum",
+        "fl/runtimes/test_committee.py::test_a_keyholder_that_is_killed_ends_the_run_in_one_line",
+        "privacy/secure_sums/secagg/test_protocol.py::test_a_wrong_share_ends_the_round_and_never_makes_a_sum",
     ],
     "CUDA out of memory, or a library missing": [
         "test_a_cell_without_memory_lets_the_others_go_on",
@@ -121,7 +121,7 @@ def test_each_fault_of_the_list_has_tests():
     assert len(LIST) == 20
     for reference in [one for tests in LIST.values() for one in tests]:
         file, _, name = reference.rpartition("::")
-        text = (TESTS / (file or "fl/test_fault_list.py")).read_text()
+        text = (TESTS / (file or "fl/faults/test_list.py")).read_text()
         assert re.search(rf"^ *def {name}\(", text, re.MULTILINE), reference
 
 

@@ -74,7 +74,7 @@ def test_what_somebody_else_changed_is_set_again():
 
 
 def test_cublas_is_told_before_it_starts():
-    code = "import os, torch; from fl import devices; devices.configure(torch.device('cpu'), 1, True, False)"
+    code = "import os, torch; from fl.training import devices; devices.configure(torch.device('cpu'), 1, True, False)"
     code += "; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
     clean = {key: value for key, value in os.environ.items() if key != "CUBLAS_WORKSPACE_CONFIG"}
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean, capture_output=True, text=True, check=True)
