@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from setuptools import find_packages
 
 from tests.test_layering import ROOT, imported
 
@@ -87,3 +88,15 @@ def test_supported_versions_are_those_of_the_classifiers() -> None:
     assert isinstance(classifiers, list)
     assert [f"Programming Language :: Python :: {python}" in classifiers for python in SUPPORTED] == [True, True]
     assert project()["requires-python"] == ">=3.11,<3.13"
+
+
+def test_every_room_is_packaged() -> None:
+    """A folder without an __init__.py would be missing from the wheel, and nowhere else."""
+    find: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"][
+        "find"
+    ]
+    found = {name.replace(".", "/") for name in find_packages(str(ROOT), include=find["include"])}
+    files = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    rooms = {path.parent.relative_to(ROOT).as_posix() for path in files if "runs" not in path.parts}
+    assert rooms == found
+    assert {"privacy/testing", "privacy/secure_sums/mpc/crypten"} <= found
