@@ -17,7 +17,6 @@ os.environ |= {
 
 import absl.logging
 import pytest
-import torch
 
 NO_GPU = "needs a CUDA device, and torch sees none"
 # Ray never waits for the processes it stops, so the garbage collector finds their handles still open.
@@ -26,12 +25,18 @@ RAY_LEAVES = "ignore:subprocess .* is still running:ResourceWarning"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip `gpu` tests where there is none, and forgive Ray, in `ray` tests alone, what it leaves behind."""
-    has_gpu = torch.cuda.is_available()
     for item in items:
-        if item.get_closest_marker("gpu") and not has_gpu:
+        if item.get_closest_marker("gpu") and not has_gpu():
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.filterwarnings(RAY_LEAVES))
+
+
+def has_gpu() -> bool:
+    """Ask torch, which takes over a second to import: light tests do without it."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def pytest_configure() -> None:
@@ -39,10 +44,11 @@ def pytest_configure() -> None:
     absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """One torch thread: two give other sums, and tests share the cores."""
-    torch.set_num_threads(1)
+@pytest.hookimpl(tryfirst=True)  # before any fixture computes
+def pytest_runtest_setup() -> None:
+    """One torch thread, where torch is loaded: two give other sums, and tests share the cores."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

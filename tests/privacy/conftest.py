@@ -1,40 +1,57 @@
 """What several files here try: every sum that one opener opens, and committees, which take seconds to start."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from privacy.secure_sum import SecureSum
-from tests.privacy.committee import Committee
-from tests.privacy.opened_rounds import BOUND, HOLDERS, SUMS, Recorded, recorded
+if TYPE_CHECKING:  # TenSEAL and torch take seconds to import, and most tests here need neither
+    from privacy.secure_sum import SecureSum
+    from tests.privacy.committee import Committee
+    from tests.privacy.opened_rounds import Recorded
+
+OPENED = ("pad", "bfv", "ckks")
+HOLDERS = ("keyholder", "clients")
 
 
-@pytest.fixture(params=[(made, keys) for made in SUMS for keys in HOLDERS], ids=lambda p: f"{p[0].name}-{p[1]}")
+@pytest.fixture(params=[(name, keys) for name in OPENED for keys in HOLDERS], ids="-".join)
 def secure_sum(request: pytest.FixtureRequest) -> SecureSum:
     """The contract's classes have their own."""
-    made, keys = request.param
-    return made(keys, BOUND)
+    from tests.privacy.opened_rounds import BOUND, SUMS
+
+    made = {made.name: made for made in SUMS}
+    assert tuple(made) == OPENED
+    name, keys = request.param
+    return made[name](keys, BOUND)
 
 
 @pytest.fixture
 def round_(secure_sum: SecureSum) -> Recorded:
     """A whole round of it."""
+    from tests.privacy.opened_rounds import recorded
+
     return recorded(secure_sum)
 
 
 @pytest.fixture(scope="session", params=[2, 3], ids=["2 parties", "3 parties"])
 def committee(request: pytest.FixtureRequest) -> Iterator[Committee]:
     """Parties and their dealer, alive all session."""
-    made = Committee(request.param)
-    assert made.started() == [True] * request.param
-    yield made
-    made.close()
+    yield from alive(request.param)
 
 
 @pytest.fixture(scope="session")
 def three_parties() -> Iterator[Committee]:
     """Where two would show nothing more."""
-    made = Committee(3)
-    assert made.started() == [True] * 3
+    yield from alive(3)
+
+
+def alive(parties: int) -> Iterator[Committee]:
+    """A committee that has started, until the session ends."""
+    from tests.privacy.committee import Committee
+
+    made = Committee(parties)
+    assert made.started() == [True] * parties
     yield made
     made.close()
