@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 # Before flwr, ray, datasets and matplotlib are imported: they read these once. Child processes inherit them.
 os.environ |= {
@@ -24,12 +25,29 @@ RAY_LEAVES = "ignore:subprocess .* is still running:ResourceWarning"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip `gpu` tests where there is none, and forgive Ray, in `ray` tests alone, what it leaves behind."""
+    """Skip `gpu` tests where there is none, and forgive Ray, in `ray` tests alone, what it leaves behind.
+
+    The workers of pytest-xdist take the longest files first.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from tests import groups
+
+        items[:] = groups.longest_first(items, groups.recorded_s())
     for item in items:
         if item.get_closest_marker("gpu") and not has_gpu():
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.filterwarnings(RAY_LEAVES))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker whole files, unless `--dist` asks for something else."""
+    if config.getvalue("dist") != "load":
+        return None
+    from tests.groups import Groups
+
+    return Groups(config, log)
 
 
 def has_gpu() -> bool:
