@@ -4,6 +4,11 @@
 PYTHON =
 PYTHONS = $(or $(PYTHON),python3.11 python3.12 python3)
 BENCH = runtime
+# Of `make check`: a folder or a module of the packages; recorded seconds of tests for each worker.
+ROOM =
+BUDGET_S = 30
+# Processes that run tests: a number, or as many as there are cores.
+WORKERS = logical
 
 BIN = .venv/bin
 STAMP = .venv/.installed
@@ -21,7 +26,7 @@ export PYTHONNOUSERSITE = 1
 .DEFAULT_GOAL = help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help install run readme test lint types pytest test-slow format bench deployment-demo lock clean
+.PHONY: help install run readme test check lint types pytest test-slow durations format bench deployment-demo lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +43,9 @@ readme: $(STAMP) ## Write that table and its picture into the README
 
 test: lint types pytest ## Everything that must pass before a commit
 
+check: $(STAMP) ## One room in a minute, with what imports it: make check ROOM=privacy/he
+	@$(BIN)/python -m tests.rooms "$(ROOM)" --budget-s $(BUDGET_S) --workers $(WORKERS)
+
 lint: $(STAMP) ## Style
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -45,11 +53,15 @@ lint: $(STAMP) ## Style
 types: $(STAMP) ## Types, strictly
 	$(BIN)/mypy
 
-pytest: $(STAMP) ## The quick tests
-	$(BIN)/python -m pytest -q -m "not ($(SLOW))"
+pytest: $(STAMP) ## The quick tests: in parallel, and then one at a time those that measure time
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not ($(SLOW) or alone)"
+	$(BIN)/python -m pytest -q -m "alone and not ($(SLOW))" $$(grep -rl "mark\.alone" tests --include="test_*.py")
 
 test-slow: $(STAMP) ## The other tests: long ones, Ray, a deployment on loopback
 	$(BIN)/python -m pytest -q -m "$(SLOW)"
+
+durations: $(STAMP) ## Record the seconds of each test file: they order `make test` and choose in `make check`
+	$(BIN)/python -m pytest -q -n $(WORKERS) -p tests.recording -m "not ($(SLOW))"
 
 format: $(STAMP) ## Put the style right
 	$(BIN)/ruff check --fix

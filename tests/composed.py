@@ -1,6 +1,7 @@
 """Configurations composed as on the command line, and objects built from them: workspaces, servers, runs."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,13 @@ PROBE = ("+mechanism.probe._target_=tests.outside.probe.Probe",)  # no training,
 
 def compose(*overrides: str) -> DictConfig:
     """The configuration that `fedveil run OVERRIDES` would run."""
-    return composed(overrides)
+    return deepcopy(_composed(overrides))
 
 
-@lru_cache(maxsize=256)  # Hydra takes a fifth of a second to compose
+_composed = lru_cache(maxsize=256)(composed)  # Hydra takes a fifth of a second
+
+
+@lru_cache(maxsize=256)
 def canonical(*overrides: str) -> str:
     """The canonical text of the small configuration with these overrides."""
     return to_json(compose(*SMALL, *overrides))

@@ -77,6 +77,7 @@ def spin(seconds: float) -> None:
         pass
 
 
+@pytest.mark.alone
 def test_times_belong_to_their_phases_and_those_of_a_name_add_up():
     phases = Phases(CPU)
     spin(0.03)
@@ -93,6 +94,7 @@ def test_times_belong_to_their_phases_and_those_of_a_name_add_up():
     assert metrics["train.wall"] >= 0.39
 
 
+@pytest.mark.alone
 def test_wall_and_cpu_time_are_told_apart():
     phases = Phases(CPU)
     time.sleep(0.1)

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from results import environment
+
+
+@pytest.fixture(autouse=True)
+def no_devices() -> None:
+    """Not here: torch is asked."""
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -33,6 +37,8 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_versions_are_those_that_run() -> None:
+    import torch
+
     told = environment.describe()
     assert told["python"] == platform.python_version()
     packages = told["packages"]
@@ -43,6 +49,8 @@ def test_versions_are_those_that_run() -> None:
 
 
 def test_hardware_is_plausible_and_json() -> None:
+    import torch
+
     told = json.loads(json.dumps(environment.describe(), allow_nan=False))
     assert 1 <= told["cpu"]["usable_cores"] <= told["cpu"]["cores"]
     assert 2**28 < told["memory_bytes"] < 2**50

@@ -76,6 +76,7 @@ def test_computed_once_a_process() -> None:
     assert partition(node("iid"), data, 5, 1) is not partition(node("shards"), data, 5, 1)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kind", ["iid", "shards", "dirichlet"])
 def test_ten_thousand_clients_are_quick(kind: str) -> None:
     data = balanced(60_000)
@@ -125,6 +126,7 @@ def test_sizes_are_foreseen_as_the_sampler_draws_them(clients: int, alpha: float
     assert dirichlet_sizes(np.bincount(labels), clients, alpha, 11).tolist() == drawn
 
 
+@pytest.mark.alone
 def test_where_dirichlet_fails_the_error_names_what_works() -> None:
     data = balanced(1797)
     config = node("dirichlet", alpha=0.1)

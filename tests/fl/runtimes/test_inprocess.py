@@ -184,6 +184,7 @@ def test_a_context_travels_to_the_workers_and_back(workers):
     assert exchange(masked, grid, "unmask", range(8), 2, there=8) == 0
 
 
+@pytest.mark.alone
 def test_a_deadline_is_kept_with_workers_and_late_replies_are_forgotten(workers):
     work = workspace_of("clients=48", "+mechanism.nap._target_=tests.fl.runtimes.test_inprocess.Nap")
     grid = WorkerGrid(work.hash, 48, workers[1]._pool)

@@ -4,13 +4,14 @@ from privacy.errors import ConfigError
 from results.columns import SUMMARISED
 from results.published import registry
 from results.published.registry import Figure, Kind
-from tests.composed import compose
 
 NO_ADDRESS = {"link_arithmetic"}  # from a report quoted second hand; the figures follow from arithmetic only
 
 
 @pytest.mark.parametrize("name", registry.names())
 def test_what_is_published_here_can_be_run(name):
+    from tests.composed import compose
+
     table = registry.load(name)
     assert table.source.startswith("http") or name in NO_ADDRESS
     assert table.hardware
