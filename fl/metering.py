@@ -25,9 +25,8 @@ import torch
 from flwr.app import Array, RecordDict
 
 from privacy.spans import Recorder, recording
-from results.rows import WITNESS, Row
+from results.rows import PART, WITNESS, Row
 
-PART = "part"
 _METRICS = {
     "s": ("wall", "cpu", "comm_wall", PART),
     "bytes": ("peak_rss", "peak_cuda", "ciphertext_bytes", "comm_bytes"),

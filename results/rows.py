@@ -18,6 +18,7 @@ from polars.exceptions import PolarsError
 
 from results.files import damaged, replacing
 
+PART = "part"  # the metric of a step's time
 WITNESS = "witness"  # the phase in which a client inspects its own upload; not an overhead of the protection
 
 

@@ -42,18 +42,24 @@ def table(runs: pl.DataFrame, columns: Sequence[str] | None = None, networks: Se
     return Sheet(shown, rows, _unfinished(runs), (*meanings, *_notes(shown, rows), *_repetitions(runs)))
 
 
-def phases(runs: pl.DataFrame, columns: Sequence[str] | None = None) -> Sheet:
+def phases(runs: pl.DataFrame, columns: Sequence[str] | None = None, steps: bool = False) -> Sheet:
     """The table of `results.breakdown.breakdown`: a row for each configuration, party and phase.
+
+    Args:
+        runs: a frame of `results.runs.RUNS`.
+        columns: keys of the breakdown's columns; None for those that were measured.
+        steps: add a row for each step of a phase.
 
     Raises:
         ConfigError: a column that does not exist.
     """
-    allowed = {column.key: column for column in (CONFIGURATION, *breakdown.COLUMNS)}
-    chosen = None if columns is None else _columns(columns, allowed)
-    found = breakdown.breakdown(runs)
+    usual = breakdown.COLUMNS_WITH_STEPS if steps else breakdown.COLUMNS
+    chosen = None if columns is None else _columns(columns, {column.key: column for column in (CONFIGURATION, *usual)})
+    found = breakdown.breakdown(runs, steps)
     rows = _labelled(found.to_dicts())
-    shown = (CONFIGURATION, *(_measured(found, breakdown.COLUMNS) if chosen is None else chosen))
-    return Sheet(shown, rows, _unfinished(runs), (*breakdown.NOTES, *_meanings(shown, rows)))
+    shown = (CONFIGURATION, *(_measured(found, usual) if chosen is None else chosen))
+    notes = (*breakdown.NOTES, *(breakdown.STEP_NOTES if steps else ()))
+    return Sheet(shown, rows, _unfinished(runs), (*notes, *_meanings(shown, rows)))
 
 
 def _columns(keys: Sequence[str], allowed: Mapping[str, Column]) -> list[Column]:

@@ -24,9 +24,11 @@ def main(argv: Sequence[str]) -> int:
     networks = [load(name) for name in split(options.network)]
     if networks and options.breakdown:
         raise ConfigError.of("--network", options.network, "models whole rounds; leave --breakdown out")
+    if options.steps and not options.breakdown:
+        raise ConfigError("--steps: divides the phases of --breakdown; add --breakdown, or leave --steps out")
     with _uncollected():
         runs = collect_under(options.runs)
-        sheet = phases(runs, columns) if options.breakdown else table(runs, columns, networks)
+        sheet = phases(runs, columns, options.steps) if options.breakdown else table(runs, columns, networks)
     if options.plot is not None:
         from results.plots.overview import overview  # with it matplotlib
 
@@ -53,5 +55,6 @@ def _parser() -> argparse.ArgumentParser:
     add_output(parser)
     add_columns(parser)
     parser.add_argument("--breakdown", action="store_true", help="seconds and bytes, one line by party and phase")
+    parser.add_argument("--steps", action="store_true", help="with --breakdown: a line for each step of a phase too")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy and phases too: .png, .pdf or .svg")
     return parser

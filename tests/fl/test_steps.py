@@ -13,7 +13,7 @@ from fl.server import Errand
 from fl.workspace import Workspace
 from privacy.secure_sums.plain import PlainSum
 from privacy.spans import note, span
-from results.breakdown import by_phase
+from results.breakdown import ALL, by_phase, by_step
 from results.summary import summarise
 from tests.composed import MASKED, PROBE, canonical, workspace_of
 
@@ -98,6 +98,20 @@ def test_nothing_that_adds_up_times_sees_them(ran):
     final = {"rounds": 2}
     assert summarise(rows, parameters=PARAMETERS, final=final) == summarise(without, parameters=PARAMETERS, final=final)
     assert by_phase(rows).equals(by_phase(without))
+
+
+def test_the_lines_of_a_breakdown_are_these_steps_and_add_up_to_their_phase(ran):
+    (name, keys), rows = ran
+    lines = by_step(rows)
+    protect = lines.filter(party="clients", phase="protect")["step"].to_list()
+    opening = OPENER if keys == "clients" else set()
+    signing = {"sign"} if keys else set()
+    assert set(protect) == {ALL, "other"} | CLIENT[name] | signing | opening
+    summed = lines.filter(pl.col("step") != ALL).group_by("party", "phase").agg(pl.col("phase_s").sum().alias("steps"))
+    both = lines.filter(step=ALL).join(summed, on=["party", "phase"])
+    assert len(both) == len(lines.filter(step="other")) > 2
+    assert both["steps"].to_list() == pytest.approx(both["phase_s"].to_list(), rel=1e-9)
+    assert (lines["phase_s"].drop_nulls() >= -1e-9).all()
 
 
 def test_ciphertexts_of_an_upload_are_counted_as_they_are(ran):
