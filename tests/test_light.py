@@ -31,4 +31,4 @@ def test_light_tests_are_collected_without_heavy_libraries(paths):
 
 
 def test_a_heavy_library_would_be_seen():
-    assert "torch" in collected("tests/fl/test_models.py")[1]
+    assert "torch" in collected("tests/fl/models/test_plain.py")[1]
