@@ -357,6 +357,6 @@ def _caveats(meeting: Meeting, aggregate: str) -> Iterator[str]:
     if meeting.dealer is not None:
         yield "The dealer with any one party, or with what passes between them, reads every client's update."
     if meeting.insecure_provider:
-        yield "party/0 deals for all parties, and could read every update (secure_sum.insecure_provider=true)."
+        yield "Party/0 deals for all parties, and could read every update (secure_sum.insecure_provider=true)."
     if aggregate == "norm_bounded":
         yield "Of how many contributions kept to the norm, the total weight tells."
