@@ -1,4 +1,4 @@
-"""One party alone, in this process: what takes other parties is done on the whole value, all circuits are the real ones.
+"""One party alone, in this process: products and openings are done on the whole value, the circuits are the real ones.
 
 Real parties take seconds to start and their tests minutes: these see at once what a circuit makes of a value.
 """
