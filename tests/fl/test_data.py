@@ -165,10 +165,12 @@ def test_processes_at_once_decode_once(tmp_path: Path) -> None:
 
 
 def test_normalise_is_what_its_name_says(tmp_path: Path) -> None:
+    """By the mean and the deviation of the training images alone: those of the test images are far off."""
     images, labels = examples(200, (6, 6, 3))
     images[..., 1] //= 4
-    for split in ("train", "test"):
-        write_parquet(tmp_path / f"{split}.parquet", images, labels=labels)
+    darker = examples(100, (6, 6, 3), seed=1)[0] // 5 + 9
+    write_parquet(tmp_path / "train.parquet", images, labels=labels)
+    write_parquet(tmp_path / "test.parquet", darker, labels=labels[:100])
     data = load_data(node(path=str(tmp_path)))
     pixels = images.transpose(0, 3, 1, 2).astype(np.float64) / 255
     mean = pixels.mean(axis=(0, 2, 3))
@@ -179,6 +181,10 @@ def test_normalise_is_what_its_name_says(tmp_path: Path) -> None:
     assert out.dtype == torch.float32
     expected = (pixels - mean[:, None, None]) / std[:, None, None]
     assert np.allclose(out.numpy(), expected, atol=1e-5)
+    tested = darker.transpose(0, 3, 1, 2).astype(np.float64) / 255
+    expected = (tested - mean[:, None, None]) / std[:, None, None]
+    assert np.allclose(data.normalise(data.test.images).numpy(), expected, atol=1e-5)
+    assert (np.abs(expected.mean(axis=(0, 2, 3))) > 0.1).all(), "the two splits would be the same"
 
 
 def test_normalise_where_a_channel_is_constant(tmp_path: Path) -> None:
