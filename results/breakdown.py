@@ -34,7 +34,7 @@ NOTES = (
 STEP_NOTES = (
     f"A step is a part of a phase that the protocol names, such as encrypt; {ALL} is the whole phase.",
     "Steps are taken from the round with the phase's median time, or as the mean of the two rounds in the middle; "
-    f"{OTHER} is the rest of the phase, so steps and {OTHER} add up to the phase; a step that is missing there took 0 s.",
+    f"{OTHER} is the rest of the phase, so steps and {OTHER} add up to the phase; a step missing there took 0 s.",
 )
 BATCH = 200  # runs whose rows are in memory at a time
 PARTIES = {"server": "server", "client": "clients", "keyholder": "keyholder", "party": "parties"}

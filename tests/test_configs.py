@@ -22,9 +22,10 @@ from fl.workspace import Workspace
 from privacy.backend import PrivacyBackend
 from results.former_names import FORMER
 from tests.composed import compose
+from tests.paths import some
 
 PUBLISHED = {"privacy": privacy.PUBLIC, "fl.models": models.PUBLIC, "experiments.sweeps": sweeps.PUBLIC}
-FILES = sorted(path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.rglob("*/*.yaml"))  # less config.yaml
+FILES = [path.relative_to(CONFIGS).with_suffix("") for path in some(CONFIGS.rglob("*/*.yaml"))]  # less config.yaml
 # further overrides that an option needs, where the default does not fit
 BESIDE = {
     "runtime=deployment": ["clients=3"],

@@ -189,7 +189,9 @@ def test_a_client_reports_times_and_memory():
 
 
 def test_a_client_reports_nothing_where_that_is_asked():
+    told = canonical(*PROBE, "runtime.client_metrics=true")
     quiet = canonical(*PROBE, "runtime.client_metrics=false")
+    assert set(ask(told, node(told))) == {ARRAYS, ENVELOPE, METRICS}
     assert set(ask(quiet, node(quiet))) == {ARRAYS, ENVELOPE}
 
 

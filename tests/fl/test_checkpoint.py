@@ -11,6 +11,7 @@ from privacy.errors import RunRefused
 from results.rows import Row
 from tests.composed import MASKED, server_of, workspace_of
 from tests.fl.grids import Tampered
+from tests.paths import some
 
 LENGTH = 40
 
@@ -163,7 +164,7 @@ def test_what_is_damaged_restores_nothing(damage):
 
 def test_when_all_are_damaged_the_run_starts_afresh(tmp_path):
     checkpoints = saved(tmp_path, 3)
-    for path in tmp_path.glob("*.ckpt"):
+    for path in some(tmp_path.glob("*.ckpt")):
         path.write_bytes(b"")
     assert checkpoints.latest() is None
     assert checkpoints.rows().is_empty()
@@ -182,7 +183,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     checkpoints = saved(tmp_path, 2)
     (tmp_path / ".round-000002.ckpt.4711.tmp").write_bytes(b"half")
     assert_is(checkpoints.latest(), 1)
-    assert all(path.suffix != ".tmp" for path in tmp_path.iterdir())
+    assert all(path.suffix != ".tmp" for path in some(tmp_path.iterdir()))
 
 
 def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path):
@@ -190,7 +191,7 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path):
     with pytest.raises((AttributeError, TypeError)):
         checkpoints.save(state_of(2, oops=lambda: None), rows_of(2))
     assert_is(checkpoints.latest(), 1)
-    assert all(path.suffix != ".tmp" for path in tmp_path.iterdir())
+    assert all(path.suffix != ".tmp" for path in some(tmp_path.iterdir()))
 
 
 def test_saving_a_round_again_replaces_it(tmp_path):

@@ -203,3 +203,14 @@ def test_only_the_named_records_count():
     content["scalars"] = ConfigRecord({"s": "abc"})
     content["metrics"] = MetricRecord({"x": 1.0})
     assert serialised_bytes(content, ("arrays", "scalars", "missing")) == npy_bytes(np.zeros(2)) + 1 + 3 + 1
+
+
+def test_quartiles_are_of_what_clients_told_and_not_of_the_servers_own():
+    meter = Meter()
+    for client, norm in enumerate([4.0, 1.0, 3.0, 2.0, 5.0]):
+        meter.add(f"client/{client}", "client_dp", "update_norm", norm, "1")
+    meter.add("server", "client_dp", "update_norm", 1000.0, "1")
+    meter.add("client/0", "client_dp", "clip", 900.0, "1")
+    meter.quantiles("update_norm")
+    told = {row.metric: row.value for row in meter.take() if row.where == "server"}
+    assert told == {"update_norm": 1000.0, "update_norm_q25": 2.0, "update_norm_q50": 3.0, "update_norm_q75": 4.0}

@@ -214,10 +214,12 @@ def test_a_round_writes_its_rows_and_its_checkpoint(tmp_path):
 
 
 def test_a_client_that_reports_nothing_leaves_its_bytes_alone(tmp_path):
-    run(tmp_path, "runtime.client_metrics=false")
-    rows = Checkpoints(tmp_path, 2).rows()
-    of_clients = rows.filter(rows["where"].str.starts_with("client/"))
-    assert set(of_clients["metric"]) == {"up_bytes", "down_bytes", "envelope_bytes"}
+    always = {"up_bytes", "down_bytes", "envelope_bytes"}
+    for reports, metrics in (("false", always), ("true", {*always, "wall", "cpu", "peak_rss"})):
+        run(tmp_path / reports, f"runtime.client_metrics={reports}")
+        rows = Checkpoints(tmp_path / reports, 2).rows()
+        of_clients = rows.filter(rows["where"].str.starts_with("client/"))
+        assert set(of_clients["metric"]) == metrics
 
 
 def test_the_mechanisms_see_the_raw_sum(tmp_path):

@@ -141,7 +141,11 @@ def test_clients_tell_nothing_else(ran):
 
 
 def test_clients_that_report_nothing_report_no_steps(tmp_path):
-    rows = rows_of(tmp_path, *PROBE, *overrides_of(("bfv", "clients")), "runtime.client_metrics=false")
+    overrides = (*PROBE, *overrides_of(("bfv", "clients")))
+    told = rows_of(tmp_path / "told", *overrides, "runtime.client_metrics=true")
+    assert set(told.filter(pl.col("metric") == "part")["where"]) > {"server", "client/0"}
+    assert not told.filter(pl.col("metric") == "ciphertexts").is_empty()
+    rows = rows_of(tmp_path / "quiet", *overrides, "runtime.client_metrics=false")
     assert set(rows.filter(pl.col("metric") == "part")["where"]) == {"server"}
     assert rows.filter(pl.col("metric") == "ciphertexts").is_empty()
 

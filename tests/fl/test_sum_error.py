@@ -17,7 +17,7 @@ from fl.checkpoint import Checkpoints
 from fl.config.identity import hash_of
 from fl.node import APPROVED
 from fl.server import Errand, Server
-from fl.sum_error import ClearContributions
+from fl.sum_error import ClearContributions, SumError, require_within
 from fl.transport import ARRAYS, CLEAR, ENVELOPE, METRICS
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, NonFiniteContribution, PrivacyRefusal
@@ -259,3 +259,13 @@ def test_epsilon_does_not_hold_against_a_server_that_is_told():
     noised = ("mechanism=distributed_dp", "delta=1e-2", "secure_sum=pad")
     assert workspace_of(*noised).backend.holds_against("client") == ["outsider", "server"]
     assert workspace_of(*noised, MEASURED).backend.holds_against("client") == ["outsider"]
+
+
+@pytest.mark.parametrize(("largest", "within"), [(0.5, True), (1.0, True), (1.0001, False), (np.nan, False)])
+def test_a_sum_further_off_than_it_may_be_or_of_no_numbers_is_refused(largest, within):
+    total = Total(np.zeros(2), 1.0, ("client/0", "client/1"))
+    if within:
+        require_within(SumError(largest, 0.1, 1.0), total, "ckks")
+    else:
+        with pytest.raises(PrivacyRefusal, match=r"secure_sum=ckks: the sum of 2 contributions is off by"):
+            require_within(SumError(largest, 0.1, 1.0), total, "ckks")

@@ -8,9 +8,10 @@ import time
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_to_proto
 
 from fl.runtimes.inprocess import FIRST_CLIENT_NODE, InProcessGrid
-from fl.transport import ADDRESS, ENVELOPE, FAILURE, METRICS, MODEL, unpack
+from fl.transport import ADDRESS, ENVELOPE, FAILURE, METRICS, MODEL, pack, unpack
 from privacy.errors import ConfigError, RuntimeFailure
 from privacy.secure_sums.contract import Exchange
 from tests.composed import MASKED, attempt_of, transport_of, workspace_of
@@ -269,3 +270,17 @@ def test_the_time_of_a_stage_is_that_of_its_exchange(work):
     wall_s = Asked(work, Tampered(work, slowly)).rows["transport", "collect", "wall"]
     assert 0.2 <= wall_s < 5
     assert not math.isnan(wall_s)
+
+
+def test_scalars_go_up_as_they_do_in_flowers_own_message(work):
+    """Of a reply with an array, a blob and scalars; Flower's framing is at most 40 bytes a value."""
+    records = {"vector": np.arange(100.0), "blob": bytes(300), "note": "größer" * 100, "count": 3, "share": -0.5}
+    asked = Asked(work, Tampered(work, lambda _, reply: [with_content(reply, pack(records))]))
+    counted = asked.rows["client/1", "collect", "up_bytes"]
+    serialised = len(recorddict_to_proto(pack(records)).SerializeToString())
+    assert serialised - 40 * len(records) <= counted <= serialised
+    without = {name: value for name, value in records.items() if name in ("vector", "blob")}
+    fewer = Asked(work, Tampered(work, lambda _, reply: [with_content(reply, pack(without))]))
+    assert counted - fewer.rows["client/1", "collect", "up_bytes"] == sum(
+        (len("note") + len(("größer" * 100).encode()), len("count") + 8, len("share") + 8)
+    )

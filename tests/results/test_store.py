@@ -13,6 +13,7 @@ import pytest
 from privacy.errors import RunRefused
 from results.rows import Row, to_frame
 from results.store import RunDirectory, default_directory, is_locked, open_run
+from tests.paths import some
 from tests.results.samples import canonical, configuration
 
 TEXT = canonical(configuration())
@@ -131,12 +132,19 @@ def test_finished(tmp_path: Path, status: str, finished: bool) -> None:
         assert run.finished is finished
 
 
+def times(directory: Path) -> dict[Path, int]:
+    """When each file but the lock was written last."""
+    return {path: path.stat().st_mtime_ns for path in some(directory.iterdir()) if path.name != ".fedveil.lock"}
+
+
 def test_opening_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     run = finish(tmp_path / "run")
-    before = {path: path.stat().st_mtime_ns for path in run.path.iterdir() if path.name != ".fedveil.lock"}
+    before = times(run.path)
     with open_run(run.path, TEXT, "out: elsewhere\n", force=False) as again:
         assert again.finished
-    assert {path: path.stat().st_mtime_ns for path in run.path.iterdir() if path.name != ".fedveil.lock"} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in some(run.path.iterdir()) if path.name != ".fedveil.lock"
+    } == before
 
 
 def test_a_held_folder_is_refused_at_once_until_its_holder_is_killed(tmp_path: Path) -> None:

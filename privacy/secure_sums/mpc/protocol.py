@@ -357,6 +357,6 @@ def _caveats(meeting: Meeting, aggregate: str) -> Iterator[str]:
     if meeting.dealer is not None:
         yield "The dealer can read every client's update with the help of any one party or of the parties' messages."
     if meeting.insecure_provider:
-        yield "party/0 deals for all parties, and could read every update (secure_sum.insecure_provider=true)."
+        yield "Party/0 deals for all parties, and could read every update (secure_sum.insecure_provider=true)."
     if aggregate == "norm_bounded":
         yield "The total weight tells how many contributions kept to the norm."

@@ -13,6 +13,7 @@ from experiments.sweeps import cores_and_gpus as sharing
 from experiments.sweeps import objectives
 from privacy.errors import ConfigError
 from tests.experiments.command import QUICK, Ended, Here, environment, fedveil, read
+from tests.paths import some
 
 CELLS = (*QUICK, "rounds=1", "clients=3", "privacy=bfv", "seed=1,2")  # exact: CKKS rounds afresh each time
 
@@ -196,10 +197,10 @@ def test_a_wrong_objective_is_refused_before_anything_runs(here: Here, tmp_path:
 def test_forcing_a_sweep_runs_each_cell_once(here: Here, tmp_path: Path) -> None:
     plain = ("sweep", *QUICK, "rounds=1", "secure_sum=pad,plain", "out=cells")
     assert here(*plain).status == 0
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
+    before = {path: path.stat().st_mtime_ns for path in some(tmp_path.rglob("summary.json"))}
     ended = here(*plain, "force=true")
     assert ended.status == 0
-    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
+    after = {path: path.stat().st_mtime_ns for path in some(tmp_path.rglob("summary.json"))}
     assert len(after) == 2
     assert all(after[path] > before[path] for path in before)
     assert ended.out.count("(finished earlier") == 1, "the plain cell is the twin that ran a moment ago"

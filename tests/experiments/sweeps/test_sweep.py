@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.experiments.command import QUICK, Ended, Here, fedveil, read, refused
+from tests.paths import some
 
 LR_ERROR = "training.lr=-1.0: must be a finite number above 0"
 SWEEP = ("sweep", *QUICK, "seed=1,2", "training.lr=0.1,-1")
@@ -48,13 +49,13 @@ def test_failing_cells_are_recorded_and_finished_ones_skipped(here: Here, tmp_pa
     weights = assert_swept(first, tmp_path / "cells")
     assert len(set(weights.values())) == 2
     assert "finished earlier" not in first.out
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
+    kept = {path: path.stat().st_mtime_ns for path in some(tmp_path.rglob("summary.json"))}
     second = here(*SWEEP, "out=cells")
     assert assert_swept(second, tmp_path / "cells") == weights
     assert second.out.count("(finished earlier; force=true runs it again)") == 2
     assert second.err.count(f"{LR_ERROR} (failed earlier; output.retry=true tries again)") == 2
     assert "failed earlier" not in here(*SWEEP, "out=cells", "output.retry=true").err
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")} == kept
+    assert {path: path.stat().st_mtime_ns for path in some(tmp_path.rglob("summary.json"))} == kept
     # a sweep that goes further computes the new cell alone
     more = here("sweep", *QUICK, "seed=2,3", "training.lr=0.1", "out=cells")
     assert more.status == 0

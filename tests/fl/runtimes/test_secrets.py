@@ -26,6 +26,7 @@ from privacy.secure_sums.he.ring import ring
 from tests.composed import canonical
 from tests.experiments.command import ROOT, Here, read
 from tests.fl.runtimes.recording import Recorder, recorded
+from tests.paths import some
 
 CLIENTS = 3
 ROUNDS = 2
@@ -84,7 +85,7 @@ def as_numbers(work: Workspace, secrets: Mapping[str, bytes]) -> dict[str, bytes
 def mask_keys(folder: Path, identities: Mapping[Address, Identity], roster: Roster) -> dict[str, bytes]:
     """The key of each mask of the run, and the seed that the mask expands from."""
     found: dict[str, bytes] = {}
-    for file in sorted(folder.glob("*-collect-*.received")):
+    for file in some(folder.glob("*-collect-*.received")):
         request = recorded(file.with_suffix(".sent"))
         records = unpack(recorded(file))
         envelope = request[ENVELOPE]
@@ -100,7 +101,7 @@ def mask_keys(folder: Path, identities: Mapping[Address, Identity], roster: Rost
 
 def contents(folder: Path, but: str) -> Iterator[tuple[Path, bytes]]:
     """The contents of all files below a folder, except those in one subfolder."""
-    for path in folder.rglob("*"):
+    for path in some(folder.rglob("*")):
         if path.is_file() and path.relative_to(folder).parts[0] != but:
             yield path, path.read_bytes()
 

@@ -94,6 +94,7 @@ def test_the_norm_is_met_within_two_hundredths(committee, bits, bound):
 HUGE = {
     "squares that add up to 2^64": lambda row: row.__setitem__(slice(0, 1024), 1 << 27),
     "one square of 2^64": lambda row: row.__setitem__(0, 1 << 32),
+    "one negative square of 2^64": lambda row: row.__setitem__(0, -(1 << 32)),
     "a thousand of 65,536": lambda row: row.__setitem__(slice(0, 1000), 65_536 * ONE),
     "the largest word": lambda row: row.__setitem__(5, 2**63 - 1),
     "the smallest word": lambda row: row.__setitem__(5, -(2**63)),
