@@ -61,8 +61,8 @@ BAD: list[tuple[list[str], str, str]] = [
     (["model=null"], "model=null: ", "allowed are cnn, .*, mlp, moderate_cnn, resnet18_gn"),
     # objects
     (
-        ["secure_sum._target_=privacy.CkksSum"],
-        "secure_sum._target_=privacy.CkksSum: ",
+        ["secure_sum._target_=privacy.he.CkksSum"],
+        "secure_sum._target_=privacy.he.CkksSum: ",
         "is called privacy.CkksSum now: name it so$",
     ),
     (

@@ -101,9 +101,9 @@ def test_a_run_that_is_going_on_is_running(tmp_path: Path) -> None:
 def test_a_run_with_former_class_names_is_one_of_the_present_configuration(tmp_path: Path) -> None:
     """Written as a literal: what a run of the version before holds."""
     former = configuration(
-        secure_sum={"_target_": "privacy.PlainSum"},
+        secure_sum={"_target_": "privacy.secure_sum.PlainSum"},
         model={"_target_": "fl.private_models.CnnTanh"},
-        mechanism={"dp": {"_target_": "privacy.DpSgd", "clip": 1.0}},
+        mechanism={"dp": {"_target_": "privacy.dp_sgd.DpSgd", "clip": 1.0}},
     )
     present = configuration(
         model={"_target_": "fl.models.CnnTanh"}, mechanism={"dp": {"_target_": "privacy.DpSgd", "clip": 1.0}}
