@@ -3,10 +3,10 @@
 # ---- what several cards say
 
 SIMULATION = "This is a simulation: one party plays all roles and holds all keys."
-GONE = "A client that is gone is left out of the round."
+GONE = "A client that drops out is left out of the round."
 WITHOUT_KEYHOLDER = f"{GONE} Without the keyholder a round fails."
 WITHOUT_OPENER = f"{GONE} Without the client that was elected to open, a round fails."
-WITHOUT_PARTY = f"{GONE} A party that is gone ends the run."
+WITHOUT_PARTY = f"{GONE} The loss of a party ends the run."
 AMONG_TWO = "Nothing is opened over fewer than 2 clients (server.min_contributors)."
 WEIGHTS = "Weights tell how many examples a client holds, not declared public (training.weighting=examples)."
 WHEN = "Who takes part in which round, and when each answers, is in sight of the server."
@@ -62,30 +62,30 @@ ANY_CLIENT_OPENS = {
 }
 PARTIES = {
     "Each party holds one additive share of each update.",
-    "The server sees sealed boxes, and what is opened.",
-    "Each party sees what is opened.",
+    "The server sees sealed boxes, and the opened result.",
+    "Each party sees the opened result.",
     WITHOUT_PARTY,
-    "The parties are taken to compute as they should: security is passive.",
+    "The parties are assumed to follow the protocol: security is passive.",
     "The parties learn each round's total, too.",
 }
 NO_DEALER = "Not all 3 parties collude (any 2 may, with the server)."
 ALL_PARTIES = "Party/0 and party/1 and party/2 together read one client's update."
-ON_THE_MACHINE = "What passes between the parties is not encrypted: it stays on the machine."
+ON_THE_MACHINE = "Messages between the parties are not encrypted: they stay on the machine."
 DEALT = {
-    "Not all 3 parties collude (any 2 may, with the server), and the dealer with none of them.",
+    "Not all 3 parties collude (any 2 may, with the server), and the dealer colludes with none of them.",
     "The dealer holds the correlated randomness that products consume.",
     ALL_PARTIES,
     "The dealer and any one party together read one client's update.",
-    "The dealer with any one party, or with what passes between them, reads every client's update.",
+    "The dealer can read every client's update with the help of any one party or of the parties' messages.",
     ON_THE_MACHINE,
 }
 NEIGHBOURS = {
-    "Each client holds its own masks' keys, and a share of those of each neighbour.",
-    "The server sees masked vectors, the keys of those who dropped out, and the sum.",
-    "Any client can end a round, with a share that is wrong.",
+    "Each client holds the keys of its own masks, and a share of each neighbour's keys.",
+    "The server sees masked vectors, the keys of clients that dropped out, and the sum.",
+    "Any client can end a round with a wrong share.",
 }
 OF_TEN = {
-    f"{GONE} Its masks are taken off with the shares of 7 neighbours.",
+    f"{GONE} Its masks are removed with the shares of 7 neighbours.",
     "Of a cohort of 10, 7 must be left, or the round is refused.",
 }
 WRONG_SERVER = "It takes 7 neighbours where the server follows the protocol."
@@ -110,7 +110,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *HIDDEN,
             SIMULATION,
             "The server and any client do not collude.",
-            "Each client holds the key of its own mask (whoever is elected to open: those of all).",
+            "Each client holds the key of its own mask (the client that is elected to open: the keys of all masks).",
             "The server sees protected messages, and the sum.",
             "Any one client sees the sum.",
             "The server and any one client together read one client's update.",
@@ -252,7 +252,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             NO_DEALER,
             ALL_PARTIES,
             SIMULATION,
-            "What passes between the parties is not encrypted: it goes through the tunnel wg0.",
+            "Messages between the parties are not encrypted: they go through the tunnel wg0.",
         },
     ),
     "median": (MEDIAN, {*UNWEIGHTED, *PARTIES, *DEALT, SIMULATION}),
@@ -275,7 +275,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *PARTIES,
             *DEALT,
             SIMULATION,
-            "Of how many contributions kept to the norm, the total weight tells.",
+            "The total weight tells how many contributions kept to the norm.",
         },
     ),
     "secagg": (
@@ -309,10 +309,10 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             SIMULATION,
             "The server does not collude with 6 of a client's 66 neighbours.",
             "The server and 6 of a client's 66 neighbours together read one client's update.",
-            f"{GONE} Its masks are taken off with the shares of 36 neighbours.",
+            f"{GONE} Its masks are removed with the shares of 36 neighbours.",
             "It takes 36 neighbours where the server follows the protocol.",
             "Of a cohort of 100, 70 must be left, or the round is refused.",
-            "A server that colludes with clients can try keys until a graph suits it: each one does with probability "
+            "A server that colludes with clients can try keys until a graph suits it: a try succeeds with probability "
             "2^-40 at most (secure_sum.collusion_rate=0.05).",
         },
     ),
@@ -327,7 +327,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             GONE,
             "A sum over one client alone is opened, which is its update (server.min_contributors=1).",
             "Of a cohort of 1, 1 must be left, or the round is refused.",
-            "Any client can end a round, with a share that is wrong.",
+            "Any client can end a round with a wrong share.",
         },
     ),
 }
