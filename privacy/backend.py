@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from privacy.checks import UNITS
 from privacy.errors import ConfigError
-from privacy.mechanisms.contract import ClientJob, Mechanism, Plan, ServerJob
+from privacy.mechanisms.contract import PARTIES, ClientJob, Mechanism, Plan, ServerJob
 from privacy.secure_sums.contract import SecureSum
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class PrivacyBackend:
         kinds = [type(mechanism) for mechanism in self.mechanisms]
         if len(set(kinds)) < len(kinds):
             raise ConfigError.of("mechanism", self.name, "holds the same mechanism twice; configure it once")
-        if self.secure_sum.noise is not None and not any(m.noised_by_parties for m in self.mechanisms):
+        if self.secure_sum.noise is not None and not any(m.noised_by == PARTIES for m in self.mechanisms):
             allowed = "noise protects updates that are clipped: use mechanism=party_dp beside it"
             raise ConfigError.of("secure_sum/aggregate", "noised_sum", allowed)
 

@@ -27,7 +27,7 @@ from privacy.randomness import Randomness
 from privacy.sealing import Header, Identity, Roster
 from privacy.secure_sums.declarations import Declarations, Encoding, Open, Rehearsal
 from privacy.secure_sums.meeting import Meeting, Peers
-from privacy.secure_sums.trust import EVERYTHING, Trust
+from privacy.secure_sums.trust import EVERYTHING, UNSAID, Trust
 from privacy.secure_sums.vectors import Total, Vector, VectorSpec
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class SecureSum(ABC):
     round at which clients are asked, where the protocol lists them. `roles`: the parties beside clients and server.
     `meeting`: their connection to one another, where they need one. `noise`: the noise that they add to the sum, if
     any. `additive`: the opened value is the sum. `uniform`: it needs equal weights. `bound`: the largest value of an
-    update, where its range is limited. `caveats`: whole sentences about the limits of its protection.
+    update, where its range is limited.
     """
 
     name: str
@@ -160,7 +160,6 @@ class SecureSum(ABC):
     bound: float = math.inf
     additive: bool = True
     uniform: bool = False
-    caveats: tuple[str, ...] = ()
     noise: "PartyNoise | None" = None
 
     @property
@@ -169,8 +168,11 @@ class SecureSum(ABC):
         return self.name
 
     def trust(self, spec: VectorSpec) -> Trust:  # noqa: ARG002
-        """The trust assumptions: the keys and views of each party. By default the protocol protects nothing."""
-        return EVERYTHING
+        """The trust assumptions and the sentences of the threat card. By default the protocol protects nothing.
+
+        A protocol that `hides` and does not override this says so on the card.
+        """
+        return UNSAID if self.hides else EVERYTHING
 
     def tolerance(self, spec: VectorSpec) -> float:  # noqa: ARG002
         """The largest absolute error of the sum, per contribution.

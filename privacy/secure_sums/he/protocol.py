@@ -21,7 +21,7 @@ With `broadcast` every client opens a copy of the sum, as with NVIDIA FLARE.
 import hashlib
 from abc import abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from privacy.addresses import KEYHOLDER, Address, is_client
 from privacy.checks import positive
@@ -123,8 +123,26 @@ class OpenedSum(SecureSum):
         """
 
     def trust(self, spec: VectorSpec) -> Trust:
-        """The trust assumptions, for either value of `keys`."""
-        return of_opener(bool(self.roles), self.masks, encrypted=self._scheme(spec).parameters is not None)
+        """The trust assumptions, for either value of `keys`, and the limits of the protocol."""
+        trust = of_opener(bool(self.roles), self.masks, encrypted=self._scheme(spec).parameters is not None)
+        return replace(trust, sentences={"protocol": tuple(self._limits())})
+
+    @property
+    def _opener(self) -> str:
+        return "the keyholder" if self.roles else "the client that opens a sum"
+
+    def _limits(self) -> Iterator[str]:
+        """Sentences about the limits of the protection."""
+        if self.masks:
+            return
+        yield f"Nothing is masked (secure_sum.masks=false): {self._opener} decrypts whatever the server sends it."
+        yield from self._leakage()
+        if self.broadcast:
+            yield "Every client opens the sum (secure_sum.broadcast=true)."
+
+    def _leakage(self) -> Iterator[str]:
+        """Sentences about the leakage of a decryption about the key."""
+        yield from ()
 
     def tolerance(self, spec: VectorSpec) -> float:
         """The tolerance of the scheme."""

@@ -6,7 +6,7 @@ the sensitivities, and signs the positions to be encrypted. The stages are then:
 al. 2023, arXiv 2303.10837, section 2.4).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from privacy.addresses import Address
@@ -59,7 +59,19 @@ class SelectiveSum(OpenedSum):
         if self.hides:
             return whole
         sees = {**whole.sees, "the server": f"{1 - self.fraction:.4g} of each update, and the sum"}
-        return replace(whole, coalitions=SERVER_ALONE, sees=sees)
+        return replace(whole, coalitions=SERVER_ALONE, sees=sees, reads="a part of one client's update")
+
+    def _limits(self) -> Iterator[str]:
+        yield from super()._limits()
+        if not self.hides:
+            chosen = "by the clients' sensitivities" if self.surveys else "at random, the same ones in every round"
+            yield (
+                f"The server sees {1 - self.fraction:.4g} of the values of each client's update, and which they are; "
+                f"the others were chosen {chosen} (secure_sum.encrypt_fraction={self.fraction:g})."
+            )
+        if self.surveys:
+            learns = f"{self._opener} learns all, and the server which are the largest"
+            yield f"Of the sum of the clients' sensitivities {learns}."
 
     def _carried(self, spec: VectorSpec) -> VectorSpec:
         """The spec of the encrypted part of a vector."""

@@ -5,6 +5,8 @@ Both halves of their common protocol are in `privacy.secure_sums.he.protocol` an
 `privacy.secure_sums.he.codecs`.
 """
 
+from collections.abc import Iterator
+
 from privacy.checks import positive
 from privacy.errors import ConfigError
 from privacy.secure_sums.he.codecs import CipherScheme, FloodingRule, bfv_scheme, ckks_scheme, pad_scheme
@@ -50,6 +52,14 @@ class CkksSum(SelectiveSum):
     def scheme(self, spec: VectorSpec) -> CipherScheme:
         """Return CKKS at the scale that the cohort allows."""
         return ckks_scheme(spec, self._parameters, self.symmetric, self.flooding)
+
+    def _leakage(self) -> Iterator[str]:
+        """Yield the leakage of an approximate decryption about the key (Li and Micciancio 2021)."""
+        if self.flooding is None:
+            yield "An opened sum tells the server the secret key of its round (secure_sum.flooding_bits=0)."
+        else:
+            bits = self.flooding.bits
+            yield f"Noise hides the key of a round in its opened sum, to 2^-{bits} (secure_sum.flooding_bits)."
 
 
 class BfvSum(SelectiveSum):

@@ -103,7 +103,6 @@ class CryptenSum(SecureSum):
         self.roles = tuple(party_address(party) for party in range(parties))
         dealer = None if self._aggregate.linear or insecure_provider else DEALER
         self.meeting = Meeting(self.roles, timeout_s, rendezvous, tunnel, dealer, insecure_provider)
-        self.caveats = tuple(_caveats(self.meeting, self._aggregate.name))
         self.assumption = _assumption(self.meeting)
 
     @property
@@ -123,7 +122,8 @@ class CryptenSum(SecureSum):
             coalitions = [(party_address(0),)]
         sees = {"the server": "sealed boxes, and the opened result", "each party": "the opened result"}
         drop_out = f"{LEFT_OUT} The loss of a party ends the run."
-        return Trust(tuple(coalitions), drop_out, holds, sees)
+        limits = {"protocol": tuple(_limits(meeting, self._aggregate.name))}
+        return Trust(tuple(coalitions), drop_out, holds, sees, sentences=limits)
 
     def ring(self, spec: VectorSpec) -> ShareRing:
         """Return the ring of a spec's vectors: the narrowest that holds their sum, or 64 bits for other aggregates.
@@ -349,7 +349,7 @@ def _assumption(meeting: Meeting) -> str:
     return collude if meeting.dealer is None else f"{collude}, and the dealer colludes with none of them"
 
 
-def _caveats(meeting: Meeting, aggregate: str) -> Iterator[str]:
+def _limits(meeting: Meeting, aggregate: str) -> Iterator[str]:
     yield "The parties are assumed to follow the protocol: security is passive."
     yield "The parties learn each round's total, too."
     where = "stay on the machine" if meeting.tunnel is None else f"go through the tunnel {meeting.tunnel}"
