@@ -187,7 +187,7 @@ def _beyond(work: Workspace) -> Iterator[str]:
     """Yield the risks that no protocol of this project removes."""
     if work.hides_something:
         yield "A client that lies about a hidden update or weight is not found out by the sum."
-        if not work.backend.secure_sum.pinned or work.relayed:
+        if not work.backend.secure_sum.needs.roster or work.relayed:
             yield "Nothing keeps one party from posing as many clients."
         else:
             yield "A roster keeps strangers out, not several of its clients who subtract their updates from a sum."

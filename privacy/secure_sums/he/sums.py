@@ -6,6 +6,7 @@ Both halves of their common protocol are in `privacy.secure_sums.he.protocol` an
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from privacy.checks import positive
 from privacy.errors import ConfigError
@@ -83,7 +84,7 @@ class BfvSum(SelectiveSum):
         super().__init__(keys, bound, masks, broadcast, encrypt_fraction, encrypt_by)
         self._value_bits = value_bits
         self._rounds = rounds
-        self.exact = self.hides  # the clear part of an update holds no residues
+        self.carries = replace(self.carries, exact=self.hides)  # the clear part of an update holds no residues
 
     @property
     def symmetric(self) -> bool:
@@ -99,10 +100,10 @@ class PadSum(OpenedSum):
     """Exact sums of fixed-point values under one-time masks alone: the baseline for encryption."""
 
     name = "pad"
-    exact = True
 
     def __init__(self, keys: str = "keyholder", bound: float = 1.0, value_bits: int = 16) -> None:
         super().__init__(keys, bound)
+        self.carries = replace(self.carries, exact=True)
         self._value_bits = value_bits
 
     @property

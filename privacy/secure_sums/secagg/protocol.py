@@ -63,6 +63,7 @@ from privacy.secure_sums.secagg.keys import (
 from privacy.secure_sums.secagg.masks import MaskedVectors
 from privacy.secure_sums.secagg.server_state import BOX_BYTES, Collected
 from privacy.secure_sums.secagg.shamir import SHARE_BYTES, split
+from privacy.secure_sums.traits import Carries, Needs
 from privacy.secure_sums.trust import EVERYTHING, LEFT_OUT, Trust
 from privacy.secure_sums.vectors import Vector, VectorSpec
 from privacy.spans import span
@@ -87,9 +88,8 @@ class SecAggSum(SecureSum):
     """
 
     name = "secagg"
-    exact = True
     hides = True
-    pinned = True
+    needs = Needs(roster=True)
     stages = ("advertise", "share_keys", "mask", "confirm", "unmask")
 
     def __init__(
@@ -105,7 +105,7 @@ class SecAggSum(SecureSum):
         correctness_bits: int = 20,
     ) -> None:
         positive(f"{KEY}.bound", bound)
-        self.bound = float(bound)
+        self.carries = Carries(exact=True, bound=float(bound))
         self._value_bits = value_bits
         self._bounds = Bounds(dropout_rate, collusion_rate, server, security_bits, correctness_bits)
         size = max(clients if cohort is None else cohort, 1)
