@@ -157,7 +157,7 @@ def credentials(work: Workspace, address: Address, context: Context, stage: str)
     """
     secure_sum = work.backend.secure_sum
     folder = context.node_config.get(KEYS)
-    if not secure_sum.pinned:
+    if not secure_sum.needs.roster:
         return None
     if folder is not None and work.relayed:
         return relaying.credentials(Path(str(folder)), address, work, stage)

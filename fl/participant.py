@@ -125,7 +125,7 @@ def contribution(work: Workspace, request: Request, memory: MutableMapping[str, 
     if request.model_D is None:
         raise ProtocolError(f"stage {request.stage} asks for a contribution without a model")
     client = client_index(request.address)
-    first = SETUP_ROUND if work.backend.secure_sum.surveys else 1
+    first = SETUP_ROUND if work.backend.secure_sum.needs.survey else 1
     if client >= work.config.clients or not first <= request.round <= work.config.rounds:
         raise ProtocolError(f"{request.address} has nothing to contribute to round {request.round}")
     seed = seed_generators(work.device, work.config.seed, "train", request.round, client)

@@ -135,7 +135,7 @@ class Server:
         """Distribute keys, once a run; clients contribute nothing, except sensitivities to some secure sums."""
         self.meter.round = SETUP_ROUND
         secure_sum = self.work.backend.secure_sum
-        roles = [*(client_address(client) for client in self.work.candidates), *secure_sum.roles]
+        roles = [*(client_address(client) for client in self.work.candidates), *secure_sum.parties.roles]
         with self.meter.span("server", "setup"):
             self._drive(secure_sum.setup(roles, self.work.spec), self._attempt(), self.weights.detach().numpy())
         self._save()
@@ -179,7 +179,7 @@ class Server:
 
     def _sum(self, attempt: Attempt, addresses: Sequence[Address]) -> Total:
         flow = self.work.backend.secure_sum.server(addresses, self.work.spec)
-        assert self._roster is not None or not self.work.backend.secure_sum.pinned, "replies are signed"
+        assert self._roster is not None or not self.work.backend.secure_sum.needs.roster, "replies are signed"
         return self._drive(flow, attempt, self.weights.detach().numpy())
 
     def _measured_sum(self, attempt: Attempt, addresses: Sequence[Address]) -> Total:
@@ -233,7 +233,11 @@ class Server:
             TooFewContributors: the total weight is zero, up to the tolerance of the sum.
         """
         if total.weight <= len(total.survivors) * self.work.tolerance:  # an approximate sum of zeros is not exactly 0
-            why = "no client holds an example" if self.work.backend.secure_sum.additive else "no contribution counted"
+            why = (
+                "no client holds an example"
+                if self.work.backend.secure_sum.carries.additive
+                else "no contribution counted"
+            )
             raise TooFewContributors(f"the total weight of the contributions is 0: {why}")
         backend = self.work.backend
         size = self.work.cohort_size
@@ -309,7 +313,7 @@ def progress_bar(wanted: bool) -> Progress:
 
 
 def _roster(work: Workspace, errand: Errand) -> Roster | None:
-    if work.relayed or not work.backend.secure_sum.pinned:
+    if work.relayed or not work.backend.secure_sum.needs.roster:
         return None
     assert errand.roster is not None, "the caller that starts a run makes or reads a roster"
     require_everybody(errand.roster, work.everybody)

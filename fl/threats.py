@@ -1,26 +1,18 @@
 """The threat card of a configuration: each role's secrets and view, the coalitions that read an update, and the limits.
 
 The limits are risks that no setting removes. Each line is a whole sentence, computed from the configuration; topics put
-the lines in order. The card's epsilon is that of the run as planned; a run's ledger holds its actual epsilon.
+the lines in order. The secure sum and the mechanisms say their own sentences, which come first in their topic. The
+card's epsilon is that of the run as planned; a run's ledger holds its actual epsilon.
 """
 
-import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeGuard
 
 from fl.workspace import HIDDEN_AMONG, Workspace
 from privacy.accounting.ledger import Ledger
-from privacy.secure_sums.contract import SecureSum
-from privacy.secure_sums.trust import SERVER_ALONE, Trust
+from privacy.mechanisms.contract import CLIENT, NOISERS, Mechanism
+from privacy.secure_sums.trust import SERVER_ALONE, TOPICS, Trust
 from privacy.witness.examine import FALSE_ALARM
 
-if TYPE_CHECKING:  # they take TenSEAL, which other sums can do without
-    from privacy.secure_sums.he.protocol import OpenedSum
-    from privacy.secure_sums.he.selective_protocol import SelectiveSum
-    from privacy.secure_sums.he.sums import CkksSum
-
-FLOATING = ("dp_sgd", "client_dp", "dp_ftrl", "local_dp")  # mechanisms whose noise is no integer
-NOISED_BY_CLIENTS = ("dp_sgd", "local_dp", "distributed_dp")
 NEIGHBOURS = {
     "add_remove": "differ by one {unit}, there or not",
     "replace": "differ in one {unit}, replaced by another",
@@ -29,27 +21,40 @@ NEIGHBOURS = {
 
 
 def explained(work: Workspace) -> dict[str, list[str]]:
-    """Return the sentences by topic, in reading order; topics without sentences are left out."""
+    """Return the sentences by topic, in reading order; topics without sentences are left out.
+
+    Topics that a backend adds to `TOPICS` come last.
+    """
     trust = work.backend.secure_sum.trust(work.spec)
-    topics = {
-        "trust": [f"{_capital(work.assumption)}.", *_measured(work)],
+    told = _told(work, trust)
+    computed = {
+        "trust": list(_measured(work)),
         "keys": [*_holders(trust), *_holders_of_keys(work)],
         "sight": [f"{_capital(party)} sees {what}." for party, what in trust.sees.items()],
         "coalition": list(_coalitions(work, trust)),
         "drop-out": [trust.drop_out, *_least(work)],
-        "protocol": [*work.backend.secure_sum.caveats, *_protocol(work)],
         "witness": list(_witness(work)),
         "noise": list(_noise(work)),
         "epsilon": list(_epsilon(work)),
         "in sight": [*_sizes(work), *_data(work), *_reports(work)],
         "beyond": list(_beyond(work)),
     }
+    topics = {topic: [*told.get(topic, ()), *computed.get(topic, ())] for topic in dict.fromkeys((*TOPICS, *told))}
     return {topic: lines for topic, lines in topics.items() if lines}
 
 
 def threat_card(work: Workspace) -> list[str]:
     """Return the lines of `explained` without their topics, the trust assumption first."""
     return [line for lines in explained(work).values() for line in lines]
+
+
+def _told(work: Workspace, trust: Trust) -> dict[str, list[str]]:
+    """Return the backend's own sentences by topic: the assumption, and those of the secure sum and each mechanism."""
+    told = {"trust": [f"{_capital(work.assumption)}."]}
+    for sentences in (trust.sentences, *(mechanism.sentences() for mechanism in work.backend.mechanisms)):
+        for topic, lines in sentences.items():
+            told.setdefault(topic, []).extend(lines)
+    return told
 
 
 def _capital(sentence: str) -> str:
@@ -61,26 +66,7 @@ def _holders(trust: Trust) -> Iterator[str]:
         yield f"{_capital(party)} holds {what}."
 
 
-def _is_opened(secure_sum: SecureSum) -> "TypeGuard[OpenedSum]":
-    return _is(secure_sum, "privacy.secure_sums.he.protocol", "OpenedSum")
-
-
-def _is_selective(secure_sum: SecureSum) -> "TypeGuard[SelectiveSum]":
-    return _is(secure_sum, "privacy.secure_sums.he.selective_protocol", "SelectiveSum")
-
-
-def _is_ckks(secure_sum: SecureSum) -> "TypeGuard[CkksSum]":
-    return _is(secure_sum, "privacy.secure_sums.he.sums", "CkksSum")
-
-
-def _is(secure_sum: SecureSum, module: str, name: str) -> bool:
-    """True where a sum is of a named class; without importing its module, as no sum has the class before an import."""
-    return module in sys.modules and isinstance(secure_sum, getattr(sys.modules[module], name))
-
-
 def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
-    secure_sum = work.backend.secure_sum
-    read = "a part of one" if _is_selective(secure_sum) and not secure_sum.hides else "one"
     coalitions = trust.coalitions
     if work.relayed:
         coalitions = (("a server that exchanges keys",), *coalitions)
@@ -88,12 +74,12 @@ def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
         coalitions = SERVER_ALONE
     for coalition in coalitions:
         together = f"{' and '.join(coalition)} together read" if len(coalition) > 1 else f"{coalition[0]} alone reads"
-        yield f"{_capital(together)} {read} client's update{_as_released(work)}."
+        yield f"{_capital(together)} {trust.reads}{_as_released(work)}."
 
 
 def _as_released(work: Workspace) -> str:
     """Return the clause that names the mechanisms that noise an update at the client; empty where there are none."""
-    local = [m.name for m in work.backend.mechanisms if m.name in NOISED_BY_CLIENTS]
+    local = [m.name for m in work.backend.mechanisms if m.noised_by == CLIENT]
     return f", as {' and '.join(local)} noised it" if local else ""
 
 
@@ -114,24 +100,6 @@ def _measured(work: Workspace) -> Iterator[str]:
         )
 
 
-def _protocol(work: Workspace) -> Iterator[str]:
-    secure_sum = work.backend.secure_sum
-    if not _is_opened(secure_sum):
-        return
-    opener = "the keyholder" if secure_sum.roles else "the client that opens a sum"
-    if not secure_sum.masks:
-        yield f"Nothing is masked (secure_sum.masks=false): {opener} decrypts whatever the server sends it."
-        yield from _openings(secure_sum)
-    if _is_selective(secure_sum) and not secure_sum.hides:
-        chosen = "by the clients' sensitivities" if secure_sum.surveys else "at random, the same ones in every round"
-        yield (
-            f"The server sees {1 - secure_sum.fraction:.4g} of the values of each client's update, and which they are; "
-            f"the others were chosen {chosen} (secure_sum.encrypt_fraction={secure_sum.fraction:g})."
-        )
-    if secure_sum.surveys:
-        yield f"Of the sum of the clients' sensitivities {opener} learns all, and the server which are the largest."
-
-
 def _witness(work: Workspace) -> Iterator[str]:
     if not work.hides_something:
         return
@@ -143,18 +111,6 @@ def _witness(work: Workspace) -> Iterator[str]:
         f"unnoticed; a false alarm has a probability of at most {FALSE_ALARM:g}."
     )
     yield "Any client can end the run by saying that it saw something."
-
-
-def _openings(secure_sum: "OpenedSum") -> Iterator[str]:
-    """Yield the leakage of a decryption about the key (Li and Micciancio 2021), and the clients that open the sum."""
-    if _is_ckks(secure_sum):
-        rule = secure_sum.flooding
-        if rule is None:
-            yield "An opened sum tells the server the secret key of its round (secure_sum.flooding_bits=0)."
-        else:
-            yield f"Noise hides the key of a round in its opened sum, to 2^-{rule.bits} (secure_sum.flooding_bits)."
-    if secure_sum.broadcast:
-        yield "Every client opens the sum (secure_sum.broadcast=true)."
 
 
 def _holders_of_keys(work: Workspace) -> Iterator[str]:
@@ -172,16 +128,29 @@ def _holders_of_keys(work: Workspace) -> Iterator[str]:
 
 
 def _noise(work: Workspace) -> Iterator[str]:
-    private = [mechanism.name for mechanism in work.backend.mechanisms if mechanism.unit is not None]
+    private = [mechanism for mechanism in work.backend.mechanisms if mechanism.unit is not None]
     if not private:
         return
     if work.config.noise == "seeded":
         yield "Noise comes from the seed (noise=seeded): whoever knows it takes the noise off, so nothing is protected."
     else:
         yield "Noise comes from ChaCha20 under keys of the operating system (noise=os)."
-    floating = [name for name in private if name in FLOATING]
+    floating = [mechanism.name for mechanism in private if mechanism.floating_noise]
     if floating:
         yield f"The noise of {' and '.join(floating)} is floating-point, whose rounding may leak (Mironov 2012)."
+    for mechanism in private:
+        yield from _unsaid(mechanism)
+
+
+def _unsaid(mechanism: Mechanism) -> Iterator[str]:
+    """Yield a sentence about a mechanism that does not say enough about its noise."""
+    facts = {
+        "who adds its noise": mechanism.noised_by in NOISERS,
+        "whether its noise is floating-point": mechanism.floating_noise is not None,
+    }
+    unsaid = [fact for fact, said in facts.items() if not said]
+    if unsaid:
+        yield f"The mechanism {mechanism.name} does not say {' or '.join(unsaid)}."
 
 
 def _epsilon(work: Workspace) -> Iterator[str]:
@@ -218,7 +187,7 @@ def _beyond(work: Workspace) -> Iterator[str]:
     """Yield the risks that no protocol of this project removes."""
     if work.hides_something:
         yield "A client that lies about a hidden update or weight is not found out by the sum."
-        if not work.backend.secure_sum.pinned or work.relayed:
+        if not work.backend.secure_sum.needs.roster or work.relayed:
             yield "Nothing keeps one party from posing as many clients."
         else:
             yield "A roster keeps strangers out, not several of its clients who subtract their updates from a sum."
@@ -230,8 +199,6 @@ def _sizes(work: Workspace) -> Iterator[str]:
     if training.weighting == "examples":
         declared = "declared public" if training.public_weights else "not declared public"
         yield f"Weights tell how many examples a client holds, {declared} (training.weighting=examples)."
-    elif any(m.name == "dp_sgd" for m in work.backend.mechanisms) and training.sample_rate is None:
-        yield "The sampling rate is batch_size over a client's examples, so it tells them (training.sample_rate=null)."
 
 
 def _data(work: Workspace) -> Iterator[str]:

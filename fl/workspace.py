@@ -92,7 +92,7 @@ class Workspace:
             delta=self.config.delta,
             accountant=self.config.accountant,
             model=self.model,
-            party_noise=self.backend.secure_sum.noise,
+            party_noise=self.backend.secure_sum.parties.noise,
         )
 
     @cached_property
@@ -103,7 +103,7 @@ class Workspace:
 
     def _spec_of_floats(self) -> VectorSpec:
         """Return the vector that is summed where no mechanism converts updates to integers."""
-        update = Segment(UPDATE, self._layout.length, self.backend.secure_sum.bound)
+        update = Segment(UPDATE, self._layout.length, self.backend.secure_sum.carries.bound)
         return VectorSpec((update, Segment(WEIGHT, 1, bound=1.0)), self.cohort_size, self.min_contributors)
 
     def cohort(self, number: int) -> tuple[int, ...]:
@@ -165,7 +165,7 @@ class Workspace:
     def spec(self) -> VectorSpec:
         """The vector that is summed: v * update and v, with v = weight / max_weight in [0, 1]."""
         backend = self.backend
-        update = Segment(UPDATE, backend.summed_length(self._layout.length), backend.secure_sum.bound)
+        update = Segment(UPDATE, backend.summed_length(self._layout.length), backend.secure_sum.carries.bound)
         extra = Segment(EXTRA, backend.extra_values, bound=1.0)
         segments = (update, *([extra] if extra.length else []), Segment(WEIGHT, 1, bound=1.0))
         return VectorSpec(segments, self.cohort_size, self.min_contributors, backend.modulus_bits)
@@ -187,7 +187,7 @@ class Workspace:
     @property
     def hides_something(self) -> bool:
         """True where the secure sum hides contributions, or a part of each; another role must then help to open it."""
-        return self.backend.secure_sum.hides or self.backend.secure_sum.pinned
+        return self.backend.secure_sum.hides or self.backend.secure_sum.needs.roster
 
     @cached_property
     def everybody(self) -> tuple[Address, ...]:
@@ -197,13 +197,13 @@ class Workspace:
     @property
     def asked(self) -> tuple[Address, ...]:
         """The participants that the server asks: the clients, and the secure sum's roles."""
-        return (*map(client_address, range(self.config.clients)), *self.backend.secure_sum.roles)
+        return (*map(client_address, range(self.config.clients)), *self.backend.secure_sum.parties.roles)
 
     @property
     def members(self) -> tuple[Address, ...]:
         """The participants other than clients; each has a process of its own."""
         secure_sum = self.backend.secure_sum
-        return secure_sum.roles if secure_sum.meeting is None else secure_sum.meeting.members
+        return secure_sum.parties.roles if secure_sum.parties.meeting is None else secure_sum.parties.meeting.members
 
     @property
     def lanes(self) -> int:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from privacy.checks import UNITS
 from privacy.errors import ConfigError
-from privacy.mechanisms.contract import ClientJob, Mechanism, Plan, ServerJob
+from privacy.mechanisms.contract import PARTIES, ClientJob, Mechanism, Plan, ServerJob
 from privacy.secure_sums.contract import SecureSum
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class PrivacyBackend:
         kinds = [type(mechanism) for mechanism in self.mechanisms]
         if len(set(kinds)) < len(kinds):
             raise ConfigError.of("mechanism", self.name, "holds the same mechanism twice; configure it once")
-        if self.secure_sum.noise is not None and not any(m.noised_by_parties for m in self.mechanisms):
+        if self.secure_sum.parties.noise is not None and not any(m.noised_by == PARTIES for m in self.mechanisms):
             allowed = "noise protects updates that are clipped: use mechanism=party_dp beside it"
             raise ConfigError.of("secure_sum/aggregate", "noised_sum", allowed)
 
@@ -83,7 +83,7 @@ class PrivacyBackend:
             ConfigError: weights that this sum cannot take, a plan under which a mechanism cannot keep its promise,
                 costs of one unit that cannot be added, or residues that this sum cannot add.
         """
-        if self.secure_sum.uniform and not plan.uniform_weights:
+        if self.secure_sum.carries.uniform and not plan.uniform_weights:
             allowed = f"{self.secure_sum.label} takes no weights of clients: set training.weighting=uniform"
             raise ConfigError.of("training.weighting", "examples", allowed)
         for mechanism in self.mechanisms:
@@ -103,7 +103,7 @@ class PrivacyBackend:
             raise ConfigError.of("mechanism", self.name, f"{last} releases integers: give it last")
         if self.modulus_bits is None:
             return
-        if not self.secure_sum.exact:
+        if not self.secure_sum.carries.exact:
             allowed = f"does not sum integers exactly, which {self.mechanisms[-1].name} needs: choose another"
             raise ConfigError.of("secure_sum", self.secure_sum.name, allowed)
         if self.extra_values:
@@ -112,7 +112,7 @@ class PrivacyBackend:
     def _check_survey(self) -> None:
         """Refuse a survey of the clients' data beside a mechanism with a unit: no ledger counts the survey."""
         private = next((mechanism.name for mechanism in self.mechanisms if mechanism.unit is not None), None)
-        if self.secure_sum.surveys and private is not None:
+        if self.secure_sum.needs.survey and private is not None:
             allowed = f"a map of the data's sensitivities has a privacy cost that {private} does not count: use random"
             raise ConfigError.of("secure_sum.encrypt_by", "sensitivity", allowed)
 

@@ -95,7 +95,7 @@ class Scene:
 
     def set_up(self) -> None:
         """Run the set-up that precedes the first round."""
-        roles = [*self.clients, *self.secure_sum.roles]
+        roles = [*self.clients, *self.secure_sum.parties.roles]
         self._drive(self.secure_sum.setup(roles, self.spec), AttackAttempt(SETUP_ROUND), honest)
 
     def credentials(self, address: Address, stage: str) -> Credentials:  # noqa: ARG002

@@ -40,7 +40,7 @@ class Swapped(Scene):
     @property
     def opener(self) -> Address:
         """The role that the server impersonates."""
-        return KEYHOLDER if self.secure_sum.roles else self.clients[0]
+        return KEYHOLDER if self.secure_sum.parties.roles else self.clients[0]
 
     def set_up(self) -> None:
         """Exchange the roster, then run the rest of the set-up."""

@@ -61,7 +61,7 @@ class CkksForUnits(CkksSum):
         """The scheme for values up to 1, which bypasses the check that no larger value is encrypted."""
         units = replace(spec, segments=tuple(replace(segment, bound=1.0) for segment in spec.segments))
         made: Any = super().scheme(units)
-        return replace(made, ckks=replace(made.ckks, bound=self.bound))  # type: ignore[no-any-return]
+        return replace(made, ckks=replace(made.ckks, bound=self.carries.bound))  # type: ignore[no-any-return]
 
 
 def mount(overrides: Sequence[str], value: float) -> Finding:

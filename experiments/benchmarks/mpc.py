@@ -98,7 +98,7 @@ class MpcSetting:
     @property
     def spec(self) -> VectorSpec:
         """The vectors and their weights."""
-        update = Segment("update", self.parameters, self.secure_sum.bound)
+        update = Segment("update", self.parameters, self.secure_sum.carries.bound)
         return VectorSpec((update, Segment("weight", 1, 1.0)), self.clients)
 
     def vector(self, client: int) -> Vector:
@@ -125,7 +125,7 @@ class Clients:
 
     def __post_init__(self) -> None:
         """Make the keys."""
-        everybody = (*self.addresses, *self.setting.secure_sum.roles)
+        everybody = (*self.addresses, *self.setting.secure_sum.parties.roles)
         self.identities = {address: Identity.generate(OsRandomness()) for address in everybody}
         self.roster = Roster({address: identity.public for address, identity in self.identities.items()})
 
@@ -182,11 +182,11 @@ class Seat:
         self._secure_sum = setting.secure_sum
         self._ring = setting.secure_sum.ring(setting.spec)
         self._keys = Identity.from_bytes(identity), Roster.from_bytes(roster)
-        self._address = next(a for a in self._secure_sum.roles if self._keys[1][a] == self._keys[0].public)
-        self._rank = self._secure_sum.roles.index(self._address)
+        self._address = next(a for a in self._secure_sum.parties.roles if self._keys[1][a] == self._keys[0].public)
+        self._rank = self._secure_sum.parties.roles.index(self._address)
         self._repeats = 0
         own, known = self._keys
-        meeting = Meeting(self._secure_sum.roles, TIMEOUT_S)
+        meeting = Meeting(self._secure_sum.parties.roles, TIMEOUT_S)
         unused = FileStore(private)
         self._peers = join(self._address, Credentials(own, known, unused), meeting, RUN, private)
         me = self._player()

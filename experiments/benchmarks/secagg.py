@@ -115,7 +115,7 @@ class OurRound:
         self.identities = {address: Identity.generate(OsRandomness()) for address in self.addresses}
         self.roster = Roster({address: identity.public for address, identity in self.identities.items()})
         self.memories: dict[Address, dict[str, Value]] = {address: {} for address in self.addresses}
-        segments = (Segment("update", self.case.parameters, self.secure_sum.bound), Segment("weight", 1, 1.0))
+        segments = (Segment("update", self.case.parameters, self.secure_sum.carries.bound), Segment("weight", 1, 1.0))
         self.spec = VectorSpec(segments, self.case.clients, 2)
 
     def run(self) -> Costs:

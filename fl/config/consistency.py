@@ -29,10 +29,10 @@ def check_roster(config: FedveilConfig, backend: PrivacyBackend) -> None:
     if config.runtime.roster != RELAYED:
         return
     secure_sum = backend.secure_sum
-    if not secure_sum.pinned:
+    if not secure_sum.needs.roster:
         allowed = f"secure_sum={secure_sum.name} needs no keys, so there are none to relay"
         raise ConfigError.of("runtime.roster", config.runtime.roster, allowed)
-    if secure_sum.meeting is not None:
+    if secure_sum.parties.meeting is not None:
         allowed = f"the parties of secure_sum={secure_sum.name} meet before the server's first message: use pinned"
         raise ConfigError.of("runtime.roster", config.runtime.roster, allowed)
 
@@ -46,7 +46,7 @@ def _check_budget(config: FedveilConfig, backend: PrivacyBackend, some_client: i
 
 def _check_measured(config: FedveilConfig, backend: PrivacyBackend) -> None:
     """Refuse to measure the error of a sum where the backend opens another aggregate."""
-    if config.runtime.measure_sum_error and not backend.secure_sum.additive:
+    if config.runtime.measure_sum_error and not backend.secure_sum.carries.additive:
         allowed = f"{backend.secure_sum.label} opens another aggregate than the sum: leave it out"
         raise ConfigError.of("runtime.measure_sum_error", "true", allowed)
 
@@ -59,7 +59,7 @@ def _check_faults(config: FedveilConfig, backend: PrivacyBackend) -> None:
         if stage is not None and stages and stage not in stages:
             allowed = f"secure_sum={backend.secure_sum.name} asks clients at {', '.join(stages)}"
             raise ConfigError.of(f"faults.{key}", stage, allowed)
-    there = (SERVER, *backend.secure_sum.roles)
+    there = (SERVER, *backend.secure_sum.parties.roles)
     if faults.killed is not None and faults.killed not in there:
         allowed = f"allowed under secure_sum={backend.secure_sum.name} are {', '.join(there)}"
         raise ConfigError.of("faults.killed", faults.killed, allowed)

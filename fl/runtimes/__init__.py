@@ -23,7 +23,7 @@ def run(work: "Workspace", directory: Path, errand: "Errand") -> None:
 
         deployment.run(work, directory, errand)
         return
-    if work.backend.secure_sum.pinned:
+    if work.backend.secure_sum.needs.roster:
         errand = replace(errand, roster=keys.set_up(directory / "keys", work.everybody))
     if name == "inprocess":
         from fl.runtimes import inprocess

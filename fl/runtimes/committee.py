@@ -185,8 +185,8 @@ class Dealing:
 def attended(work: Workspace, grid: Grid) -> Iterator[tuple[Grid, dict[Address, int]]]:
     """Start a process for each role, for the time of the block; yield the grid with them, and the roles' node ids."""
     secure_sum = work.backend.secure_sum
-    roles = secure_sum.roles
-    meeting = secure_sum.meeting
+    roles = secure_sum.parties.roles
+    meeting = secure_sum.parties.meeting
     if not roles:
         yield grid, {}
         return
@@ -201,7 +201,7 @@ def attended(work: Workspace, grid: Grid) -> Iterator[tuple[Grid, dict[Address, 
 
 def _process(work: Workspace, address: Address) -> ProcessPoolExecutor:
     """Start a process that plays one role."""
-    parcel = keys.parcel(address, work.everybody) if work.backend.secure_sum.pinned else None
+    parcel = keys.parcel(address, work.everybody) if work.backend.secure_sum.needs.roster else None
     spawn = multiprocessing.get_context("spawn")  # the new process inherits no memory of this one
     return ProcessPoolExecutor(1, spawn, _start, (work.canonical, work.hash, address, parcel))
 

@@ -80,16 +80,16 @@ def run(work: Workspace, directory: Path, errand: Errand) -> None:
 def _make_keys(work: Workspace, folder: Path) -> Roster | None:
     """On loopback: make keys in a subfolder of `folder` for each SuperNode and role; None where no role needs one."""
     secure_sum = work.backend.secure_sum
-    if work.relayed or (not secure_sum.pinned and not secure_sum.roles):
+    if work.relayed or (not secure_sum.needs.roster and not secure_sum.parties.roles):
         return None
     return keys.make_all(folder, [*map(client_address, range(work.config.runtime.supernodes)), *work.members])
 
 
 def _given_roster(work: Workspace, errand: Errand) -> Roster | None:
     secure_sum = work.backend.secure_sum
-    if secure_sum.pinned and not work.relayed and errand.roster is None:
+    if secure_sum.needs.roster and not work.relayed and errand.roster is None:
         raise ConfigError.of("roster", None, f"secure_sum={secure_sum.name} needs the file of everybody's public keys")
-    if not secure_sum.pinned and errand.roster is not None:
+    if not secure_sum.needs.roster and errand.roster is not None:
         raise ConfigError.of("roster", errand.roster.digest.hex(), f"secure_sum={secure_sum.name} needs no roster")
     return errand.roster
 
@@ -98,10 +98,10 @@ def nodes_of(work: Workspace, folder: Path) -> list[Node]:
     """On loopback: return a SuperNode for each client, and one for each role."""
     secure_sum = work.backend.secure_sum
     clients = [client_node(client, work.hash) for client in range(work.config.runtime.supernodes)]
-    if secure_sum.pinned:
+    if secure_sum.needs.roster:
         for node in clients:
             node.config["keys"] = str(keys.folder_of(folder, node.address))
-    return [*clients, *(role_node(role, keys.folder_of(folder, role) / SOCKET) for role in secure_sum.roles)]
+    return [*clients, *(role_node(role, keys.folder_of(folder, role) / SOCKET) for role in secure_sum.parties.roles)]
 
 
 def client_node(client: int, approved: str) -> Node:
@@ -120,10 +120,10 @@ def start_residents(processes: Processes, work: Workspace, folder: Path, private
     Raises:
         RuntimeFailure: a process is not listening in time.
     """
-    more = _for_parties(work, private) if work.backend.secure_sum.meeting is not None else []
+    more = _for_parties(work, private) if work.backend.secure_sum.parties.meeting is not None else []
     started = {role: _start_resident(processes, work, folder, role, more) for role in work.members}
     ends = time.monotonic() + START_S
-    for role in work.backend.secure_sum.roles:
+    for role in work.backend.secure_sum.parties.roles:
         while not answers(keys.folder_of(folder, role) / SOCKET):
             processes.check()
             if time.monotonic() > ends:

@@ -102,7 +102,7 @@ def play_party(role: Address, folder: Path, configuration: str, path: Path, priv
     from fl.workspace import workspace
 
     work = workspace(configuration)
-    meeting = work.backend.secure_sum.meeting
+    meeting = work.backend.secure_sum.parties.meeting
     if meeting is None or role not in meeting.members:
         raise ConfigError.of("role", role, f"secure_sum={work.backend.secure_sum.name} has no such party")
     if meeting.rendezvous is None and private is None:

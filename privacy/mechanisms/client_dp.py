@@ -18,7 +18,7 @@ from privacy.accounting.charges import Charge
 from privacy.checks import LEAST_CLIP, MOST_CLIP, check_noise, clip_norm, positive, within
 from privacy.errors import ConfigError
 from privacy.mechanisms.client_clipping import clip_within, require_uniform, solve
-from privacy.mechanisms.contract import ClientJob, Mechanism, Plan, ServerJob
+from privacy.mechanisms.contract import SERVER, ClientJob, Mechanism, Plan, ServerJob
 
 log = logging.getLogger("fedveil")
 
@@ -33,6 +33,8 @@ class ClientDp(Mechanism):
 
     name = "client_dp"
     unit = "client"
+    noised_by = SERVER
+    floating_noise = True
     holds_against = ("outsider",)
     fixed_denominator = True
 

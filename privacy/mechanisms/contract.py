@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from privacy.addresses import Address
 from privacy.randomness import Randomness
 from privacy.secure_sums.contract import Value
+from privacy.secure_sums.trust import Sentences
 
 if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential privacy does not need
     from privacy.accounting.charges import Charge
@@ -23,6 +24,12 @@ if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential p
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, C, H, W) float32 and labels (B,) int64
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # mean over logits (B, classes) and labels (B,)
+
+# the roles that may add a mechanism's noise
+CLIENT = "client"
+SERVER = "server"
+PARTIES = "parties"  # those of the secure sum
+NOISERS = (CLIENT, SERVER, PARTIES)
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,9 @@ class Mechanism:
     """Base of every mechanism. A subclass sets `name` and overrides the hooks that it needs.
 
     `unit` is the protected unit (privacy.checks.UNITS). `holds_against` lists the adversaries that learn no more
-    than epsilon allows: `outsider` (sees the models), `server`.
+    than epsilon allows: `outsider` (sees the models), `server`. `noised_by` names the role that adds the noise, one of
+    `NOISERS`; `floating_noise` is True where the noise is drawn in floating point. A mechanism with a unit that leaves
+    them at None is said on the threat card to be silent about them.
     """
 
     name: str = "mechanism"
@@ -122,7 +131,8 @@ class Mechanism:
     holds_against: tuple[str, ...] = ()
     extra_values = 0  # number of values that it adds to a contribution
     fixed_denominator = False  # True: divide by the configured cohort size, as the number of survivors is not public
-    noised_by_parties = False  # True: the parties of the secure sum add its noise
+    noised_by: str | None = None
+    floating_noise: bool | None = None
     noise_multiplier: float | None = None  # for one release; known after `settle`
     epsilons: Mapping[str, float] = MappingProxyType({})  # for the whole run, by adversary, where they differ
     modulus_bits: int | None = None  # set where it releases residues in place of floats; known after `settle`
@@ -137,6 +147,10 @@ class Mechanism:
 
     def initial_state(self) -> dict[str, float]:
         """The state that the server keeps over the run and sends to clients each round, under keys of the mechanism."""
+        return {}
+
+    def sentences(self) -> Sentences:
+        """Further sentences for the threat card, by topic (privacy.secure_sums.trust.TOPICS); after `settle`."""
         return {}
 
     def summed_length(self, dimension: int) -> int:

@@ -29,7 +29,7 @@ from privacy.accounting.charges import Charge
 from privacy.checks import check_noise, clip_norm
 from privacy.errors import ConfigError
 from privacy.mechanisms.client_clipping import clip_to, require_uniform, solve
-from privacy.mechanisms.contract import ClientJob, Mechanism, Plan, ServerJob
+from privacy.mechanisms.contract import CLIENT, ClientJob, Mechanism, Plan, ServerJob
 from privacy.noise import cost_of_integer_noise as noise
 from privacy.noise.integer_encoding import (
     MAX_MODULUS_BITS,
@@ -72,6 +72,8 @@ class DistributedDp(Mechanism):
 
     name = "distributed_dp"
     unit = "client"
+    noised_by = CLIENT
+    floating_noise = False
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ from privacy.accounting.charges import Charge
 from privacy.checks import check_noise, clip_norm
 from privacy.errors import ConfigError
 from privacy.mechanisms.client_clipping import clip_within, require_uniform, solve
-from privacy.mechanisms.contract import ClientJob, Mechanism, Plan, ServerJob
+from privacy.mechanisms.contract import SERVER, ClientJob, Mechanism, Plan, ServerJob
 
 HISTORY = "dp_ftrl.noise"
 log = logging.getLogger("fedveil")
@@ -58,6 +58,8 @@ class DpFtrl(Mechanism):
 
     name = "dp_ftrl"
     unit = "client"
+    noised_by = SERVER
+    floating_noise = True
     holds_against = ("outsider",)
     fixed_denominator = True
 

@@ -28,8 +28,9 @@ from privacy.accounting import epsilon as accounting
 from privacy.accounting.charges import Charge
 from privacy.checks import check_noise, clip_norm, positive, within
 from privacy.errors import ConfigError
-from privacy.mechanisms.contract import Batch, ClientJob, Loader, Mechanism, Plan
+from privacy.mechanisms.contract import CLIENT, Batch, ClientJob, Loader, Mechanism, Plan
 from privacy.mechanisms.dp_sgd_optimizers import KINDS, Adaptive, Sourced
+from privacy.secure_sums.trust import Sentences
 
 MODES = ("hooks", "ew", "functorch", "ghost")
 SMALL = 50_000  # number of parameters above which per-example gradients cost more than ghost's second pass
@@ -48,6 +49,8 @@ class DpSgd(Mechanism):
 
     name = "dp_sgd"
     unit = "record"
+    noised_by = CLIENT
+    floating_noise = True
     holds_against = ("outsider", "server")
 
     def __init__(
@@ -117,6 +120,14 @@ class DpSgd(Mechanism):
         if self.target_epsilon is not None:
             self.noise_multiplier = self._solve(plan, self.target_epsilon)
             log.info("dp_sgd: noise_multiplier=%.4f for epsilon=%g", self.noise_multiplier, self.target_epsilon)
+
+    def sentences(self) -> Sentences:
+        """Return the sentence about sampling rates of the clients' own, unless weights tell the same."""
+        assert self._plan is not None
+        if self._plan.sample_rate is not None or not self._plan.uniform_weights:
+            return {}
+        told = "The sampling rate is batch_size over a client's examples, so it tells them (training.sample_rate=null)."
+        return {"in sight": (told,)}
 
     @property
     def mode(self) -> str:

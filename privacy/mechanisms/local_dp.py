@@ -11,7 +11,7 @@ from privacy.accounting.charges import Charge
 from privacy.checks import check_noise, clip_norm, positive
 from privacy.errors import ConfigError
 from privacy.mechanisms.client_clipping import clip_to, require_uniform, solve
-from privacy.mechanisms.contract import ClientJob, Mechanism, Plan
+from privacy.mechanisms.contract import CLIENT, ClientJob, Mechanism, Plan
 
 
 class LocalDp(Mechanism):
@@ -23,6 +23,8 @@ class LocalDp(Mechanism):
 
     name = "local_dp"
     unit = "client"
+    noised_by = CLIENT
+    floating_noise = True
     holds_against = ("outsider", "server")
 
     def __init__(

@@ -15,7 +15,7 @@ from privacy.accounting import epsilon as accounting
 from privacy.accounting.charges import Charge
 from privacy.errors import ConfigError
 from privacy.mechanisms.client_clipping import clip_within, require_uniform
-from privacy.mechanisms.contract import ClientJob, Mechanism, Plan
+from privacy.mechanisms.contract import PARTIES, ClientJob, Mechanism, Plan
 from privacy.noise.parties import PartyNoise
 
 log = logging.getLogger("fedveil")
@@ -26,7 +26,8 @@ class PartyDp(Mechanism):
 
     name = "party_dp"
     unit = "client"
-    noised_by_parties = True
+    noised_by = PARTIES
+    floating_noise = False
 
     def __init__(self) -> None:
         self._noise: PartyNoise | None = None

@@ -4,11 +4,10 @@ A protocol does no I/O. `server` is a generator: it yields one `Exchange` per ro
 respondents. `respond` is the half of every other role. Shapes: D is the length of the vector of a `VectorSpec`.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +25,12 @@ from privacy.errors import (
 from privacy.randomness import Randomness
 from privacy.sealing import Header, Identity, Roster
 from privacy.secure_sums.declarations import Declarations, Encoding, Open, Rehearsal
-from privacy.secure_sums.meeting import Meeting, Peers
-from privacy.secure_sums.trust import EVERYTHING, Trust
+from privacy.secure_sums.meeting import Peers
+from privacy.secure_sums.traits import Carries, Needs, Parties
+from privacy.secure_sums.trust import EVERYTHING, UNSAID, Trust
 from privacy.secure_sums.vectors import Total, Vector, VectorSpec
 
-if TYPE_CHECKING:
-    from privacy.noise.parties import PartyNoise
-
+T = TypeVar("T", bound=np.generic)
 Value = NDArray[np.generic] | bytes | int | float | str
 Records = Mapping[str, Value]
 Contribution = Callable[[], Vector]  # the call trains the model
@@ -98,7 +96,7 @@ class Credentials:
     identity: Identity
     roster: Roster
     store: Store
-    peers: Peers | None = None  # set where the protocol has a `meeting`
+    peers: Peers | None = None  # set where the parties have a `meeting`
 
 
 Flow = Generator[Exchange, list[Address], Total]
@@ -116,7 +114,7 @@ class Participant:
     spec: VectorSpec
     memory: MutableMapping[str, Value]
     randomness: Randomness
-    credentials: Credentials | None = None  # set where the protocol is `pinned`
+    credentials: Credentials | None = None  # set where the protocol needs a roster
     noise: Randomness | None = None  # source of the noise that this role adds to a sum; None: `randomness`
     device: str = "cpu"  # torch device to compute on
     inside: dict[str, bytes] = field(default_factory=dict, repr=False)  # plaintexts of its boxes, by record name
@@ -138,30 +136,15 @@ class Participant:
 
 
 class SecureSum(ABC):
-    """One protocol for a secure sum.
-
-    `exact`: it can sum residues modulo a power of two. `hides`: the server learns nothing but the sum. `pinned`: it
-    needs a roster. `surveys`: clients contribute the sensitivities of their data at set-up. `stages`: the stages of a
-    round at which clients are asked, where the protocol lists them. `roles`: the parties beside clients and server.
-    `meeting`: their connection to one another, where they need one. `noise`: the noise that they add to the sum, if
-    any. `additive`: the opened value is the sum. `uniform`: it needs equal weights. `bound`: the largest value of an
-    update, where its range is limited. `caveats`: whole sentences about the limits of its protection.
-    """
+    """One protocol for a secure sum. A subclass sets `name` and `assumption`, and the traits that differ from these."""
 
     name: str
-    assumption: str
-    exact: bool = False
-    hides: bool = False
-    pinned: bool = False
-    surveys: bool = False
-    stages: tuple[str, ...] = ()
-    roles: tuple[Address, ...] = ()
-    meeting: Meeting | None = None
-    bound: float = math.inf
-    additive: bool = True
-    uniform: bool = False
-    caveats: tuple[str, ...] = ()
-    noise: "PartyNoise | None" = None
+    assumption: str  # the roles that are trusted, in a sentence without capital and full stop
+    hides: bool = False  # True: the server learns nothing but the sum, and `declare` tells the witness why
+    needs: Needs = Needs()  # before the first round: a roster, a survey
+    carries: Carries = Carries()  # vectors: residues or floats, their bound, their weights; and the result
+    parties: Parties = Parties()  # roles beside clients and server, their connection, their noise
+    stages: tuple[str, ...] = ()  # the stages of a round at which clients are asked; empty: not listed
 
     @property
     def label(self) -> str:
@@ -169,8 +152,11 @@ class SecureSum(ABC):
         return self.name
 
     def trust(self, spec: VectorSpec) -> Trust:  # noqa: ARG002
-        """The trust assumptions: the keys and views of each party. By default the protocol protects nothing."""
-        return EVERYTHING
+        """The trust assumptions and the sentences of the threat card. By default the protocol protects nothing.
+
+        A protocol that `hides` and does not override this says so on the card.
+        """
+        return UNSAID if self.hides else EVERYTHING
 
     def tolerance(self, spec: VectorSpec) -> float:  # noqa: ARG002
         """The largest absolute error of the sum, per contribution.
@@ -254,6 +240,21 @@ def bytes_of(records: Records, name: str) -> bytes:
     value = records.get(name)
     if not isinstance(value, bytes):
         raise MalformedContribution(f"{name} must be bytes, got {type(value).__name__}")
+    return value
+
+
+def array_of(records: Records, name: str, dtype: type[T], length: int) -> NDArray[T]:
+    """The array with this name among the records of a message, of this type and of shape (length,).
+
+    Raises:
+        MalformedContribution: the record is missing, is not an array, or has another type or shape.
+    """
+    value = records.get(name)
+    if not isinstance(value, np.ndarray):
+        raise MalformedContribution(f"{name} must be an array, got {type(value).__name__}")
+    if value.dtype != dtype or value.shape != (length,):
+        wanted = f"{np.dtype(dtype)} of shape ({length},)"
+        raise MalformedContribution(f"{name} must be {wanted}, got {value.dtype} of shape {value.shape}")
     return value
 
 

@@ -1,7 +1,6 @@
 """The plain sum: no protection. Overheads are taken against it."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,11 +16,9 @@ from privacy.secure_sums.contract import (
     require_contributors,
     unknown_stage,
 )
+from privacy.secure_sums.traits import Carries
 from privacy.secure_sums.vectors import OrderedSum, VectorSpec
 from privacy.spans import span
-
-if TYPE_CHECKING:
-    pass
 
 
 class PlainSum(SecureSum):
@@ -29,7 +26,7 @@ class PlainSum(SecureSum):
 
     name = "plain"
     assumption = "the server is trusted: it sees every client's update"
-    exact = True  # float64 additions of float32 values
+    carries = Carries(exact=True)  # float64 additions of float32 values
     stages = ("collect",)
 
     def server(self, cohort: Sequence[Address], spec: VectorSpec) -> Flow:

@@ -97,7 +97,7 @@ class Round:
         self.gone = {}
         self.number = 0
         if self.vectors:
-            self.drive(self.secure_sum.setup([*self.vectors, *self.secure_sum.roles], self.spec))
+            self.drive(self.secure_sum.setup([*self.vectors, *self.secure_sum.parties.roles], self.spec))
         self.gone = gone
         self.number = 1
         for noted in (self.stages, self.asked, self.contributed, self.refused, self.memories):
@@ -130,8 +130,8 @@ class Round:
 
     def answers(self, exchange: Exchange, there: list[Address]) -> Iterator[tuple[Address, Callable[[], Records]]]:
         """Functions that give each answer: one after the other, or all at once where parties answer together."""
-        roles = self.secure_sum.roles
-        if self.secure_sum.meeting is None or not set(there) <= set(roles):
+        roles = self.secure_sum.parties.roles
+        if self.secure_sum.parties.meeting is None or not set(there) <= set(roles):
             yield from ((address, partial(self.respond, exchange, address)) for address in there)
             return
         from privacy.testing import party_threads  # with it CrypTen, which other sums do without
@@ -167,9 +167,9 @@ class Round:
         )
 
     def credentials(self, address: Address) -> Credentials | None:
-        if not self.secure_sum.pinned:
+        if not self.secure_sum.needs.roster:
             return None
-        everybody = {name: identity_of(name).public for name in [*self.vectors, *self.secure_sum.roles]}
+        everybody = {name: identity_of(name).public for name in [*self.vectors, *self.secure_sum.parties.roles]}
         store = self.stores.setdefault(address, MemoryStore())
         return Credentials(identity_of(address), Roster(everybody), store, self.peers.get(address))
 

@@ -25,7 +25,7 @@ import numpy as np
 from privacy.errors import FedveilError, MalformedContribution, WitnessAlarm
 from privacy.secure_sums.contract import Participant, Records, SecureSum, Store, Value
 from privacy.secure_sums.declarations import Boxed, Declarations, Fixed, Integers, Numbers, Open, Rehearsal
-from privacy.secure_sums.signed_replies import SIGNATURE
+from privacy.secure_sums.signed_replies import NUMBERS, SIGNATURE
 from privacy.secure_sums.vectors import Vector
 from privacy.witness.plaintext_search import WINDOW_BYTES, holds_any, most_windows, windows_of
 from privacy.witness.uniformity import SERIES, too_regular
@@ -97,7 +97,7 @@ def _check_records(records: Records, declared: Declarations) -> None:
         wanted = kind.length_bytes if isinstance(kind, Fixed) else None
         if isinstance(kind, Boxed):
             wanted = len(kind.inside) + kind.overhead_bytes
-        if wanted is not None and not (isinstance(value, bytes) and len(value) == wanted):
+        if wanted is not None and len(_as_bytes(name, value)) != wanted:
             raise _Seen(f"{name} is not {wanted} bytes")
 
 
@@ -118,8 +118,11 @@ def _check_windows(secure_sum: SecureSum, declared: Declarations, upload: Upload
 
 
 def _as_bytes(name: str, value: Value) -> bytes:
+    """The content of a protected record: a byte string, or an array of numbers as it lies in memory."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in NUMBERS:
+        return value.tobytes()
     if not isinstance(value, bytes):
-        raise MalformedContribution(f"{name} must be bytes, got {type(value).__name__}")
+        raise MalformedContribution(f"{name} must be bytes or an array of numbers, got {type(value).__name__}")
     return value
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fl.threats import threat_card
+from fl.threats import explained, threat_card
 from tests.composed import workspace_of
 
 UNMASKED = ("secure_sum=ckks", "secure_sum.masks=false")
@@ -134,3 +134,40 @@ def test_every_line_is_a_sentence():
     for line in "\n".join(texts).splitlines():
         assert line[0].isupper()
         assert line.endswith(".")
+
+
+CARDS = "tests.outside.cards"
+
+
+def test_a_sum_from_outside_says_its_own_sentences_by_topic():
+    topics = explained(workspace_of(f"secure_sum._target_={CARDS}.ToldSum"))
+    assert topics["coalition"] == ["The server and the notary together read the sign of each value."]
+    assert topics["keys"][0] == "The notary holds the seeds."
+    assert topics["protocol"] == ["The notary is one process."]
+    assert topics["trust"][-1] == "A notary was sworn in."
+    assert list(topics)[-1] == "notary", "a topic of its own comes after all others"
+    assert topics["notary"] == ["The notary charges a fee."]
+
+
+def test_a_hiding_sum_that_says_nothing_about_itself_is_said_to():
+    topics = explained(workspace_of(f"secure_sum._target_={CARDS}.SilentSum"))
+    assert "not who holds which key or sees what" in topics["trust"][1]
+    assert topics["coalition"] == ["The server alone reads one client's update."]
+    honest = explained(workspace_of("secure_sum._target_=tests.outside.masked_sum.MaskedSum"))
+    assert len(honest["trust"]) == 1, "a sum that hides nothing has nothing to explain"
+
+
+def test_a_mechanism_from_outside_says_its_own_sentences_by_topic():
+    topics = explained(workspace_of(f"+mechanism.told._target_={CARDS}.ToldNoise"))
+    assert topics["in sight"][0] == "The length of the update tells its rank."
+    assert topics["coalition"] == ["The server alone reads one client's update, as told noised it."]
+    assert "The noise of told is floating-point, whose rounding may leak (Mironov 2012)." in topics["noise"]
+    assert not [line for line in topics["noise"] if "does not say" in line]
+
+
+def test_a_mechanism_that_says_nothing_about_its_noise_is_said_to():
+    topics = explained(workspace_of(f"+mechanism.silent._target_={CARDS}.SilentNoise"))
+    unsaid = "The mechanism silent does not say who adds its noise or whether its noise is floating-point."
+    assert unsaid in topics["noise"]
+    without_unit = explained(workspace_of("+mechanism.probe._target_=tests.outside.probe.Probe"))
+    assert "noise" not in without_unit, "a mechanism that promises nothing has no noise to explain"

@@ -68,14 +68,14 @@ class FaultySum(CryptenSum):
         self, index: int, boxes: Mapping[Address, Sequence[bytes]], manifests: Mapping[Address, bytes]
     ) -> Records:
         handed = dict(super()._handed(index, boxes, manifests))
-        if self._round == WHEN and self.roles[index] == PARTY:
+        if self._round == WHEN and self.parties.roles[index] == PARTY:
             self._tamper(handed)
         return handed
 
     def _tamper(self, handed: dict[str, Value]) -> None:
         box = handed[CLIENT]
         manifests = handed["manifests"]
-        size = manifest_bytes(len(self.roles))
+        size = manifest_bytes(len(self.parties.roles))
         assert isinstance(box, bytes)
         assert isinstance(manifests, bytes)
         if self._fault == "box":

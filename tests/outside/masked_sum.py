@@ -16,9 +16,11 @@ from privacy.secure_sums.contract import (
     Participant,
     Records,
     SecureSum,
+    array_of,
     require_contributors,
     unknown_stage,
 )
+from privacy.secure_sums.traits import Carries
 from privacy.secure_sums.vectors import VectorSpec
 
 SEED_BYTES = 16
@@ -29,7 +31,7 @@ class MaskedSum(SecureSum):
 
     name = "masked"
     assumption = "toy: the server learns every mask"
-    exact = True
+    carries = Carries(exact=True)
 
     def __init__(self, fractional_bits: int = 24, leave_before_unmask: tuple[str, ...] = ()) -> None:
         self._scale = 2.0**fractional_bits
@@ -44,10 +46,7 @@ class MaskedSum(SecureSum):
         total_D = np.zeros(spec.length, np.uint64)
 
         def receive_masked(address: Address, records: Records) -> None:
-            vector = records.get("masked")
-            if not isinstance(vector, np.ndarray) or vector.dtype != np.uint64 or vector.shape != (spec.length,):
-                raise MalformedContribution(f"masked must be uint64 ({spec.length},)")
-            masked[address] = vector
+            masked[address] = array_of(records, "masked", np.uint64, spec.length)
 
         def receive_seed(address: Address, records: Records) -> None:
             seed = records.get("seed")

@@ -21,7 +21,7 @@ With `broadcast` every client opens a copy of the sum, as with NVIDIA FLARE.
 import hashlib
 from abc import abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from privacy.addresses import KEYHOLDER, Address, is_client
 from privacy.checks import positive
@@ -44,6 +44,7 @@ from privacy.secure_sums.declarations import Declarations, Encoding, Fixed, Numb
 from privacy.secure_sums.he.codecs import CipherScheme, Mask, sum_of_masks
 from privacy.secure_sums.he.key_delivery import SECRET, STAGES, KeyDelivery, ignored
 from privacy.secure_sums.one_set_a_round import note_set
+from privacy.secure_sums.traits import Carries, Needs, Parties
 from privacy.secure_sums.trust import Trust, of_opener
 from privacy.secure_sums.vectors import OrderedSum, Sum, Vector, VectorSpec
 from privacy.spans import span
@@ -89,7 +90,7 @@ class OpenedSum(SecureSum):
     """Base of `ckks`, `bfv` and `pad`. `bound` is the largest value of an update; `keys` names who has the key."""
 
     hides = True
-    pinned = True
+    needs = Needs(roster=True)
 
     def __init__(self, keys: str, bound: float, masks: bool = True, broadcast: bool = False) -> None:
         if keys not in HOLDERS:
@@ -99,13 +100,13 @@ class OpenedSum(SecureSum):
             allowed = "every client can open the sum only where secure_sum.keys=clients and secure_sum.masks=false"
             raise ConfigError.of("secure_sum.broadcast", broadcast, allowed)
         self.keys = keys
-        self.bound = float(bound)
+        self.carries = Carries(bound=float(bound))
         self.masks = masks
         self.broadcast = broadcast
-        self.roles = (KEYHOLDER,) if keys == "keyholder" else ()
-        self.stages = ("collect",) if self.roles else ("elect", "collect", "open")
-        self._keys = KeyDelivery(shared=not self.roles, symmetric=self.symmetric, rotated=not masks)
-        other = "the keyholder" if self.roles else "any client"
+        self.parties = Parties(roles=(KEYHOLDER,) if keys == "keyholder" else ())
+        self.stages = ("collect",) if self.parties.roles else ("elect", "collect", "open")
+        self._keys = KeyDelivery(shared=not self.parties.roles, symmetric=self.symmetric, rotated=not masks)
+        other = "the keyholder" if self.parties.roles else "any client"
         honest = "" if masks else "the server follows the protocol: "
         self.assumption = f"{honest}the server and {other} do not collude"
 
@@ -123,8 +124,26 @@ class OpenedSum(SecureSum):
         """
 
     def trust(self, spec: VectorSpec) -> Trust:
-        """The trust assumptions, for either value of `keys`."""
-        return of_opener(bool(self.roles), self.masks, encrypted=self._scheme(spec).parameters is not None)
+        """The trust assumptions, for either value of `keys`, and the limits of the protocol."""
+        trust = of_opener(bool(self.parties.roles), self.masks, encrypted=self._scheme(spec).parameters is not None)
+        return replace(trust, sentences={"protocol": tuple(self._limits())})
+
+    @property
+    def _opener(self) -> str:
+        return "the keyholder" if self.parties.roles else "the client that opens a sum"
+
+    def _limits(self) -> Iterator[str]:
+        """Sentences about the limits of the protection."""
+        if self.masks:
+            return
+        yield f"Nothing is masked (secure_sum.masks=false): {self._opener} decrypts whatever the server sends it."
+        yield from self._leakage()
+        if self.broadcast:
+            yield "Every client opens the sum (secure_sum.broadcast=true)."
+
+    def _leakage(self) -> Iterator[str]:
+        """Sentences about the leakage of a decryption about the key."""
+        yield from ()
 
     def tolerance(self, spec: VectorSpec) -> float:
         """The tolerance of the scheme."""
@@ -138,9 +157,9 @@ class OpenedSum(SecureSum):
 
     def setup(self, roles: Sequence[Address], spec: VectorSpec) -> SetupFlow:
         """Distribute keys: their maker prepares the keys of each client, and the server passes them on."""
-        clients = [address for address in roles if address not in self.roles]
+        clients = [address for address in roles if address not in self.parties.roles]
         if self.masks and self._scheme(spec).parameters is not None:
-            there = yield from self._keys.flow(KEYHOLDER if self.roles else clients[0], clients)
+            there = yield from self._keys.flow(KEYHOLDER if self.parties.roles else clients[0], clients)
             if not there:
                 raise PrivacyRefusal("no client took its key")
 
@@ -171,7 +190,7 @@ class OpenedSum(SecureSum):
         """The opener, and the clients of the cohort that take part. Without masks, it also distributes fresh keys."""
         require_contributors(cohort, spec)
         opener = KEYHOLDER
-        if not self.roles:  # the opener must be known before any client masks, and should be reachable
+        if not self.parties.roles:  # the opener must be known before any client masks, and should be reachable
             cohort = yield Exchange("elect", {address: {} for address in cohort}, ignored)
             require_contributors(cohort, spec)
             opener = cohort[0]
@@ -201,7 +220,7 @@ class OpenedSum(SecureSum):
             return self._contribute(inbound, me, own, contribution)
         if stage == "open":
             return self._open(inbound, me, own)
-        if stage == "elect" and not self.roles:
+        if stage == "elect" and not self.parties.roles:
             return {}
         if stage == "broadcast" and self.broadcast:
             return self._open_copy(inbound, me, own)
@@ -222,7 +241,7 @@ class OpenedSum(SecureSum):
             UnknownSender: the opener is not on the roster.
         """
         opener = str(inbound.get("opener"))
-        if self.roles:
+        if self.parties.roles:
             if opener != KEYHOLDER:
                 raise ProtocolError(f"{shown(opener)} is not the opener")
             return opener
@@ -257,7 +276,7 @@ class OpenedSum(SecureSum):
         return {"opened": self._opened(self._scheme(me.spec), inbound, me, own)}
 
     def _opened(self, scheme: CipherScheme, inbound: Records, me: Participant, own: Credentials) -> Sum:
-        if self.roles and me.address != KEYHOLDER:
+        if self.parties.roles and me.address != KEYHOLDER:
             raise ProtocolError(f"{me.address} opens nothing")
         if not own.store.claim(f"opened-{me.run}-{me.round}-{me.attempt}"):
             raise PrivacyRefusal(f"round {me.round} was opened before, in this attempt")

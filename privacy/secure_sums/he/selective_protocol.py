@@ -6,7 +6,7 @@ the sensitivities, and signs the positions to be encrypted. The stages are then:
 al. 2023, arXiv 2303.10837, section 2.4).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from privacy.addresses import Address
@@ -33,6 +33,7 @@ from privacy.secure_sums.he.selection import (
     most_sensitive,
     protected_spec,
 )
+from privacy.secure_sums.traits import Needs
 from privacy.secure_sums.trust import SERVER_ALONE, Trust
 from privacy.secure_sums.vectors import Sum, Vector, VectorSpec
 
@@ -48,7 +49,7 @@ class SelectiveSum(OpenedSum):
         check_fraction(encrypt_fraction, encrypt_by)
         super().__init__(keys, bound, masks, broadcast)
         self.fraction = encrypt_fraction
-        self.surveys = encrypt_by == "sensitivity"
+        self.needs = Needs(roster=True, survey=encrypt_by == "sensitivity")
         self.hides = encrypt_fraction == 1
         if not self.hides:
             self.assumption += f", and {1 - self.fraction:.4g} of each update is in the clear"
@@ -59,7 +60,19 @@ class SelectiveSum(OpenedSum):
         if self.hides:
             return whole
         sees = {**whole.sees, "the server": f"{1 - self.fraction:.4g} of each update, and the sum"}
-        return replace(whole, coalitions=SERVER_ALONE, sees=sees)
+        return replace(whole, coalitions=SERVER_ALONE, sees=sees, reads="a part of one client's update")
+
+    def _limits(self) -> Iterator[str]:
+        yield from super()._limits()
+        if not self.hides:
+            chosen = "by the clients' sensitivities" if self.needs.survey else "at random, the same ones in every round"
+            yield (
+                f"The server sees {1 - self.fraction:.4g} of the values of each client's update, and which they are; "
+                f"the others were chosen {chosen} (secure_sum.encrypt_fraction={self.fraction:g})."
+            )
+        if self.needs.survey:
+            learns = f"{self._opener} learns all, and the server which are the largest"
+            yield f"Of the sum of the clients' sensitivities {learns}."
 
     def _carried(self, spec: VectorSpec) -> VectorSpec:
         """The spec of the encrypted part of a vector."""
@@ -73,8 +86,8 @@ class SelectiveSum(OpenedSum):
     def setup(self, roles: Sequence[Address], spec: VectorSpec) -> SetupFlow:
         """Distribute keys, then agree on the values to encrypt."""
         yield from super().setup(roles, spec)
-        if self.surveys:
-            yield from self._survey([address for address in roles if address not in self.roles], spec)
+        if self.needs.survey:
+            yield from self._survey([address for address in roles if address not in self.parties.roles], spec)
 
     def _survey(self, clients: Sequence[Address], spec: VectorSpec) -> SetupFlow:
         """Sum the sensitivities of one cohort, and send every client the positions to encrypt."""
@@ -103,7 +116,7 @@ class SelectiveSum(OpenedSum):
         opened = super()._whole(records, self._carried(spec), gathering)
         if gathering.open_part is None:
             return opened
-        if self.surveys:
+        if self.needs.survey:
             selection = Selection.from_bytes(bytes_of(records, "positions"), spec, self.fraction)
         else:
             selection = self._at_random(spec)
@@ -116,11 +129,11 @@ class SelectiveSum(OpenedSum):
 
     def respond(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
         """Answer the stages of every opened sum, and those of the survey."""
-        if self.surveys and stage == "sensitivity":
+        if self.needs.survey and stage == "sensitivity":
             return self._contribute_whole(inbound, me, me.own, contribution)
-        if self.surveys and stage == "rank":
+        if self.needs.survey and stage == "rank":
             return self._rank(inbound, me, me.own)
-        if self.surveys and stage == "positions":
+        if self.needs.survey and stage == "positions":
             return self._take_positions(inbound, me, me.own)
         return super().respond(stage, inbound, me, contribution)
 
@@ -142,7 +155,7 @@ class SelectiveSum(OpenedSum):
         """The encrypted values as this role knows them; None where all values are encrypted."""
         if self.hides:
             return None
-        if not self.surveys:
+        if not self.needs.survey:
             return self._at_random(me.spec)
         bits = own.store.get(POSITIONS)
         if bits is None:
@@ -152,7 +165,7 @@ class SelectiveSum(OpenedSum):
     def _open(self, inbound: Records, me: Participant, own: Credentials) -> Records:
         """Open the sum. Where a survey chose the positions, return them as well: the server does not store them."""
         opened = super()._open(inbound, me, own)
-        selection = self._selection(me, own) if self.surveys else None
+        selection = self._selection(me, own) if self.needs.survey else None
         return opened if selection is None else {**opened, "positions": selection.to_bytes()}
 
     def _rank(self, inbound: Records, me: Participant, own: Credentials) -> Records:

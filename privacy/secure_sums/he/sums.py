@@ -5,6 +5,9 @@ Both halves of their common protocol are in `privacy.secure_sums.he.protocol` an
 `privacy.secure_sums.he.codecs`.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from privacy.checks import positive
 from privacy.errors import ConfigError
 from privacy.secure_sums.he.codecs import CipherScheme, FloodingRule, bfv_scheme, ckks_scheme, pad_scheme
@@ -51,6 +54,14 @@ class CkksSum(SelectiveSum):
         """Return CKKS at the scale that the cohort allows."""
         return ckks_scheme(spec, self._parameters, self.symmetric, self.flooding)
 
+    def _leakage(self) -> Iterator[str]:
+        """Yield the leakage of an approximate decryption about the key (Li and Micciancio 2021)."""
+        if self.flooding is None:
+            yield "An opened sum tells the server the secret key of its round (secure_sum.flooding_bits=0)."
+        else:
+            bits = self.flooding.bits
+            yield f"Noise hides the key of a round in its opened sum, to 2^-{bits} (secure_sum.flooding_bits)."
+
 
 class BfvSum(SelectiveSum):
     """Exact sums of fixed-point values (Brakerski 2012; Fan and Vercauteren 2012)."""
@@ -73,7 +84,7 @@ class BfvSum(SelectiveSum):
         super().__init__(keys, bound, masks, broadcast, encrypt_fraction, encrypt_by)
         self._value_bits = value_bits
         self._rounds = rounds
-        self.exact = self.hides  # the clear part of an update holds no residues
+        self.carries = replace(self.carries, exact=self.hides)  # the clear part of an update holds no residues
 
     @property
     def symmetric(self) -> bool:
@@ -89,10 +100,10 @@ class PadSum(OpenedSum):
     """Exact sums of fixed-point values under one-time masks alone: the baseline for encryption."""
 
     name = "pad"
-    exact = True
 
     def __init__(self, keys: str = "keyholder", bound: float = 1.0, value_bits: int = 16) -> None:
         super().__init__(keys, bound)
+        self.carries = replace(self.carries, exact=True)
         self._value_bits = value_bits
 
     @property

@@ -50,6 +50,7 @@ from privacy.secure_sums.mpc.aggregates import by_name as mpc_aggregates
 from privacy.secure_sums.mpc.aggregates.by_name import named
 from privacy.secure_sums.mpc.agreement import Manifest, Taken, agree, check_box, manifest_bytes, number_of
 from privacy.secure_sums.mpc.shares import WIDTHS, Elements, ShareRing
+from privacy.secure_sums.traits import Carries, Needs, Parties
 from privacy.secure_sums.trust import LEFT_OUT, Trust
 from privacy.secure_sums.vectors import Sum, Total, Vector, VectorSpec
 from privacy.spans import span
@@ -73,9 +74,8 @@ class CryptenSum(SecureSum):
 
     name = "crypten"
     hides = True
-    pinned = True
+    needs = Needs(roster=True)
     stages = ("share",)
-    meeting: Meeting
 
     def __init__(
         self,
@@ -91,30 +91,29 @@ class CryptenSum(SecureSum):
         if parties not in PARTIES:
             raise ConfigError.of(f"{KEY}.parties", parties, f"allowed are {', '.join(map(str, PARTIES))}")
         positive(f"{KEY}.bound", bound)
-        self.bound = float(bound)
         self._fractional_bits = fractional_bits
         self._aggregate = named(**(aggregate or {"name": "sum"}))
-        self.exact = self.additive = isinstance(self._aggregate, mpc_aggregates.Sum)
-        self.uniform = self._aggregate.uniform
-        self.noise = self._aggregate.noise(parties, fractional_bits)
+        sums = isinstance(self._aggregate, mpc_aggregates.Sum)
+        self.carries = Carries(exact=sums, bound=float(bound), uniform=self._aggregate.uniform, additive=sums)
+        noise = self._aggregate.noise(parties, fractional_bits)
         if insecure_provider and self._aggregate.linear:
             allowed = f"secure_sum/aggregate={self._aggregate.name} needs no correlated randomness: leave it out"
             raise ConfigError.of(f"{KEY}.insecure_provider", "true", allowed)
-        self.roles = tuple(party_address(party) for party in range(parties))
+        roles = tuple(party_address(party) for party in range(parties))
         dealer = None if self._aggregate.linear or insecure_provider else DEALER
-        self.meeting = Meeting(self.roles, timeout_s, rendezvous, tunnel, dealer, insecure_provider)
-        self.caveats = tuple(_caveats(self.meeting, self._aggregate.name))
-        self.assumption = _assumption(self.meeting)
+        self._meeting = Meeting(roles, timeout_s, rendezvous, tunnel, dealer, insecure_provider)
+        self.parties = Parties(roles, self._meeting, noise)
+        self.assumption = _assumption(self._meeting)
 
     @property
     def label(self) -> str:
         """The name in tables, followed by the aggregate if that is not the sum."""
-        return self.name if self.additive else f"{self.name}_{self._aggregate.name}"
+        return self.name if self.carries.additive else f"{self.name}_{self._aggregate.name}"
 
     def trust(self, spec: VectorSpec) -> Trust:  # noqa: ARG002
         """Return one share for each party; the dealer's randomness would open the parties' messages to one another."""
-        meeting = self.meeting
-        coalitions = [self.roles]
+        meeting = self._meeting
+        coalitions = [self.parties.roles]
         holds = {"each party": "one additive share of each update"}
         if meeting.dealer is not None:
             coalitions.append(("the dealer", "any one party"))
@@ -123,7 +122,8 @@ class CryptenSum(SecureSum):
             coalitions = [(party_address(0),)]
         sees = {"the server": "sealed boxes, and the opened result", "each party": "the opened result"}
         drop_out = f"{LEFT_OUT} The loss of a party ends the run."
-        return Trust(tuple(coalitions), drop_out, holds, sees)
+        limits = {"protocol": tuple(_limits(meeting, self._aggregate.name))}
+        return Trust(tuple(coalitions), drop_out, holds, sees, sentences=limits)
 
     def ring(self, spec: VectorSpec) -> ShareRing:
         """Return the ring of a spec's vectors: the narrowest that holds their sum, or 64 bits for other aggregates.
@@ -131,9 +131,9 @@ class CryptenSum(SecureSum):
         Raises:
             ConfigError: no ring holds their sums, or the aggregate cannot be computed on them.
         """
-        self._aggregate.check(spec, self._fractional_bits, len(self.roles))
+        self._aggregate.check(spec, self._fractional_bits, len(self.parties.roles))
         ring = ShareRing.of(spec, self._fractional_bits, KEY)
-        return ring if self.additive else replace(ring, bits=WIDTHS[-1])
+        return ring if self.carries.additive else replace(ring, bits=WIDTHS[-1])
 
     def tolerance(self, spec: VectorSpec) -> float:
         """Return half a step of the fixed point."""
@@ -149,9 +149,9 @@ class CryptenSum(SecureSum):
 
         def collect(address: Address, records: Records) -> None:
             manifest = bytes_of(records, "manifest")
-            received = tuple(bytes_of(records, role) for role in self.roles)
-            if len(manifest) != manifest_bytes(len(self.roles)):
-                raise MalformedContribution(f"a manifest has {manifest_bytes(len(self.roles))} bytes")
+            received = tuple(bytes_of(records, role) for role in self.parties.roles)
+            if len(manifest) != manifest_bytes(len(self.parties.roles)):
+                raise MalformedContribution(f"a manifest has {manifest_bytes(len(self.parties.roles))} bytes")
             for index, box in enumerate(received):  # a wrong hash here must not end the round for all at the parties
                 self._check_size(address, index, box, spec)
                 check_box(manifest, index, box)
@@ -159,7 +159,7 @@ class CryptenSum(SecureSum):
             boxes[address] = received
 
         outbox: dict[Address, Records] = {address: {} for address in cohort}
-        there = yield Exchange("share", outbox, collect, collect=True, names=(*self.roles, "manifest"))
+        there = yield Exchange("share", outbox, collect, collect=True, names=(*self.parties.roles, "manifest"))
         require_contributors(there, spec)
         reports: dict[Address, Records] = {}
 
@@ -167,22 +167,24 @@ class CryptenSum(SecureSum):
             bytes_of(records, "digest")
             if left_out := records.get("left out"):
                 log.warning("%s leaves out %s", address, shown(left_out, 200))
-            if address == self.roles[0]:
+            if address == self.parties.roles[0]:
                 spec.check_sum(records.get("sum"))
             reports[address] = records
 
         handed = {
             role: self._handed(index, {address: boxes[address] for address in there}, manifests)
-            for index, role in enumerate(self.roles)
+            for index, role in enumerate(self.parties.roles)
         }
-        yield Exchange("reveal", handed, receive, timeout_s=self.meeting.timeout_s)
+        yield Exchange("reveal", handed, receive, timeout_s=self._meeting.timeout_s)
         return self._compared(reports, there, spec)
 
     def _check_size(self, client: Address, index: int, box: bytes, spec: VectorSpec) -> None:
         whole = index == self._whole(client)
         length = BOX_BYTES + (self.ring(spec).dtype.itemsize * spec.length if whole else KEY_BYTES)
         if len(box) != length:
-            raise MalformedContribution(f"the box for {self.roles[index]} must have {length} bytes, got {len(box)}")
+            raise MalformedContribution(
+                f"the box for {self.parties.roles[index]} must have {length} bytes, got {len(box)}"
+            )
 
     def _handed(
         self, index: int, boxes: Mapping[Address, Sequence[bytes]], manifests: Mapping[Address, bytes]
@@ -192,17 +194,17 @@ class CryptenSum(SecureSum):
         return {**own, "contributors": ",".join(boxes), "manifests": b"".join(manifests[address] for address in boxes)}
 
     def _compared(self, reports: Mapping[Address, Records], there: Sequence[Address], spec: VectorSpec) -> Total:
-        missing = [role for role in self.roles if role not in reports]
+        missing = [role for role in self.parties.roles if role not in reports]
         if missing:
             raise PrivacyRefusal(f"{' and '.join(missing)} did not reveal the sum")
-        vector_D = cast(Sum, reports[self.roles[0]]["sum"])
-        contributors = str(reports[self.roles[0]].get("contributors")).split(",")
+        vector_D = cast(Sum, reports[self.parties.roles[0]]["sum"])
+        contributors = str(reports[self.parties.roles[0]].get("contributors")).split(",")
         digest = _digest(vector_D, contributors)
-        if reports[self.roles[0]]["digest"] != digest:
-            raise PrivacyRefusal(f"{self.roles[0]} reports a different sum from the one it revealed")
-        others = [role for role in self.roles if reports[role]["digest"] != digest]
+        if reports[self.parties.roles[0]]["digest"] != digest:
+            raise PrivacyRefusal(f"{self.parties.roles[0]} reports a different sum from the one it revealed")
+        others = [role for role in self.parties.roles if reports[role]["digest"] != digest]
         if others:
-            said = f"{' and '.join(others)} revealed a different sum from {self.roles[0]}"
+            said = f"{' and '.join(others)} revealed a different sum from {self.parties.roles[0]}"
             raise PrivacyRefusal(f"{said}: one of them is broken")
         if not set(contributors) <= set(there):
             raise PrivacyRefusal("the parties name contributors that sent nothing")
@@ -225,10 +227,10 @@ class CryptenSum(SecureSum):
         with span("encode"):
             values_D = ring.encode(vector_D)
         with span("share"):
-            payloads = ring.split(values_D, len(self.roles), whole, me.randomness)
+            payloads = ring.split(values_D, len(self.parties.roles), whole, me.randomness)
         with span("seal"):
-            boxes = {role: _sealed(me, role, share) for role, share in zip(self.roles, payloads, strict=True)}
-        me.inside.update(zip(self.roles, payloads, strict=True))
+            boxes = {role: _sealed(me, role, share) for role, share in zip(self.parties.roles, payloads, strict=True)}
+        me.inside.update(zip(self.parties.roles, payloads, strict=True))
         manifest = Manifest.of(me.randomness.key(), list(boxes.values()))
         return {**boxes, "manifest": manifest.signed(me)}
 
@@ -236,13 +238,13 @@ class CryptenSum(SecureSum):
 
     def declare(self, stage: str, records: Records, me: Participant) -> Declarations:  # noqa: ARG002
         """Return the boxes, each with a share in it that is uniform, and the manifest."""
-        boxes = {role: self._declared(role, me) for role in self.roles}
-        return {**boxes, "manifest": Fixed(manifest_bytes(len(self.roles)))}
+        boxes = {role: self._declared(role, me) for role in self.parties.roles}
+        return {**boxes, "manifest": Fixed(manifest_bytes(len(self.parties.roles)))}
 
     def _declared(self, role: Address, me: Participant) -> Boxed:
         ring = self.ring(me.spec)
         share = me.inside[role]
-        if self.roles[self._whole(me.address)] != role:
+        if self.parties.roles[self._whole(me.address)] != role:
             return Boxed(share, BOX_BYTES, (Numbers.of_bytes(f"the key for {role}", share),))
         words = np.frombuffer(share, ring.dtype)
         return Boxed(share, BOX_BYTES, (Numbers.of(f"the share of {role}", words, 1 << ring.bits),))
@@ -264,18 +266,18 @@ class CryptenSum(SecureSum):
         records = self.respond(stage, inbound, me, lambda: vector_D)
         ring = self.ring(me.spec)
         total_D = np.zeros(me.spec.length, ring.dtype)
-        for index, role in enumerate(self.roles):
+        for index, role in enumerate(self.parties.roles):
             ring.add_share(total_D, me.inside[role], whole=index == self._whole(me.address))
         return Rehearsal(self.declare(stage, records, me), vector_D, ring.decode(total_D), ring.tolerance)
 
     def _whole(self, client: Address) -> int:
         """Return the index of the party that gets a client's vector; the others get keys."""
-        return number_of(client) % len(self.roles)
+        return number_of(client) % len(self.parties.roles)
 
     def _reveal(self, inbound: Records, me: Participant) -> Records:
-        if me.address not in self.roles:
+        if me.address not in self.parties.roles:
             raise ProtocolError(f"{me.address} reveals nothing")
-        taken = Taken(self.roles, self._check_share)
+        taken = Taken(self.parties.roles, self._check_share)
         complaint: FedveilError | None = None
         try:
             with span("open"):
@@ -290,15 +292,15 @@ class CryptenSum(SecureSum):
             vector_D = self._opened(shares_CD, me)
         report: Records = {"digest": _digest(vector_D, contributors), "left out": taken.told}
         # every party has the sum: the first one reports it, and the others its digest
-        first = me.address == self.roles[0]
+        first = me.address == self.parties.roles[0]
         return {**report, "sum": vector_D, "contributors": ",".join(contributors)} if first else report
 
     def _check_share(self, client: Address, share: bytes, me: Participant) -> None:
-        self.ring(me.spec).check_share(share, whole=self.roles[self._whole(client)] == me.address)
+        self.ring(me.spec).check_share(share, whole=self.parties.roles[self._whole(client)] == me.address)
 
     def _agreed(self, taken: Taken, complaint: FedveilError | None, me: Participant) -> tuple[Address, ...]:
         try:
-            return agree(taken.manifests, complaint, me, self.roles)
+            return agree(taken.manifests, complaint, me, self.parties.roles)
         except TooFewContributors as error:
             raise TooFewContributors(f"{error}; left out is {taken.told}" if taken.told else str(error)) from error
 
@@ -308,7 +310,7 @@ class CryptenSum(SecureSum):
         A linear aggregate needs the sum alone: shape (1, D). The payloads are consumed.
         """
         ring = self.ring(me.spec)
-        index = self.roles.index(me.address)
+        index = self.parties.roles.index(me.address)
         rows = 1 if self._aggregate.linear else len(contributors)
         shares_CD = np.zeros((rows, me.spec.length), ring.dtype)
         for place, client in enumerate(contributors):
@@ -349,7 +351,7 @@ def _assumption(meeting: Meeting) -> str:
     return collude if meeting.dealer is None else f"{collude}, and the dealer colludes with none of them"
 
 
-def _caveats(meeting: Meeting, aggregate: str) -> Iterator[str]:
+def _limits(meeting: Meeting, aggregate: str) -> Iterator[str]:
     yield "The parties are assumed to follow the protocol: security is passive."
     yield "The parties learn each round's total, too."
     where = "stay on the machine" if meeting.tunnel is None else f"go through the tunnel {meeting.tunnel}"

@@ -119,7 +119,7 @@ class Bounds:
         honest = "the server follows the protocol: it" if self.server == CURIOUS else "the server"
         return f"{honest} does not collude with {self.coalition(plan)} of a client's {plan.degree} neighbours"
 
-    def caveats(self, plan: GraphPlan) -> list[str]:
+    def limits(self, plan: GraphPlan) -> list[str]:
         """Whole sentences about the limits of a cohort with this plan."""
         told = f"It takes {plan.threshold} neighbours where the server follows the protocol."
         left = f"Of a cohort of {plan.count}, {plan.least} must be left, or the round is refused."

@@ -63,6 +63,7 @@ from privacy.secure_sums.secagg.keys import (
 from privacy.secure_sums.secagg.masks import MaskedVectors
 from privacy.secure_sums.secagg.server_state import BOX_BYTES, Collected
 from privacy.secure_sums.secagg.shamir import SHARE_BYTES, split
+from privacy.secure_sums.traits import Carries, Needs
 from privacy.secure_sums.trust import EVERYTHING, LEFT_OUT, Trust
 from privacy.secure_sums.vectors import Vector, VectorSpec
 from privacy.spans import span
@@ -83,13 +84,12 @@ _SECRETS = (_KEYS, _SEED, _OWN, _OPENERS, _SHARES)
 class SecAggSum(SecureSum):
     """Exact sums of fixed-point values, or of residues. `bound` is the largest value of an update.
 
-    `clients` and `cohort` are the sizes of a run (a cohort of None is all clients), for `assumption` and `caveats`.
+    `clients` and `cohort` are the sizes of a run (a cohort of None is all clients), for `assumption` and `trust`.
     """
 
     name = "secagg"
-    exact = True
     hides = True
-    pinned = True
+    needs = Needs(roster=True)
     stages = ("advertise", "share_keys", "mask", "confirm", "unmask")
 
     def __init__(
@@ -105,24 +105,24 @@ class SecAggSum(SecureSum):
         correctness_bits: int = 20,
     ) -> None:
         positive(f"{KEY}.bound", bound)
-        self.bound = float(bound)
+        self.carries = Carries(exact=True, bound=float(bound))
         self._value_bits = value_bits
         self._bounds = Bounds(dropout_rate, collusion_rate, server, security_bits, correctness_bits)
         size = max(clients if cohort is None else cohort, 1)
         whole = self.plan(size, size)
         self.assumption = self._bounds.assumption(whole)
-        self.caveats = (*self._bounds.caveats(whole), "Any client can end a round with a wrong share.")
+        self._limits = (*self._bounds.limits(whole), "Any client can end a round with a wrong share.")
 
     def trust(self, spec: VectorSpec) -> Trust:
         """The trust assumptions for a whole cohort: smaller coalitions than the named one have too few shares."""
         plan = self.plan(spec.cohort_size, spec.cohort_size)
         if plan.count == 1:
-            return EVERYTHING
+            return replace(EVERYTHING, sentences={"protocol": self._limits})
         coalition = f"{self._bounds.coalition(plan)} of a client's {plan.degree} neighbours"
         holds = {"each client": "the keys of its own masks, and a share of each neighbour's keys"}
         sees = {"the server": "masked vectors, the keys of clients that dropped out, and the sum"}
         drop_out = f"{LEFT_OUT} Its masks are removed with the shares of {plan.threshold} neighbours."
-        return Trust((("the server", coalition),), drop_out, holds, sees)
+        return Trust((("the server", coalition),), drop_out, holds, sees, sentences={"protocol": self._limits})
 
     def plan(self, count: int, cohort: int) -> GraphPlan:
         """Neighbours and threshold for `count` clients of a cohort.

@@ -21,6 +21,7 @@ from privacy.noise.cost_of_integer_noise import skellam_rdp
 from privacy.noise.integer_encoding import from_modulus, padded_length, rounded_norm_bound
 from privacy.randomness import OsRandomness, SeededRandomness
 from privacy.secure_sums.plain import PlainSum
+from privacy.secure_sums.traits import Carries
 from privacy.testing.harness import Round, residue_spec
 from tests.composed import run, server_of, workspace_of
 from tests.outside.masked_sum import MaskedSum
@@ -214,7 +215,7 @@ def test_plans_that_are_refused(change):
 
 
 class Approximate(MaskedSum):
-    exact = False
+    carries = Carries(exact=False)
 
 
 def test_an_approximate_sum_is_refused():

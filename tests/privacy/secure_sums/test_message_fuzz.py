@@ -101,7 +101,7 @@ class Damaged(Recorded):
 def test_damaged_requests_crash_nobody_and_change_no_sum(made):
     secure_sum = made()
     round_ = Damaged(secure_sum, spec_of(LENGTH, COUNT, 2), vectors(COUNT, LENGTH))
-    round_.draw = generator("requests", secure_sum.name, *secure_sum.roles)
+    round_.draw = generator("requests", secure_sum.name, *secure_sum.parties.roles)
     round_.lines = []
     total = round_.run()
     assert_sum(total, round_.vectors, secure_sum)

@@ -25,6 +25,7 @@ from privacy.secure_sums.secagg import protocol as secagg
 from privacy.secure_sums.secagg.protocol import SecAggSum
 from privacy.testing.harness import Round, residue_spec, spec_of
 from privacy.witness.examine import FALSE_ALARM, Upload, allowance, examine
+from tests.outside.hiding_sum import HidingSum
 from tests.outside.masked_sum import MaskedSum
 
 BOUND = 4.0
@@ -100,6 +101,7 @@ SUMS: dict[str, Callable[[], SecureSum]] = {
     "pad": lambda: PadSum("keyholder", BOUND),
     "secagg": lambda: SecAggSum(COUNT, bound=BOUND),
     "crypten": lambda: CryptenSum(3, BOUND),
+    "hiding": lambda: HidingSum(BOUND),
     "crypten-median": lambda: CryptenSum(2, BOUND, aggregate={"name": "median"}),
 }
 
@@ -109,7 +111,7 @@ def test_an_honest_upload_raises_no_alarm(name):
     uploaded(SUMS[name](), rounds=3)
 
 
-@pytest.mark.parametrize("name", ["bfv", "pad", "secagg", "crypten"])
+@pytest.mark.parametrize("name", ["bfv", "pad", "secagg", "crypten", "hiding"])
 @pytest.mark.parametrize("bits", [4, 16])
 def test_nor_do_residues(name, bits):
     generator = np.random.default_rng(bits)
@@ -119,7 +121,7 @@ def test_nor_do_residues(name, bits):
     round_.upload()
 
 
-@pytest.mark.parametrize("name", ["ckks", "bfv", "pad", "secagg", "crypten"])
+@pytest.mark.parametrize("name", ["ckks", "bfv", "pad", "secagg", "crypten", "hiding"])
 @pytest.mark.parametrize("length", [1, 2, 9])
 def test_nor_do_the_shortest_vectors(name, length):
     vectors = {f"client/{i}": np.full(length + 1, 0.5, np.float32) for i in range(COUNT)}

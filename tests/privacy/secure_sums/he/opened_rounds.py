@@ -165,7 +165,7 @@ def plaintexts(spec: VectorSpec, vector_D: Vector) -> dict[str, bytes]:
 
 
 def secrets_of(round_: Recorded) -> dict[str, bytes]:
-    secrets = {f"identity of {name}": identity_of(name).to_bytes() for name in [*ALL, *round_.secure_sum.roles]}
+    secrets = {f"identity of {name}": identity_of(name).to_bytes() for name in [*ALL, *round_.secure_sum.parties.roles]}
     for address, vector in round_.vectors.items():
         secrets |= {f"{address} as {how}": data for how, data in plaintexts(round_.spec, vector).items()}
     for address, _, reply in round_.at("collect"):

@@ -134,7 +134,7 @@ def test_no_keys_no_round(made, keys):
     for stage, match in [("keys", f"{maker} made no key"), ("deliver", "no client took its key")]:
         round_ = Round(secure_sum, spec_of(LENGTH, 2), vectors(2, LENGTH), gone={stage: {*ALL, "keyholder"}})
         with pytest.raises(PrivacyRefusal, match=match):
-            round_.drive(secure_sum.setup([*round_.vectors, *secure_sum.roles], round_.spec))
+            round_.drive(secure_sum.setup([*round_.vectors, *secure_sum.parties.roles], round_.spec))
 
 
 @pytest.mark.parametrize("made", [BfvSum, CkksSum])

@@ -49,7 +49,7 @@ def test_keys_last_for_one_attempt_and_are_in_no_store(secure_sum):
     round_ = recorded(secure_sum)
     assert "keys" in {stage for stage, *_ in round_.passed}
     secrets = {address: memory.get(SECRET) for address, memory in round_.memories.items()}
-    holders = {"keyholder"} if secure_sum.roles else set(round_.vectors)
+    holders = {"keyholder"} if secure_sum.parties.roles else set(round_.vectors)
     assert {address for address, secret in secrets.items() if secret} == holders
     for store in round_.stores.values():
         assert not {PUBLIC, SECRET} & set(store.values)

@@ -585,7 +585,7 @@ def test_an_upload_is_as_long_as_the_vector_whatever_the_number_of_parties(parti
         upload = secure_sum.respond("share", {}, round_.party("client/0"), lambda: vector["client/0"])
         size = sum(len(name) + len(value) for name, value in upload.items())
         assert width * (length + 1) < size <= (width + 0.1) * length
-        long = [role for role in secure_sum.roles if len(upload[role]) > 1000]
+        long = [role for role in secure_sum.parties.roles if len(upload[role]) > 1000]
         assert long == ["party/0"]
 
 
@@ -645,8 +645,8 @@ def test_what_cannot_work_is_refused(options, message):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "[::1]"])
 def test_loopback_needs_no_tunnel_and_beyond_it_one_will_do(host):
-    assert CryptenSum(rendezvous=f"tcp://{host}:5000").meeting.address[1] == 5000
-    assert CryptenSum(rendezvous="tcp://10.0.0.1:5000", tunnel="wg0").meeting.tunnel == "wg0"
+    assert CryptenSum(rendezvous=f"tcp://{host}:5000").parties.meeting.address[1] == 5000
+    assert CryptenSum(rendezvous="tcp://10.0.0.1:5000", tunnel="wg0").parties.meeting.tunnel == "wg0"
 
 
 def test_a_cohort_whose_sums_wrap_is_refused():

@@ -233,7 +233,7 @@ def test_nothing_that_is_secret_passes_or_stays():
 
 
 @pytest.mark.parametrize(
-    ("options", "assumption", "caveat"),
+    ("options", "assumption", "limit"),
     [
         ({"clients": 100}, "the server does not collude with 6 of a client's 66 neighbours", "It takes 36 neighbours"),
         ({"clients": 500, "cohort": 100}, "6 of a client's 66 neighbours", "can try keys until a graph suits it"),
@@ -242,11 +242,12 @@ def test_nothing_that_is_secret_passes_or_stays():
         ({"clients": 1}, "the server is trusted: a cohort of one client", "Any client can end a round"),
     ],
 )
-def test_the_coalition_is_told(options, assumption, caveat):
+def test_the_coalition_is_told(options, assumption, limit):
     secure_sum = SecAggSum(**options)
     assert assumption in secure_sum.assumption
-    assert any(caveat in sentence for sentence in secure_sum.caveats)
-    assert all(sentence[0].isupper() and sentence.endswith((".", ").")) for sentence in secure_sum.caveats)
+    limits = secure_sum.trust(spec_of(3, options.get("cohort", options["clients"]))).sentences["protocol"]
+    assert any(limit in sentence for sentence in limits)
+    assert all(sentence[0].isupper() and sentence.endswith((".", ").")) for sentence in limits)
 
 
 @pytest.mark.parametrize(
