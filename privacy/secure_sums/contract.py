@@ -105,7 +105,7 @@ Flow = Generator[Exchange, list[Address], Total]
 SetupFlow = Generator[Exchange, list[Address], None]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Participant:
     """A role that answers in one attempt at one round. `memory` is flat, serialisable and lasts one round."""
 

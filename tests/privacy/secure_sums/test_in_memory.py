@@ -15,7 +15,7 @@ from privacy.errors import (
     ProtocolError,
     TooFewContributors,
 )
-from privacy.secure_sums.contract import Exchange
+from privacy.secure_sums.contract import Exchange, Participant
 from privacy.secure_sums.exchanges import Exchanges
 from privacy.secure_sums.in_memory import Drawn, InMemory, fresh_credentials
 from privacy.secure_sums.plain import PlainSum
@@ -270,3 +270,8 @@ def test_the_set_up_is_round_zero_and_its_memory_ends_with_it():
     assert_sum_of(roles.aggregate(), *CLIENTS)
     assert roles.memories["client/1"] == {"met": "collect"}
     assert not roles.refused
+
+
+def test_a_participant_is_made_by_keyword_only():
+    with pytest.raises(TypeError, match="positional"):
+        Participant("client/0", "run", 1, "attempt", SPEC, {}, None)
