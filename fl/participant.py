@@ -46,6 +46,27 @@ class Request:
     state: Mapping[str, float] = field(default_factory=dict)  # public state of the mechanisms' server halves
 
 
+def participant(
+    work: Workspace,
+    request: Request,
+    memory: MutableMapping[str, Value],
+    credentials: Credentials | None = None,
+) -> Participant:
+    """Return the role that a request addresses, with its randomness and device."""
+    return Participant(
+        address=request.address,
+        run=work.hash,
+        round=request.round,
+        attempt=request.attempt,
+        spec=work.spec,
+        memory=memory,
+        randomness=OsRandomness(),
+        credentials=credentials,
+        noise=work.randomness(request.address, request.round),
+        device=str(work.device),
+    )
+
+
 def answer(
     work: Workspace,
     request: Request,
@@ -68,18 +89,7 @@ def answer(
     recorder = Recorder()
     before = dict(memory)
     contributed: list[Vector] = []
-    me = Participant(
-        request.address,
-        work.hash,
-        request.round,
-        request.attempt,
-        work.spec,
-        memory,
-        OsRandomness(),
-        credentials,
-        work.randomness(request.address, request.round),
-        str(work.device),
-    )
+    me = participant(work, request, memory, credentials)
 
     def contribute() -> Vector:
         phases.end(PROTECT)

@@ -13,6 +13,7 @@ from privacy.addresses import Address, is_client
 from privacy.errors import PrivacyRefusal, ProtocolError
 from privacy.sealing import Roster
 from privacy.secure_sums.contract import Exchange, Records
+from privacy.secure_sums.exchanges import Exchanges
 from privacy.secure_sums.signed_replies import reply_header, verified
 from privacy.secure_sums.vectors import Vector
 from privacy.spans import span
@@ -35,15 +36,10 @@ def drive(
         PrivacyRefusal: too few participants are left to go on; the message says why one of them is missing.
         ProtocolError: a reply was invalid and `abort_on_invalid` is set.
     """
-    exchange: Exchange | None = None
-    while True:
-        try:
-            with meter.compute("protocol"), _with_reasons(transport, exchange):
-                exchange = next(flow) if exchange is None else flow.send(exchange.respondents())
-        except StopIteration as stop:
-            given: T = stop.value
-            return given
+    exchanges = Exchanges(flow, lambda last: _server_step(meter, transport, last))
+    for exchange in exchanges:
         _run_exchange(exchange, transport, meter, attempt, model_D, abort_on_invalid, roster)
+    return exchanges.result
 
 
 def _run_exchange(
@@ -72,6 +68,12 @@ def _authentic(records: Records, address: Address, stage: str, attempt: Attempt,
         return records
     with span("verify"):
         return verified(records, roster, reply_header(attempt.run, attempt.round, attempt.attempt, stage, address))
+
+
+@contextmanager
+def _server_step(meter: Meter, transport: Transport, last: Exchange | None) -> Iterator[None]:
+    with meter.compute("protocol"), _with_reasons(transport, last):
+        yield
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import os
 import secrets
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +32,11 @@ from fl.training.generators import preserved_generators
 from fl.workspace import Workspace
 from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError, PrivacyRefusal, ProtocolError, RuntimeFailure
-from privacy.randomness import OsRandomness
-from privacy.secure_sums.contract import Credentials, Exchange, Participant, Records, Value
+from privacy.secure_sums.contract import Contribution, Credentials, Exchange, Participant, Records, Value
 from privacy.secure_sums.he.codecs import CipherScheme
 from privacy.secure_sums.he.key_delivery import SECRET
 from privacy.secure_sums.he.protocol import OpenedSum
+from privacy.secure_sums.in_memory import InMemory
 from privacy.secure_sums.vectors import Sum, Vector
 
 Uploads = Mapping[Address, Records]
@@ -95,8 +95,7 @@ class Scene:
 
     def set_up(self) -> None:
         """Run the set-up that precedes the first round."""
-        roles = [*self.clients, *self.secure_sum.parties.roles]
-        self._drive(self.secure_sum.setup(roles, self.spec), AttackAttempt(SETUP_ROUND), honest)
+        Play(self, AttackAttempt(SETUP_ROUND)).set_up()
 
     def credentials(self, address: Address, stage: str) -> Credentials:  # noqa: ARG002
         """The credentials that a role has from set-up, at a stage."""
@@ -137,7 +136,7 @@ class Scene:
         """One attempt at a round, to its end or to the first refusal."""
         attempt = AttackAttempt(number)
         try:
-            self._drive(self.secure_sum.server(self.clients, self.spec), attempt, forge)
+            Play(self, attempt, forge).aggregate()
         except (ProtocolError, PrivacyRefusal) as error:
             attempt.refusal = one_line(error)
         return attempt
@@ -151,48 +150,67 @@ class Scene:
 
     def secret(self, attempt: AttackAttempt) -> bytes:
         """The key that opened the attempt: used to judge the attack, unknown to the attacker."""
-        me = self._party(attempt.opener, attempt, "open")
-        assert me.credentials is not None
-        kept = me.memory.get(SECRET) or me.credentials.store.get(SECRET)
+        me = Play(self, attempt).party(attempt.opener)
+        kept = me.memory.get(SECRET) or me.own.store.get(SECRET)
         assert isinstance(kept, bytes)
         return kept
 
-    def _drive(self, flow: Generator[Exchange, list[Address], object], attempt: AttackAttempt, forge: Forge) -> None:
-        respondents: list[Address] | None = None
-        while True:
-            try:
-                exchange = next(flow) if respondents is None else flow.send(respondents)
-            except StopIteration:
-                return
-            self._serve(exchange, attempt, forge)
-            respondents = exchange.respondents()
+    def meddle(self, stage: str, address: Address, inbound: Records, attempt: AttackAttempt) -> Records:  # noqa: ARG002
+        """The request as the attacker sends it: by default as the protocol makes it."""
+        return inbound
 
-    def _serve(self, exchange: Exchange, attempt: AttackAttempt, forge: Forge) -> None:
-        attempt.stage = exchange.stage
-        for address, inbound in exchange.outbox.items():
-            if exchange.stage == "open":
-                inbound = attempt.request = forge(inbound, attempt.uploads)
-                attempt.opener = address
-            reply = self._respond(exchange.stage, address, inbound, attempt)
-            if exchange.stage == "collect":
-                attempt.uploads[address] = reply
-            exchange.deliver(address, reply)  # the server's half of the protocol checks the reply
-            if exchange.stage == "open":
-                assert isinstance(reply["opened"], np.ndarray)
-                attempt.opened = reply["opened"]
+    def answer(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
+        """The answer of a role."""
+        return self.secure_sum.respond(stage, inbound, me, contribution)
 
-    def _respond(self, stage: str, address: Address, inbound: Records, attempt: AttackAttempt) -> Records:
-        me = self._party(address, attempt, stage)
-        return self.secure_sum.respond(stage, inbound, me, lambda: self.vectors[address])
 
-    def _party(self, address: Address, attempt: AttackAttempt, stage: str) -> Participant:
-        """The party of an address, built as `fl.participant.answer` builds it."""
-        work = self.work
-        memory = attempt.memories[address]
-        credentials = self.credentials(address, stage)
-        return Participant(
-            address, work.hash, attempt.round, attempt.name, self.spec, memory, OsRandomness(), credentials
+class Play(InMemory):
+    """The roles of a scene in one attempt, as `fl.participant` makes them, and a server that forges a request."""
+
+    def __init__(self, scene: Scene, attempt: AttackAttempt, forge: Forge = honest) -> None:
+        super().__init__(
+            scene.secure_sum,
+            scene.spec,
+            {address: scene.vectors[address] for address in scene.clients},
+            strict=True,
+            run_hash=scene.work.hash,
+            number=attempt.round,
+            attempt=attempt.name,
+            memories=attempt.memories,
         )
+        self.scene = scene
+        self.seen = attempt
+        self.forge = forge
+
+    def credentials(self, address: Address) -> Credentials:
+        """The credentials that a role has from set-up."""
+        return self.scene.credentials(address, self.stage)
+
+    def to_role(self, exchange: Exchange, address: Address) -> Records:
+        """The request, forged where it is the one to open."""
+        self.seen.stage = exchange.stage
+        inbound = exchange.outbox[address]
+        if exchange.stage == "open":
+            inbound = self.seen.request = self.forge(inbound, self.seen.uploads)
+            self.seen.opener = address
+        return self.scene.meddle(exchange.stage, address, inbound, self.seen)
+
+    def answer(self, stage: str, request: Records, me: Participant, contribution: Contribution) -> Records:
+        """The answer of the scene's roles."""
+        return self.scene.answer(stage, request, me, contribution)
+
+    def to_server(self, exchange: Exchange, address: Address, reply: Records) -> Records:
+        """The reply, which the server keeps where it is an upload."""
+        if exchange.stage == "collect":
+            self.seen.uploads[address] = reply
+        return reply
+
+    def deliver(self, exchange: Exchange, address: Address, reply: Records) -> None:
+        """Pass the reply to the server's half, which checks it, and keep the opening that it takes."""
+        super().deliver(exchange, address, reply)
+        if exchange.stage == "open":
+            assert isinstance(reply["opened"], np.ndarray)
+            self.seen.opened = reply["opened"]
 
 
 def close(found_D: Sum, true_D: Vector) -> tuple[bool, str]:

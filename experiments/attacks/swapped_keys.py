@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.attacks import AttackCase, Finding
-from experiments.attacks.scene import VICTIM, AttackAttempt, Scene, configured, honest, message_of, taken_for
+from experiments.attacks.scene import VICTIM, AttackAttempt, Play, Scene, configured, message_of, taken_for
 from experiments.attacks.single_update import alone
 from experiments.hydra.error_lines import one_line
 from fl.keys import folders as keys
@@ -21,7 +21,8 @@ from privacy.addresses import KEYHOLDER, Address
 from privacy.errors import PrivacyRefusal, ProtocolError
 from privacy.randomness import OsRandomness
 from privacy.sealing import Identity, Roster
-from privacy.secure_sums.contract import Credentials, Participant, Records
+from privacy.secure_sums.contract import Contribution, Credentials, Participant, Records
+from privacy.secure_sums.in_memory import InMemory
 from privacy.secure_sums.relayed_roster import HAND_OUT, STAGES, RelayedRoster
 from privacy.secure_sums.vectors import Vector
 
@@ -47,7 +48,7 @@ class Swapped(Scene):
         everybody = self.work.everybody
         if self.work.relayed:
             attempt = AttackAttempt(SETUP_ROUND)
-            self._drive(RelayedRoster(everybody).flow(self.work.hash, SETUP_ROUND, attempt.name), attempt, honest)
+            Play(self, attempt).drive(RelayedRoster(everybody).flow(self.work.hash, SETUP_ROUND, attempt.name))
         else:
             self._known = keys.make_all(self._folder, everybody)
         super().set_up()
@@ -59,16 +60,21 @@ class Swapped(Scene):
             return relaying.credentials(folder, address, self.work, stage)
         return keys.deployed(folder, address, self.work.everybody, self.work.hash)
 
-    def _respond(self, stage: str, address: Address, inbound: Records, attempt: AttackAttempt) -> Records:
+    def meddle(self, stage: str, address: Address, inbound: Records, attempt: AttackAttempt) -> Records:
+        """The request; the victim gets the forged roster, and then the server's own HE keys."""
         if stage == HAND_OUT:
             self._known = Roster.from_bytes(message_of(inbound, "roster"))
         if address == VICTIM and stage == HAND_OUT:
-            inbound = {"roster": self._with_own(self._known).to_bytes()}
+            return {"roster": self._with_own(self._known).to_bytes()}
         if address == VICTIM and stage == "deliver":
-            inbound = {**inbound, "parcel": self.played("keys", {"clients": VICTIM}, attempt)[VICTIM]}
+            return {**inbound, "parcel": self.played("keys", {"clients": VICTIM}, attempt)[VICTIM]}
+        return inbound
+
+    def answer(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
+        """The answer of a role, which takes part in the exchange of the roster as well."""
         if stage in STAGES:
-            return RelayedRoster(self.work.everybody).respond(stage, inbound, self._party(address, attempt, stage))
-        return super()._respond(stage, address, inbound, attempt)
+            return RelayedRoster(self.work.everybody).respond(stage, inbound, me)
+        return super().answer(stage, inbound, me, contribution)
 
     def _with_own(self, roster: Roster) -> Roster:
         """The roster with the server's keys in place of the opener's."""
@@ -76,13 +82,19 @@ class Swapped(Scene):
 
     def played(self, stage: str, inbound: Records, attempt: AttackAttempt) -> Records:
         """The server's own answer in the opener's place, which ignores the minimum of contributors."""
-        spec = replace(self.spec, min_contributors=1)
         store = keys.store_of(self._folder, "server")
         own = Credentials(self._forged, self._with_own(self._known), store)
-        name = attempt.name
-        memory = attempt.memories["server"]
-        me = Participant(self.opener, self.work.hash, attempt.round, name, spec, memory, OsRandomness(), own)
-        return self.secure_sum.respond(stage, inbound, me, _nothing)
+        impostor = InMemory(
+            self.secure_sum,
+            replace(self.spec, min_contributors=1),
+            {},
+            known={self.opener: own},
+            run_hash=self.work.hash,
+            number=attempt.round,
+            attempt=attempt.name,
+            memories={self.opener: attempt.memories["server"]},
+        )
+        return self.secure_sum.respond(stage, inbound, impostor.party(self.opener), _nothing)
 
 
 def _nothing() -> Vector:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -35,18 +35,18 @@ from fl.keys.folders import FileStore
 from fl.server import progress_bar
 from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError
-from privacy.randomness import OsRandomness
 from privacy.sealing import Identity, Roster, open_box
-from privacy.secure_sums.contract import Credentials, Participant, Records
+from privacy.secure_sums.contract import Credentials, Flow, Participant, Records
+from privacy.secure_sums.in_memory import Drawn, InMemory, fresh_credentials
 from privacy.secure_sums.meeting import Meeting
 from privacy.secure_sums.mpc.aggregates import by_name as mpc_aggregates
 from privacy.secure_sums.mpc.protocol import PARTIES, CryptenSum, revealed
 from privacy.secure_sums.mpc.shares import needed_bits
+from privacy.secure_sums.signed_replies import SERVER
 from privacy.secure_sums.vectors import Segment, Vector, VectorSpec
 
 SIZES = (26_010, 1_000_000)  # parameters: of the small CNN, and of the bar
 RUN = "00" * 32
-ATTEMPT = "bench"
 FRACTIONAL_BITS = 16
 TIMEOUT_S = 600.0
 WAYS = ("ours", "stage", "numpy", "naive")
@@ -109,50 +109,49 @@ class MpcSetting:
 
     def player(self, address: Address, own: Credentials) -> Participant:
         """A role in the only round."""
-        return Participant(address, RUN, 1, ATTEMPT, self.spec, {}, OsRandomness(), own)
+        return InMemory(self.secure_sum, self.spec, {}, known={address: own}).party(address)
 
 
 # ---- what clients send
 
 
-@dataclass
-class Clients:
+class Clients(InMemory):
     """The clients' side of one round, with the keys of all roles."""
 
-    setting: MpcSetting
-    identities: dict[Address, Identity] = field(init=False)
-    share_s: list[float] = field(default_factory=list)  # seconds of each upload
+    def __init__(self, setting: MpcSetting) -> None:
+        addresses = [client_address(client) for client in range(setting.clients)]
+        super().__init__(
+            setting.secure_sum,
+            setting.spec,
+            Drawn(addresses, lambda address: setting.vector(addresses.index(address))),
+            known=fresh_credentials(  # a client keeps nothing
+                [*addresses, *setting.secure_sum.parties.roles], lambda _: FileStore(Path())
+            ),
+            strict=True,
+        )
+        self.setting = setting
+        self.share_s: list[float] = []  # seconds of each upload
 
-    def __post_init__(self) -> None:
-        """Make the keys."""
-        everybody = (*self.addresses, *self.setting.secure_sum.parties.roles)
-        self.identities = {address: Identity.generate(OsRandomness()) for address in everybody}
-        self.roster = Roster({address: identity.public for address, identity in self.identities.items()})
-
-    @property
-    def addresses(self) -> list[Address]:
-        """The addresses of the clients."""
-        return [client_address(client) for client in range(self.setting.clients)]
+    @contextmanager
+    def timed(self, address: Address) -> Iterator[None]:
+        """Append the time of a client's upload to `share_s`."""
+        start_s = time.perf_counter()
+        yield
+        if address != SERVER:
+            self.share_s.append(time.perf_counter() - start_s)
 
     def upload(self, client: int) -> Records:
-        """The upload of one client; its time is appended to `share_s`."""
-        address = client_address(client)
-        vector = self.setting.vector(client)
-        own = Credentials(self.identities[address], self.roster, FileStore(Path()))  # a client keeps nothing
-        me = self.setting.player(address, own)
-        secure_sum = self.setting.secure_sum
-        start_s = time.perf_counter()
-        records = secure_sum.respond("share", {}, me, lambda: vector)
-        self.share_s.append(time.perf_counter() - start_s)
-        return records
+        """The upload of one client."""
+        first = self.until(self._flow, lambda exchange: exchange.collect)
+        return self.respond(first, client_address(client))
 
     def handed(self) -> Mapping[Address, Records]:
         """The records that the server relays from all clients to each party."""
-        flow = self.setting.secure_sum.server(self.addresses, self.setting.spec)
-        share = next(flow)
-        for client, address in enumerate(self.addresses):
-            share.deliver(address, self.upload(client))
-        return flow.send(share.respondents()).outbox
+        return self.until(self._flow, lambda exchange: exchange.stage == "reveal").outbox
+
+    @property
+    def _flow(self) -> Flow:
+        return self.secure_sum.server(self.cohort, self.spec)
 
 
 def upload_figures(size: int, clients: int) -> list[BenchFigure]:
@@ -293,6 +292,10 @@ def stage_cost() -> tuple[float, float, float]:
 Measured = dict[str, list[float]]  # seconds of each repeat, by way
 
 
+def _as_bytes(own: Credentials) -> tuple[bytes, bytes]:
+    return own.identity.to_bytes(), own.roster.to_bytes()
+
+
 @contextmanager
 def seated(clients: Clients) -> Iterator[list[ProcessPoolExecutor]]:
     """A process for each party, which holds the records that the clients sent to the party."""
@@ -301,9 +304,8 @@ def seated(clients: Clients) -> Iterator[list[ProcessPoolExecutor]]:
     with ExitStack() as stack:
         private = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pools = {role: stack.enter_context(ProcessPoolExecutor(1, spawn)) for role in handed}
-        roster = clients.roster.to_bytes()
         seats = [
-            pool.submit(_sit, clients.setting, clients.identities[role].to_bytes(), roster, handed[role], private)
+            pool.submit(_sit, clients.setting, *_as_bytes(clients.known[role]), handed[role], private)
             for role, pool in pools.items()
         ]
         for seat in seats:

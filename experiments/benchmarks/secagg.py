@@ -17,7 +17,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +32,14 @@ from fl.server import progress_bar
 from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError
 from privacy.randomness import OsRandomness
-from privacy.sealing import Identity, Roster
-from privacy.secure_sums.contract import Credentials, Exchange, Participant, Records, Value
+from privacy.secure_sums.contract import Exchange, Records
+from privacy.secure_sums.in_memory import Drawn, InMemory, fresh_credentials
 from privacy.secure_sums.secagg.masks import MaskedVectors
 from privacy.secure_sums.secagg.protocol import SecAggSum
-from privacy.secure_sums.signed_replies import reply_header, signed, verified
+from privacy.secure_sums.signed_replies import SERVER
 from privacy.secure_sums.vectors import Segment, Total, VectorSpec
 from privacy.spans import Recorder, recording
 
-RUN = "00" * 32
-ATTEMPT = "bench"
 STAGES = ("advertise", "share_keys", "mask", "confirm", "unmask")
 # the setting of the bars
 BAR_CLIENTS = 100
@@ -100,58 +99,41 @@ def percents(text: str) -> list[int]:
 # ---- ours
 
 
-@dataclass
-class OurRound:
-    """One round of our secure aggregation."""
+class OurRound(InMemory):
+    """One round of our secure aggregation, with the keys of all clients, as once in a run."""
 
-    case: SecAggCase
-    costs: Costs
-    secure_sum: SecAggSum
-    folder: Path
-
-    def __post_init__(self) -> None:
-        """Make the keys of all clients, as once in a run."""
-        self.addresses = [client_address(client) for client in range(self.case.clients)]
-        self.identities = {address: Identity.generate(OsRandomness()) for address in self.addresses}
-        self.roster = Roster({address: identity.public for address, identity in self.identities.items()})
-        self.memories: dict[Address, dict[str, Value]] = {address: {} for address in self.addresses}
-        segments = (Segment("update", self.case.parameters, self.secure_sum.carries.bound), Segment("weight", 1, 1.0))
-        self.spec = VectorSpec(segments, self.case.clients, 2)
+    def __init__(self, case: SecAggCase, costs: Costs, secure_sum: SecAggSum, folder: Path) -> None:
+        addresses = [client_address(client) for client in range(case.clients)]
+        known = fresh_credentials(addresses, lambda address: FileStore(folder / str(number(address))))
+        gone = [client_address(client) for client in case.gone]
+        segments = (Segment("update", case.parameters, secure_sum.carries.bound), Segment("weight", 1, 1.0))
+        super().__init__(
+            secure_sum,
+            VectorSpec(segments, case.clients, 2),
+            Drawn(addresses, lambda address: np.append(case.update(number(address)), np.float32(1))),
+            gone=dict.fromkeys(STAGES[STAGES.index(GONE_FROM) :], gone),
+            known=known,
+            roster=known[addresses[0]].roster,
+            strict=True,
+        )
+        self.case = case
+        self.costs = costs
 
     def run(self) -> Costs:
         """Run all five stages, and check the sum."""
-        with self.costs.of_server():
-            flow = self.secure_sum.server(self.addresses, self.spec)
-            exchange = next(flow)
-        while True:
-            self._exchange(exchange)
-            try:
-                with self.costs.of_server():
-                    exchange = flow.send(exchange.respondents())
-            except StopIteration as stop:
-                self._check(stop.value)
-                return self.costs
+        self._check(self.aggregate())
+        return self.costs
 
-    def _exchange(self, exchange: Exchange) -> None:
-        for address, sent in exchange.outbox.items():
-            client = number(address)
-            if client in self.case.gone and STAGES.index(exchange.stage) >= STAGES.index(GONE_FROM):
-                continue
-            reply = self._respond(exchange.stage, address, sent)
-            self.costs.passed(client, _size(sent), _size(reply))
-            if exchange.collect:
-                self.costs.payload_bytes = len(reply["masked"])  # type: ignore[arg-type]
-            with self.costs.of_server():
-                header = reply_header(RUN, 1, ATTEMPT, exchange.stage, address)
-                exchange.deliver(address, verified(reply, self.roster, header))
+    def timed(self, address: Address) -> AbstractContextManager[None]:
+        """Charge processor time to the server or to a client."""
+        return self.costs.of_server() if address == SERVER else self.costs.of_client(number(address))
 
-    def _respond(self, stage: str, address: Address, sent: Records) -> Records:
-        store = FileStore(self.folder / str(number(address)))
-        own = Credentials(self.identities[address], self.roster, store)
-        me = Participant(address, RUN, 1, ATTEMPT, self.spec, self.memories[address], OsRandomness(), own)
-        vector = np.append(self.case.update(number(address)), np.float32(1)) if stage == GONE_FROM else None
-        with self.costs.of_client(number(address)):
-            return signed(self.secure_sum.respond(stage, sent, me, lambda: vector), me, stage)  # type: ignore[arg-type,return-value]
+    def to_server(self, exchange: Exchange, address: Address, reply: Records) -> Records:
+        """Count the bytes of a round trip."""
+        self.costs.passed(number(address), _size(exchange.outbox[address]), _size(reply))
+        if exchange.collect:
+            self.costs.payload_bytes = len(reply["masked"])  # type: ignore[arg-type]
+        return reply
 
     def _check(self, total: Total) -> None:
         allowed = len(total.survivors) * self.secure_sum.tolerance(self.spec)

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from fl.keys import folders as keys
 from fl.metering import Phases
-from fl.participant import PROTECT, Request
+from fl.participant import PROTECT, Request, participant
 from fl.workspace import Workspace
 from privacy.addresses import Address
 from privacy.errors import ConfigError, PrivacyRefusal
-from privacy.randomness import OsRandomness
 from privacy.sealing import Roster
-from privacy.secure_sums.contract import Credentials, Participant, Records
+from privacy.secure_sums.contract import Credentials, Records
 from privacy.secure_sums.relayed_roster import KEPT, STAGES, RelayedRoster
 from privacy.secure_sums.signed_replies import require_everybody
 
@@ -58,8 +57,7 @@ def join(work: Workspace, request: Request, own: Credentials) -> tuple[Records, 
         ProtocolError, PrivacyRefusal: this role does not accept the roster.
     """
     phases = Phases(work.device)
-    attempt = work.hash, request.round, request.attempt
-    me = Participant(request.address, *attempt, work.spec, {}, OsRandomness(), own)
+    me = participant(work, request, {}, own)
     records = RelayedRoster(work.everybody).respond(request.stage, request.inbound, me)
     phases.end(PROTECT)
     return records, phases.metrics()

@@ -1,28 +1,18 @@
 """Drives a secure sum without any I/O, as the contract suite needs it: any order of arrival, drop-outs, intruders."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass, field
-from functools import cache, partial
-from typing import cast
+from functools import cache
 
 import numpy as np
 
-from privacy.addresses import Address
-from privacy.errors import ProtocolError
-from privacy.randomness import OsRandomness, SeededRandomness
+from privacy.addresses import Address, is_client
+from privacy.errors import FedveilError, ProtocolError
+from privacy.randomness import OsRandomness, Randomness, SeededRandomness
 from privacy.sealing import Identity, Roster
-from privacy.secure_sums.contract import (
-    Credentials,
-    Exchange,
-    Flow,
-    Participant,
-    Records,
-    SecureSum,
-    SetupFlow,
-    Store,
-    Value,
-)
+from privacy.secure_sums.contract import Contribution, Credentials, Exchange, Records, Store
+from privacy.secure_sums.in_memory import InMemory
 from privacy.secure_sums.meeting import Peers
 from privacy.secure_sums.vectors import Segment, Total, Vector, VectorSpec
 
@@ -67,50 +57,34 @@ def identity_of(address: Address) -> Identity:
 
 
 @dataclass
-class Round:
-    """One round of a protocol, after its set-up; `gone` names the roles that do not answer at a stage."""
+class Round(InMemory):
+    """One round of a protocol, after its set-up; `gone` names the roles that do not answer at a stage.
 
-    secure_sum: SecureSum
-    spec: VectorSpec
-    vectors: Mapping[Address, Vector]
-    gone: Mapping[str, set[Address]] = field(default_factory=dict)
+    The refusal of a role ends the round, unless it is a `ProtocolError`: its role has dropped out then.
+    """
+
     arrival: Callable[[list[Address]], list[Address]] = sorted
     stages: list[str] = field(default_factory=list)
     contributed: list[Address] = field(default_factory=list)
-    refused: dict[Address, Exception] = field(default_factory=dict)
-    memories: dict[Address, dict[str, Value]] = field(default_factory=dict)
     stores: dict[Address, MemoryStore] = field(default_factory=dict)
     asked: dict[str, set[Address]] = field(default_factory=dict)
+    run_hash: str = RUN
     attempt: str = ATTEMPT
-    number: int = 1  # number of the round; 0 at set-up
     peers: Mapping[Address, Peers] = field(default_factory=dict)
 
     def run(self) -> Total:
         self.set_up()
-        total = self.drive(self.secure_sum.server(list(self.vectors), self.spec))
-        assert total is not None
-        return total
+        return self.aggregate()
 
     def set_up(self) -> None:
         """Run the set-up, in which all roles answer and no stage is counted."""
         gone = self.gone
         self.gone = {}
-        self.number = 0
         if self.vectors:
-            self.drive(self.secure_sum.setup([*self.vectors, *self.secure_sum.parties.roles], self.spec))
+            super().set_up()
         self.gone = gone
-        self.number = 1
-        for noted in (self.stages, self.asked, self.contributed, self.refused, self.memories):
+        for noted in (self.stages, self.asked, self.contributed, self.refused):
             noted.clear()
-
-    def drive(self, flow: Flow | SetupFlow) -> Total | None:
-        try:
-            exchange = next(flow)
-            while True:
-                self.serve(exchange)
-                exchange = flow.send(exchange.respondents())
-        except StopIteration as stop:
-            return cast("Total | None", stop.value)
 
     @property
     def client_stages(self) -> list[str]:
@@ -120,51 +94,54 @@ class Round:
     def serve(self, exchange: Exchange) -> None:
         self.stages.append(exchange.stage)
         self.asked[exchange.stage] = set(exchange.outbox)
-        gone = self.gone.get(exchange.stage, ())
-        there = [address for address in map(str, self.arrival(list(exchange.outbox))) if address not in gone]
-        for address, answer in self.answers(exchange, there):
-            try:
-                exchange.deliver(address, answer())
-            except ProtocolError as error:
-                self.refused[address] = error
+        super().serve(exchange)
 
-    def answers(self, exchange: Exchange, there: list[Address]) -> Iterator[tuple[Address, Callable[[], Records]]]:
+    def there(self, exchange: Exchange) -> list[Address]:
+        there = set(super().there(exchange))
+        return [address for address in map(str, self.arrival(list(exchange.outbox))) if address in there]
+
+    def answers(self, exchange: Exchange, there: Sequence[Address]) -> Iterable[tuple[Address, Callable[[], Records]]]:
         """Functions that give each answer: one after the other, or all at once where parties answer together."""
         roles = self.secure_sum.parties.roles
         if self.secure_sum.parties.meeting is None or not set(there) <= set(roles):
-            yield from ((address, partial(self.respond, exchange, address)) for address in there)
-            return
+            return super().answers(exchange, there)
         from privacy.testing import party_threads  # with it CrypTen, which other sums do without
 
         self.peers = party_threads.peers_among(roles)
         size = len(roles)
         futures = {a: party_threads.submit(size, roles.index(a), self.respond, exchange, a) for a in there}
         wait(futures.values())
-        yield from ((address, future.result) for address, future in futures.items())
+        return ((address, future.result) for address, future in futures.items())
+
+    def dropped(self, address: Address, error: FedveilError) -> None:
+        if not isinstance(error, ProtocolError):
+            raise error
+        super().dropped(address, error)
+
+    def to_role(self, exchange: Exchange, address: Address) -> Records:
+        return transported(super().to_role(exchange, address))
+
+    def to_server(self, exchange: Exchange, address: Address, reply: Records) -> Records:
+        return transported(super().to_server(exchange, address, reply))
 
     def respond(self, exchange: Exchange, address: Address) -> Records:
-        called = 0
+        before = self.contributed.count(address)
+        records = super().respond(exchange, address)
+        called = self.contributed.count(address) - before
+        assert called <= 1
+        assert called == int(exchange.collect and is_client(address))
+        return records
 
-        def contribution() -> Vector:
-            nonlocal called
-            called += 1
+    def contribution(self, exchange: Exchange, address: Address) -> Contribution:
+        def contribute() -> Vector:
             assert exchange.collect, f"stage {exchange.stage} asks for a contribution and does not say so"
             self.contributed.append(address)
             return self.vectors[address]
 
-        records = self.secure_sum.respond(
-            exchange.stage, transported(exchange.outbox[address]), self.party(address), contribution
-        )
-        assert called <= 1
-        assert called == int(exchange.collect and address.startswith("client/"))
-        return transported(records)
+        return contribute
 
-    def party(self, address: Address) -> Participant:
-        memory = self.memories.setdefault(address, {})
-        randomness = SeededRandomness("contract", address, len(self.stages))
-        return Participant(
-            address, RUN, self.number, self.attempt, self.spec, memory, randomness, self.credentials(address)
-        )
+    def randomness(self, address: Address) -> Randomness:
+        return SeededRandomness("contract", address, len(self.stages))
 
     def credentials(self, address: Address) -> Credentials | None:
         if not self.secure_sum.needs.roster:

@@ -21,7 +21,7 @@ def test_the_server_relays_to_each_party_a_box_of_each_client():
     handed = clients.handed()
     assert set(handed) == {"party/0", "party/1", "party/2"}
     for records in handed.values():
-        assert set(clients.addresses) < set(records)
+        assert set(clients.cohort) < set(records)
     assert len(clients.share_s) == 4
     assert min(clients.share_s) > 0
 

@@ -1,6 +1,7 @@
 """A roster relayed by the server: its members proved their keys, and a role keeps the first roster it accepts."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -8,7 +9,9 @@ from privacy.addresses import Address
 from privacy.errors import BadSignature, ConfigError, MalformedContribution, PrivacyRefusal, ProtocolError
 from privacy.randomness import OsRandomness
 from privacy.sealing import Header, Identity, Roster
-from privacy.secure_sums.contract import Credentials, Exchange, Participant, Records
+from privacy.secure_sums.contract import Contribution, Credentials, Exchange, Participant, Records
+from privacy.secure_sums.in_memory import InMemory
+from privacy.secure_sums.plain import PlainSum
 from privacy.secure_sums.relayed_roster import HAND_OUT, INTRODUCE, RelayedRoster
 from privacy.secure_sums.signed_replies import SIGNATURE, reply_header, signed, verified
 from privacy.testing.harness import ATTEMPT, RUN, MemoryStore, identity_of, spec_of
@@ -26,33 +29,34 @@ def party(
     """A role before it has a roster."""
     own = identity or identity_of(address)
     known = Roster({address: own.public})
-    attempt = {"run": RUN, "round": 0, "attempt": ATTEMPT} | changes
     credentials = Credentials(own, known, store or MemoryStore())
-    return Participant(
-        address, **attempt, spec=spec_of(3, 2), memory={}, randomness=OsRandomness(), credentials=credentials
+    roles = InMemory(
+        PlainSum(), spec_of(3, 2), {}, known={address: credentials}, run_hash=RUN, attempt=ATTEMPT, number=0
     )
+    return replace(roles.party(address), **changes)
+
+
+@dataclass
+class Relayed(InMemory):
+    """The roles of the exchange of rosters, and somebody on the wire."""
+
+    parties: Mapping[Address, Participant] = field(default_factory=dict)
+    meddle: Meddle = lambda stage, address, reply: reply
+
+    def party(self, address: Address) -> Participant:
+        return self.parties[address]
+
+    def answer(self, stage: str, request: Records, me: Participant, contribution: Contribution) -> Records:
+        return PROTOCOL.respond(stage, request, me)
+
+    def to_server(self, exchange: Exchange, address: Address, reply: Records) -> Records:
+        return self.meddle(exchange.stage, address, reply)
 
 
 def drive(parties: Mapping[Address, Participant], meddle: Meddle = lambda stage, address, reply: reply) -> Roster:
     """The protocol to its end, as a transport drives it: a role that refuses, or is refused, has dropped out."""
-    flow = PROTOCOL.flow(RUN, 0, ATTEMPT)
-    respondents = None
-    while True:
-        try:
-            exchange = next(flow) if respondents is None else flow.send(respondents)
-        except StopIteration as stop:
-            return stop.value
-        respondents = serve(exchange, parties, meddle)
-
-
-def serve(exchange: Exchange, parties: Mapping[Address, Participant], meddle: Meddle) -> list[Address]:
-    for address, inbound in exchange.outbox.items():
-        try:
-            reply = PROTOCOL.respond(exchange.stage, inbound, parties[address])
-            exchange.deliver(address, meddle(exchange.stage, address, reply))
-        except (ProtocolError, PrivacyRefusal):
-            continue
-    return exchange.respondents()
+    relayed = Relayed(PlainSum(), spec_of(3, 2), {}, parties=parties, meddle=meddle)
+    return relayed.drive(PROTOCOL.flow(RUN, 0, ATTEMPT))
 
 
 def take(me: Participant, roster: Roster) -> Records:

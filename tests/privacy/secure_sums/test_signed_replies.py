@@ -14,6 +14,8 @@ from privacy.errors import BadSignature, ConfigError, MalformedContribution, Unk
 from privacy.randomness import SeededRandomness
 from privacy.sealing import Identity, Roster
 from privacy.secure_sums.contract import Credentials, Participant
+from privacy.secure_sums.in_memory import InMemory
+from privacy.secure_sums.plain import PlainSum
 from privacy.secure_sums.signed_replies import SIGNATURE, fingerprint, reply_header, require_everybody, signed, verified
 from privacy.testing.harness import MemoryStore, spec_of
 
@@ -37,7 +39,9 @@ records = st.dictionaries(names, scalars | numbers, max_size=3)
 
 def party(address: str = "client/0") -> Participant:
     credentials = Credentials(PEOPLE[address], ROSTER, MemoryStore())
-    return Participant(address, RUN, 3, ATTEMPT, spec_of(3, 2), {}, RANDOMNESS, credentials)
+    known = {address: credentials}
+    roles = InMemory(PlainSum(), spec_of(3, 2), {}, known=known, run_hash=RUN, number=3, attempt=ATTEMPT)
+    return roles.party(address)
 
 
 def told(value: object) -> object:

@@ -44,7 +44,7 @@ class Witnessed(Round):
         me = self.party(address)
         before = dict(self.memories.get(address, {}))
         inbound = exchange.outbox[address]
-        records = self.secure_sum.respond(exchange.stage, inbound, me, lambda: self.vectors[address])
+        records = self.answer(exchange.stage, inbound, me, self.contribution(exchange, address))
         if exchange.collect and address.startswith("client/"):
             upload = Upload(exchange.stage, inbound, records, me, self.vectors[address], before, ALLOWED)
             examine(self.secure_sum, upload, self.rehearse)
@@ -55,12 +55,8 @@ class Witnessed(Round):
 
     def upload(self) -> None:
         """Run as far as the uploads, which needs no parties."""
-        flow = self.secure_sum.server(list(self.vectors), self.spec)
-        exchange = next(flow)
-        while not exchange.collect:
-            self.serve(exchange)
-            exchange = flow.send(exchange.respondents())
-        self.serve(exchange)
+        flow = self.secure_sum.server(self.cohort, self.spec)
+        self.serve(self.until(flow, lambda exchange: exchange.collect))
 
 
 def updates(seed: int) -> dict[str, np.ndarray]:
