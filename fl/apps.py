@@ -34,7 +34,8 @@ def _answer(content: RecordDict, context: Context) -> RecordDict:
 def main(grid: Grid, context: Context) -> None:
     """Serve a run: its configuration, folder and pinned public keys are in Flower's run configuration."""
     from fl.runtimes.deployment import POLL_S, locate
-    from fl.server import Errand, serve
+    from fl.runtimes.serving import serve
+    from fl.server import Errand
     from fl.workspace import workspace
     from privacy.sealing import Roster
 

@@ -14,10 +14,10 @@ from typing import cast
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fl.config.identity import hash_of
-from fl.faults.inject import tamper
+from fl.faults.options import FaultsConfig
 from fl.keys import folders as keys
 from fl.keys import relayed as relaying
-from fl.participant import SETUP_ROUND, Request, answer
+from fl.participant import HONEST, SETUP_ROUND, Conduct, Request
 from fl.transport import (
     ADDRESS,
     ARRAYS,
@@ -30,7 +30,6 @@ from fl.transport import (
     STATE,
     as_array,
     failure,
-    note_of,
     pack,
     read_array,
     record_of,
@@ -97,15 +96,14 @@ def participate(content: RecordDict, context: Context) -> RecordDict:
     def tell(vector: Vector) -> None:
         clear[CLEAR] = ArrayRecord({CLEAR: as_array(vector)})
 
+    conduct = conduct_of(work, context.state)
     own = credentials(work, request.address, context, request.stage)
     if own is not None and work.relayed and request.stage in STAGES:
         records, metrics = relaying.join(work, request, own)
     else:
-        records, metrics = answer(work, request, memory, own, tell if measured else None)
+        records, metrics = conduct.answer(work, request, memory, own, tell if measured else None)
     remember(context.state, request, memory)
-    answered = pack(records)
-    answered[ENVELOPE] = note_of(request.attempt, answered, signed=own is not None)
-    tamper(answered, request.address, request.round, request.stage, work.config, context.state)
+    answered = conduct.packed(request, records, signed=own is not None)
     answered.update(clear)
     if work.config.runtime.client_metrics:
         answered[METRICS] = report(metrics)
@@ -127,6 +125,15 @@ def accept(canonical: str, context: Context) -> Workspace:
     work = workspace(canonical)
     work.activate()
     return work
+
+
+def conduct_of(work: Workspace, state: RecordDict) -> Conduct:
+    """Return the conduct of a node with this state: honest, unless the configuration asks for faults."""
+    if work.config.faults == FaultsConfig():
+        return HONEST
+    from fl.faults.participant import FaultyConduct
+
+    return FaultyConduct(work.config, state)
 
 
 def own_address(asked: Address, context: Context) -> Address:

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from flwr.app import RecordDict
 
-from fl.faults.inject import claimed_weight, drop_out, killed, kind_of, scale_of, spoilt
-from fl.faults.options import ZERO
 from fl.metering import Phases, parts
 from fl.training import local as training
 from fl.training.generators import seed_generators
 from fl.training.sensitivity import sensitivity
+from fl.transport import ENVELOPE, note_of, pack
 from fl.workspace import Workspace
-from privacy.addresses import Address, client_index, is_client
+from privacy.addresses import Address, client_index
 from privacy.errors import MalformedContribution, ProtocolError
 from privacy.mechanisms.contract import ClientJob
 from privacy.randomness import OsRandomness
@@ -31,6 +31,7 @@ from results.rows import WITNESS
 SETUP_ROUND = 0
 PROTECT = "protect"  # the phase of the protocol: all time outside the contribution
 CONTRIBUTION = "contribution"  # the span of the contribution, which is not counted as a step of the protocol
+Tell = Callable[[Vector], None]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ class Request:
     state: Mapping[str, float] = field(default_factory=dict)  # public state of the mechanisms' server halves
 
 
-def participant(
+class Conduct:
+    """A participant's conduct in one message: this one is honest. `fl.faults.participant` has one with faults."""
+
+    def participant(
     work: Workspace,
     request: Request,
     memory: MutableMapping[str, Value],
@@ -68,23 +72,62 @@ def participant(
 
 
 def answer(
+        self,
+        work: Workspace,
+        request: Request,
+        memory: MutableMapping[str, Value],
+        credentials: Credentials | None = None,
+        tell: Tell | None = None,
+    ) -> tuple[Records, dict[str, float]]:
+        """Answer the request, as `answer` does."""
+        return answer(work, request, memory, credentials, tell, self)
+
+    def contribution(
+        self, work: Workspace, request: Request, memory: MutableMapping[str, Value], phases: Phases
+    ) -> Vector:
+        """Return the vector that is summed, as `contribution` does."""
+        return contribution(work, request, memory, phases, self)
+
+    def train(self, work: Workspace, job: ClientJob) -> None:
+        """Train the job's model in place."""
+        training.train(job, work.config.training.proximal_mu)
+
+    def weight(self, work: Workspace, job: ClientJob) -> float:
+        """Return the weight that is claimed and applied to the update, in [0, 1]."""
+        return work.weight(client_index(job.address))
+
+    def update(
+        self, work: Workspace, job: ClientJob, global_D: torch.Tensor, v: float, out: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return `v * update`, float32, shape (D,), as `weighted_update` does."""
+        return weighted_update(work, job, global_D, v, out)
+
+    def packed(self, request: Request, records: Records, signed: bool) -> RecordDict:
+        """Return the content of the reply: the records, and a note of the attempt."""
+        content = pack(records)
+        content[ENVELOPE] = note_of(request.attempt, content, signed)
+        return content
+
+
+HONEST = Conduct()
+
+
+def answer(
     work: Workspace,
     request: Request,
     memory: MutableMapping[str, Value],
     credentials: Credentials | None = None,
-    tell: Callable[[Vector], None] | None = None,
+    tell: Tell | None = None,
+    conduct: Conduct = HONEST,
 ) -> tuple[Records, dict[str, float]]:
     """Return the records that answer a request, signed where there are credentials, and the costs by phase.
 
     `tell` receives the vector in the clear, before the protocol may write to it: only for `measure_sum_error`.
+    `conduct` supplies the contribution.
 
     Raises:
         FedveilError: an answer is impossible; no records are sent then.
     """
-    if is_client(request.address):
-        drop_out(client_index(request.address), request.round, request.stage, work.config.faults, work.config.seed)
-    elif credentials is not None:
-        killed(request.address, request.round, work.config.faults, credentials.store.claim)
     phases = Phases(work.device)
     recorder = Recorder()
     before = dict(memory)
@@ -94,7 +137,7 @@ def answer(
     def contribute() -> Vector:
         phases.end(PROTECT)
         with span(CONTRIBUTION):
-            vector = contribution(work, request, memory, phases)
+            vector = conduct.contribution(work, request, memory, phases)
             if tell is not None:
                 tell(vector)
                 phases.end("tell")
@@ -127,7 +170,13 @@ def _rehearses(work: Workspace, request: Request) -> bool:
     return cohort[request.round % len(cohort)] == client_index(request.address)
 
 
-def contribution(work: Workspace, request: Request, memory: MutableMapping[str, Value], phases: Phases) -> Vector:
+def contribution(
+    work: Workspace,
+    request: Request,
+    memory: MutableMapping[str, Value],
+    phases: Phases,
+    conduct: Conduct = HONEST,
+) -> Vector:
     """Train, and return `[v * update, v]`, shape (D + 1,): float32 on the host, or residues where the spec says so.
 
     At set-up, where the secure sum asks for sensitivities, there is no training: the vector is `[v * sensitivity, v]`.
@@ -145,15 +194,13 @@ def contribution(work: Workspace, request: Request, memory: MutableMapping[str, 
         return _sensitivities(work, job, work.weight(client), phases)
     work.backend.prepare(job)
     phases.end("prepare")
-    struck = client, request.round, work.config.faults, work.config.seed
-    if kind_of(*struck) != ZERO:
-        training.train(job, work.config.training.proximal_mu)
+    conduct.train(work, job)
     phases.end("train")
     if work.spec.modulus_bits is not None:
         vector: Vector = np.append(released(work, job, global_D).numpy(), np.int64(1))
         phases.end("flatten")
     else:
-        vector = spoilt(_floats(work, job, global_D, claimed_weight(work.weight(client), *struck), phases), *struck)
+        vector = _floats(work, job, global_D, conduct, phases)
     if work.config.runtime.client_diagnostics:
         phases.diagnostics = job.diagnostics
     return vector
@@ -171,15 +218,14 @@ def _sensitivities(work: Workspace, job: ClientJob, v: float, phases: Phases) ->
     return host
 
 
-def _floats(work: Workspace, job: ClientJob, global_D: torch.Tensor, v: float, phases: Phases) -> Vector:
+def _floats(work: Workspace, job: ClientJob, global_D: torch.Tensor, conduct: Conduct, phases: Phases) -> Vector:
+    v = conduct.weight(work, job)
     host = np.empty(work.spec.length, np.float32)
     host_D = torch.from_numpy(host[: len(global_D)])
-    update_D = weighted_update(work, job, global_D, v, host_D if work.device.type == "cpu" else None)
+    update_D = conduct.update(work, job, global_D, v, host_D if work.device.type == "cpu" else None)
     phases.end("flatten")
     if update_D is not host_D:  # the one crossing from the device
         host_D.copy_(update_D)
-    if (scale := scale_of(client_index(job.address), work.config.faults, work.config.clients, work.config.seed)) != 1.0:
-        host_D *= scale
     phases.clipped_values = limited(host_D, work.spec.segments[0].bound)
     host[len(global_D) : -1] = job.extra
     host[-1] = v

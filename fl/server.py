@@ -19,24 +19,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fl.checkpoint import Checkpoints, State
 from fl.evaluation import Scores, evaluate
-from fl.faults.inject import Noting, claims_in, killed
 from fl.ledger import LedgerFile
 from fl.metering import Meter
 from fl.participant import SETUP_ROUND
 from fl.rounds import drive
 from fl.sum_error import ClearContributions, require_within
 from fl.training import vectors
-from fl.training.generators import preserved_generators
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace
 from privacy.addresses import Address, client_address
 from privacy.checks import UNITS
-from privacy.errors import PrivacyRefusal, RuntimeFailure, TooFewContributors
+from privacy.errors import PrivacyRefusal, TooFewContributors
 from privacy.mechanisms.contract import ServerJob
 from privacy.sealing import Roster
 from privacy.secure_sums.contract import Exchange
 from privacy.secure_sums.relayed_roster import RelayedRoster
-from privacy.secure_sums.signed_replies import SERVER, require_everybody
+from privacy.secure_sums.signed_replies import require_everybody
 from privacy.secure_sums.vectors import Total, Vector
 from results.rows import WITNESS
 
@@ -70,8 +68,7 @@ class Server:
         self._errand = errand
         self.meter = Meter()
         deadline_s = work.config.server.deadline_s
-        faults = Noting(work.config)
-        self.transport = Transport(grid, nodes, self.meter, deadline_s, errand.poll_s, faults)
+        self.transport = Transport(grid, nodes, self.meter, deadline_s, errand.poll_s)
         self._roster = _roster(work, errand)
         self._checkpoints = Checkpoints(errand.folder, errand.keep_checkpoints)
         self.ledger = LedgerFile(errand.folder)
@@ -157,7 +154,6 @@ class Server:
     def advance(self, number: int) -> None:
         """Run the round itself: cohort, secure sum, step. `round_s` measures it, without evaluation and checkpoint."""
         self.meter.round = number
-        killed(SERVER, number, self.work.config.faults, claims_in(self._errand.folder))
         with self.meter.span("server", "round"):
             total = self.aggregate(number, self.work.cohort(number))
             with self.meter.span("server", "step"):
@@ -318,17 +314,3 @@ def _roster(work: Workspace, errand: Errand) -> Roster | None:
     assert errand.roster is not None, "the caller that starts a run makes or reads a roster"
     require_everybody(errand.roster, work.everybody)
     return errand.roster
-
-
-def serve(work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
-    """Serve a whole run, or the rest of a resumed one, as every ServerApp does.
-
-    Raises:
-        FedveilError: the run cannot go on.
-    """
-    work.activate()
-    with preserved_generators(work.device):
-        try:
-            Server(work, grid, nodes, errand).run()
-        except torch.OutOfMemoryError as error:
-            raise RuntimeFailure(f"the server: {error}; lower server.evaluate_batch, or the model's size") from error

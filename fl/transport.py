@@ -22,7 +22,6 @@ from flwr.common.constant import SType
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from fl.faults.inject import FAULT, Noting, Wire
 from fl.metering import Meter, serialised_bytes
 from privacy import errors
 from privacy.addresses import Address, is_client
@@ -41,6 +40,7 @@ CLEAR = "clear"  # in test mode alone: the client's contribution in the clear, b
 ADDRESS = "address"
 ENVELOPE = "envelope"
 STATE = "state"
+KEPT = "kept/"  # before the name of a record of a node's state that the node keeps longer than a round
 PROTOCOL = (ARRAYS, SCALARS)
 MOST_OF_A_REASON = 1000  # largest number of characters kept of a participant's error message
 NPY_HEADER_BYTES = 128  # size of the header of an array without fields, in NumPy's file format
@@ -215,8 +215,8 @@ def _shared(exchange: Exchange, attempt: Attempt, model_D: Vector | None) -> Rec
 class Transport:
     """The carrier of exchanges over a Flower grid.
 
-    `nodes` maps addresses to Flower's node ids; `faults`, where given, reports the faults injected on purpose. A
-    participant that fails, answers late or does not answer has dropped out.
+    `nodes` maps addresses to Flower's node ids. A participant that fails, answers late or does not answer has dropped
+    out.
     """
 
     def __init__(
@@ -226,14 +226,12 @@ class Transport:
         meter: Meter,
         deadline_s: float | None,
         poll_s: float,
-        faults: Noting | None = None,
     ) -> None:
         self._grid = grid
         self._nodes = nodes
         self._meter = meter
         self._deadline_s = deadline_s
         self._poll_s = poll_s
-        self._faults = faults
         self._told = False
         self.dropped: dict[Address, str] = {}  # reasons of drop-outs in the current attempt
         self.overhear: Callable[[Address, object], None] | None = None  # in test mode: takes the clear contributions
@@ -246,7 +244,7 @@ class Transport:
         limit_s, limit = self._limit(exchange)
         with self._meter.span("transport", stage):
             waiting = self._send(exchange, attempt, model_D)
-            for reply in self._arrivals(waiting, limit_s, self._wire(exchange, attempt.round, waiting)):
+            for reply in self._arrivals(waiting, limit_s):
                 address = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if address is None:  # a second reply to the same message
                     continue
@@ -299,25 +297,18 @@ class Transport:
         limits = [(self._deadline_s, "server.deadline_s"), (exchange.timeout_s, "secure_sum.timeout_s")]
         return min((limit_s, key) for limit_s, key in [*limits, (math.inf, "")] if limit_s is not None)
 
-    def _wire(self, exchange: Exchange, number: int, waiting: Mapping[str, Address]) -> Wire:
-        """Make the channel of the replies, and record the faults that strike in this exchange."""
-        if self._faults is None:
-            return Wire({}, 0.0)
-        struck = self._faults.of(exchange, number)
-        for address, kind in struck.items():
-            log.info("round %d: a fault on purpose: %s of %s at stage %s", number, kind, address, exchange.stage)
-            self._meter.add(address, exchange.stage, f"{FAULT}{kind}", 1.0, "1")
-        return self._faults.wire({message: struck[one] for message, one in waiting.items() if one in struck})
-
-    def _arrivals(self, waiting: Mapping[str, Address], limit_s: float, wire: Wire) -> Iterator[Message]:
+    def _arrivals(self, waiting: Mapping[str, Address], limit_s: float) -> Iterator[Message]:
         """Yield replies as they arrive, while any are awaited and the time limit has not passed."""
         ends = time.monotonic() + limit_s
         while waiting and time.monotonic() < ends:
-            awaited = wire.awaited(waiting)
-            arrived = list(self._grid.pull_messages(awaited)) if awaited else []
-            yield from wire.brought(arrived)
-            if not arrived:
-                time.sleep(max(self._poll_s, wire.pause_s))
+            yield from self._arrived(list(waiting))
+
+    def _arrived(self, awaited: Sequence[str]) -> list[Message]:
+        """Return the replies to these messages that have arrived since the last call; pause where there are none."""
+        arrived = list(self._grid.pull_messages(awaited))
+        if not arrived:
+            time.sleep(self._poll_s)
+        return arrived
 
     def _open(self, address: Address, stage: str, reply: Message) -> RecordDict | None:
         """Return the content of a reply, and count its bytes; None where the participant could not answer."""

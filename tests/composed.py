@@ -13,7 +13,7 @@ from experiments.hydra.compose import composed
 from fl.checkpoint import Checkpoints, State
 from fl.config.identity import to_json
 from fl.metering import Meter
-from fl.runtimes import inprocess
+from fl.runtimes import inprocess, serving
 from fl.runtimes.inprocess import InProcessGrid
 from fl.server import Errand, Server
 from fl.transport import Attempt, Transport
@@ -47,7 +47,7 @@ def workspace_of(*overrides: str) -> Workspace:
 def server_of(work: Workspace, folder: Path, grid: InProcessGrid | None = None) -> Server:
     """A server over the in-process grid, or over another one."""
     grid = grid or InProcessGrid(work.hash, work.config.clients)
-    return Server(work, grid, inprocess.locate(grid, work), Errand(folder))
+    return serving.server_of(work, grid, inprocess.locate(grid, work), Errand(folder))
 
 
 def transport_of(work: Workspace, grid: InProcessGrid, deadline_s: float | None = None) -> Transport:

@@ -56,15 +56,16 @@ WALLS = {
     # a run
     "fl/faults/options.py": GROUND,
     "fl/config": f"{SUMS} privacy/__init__.py privacy/backend.py results fl/faults/options.py",
-    "fl/faults": f"{SETTINGS} {SUMS}",
     "fl/data": SETTINGS,
     "fl/models": "privacy fl/data",
     "fl/training": f"{BACKEND} fl/data",
-    "fl": f"{BACKEND} privacy/witness {SETTINGS} fl/faults fl/data fl/training",
+    "fl": f"{BACKEND} privacy/witness {SETTINGS} fl/data fl/training",
+    "fl/faults": f"{SUMS} privacy/mechanisms/contract.py {SETTINGS} fl",  # around the participant and the server
     "fl/keys": f"{SUMS} results fl/config fl",
-    "fl/node.py": f"{SUMS} fl/config fl/faults fl/keys fl",
+    "fl/node.py": f"{SUMS} fl/config fl/faults/options.py fl/faults fl/keys fl",
     "fl/runtimes": (
-        f"{SUMS} privacy/secure_sums/mpc/crypten privacy/secure_sums/mpc fl/config fl/faults fl/keys fl fl/node.py"
+        f"{SUMS} privacy/secure_sums/mpc/crypten privacy/secure_sums/mpc fl/config fl/faults/options.py fl/faults "
+        "fl/training fl/keys fl fl/node.py"
     ),
     "fl/apps.py": f"{GROUND} fl fl/node.py fl/runtimes",
 }

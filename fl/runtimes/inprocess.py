@@ -16,11 +16,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fl.faults.inject import outlasting
 from fl.node import APPROVED
 from fl.runtimes.lifetime import end_with_parent
 from fl.runtimes.simulated import client_app, server_app_of
 from fl.server import Errand
+from fl.transport import KEPT
 from fl.workspace import Workspace, workspace
 from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError, RuntimeFailure
@@ -72,7 +72,7 @@ class InProcessGrid(Grid):
             self._queue.append(message)
         if self._queue and self._queue[0].metadata.group_id != self._round:  # nodes keep their memory for one round
             self._round = self._queue[0].metadata.group_id
-            kept = {node: outlasting(state) for node, state in self._states.items()}
+            kept = {node: _kept(state) for node, state in self._states.items()}
             self._states = {node: state for node, state in kept.items() if state}
         return [message.metadata.message_id for message in self._queue]
 
@@ -103,6 +103,11 @@ class InProcessGrid(Grid):
         """Keep the state of a node, where it has any."""
         if context.state:
             self._states[context.node_id] = context.state
+
+
+def _kept(state: RecordDict) -> RecordDict:
+    """Return the part of a node's state that is kept longer than a round."""
+    return RecordDict({name: record for name, record in state.items() if name.startswith(KEPT)})
 
 
 class WorkerGrid(InProcessGrid):

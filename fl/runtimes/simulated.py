@@ -8,7 +8,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from fl.node import reply
 from fl.runtimes.committee import attended
-from fl.server import Errand, serve
+from fl.runtimes.serving import serve
+from fl.server import Errand
 from fl.workspace import Workspace
 from privacy.addresses import Address
 

@@ -7,12 +7,13 @@ from flwr.app import Message, RecordDict
 
 from fl import runtimes
 from fl.checkpoint import Checkpoints
-from fl.faults.inject import Wire, drop_out, kind_of, scale_of, scaled_clients
+from fl.config.schema import FedveilConfig
+from fl.faults.inject import drop_out, kind_of, scale_of, scaled_clients
 from fl.faults.options import FaultsConfig
+from fl.faults.server import FaultyTransport, Noting, Wire
 from fl.metering import Meter
 from fl.runtimes.inprocess import InProcessGrid
 from fl.server import Errand
-from fl.transport import Transport
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, RuntimeFailure
 from tests.composed import MASKED, canonical, server_of
@@ -121,11 +122,12 @@ class Replies:
 def arrivals(wire, *numbers, limit_s=5.0):
     """The numbers of the arriving replies, in order, and the elapsed time."""
     engine = Replies(*numbers)
-    transport = Transport(engine, {}, Meter(), None, 0.0)
+    transport = FaultyTransport(engine, {}, Meter(), None, 0.0, Noting(FedveilConfig()))
+    transport.wire = wire
     waiting = dict.fromkeys(numbers, "client/0")
     came = []
     start = time.monotonic()
-    for reply in transport._arrivals(waiting, limit_s, wire):
+    for reply in transport._arrivals(waiting, limit_s):
         came.append(reply.metadata.reply_to_message_id)
         waiting.pop(came[-1], None)
     return came, time.monotonic() - start

@@ -13,7 +13,8 @@ from fl.checkpoint import Checkpoints
 from fl.keys import folders as keys
 from fl.node import APPROVED, KEYS, PARTITION, ROLE
 from fl.runtimes.inprocess import FIRST_CLIENT_NODE
-from fl.server import Errand, Server, serve
+from fl.runtimes.serving import serve
+from fl.server import Errand, Server
 from fl.transport import ADDRESS, ARRAYS, ENVELOPE, FAILURE, pack, unpack
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, PrivacyRefusal

@@ -17,7 +17,8 @@ from fl.keys import folders as keys
 from fl.runtimes import deployment, inprocess
 from fl.runtimes.committee import attended
 from fl.runtimes.inprocess import InProcessGrid
-from fl.server import Errand, serve
+from fl.runtimes.serving import serve
+from fl.server import Errand
 from fl.transport import ENVELOPE, unpack
 from fl.workspace import Workspace, workspace
 from privacy.addresses import Address
