@@ -50,28 +50,7 @@ class Request:
 class Conduct:
     """A participant's conduct in one message: this one is honest. `fl.faults.participant` has one with faults."""
 
-    def participant(
-    work: Workspace,
-    request: Request,
-    memory: MutableMapping[str, Value],
-    credentials: Credentials | None = None,
-) -> Participant:
-    """Return the role that a request addresses, with its randomness and device."""
-    return Participant(
-        address=request.address,
-        run=work.hash,
-        round=request.round,
-        attempt=request.attempt,
-        spec=work.spec,
-        memory=memory,
-        randomness=OsRandomness(),
-        credentials=credentials,
-        noise=work.randomness(request.address, request.round),
-        device=str(work.device),
-    )
-
-
-def answer(
+    def answer(
         self,
         work: Workspace,
         request: Request,
@@ -110,6 +89,27 @@ def answer(
 
 
 HONEST = Conduct()
+
+
+def participant(
+    work: Workspace,
+    request: Request,
+    memory: MutableMapping[str, Value],
+    credentials: Credentials | None = None,
+) -> Participant:
+    """Return the role that a request addresses, with its randomness and device."""
+    return Participant(
+        address=request.address,
+        run=work.hash,
+        round=request.round,
+        attempt=request.attempt,
+        spec=work.spec,
+        memory=memory,
+        randomness=OsRandomness(),
+        credentials=credentials,
+        noise=work.randomness(request.address, request.round),
+        device=str(work.device),
+    )
 
 
 def answer(
