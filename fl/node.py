@@ -18,6 +18,7 @@ from fl.faults.inject import tamper
 from fl.keys import folders as keys
 from fl.keys import relayed as relaying
 from fl.participant import SETUP_ROUND, Request, answer
+from fl.plan import RunPlan
 from fl.transport import (
     ADDRESS,
     ARRAYS,
@@ -92,22 +93,22 @@ def participate(content: RecordDict, context: Context) -> RecordDict:
     )
     memory = recall(context.state, request)
     clear = RecordDict()
-    measured = work.config.runtime.measure_sum_error and request.round != SETUP_ROUND
+    measured = work.plan.config.runtime.measure_sum_error and request.round != SETUP_ROUND
 
     def tell(vector: Vector) -> None:
         clear[CLEAR] = ArrayRecord({CLEAR: as_array(vector)})
 
-    own = credentials(work, request.address, context, request.stage)
-    if own is not None and work.relayed and request.stage in STAGES:
+    own = credentials(work.plan, request.address, context, request.stage)
+    if own is not None and work.plan.relayed and request.stage in STAGES:
         records, metrics = relaying.join(work, request, own)
     else:
         records, metrics = answer(work, request, memory, own, tell if measured else None)
     remember(context.state, request, memory)
     answered = pack(records)
     answered[ENVELOPE] = note_of(request.attempt, answered, signed=own is not None)
-    tamper(answered, request.address, request.round, request.stage, work.config, context.state)
+    tamper(answered, request.address, request.round, request.stage, work.plan.config, context.state)
     answered.update(clear)
-    if work.config.runtime.client_metrics:
+    if work.plan.config.runtime.client_metrics:
         answered[METRICS] = report(metrics)
     return answered
 
@@ -148,25 +149,25 @@ def _stands_alone(context: Context) -> bool:
     return APPROVED in context.node_config and PARTITION in context.node_config
 
 
-def credentials(work: Workspace, address: Address, context: Context, stage: str) -> Credentials | None:
+def credentials(plan: RunPlan, address: Address, context: Context, stage: str) -> Credentials | None:
     """Return the keys and the store of a role; None where the secure sum needs none.
 
     Raises:
         ConfigError: this node has no keys, or its keys are not usable.
         PrivacyRefusal: the roster comes through the server, and this node accepted none at set-up.
     """
-    secure_sum = work.backend.secure_sum
+    secure_sum = plan.backend.secure_sum
     folder = context.node_config.get(KEYS)
     if not secure_sum.pinned:
         return None
-    if folder is not None and work.relayed:
-        return relaying.credentials(Path(str(folder)), address, work, stage)
+    if folder is not None and plan.relayed:
+        return relaying.credentials(Path(str(folder)), address, plan, stage)
     if folder is not None:
-        return keys.deployed(Path(str(folder)), address, work.everybody, work.hash)
-    if _stands_alone(context) or work.relayed:
+        return keys.deployed(Path(str(folder)), address, plan.everybody, plan.hash)
+    if _stands_alone(context) or plan.relayed:
         allowed = f"secure_sum={secure_sum.name} needs the folder of {address}'s keys, in its --node-config"
         raise ConfigError.of(KEYS, None, allowed)
-    return keys.simulated(address, work.everybody)
+    return keys.simulated(address, plan.everybody)
 
 
 def role_context(address: Address, approved: str, folder: Path | None = None) -> Context:

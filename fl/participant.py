@@ -13,6 +13,7 @@ import torch
 from fl.faults.inject import claimed_weight, drop_out, killed, kind_of, scale_of, spoilt
 from fl.faults.options import ZERO
 from fl.metering import Phases, parts
+from fl.plan import RunPlan
 from fl.training import local as training
 from fl.training.generators import seed_generators
 from fl.training.sensitivity import sensitivity
@@ -60,24 +61,26 @@ def answer(
     Raises:
         FedveilError: an answer is impossible; no records are sent then.
     """
+    plan = work.plan
+    config = plan.config
     if is_client(request.address):
-        drop_out(client_index(request.address), request.round, request.stage, work.config.faults, work.config.seed)
+        drop_out(client_index(request.address), request.round, request.stage, config.faults, config.seed)
     elif credentials is not None:
-        killed(request.address, request.round, work.config.faults, credentials.store.claim)
+        killed(request.address, request.round, config.faults, credentials.store.claim)
     phases = Phases(work.device)
     recorder = Recorder()
     before = dict(memory)
     contributed: list[Vector] = []
     me = Participant(
         request.address,
-        work.hash,
+        plan.hash,
         request.round,
         request.attempt,
         work.spec,
         memory,
         OsRandomness(),
         credentials,
-        work.randomness(request.address, request.round),
+        plan.randomness(request.address, request.round),
         str(work.device),
     )
 
@@ -88,32 +91,32 @@ def answer(
             if tell is not None:
                 tell(vector)
                 phases.end("tell")
-            if work.config.witness and work.hides_something:
+            if config.witness and plan.hides_something:
                 contributed.append(vector.copy())
                 phases.end(WITNESS)
         return vector
 
     with recording(recorder):
-        records = work.backend.secure_sum.respond(request.stage, request.inbound, me, contribute)
+        records = plan.backend.secure_sum.respond(request.stage, request.inbound, me, contribute)
         if credentials is not None:
             with span("sign"):
                 records = signed(records, me, request.stage)
     phases.end(PROTECT)
     for vector in contributed:
-        allowed = allowance(work.config.rounds, work.cohort_size)
+        allowed = allowance(config.rounds, plan.cohort_size)
         upload = Upload(request.stage, request.inbound, records, me, vector, before, allowed)
-        examine(work.backend.secure_sum, upload, rehearse=_rehearses(work, request))
+        examine(plan.backend.secure_sum, upload, rehearse=_rehearses(plan, request))
         phases.end(WITNESS)
     recorder.seconds.pop(CONTRIBUTION, None)
     peers = credentials.peers if credentials else None
     return records, phases.metrics() | parts(PROTECT, recorder) | (dict(peers.costs()) if peers else {})
 
 
-def _rehearses(work: Workspace, request: Request) -> bool:
+def _rehearses(plan: RunPlan, request: Request) -> bool:
     """True where this client rehearses its upload for the witness: one client of the cohort does so in each round."""
     if request.round == SETUP_ROUND:
         return False
-    cohort = work.cohort(request.round)
+    cohort = plan.cohort(request.round)
     return cohort[request.round % len(cohort)] == client_index(request.address)
 
 
@@ -124,27 +127,29 @@ def contribution(work: Workspace, request: Request, memory: MutableMapping[str, 
     """
     if request.model_D is None:
         raise ProtocolError(f"stage {request.stage} asks for a contribution without a model")
+    plan = work.plan
+    config = plan.config
     client = client_index(request.address)
-    first = SETUP_ROUND if work.backend.secure_sum.surveys else 1
-    if client >= work.config.clients or not first <= request.round <= work.config.rounds:
+    first = SETUP_ROUND if plan.backend.secure_sum.surveys else 1
+    if client >= config.clients or not first <= request.round <= config.rounds:
         raise ProtocolError(f"{request.address} has nothing to contribute to round {request.round}")
-    seed = seed_generators(work.device, work.config.seed, "train", request.round, client)
+    seed = seed_generators(work.device, config.seed, "train", request.round, client)
     global_D = torch.from_numpy(request.model_D).to(work.device)
     job = client_job(work, request, memory, global_D, seed)
     if request.round == SETUP_ROUND:
-        return _sensitivities(work, job, work.weight(client), phases)
-    work.backend.prepare(job)
+        return _sensitivities(work, job, plan.weight(client), phases)
+    plan.backend.prepare(job)
     phases.end("prepare")
-    struck = client, request.round, work.config.faults, work.config.seed
+    struck = client, request.round, config.faults, config.seed
     if kind_of(*struck) != ZERO:
-        training.train(job, work.config.training.proximal_mu)
+        training.train(job, config.training.proximal_mu)
     phases.end("train")
     if work.spec.modulus_bits is not None:
         vector: Vector = np.append(released(work, job, global_D).numpy(), np.int64(1))
         phases.end("flatten")
     else:
-        vector = spoilt(_floats(work, job, global_D, claimed_weight(work.weight(client), *struck), phases), *struck)
-    if work.config.runtime.client_diagnostics:
+        vector = spoilt(_floats(work, job, global_D, claimed_weight(plan.weight(client), *struck), phases), *struck)
+    if config.runtime.client_diagnostics:
         phases.diagnostics = job.diagnostics
     return vector
 
@@ -168,7 +173,8 @@ def _floats(work: Workspace, job: ClientJob, global_D: torch.Tensor, v: float, p
     phases.end("flatten")
     if update_D is not host_D:  # the one crossing from the device
         host_D.copy_(update_D)
-    if (scale := scale_of(client_index(job.address), work.config.faults, work.config.clients, work.config.seed)) != 1.0:
+    config = work.plan.config
+    if (scale := scale_of(client_index(job.address), config.faults, config.clients, config.seed)) != 1.0:
         host_D *= scale
     phases.clipped_values = limited(host_D, work.spec.segments[0].bound)
     host[len(global_D) : -1] = job.extra
@@ -206,7 +212,7 @@ def released(work: Workspace, job: ClientJob, global_D: torch.Tensor, out: torch
         MalformedContribution: a mechanism returned a vector of another length.
     """
     own_D = work.layout(job.model).update(global_D, torch.empty_like(global_D) if out is None else out)
-    update_D = work.backend.on_update(job, own_D)
+    update_D = work.plan.backend.on_update(job, own_D)
     length = work.spec.segments[0].length
     dtype = str(work.spec.dtype)
     if update_D.shape != (length,):
@@ -219,9 +225,10 @@ def client_job(
     work: Workspace, request: Request, memory: MutableMapping[str, Value], global_D: torch.Tensor, seed: int
 ) -> ClientJob:
     """Make the training objects of one client in one round, before any mechanism changes them."""
-    config = work.config.training
+    plan = work.plan
+    config = plan.config.training
     client = client_index(request.address)
-    indices = torch.from_numpy(work.partitions[client])
+    indices = torch.from_numpy(plan.partitions[client])
     batches = training.Batches(
         work.data,
         indices,
@@ -232,8 +239,8 @@ def client_job(
         config.steps,
     )
     work.layout(work.model).load(global_D)
-    optimizer = work.client_optimizer(work.parameters, lr=work.learning_rates[max(request.round, 1) - 1])
-    randomness = work.randomness(request.address, request.round)
+    optimizer = work.client_optimizer(work.parameters, lr=plan.learning_rates[max(request.round, 1) - 1])
+    randomness = plan.randomness(request.address, request.round)
     return ClientJob(
         request.address,
         request.round,

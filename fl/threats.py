@@ -8,7 +8,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeGuard
 
-from fl.workspace import HIDDEN_AMONG, Workspace
+from fl.plan import HIDDEN_AMONG, RunPlan
+from fl.workspace import Workspace
 from privacy.accounting.ledger import Ledger
 from privacy.secure_sums.contract import SecureSum
 from privacy.secure_sums.trust import SERVER_ALONE, Trust
@@ -30,19 +31,20 @@ NEIGHBOURS = {
 
 def explained(work: Workspace) -> dict[str, list[str]]:
     """Return the sentences by topic, in reading order; topics without sentences are left out."""
-    trust = work.backend.secure_sum.trust(work.spec)
+    plan = work.plan
+    trust = plan.backend.secure_sum.trust(work.spec)
     topics = {
-        "trust": [f"{_capital(work.assumption)}.", *_measured(work)],
-        "keys": [*_holders(trust), *_holders_of_keys(work)],
+        "trust": [f"{_capital(plan.assumption)}.", *_measured(plan)],
+        "keys": [*_holders(trust), *_holders_of_keys(plan)],
         "sight": [f"{_capital(party)} sees {what}." for party, what in trust.sees.items()],
-        "coalition": list(_coalitions(work, trust)),
-        "drop-out": [trust.drop_out, *_least(work)],
-        "protocol": [*work.backend.secure_sum.caveats, *_protocol(work)],
-        "witness": list(_witness(work)),
-        "noise": list(_noise(work)),
-        "epsilon": list(_epsilon(work)),
-        "in sight": [*_sizes(work), *_data(work), *_reports(work)],
-        "beyond": list(_beyond(work)),
+        "coalition": list(_coalitions(plan, trust)),
+        "drop-out": [trust.drop_out, *_least(plan)],
+        "protocol": [*plan.backend.secure_sum.caveats, *_protocol(plan)],
+        "witness": list(_witness(plan)),
+        "noise": list(_noise(plan)),
+        "epsilon": list(_epsilon(plan)),
+        "in sight": [*_sizes(plan), *_data(plan), *_reports(plan)],
+        "beyond": list(_beyond(plan)),
     }
     return {topic: lines for topic, lines in topics.items() if lines}
 
@@ -78,44 +80,44 @@ def _is(secure_sum: SecureSum, module: str, name: str) -> bool:
     return module in sys.modules and isinstance(secure_sum, getattr(sys.modules[module], name))
 
 
-def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
-    secure_sum = work.backend.secure_sum
+def _coalitions(plan: RunPlan, trust: Trust) -> Iterator[str]:
+    secure_sum = plan.backend.secure_sum
     read = "a part of one" if _is_selective(secure_sum) and not secure_sum.hides else "one"
     coalitions = trust.coalitions
-    if work.relayed:
+    if plan.relayed:
         coalitions = (("a server that exchanges keys",), *coalitions)
-    if work.config.runtime.measure_sum_error:
+    if plan.config.runtime.measure_sum_error:
         coalitions = SERVER_ALONE
     for coalition in coalitions:
         together = f"{' and '.join(coalition)} together read" if len(coalition) > 1 else f"{coalition[0]} alone reads"
-        yield f"{_capital(together)} {read} client's update{_as_released(work)}."
+        yield f"{_capital(together)} {read} client's update{_as_released(plan)}."
 
 
-def _as_released(work: Workspace) -> str:
+def _as_released(plan: RunPlan) -> str:
     """Return the clause that names the mechanisms that noise an update at the client; empty where there are none."""
-    local = [m.name for m in work.backend.mechanisms if m.name in NOISED_BY_CLIENTS]
+    local = [m.name for m in plan.backend.mechanisms if m.name in NOISED_BY_CLIENTS]
     return f", as {' and '.join(local)} noised it" if local else ""
 
 
-def _least(work: Workspace) -> Iterator[str]:
-    if not work.hides_something:
+def _least(plan: RunPlan) -> Iterator[str]:
+    if not plan.hides_something:
         return
-    if work.min_contributors < HIDDEN_AMONG:
+    if plan.min_contributors < HIDDEN_AMONG:
         yield "A sum over one client alone is opened, which is its update (server.min_contributors=1)."
     else:
-        yield f"Nothing is opened over fewer than {work.min_contributors} clients (server.min_contributors)."
+        yield f"Nothing is opened over fewer than {plan.min_contributors} clients (server.min_contributors)."
 
 
-def _measured(work: Workspace) -> Iterator[str]:
-    if work.config.runtime.measure_sum_error:
+def _measured(plan: RunPlan) -> Iterator[str]:
+    if plan.config.runtime.measure_sum_error:
         yield (
             "Clients send their contributions in the clear, to measure the error of the sum "
             "(runtime.measure_sum_error=true): the secure sum protects nothing."
         )
 
 
-def _protocol(work: Workspace) -> Iterator[str]:
-    secure_sum = work.backend.secure_sum
+def _protocol(plan: RunPlan) -> Iterator[str]:
+    secure_sum = plan.backend.secure_sum
     if not _is_opened(secure_sum):
         return
     opener = "the keyholder" if secure_sum.roles else "the client that opens a sum"
@@ -132,10 +134,10 @@ def _protocol(work: Workspace) -> Iterator[str]:
         yield f"Of the sum of the clients' sensitivities {opener} learns all, and the server which are the largest."
 
 
-def _witness(work: Workspace) -> Iterator[str]:
-    if not work.hides_something:
+def _witness(plan: RunPlan) -> Iterator[str]:
+    if not plan.hides_something:
         return
-    if not work.config.witness:
+    if not plan.config.witness:
         yield "Nobody looks at what clients send (witness=false): protection that is not switched on goes unnoticed."
         return
     yield (
@@ -157,25 +159,25 @@ def _openings(secure_sum: "OpenedSum") -> Iterator[str]:
         yield "Every client opens the sum (secure_sum.broadcast=true)."
 
 
-def _holders_of_keys(work: Workspace) -> Iterator[str]:
-    if work.config.runtime.name != "deployment":
+def _holders_of_keys(plan: RunPlan) -> Iterator[str]:
+    if plan.config.runtime.name != "deployment":
         yield "This is a simulation: one party plays all roles and holds all keys."
-    elif work.config.runtime.federation is None:
+    elif plan.config.runtime.federation is None:
         yield "All roles are processes of one user on one machine, who can read all keys (runtime.federation=null)."
-    elif not work.relayed:
+    elif not plan.relayed:
         yield "Whoever hands out the roster could put keys of their own on it: its SHA-256 is to be compared."
-    if work.relayed:
+    if plan.relayed:
         yield (
             "Public keys came through the server, so this protects against a passive server only: one that exchanges "
             "keys reads every update (runtime.roster=relayed)."
         )
 
 
-def _noise(work: Workspace) -> Iterator[str]:
-    private = [mechanism.name for mechanism in work.backend.mechanisms if mechanism.unit is not None]
+def _noise(plan: RunPlan) -> Iterator[str]:
+    private = [mechanism.name for mechanism in plan.backend.mechanisms if mechanism.unit is not None]
     if not private:
         return
-    if work.config.noise == "seeded":
+    if plan.config.noise == "seeded":
         yield "Noise comes from the seed (noise=seeded): whoever knows it takes the noise off, so nothing is protected."
     else:
         yield "Noise comes from ChaCha20 under keys of the operating system (noise=os)."
@@ -184,15 +186,15 @@ def _noise(work: Workspace) -> Iterator[str]:
         yield f"The noise of {' and '.join(floating)} is floating-point, whose rounding may leak (Mironov 2012)."
 
 
-def _epsilon(work: Workspace) -> Iterator[str]:
+def _epsilon(plan: RunPlan) -> Iterator[str]:
     """Yield the epsilon of the run as planned, and the epsilons against coalitions with a guarantee of their own."""
-    backend = work.backend
-    config = work.config
+    backend = plan.backend
+    config = plan.config
     ledger = Ledger()
-    for cohort in work.schedule:
+    for cohort in plan.schedule:
         ledger.add({client: charges for client in cohort if (charges := backend.charges(client))})
     for unit, epsilon in ledger.worst(config.delta, config.accountant).items():
-        [relation] = {charge.relation for charge in backend.charges(work.schedule[0][0]) if charge.unit == unit}
+        [relation] = {charge.relation for charge in backend.charges(plan.schedule[0][0]) if charge.unit == unit}
         against = " and ".join(backend.holds_against(unit)) or "nobody"
         yield f"Neighbouring data {NEIGHBOURS[relation].format(unit=unit)}."
         yield (
@@ -206,35 +208,35 @@ def _epsilon(work: Workspace) -> Iterator[str]:
         yield "Noise is added at the server, which sees each exact sum before."
 
 
-def _reports(work: Workspace) -> Iterator[str]:
+def _reports(plan: RunPlan) -> Iterator[str]:
     yield "Who takes part in which round, and when each answers, is in sight of the server."
-    if work.config.runtime.client_diagnostics:
+    if plan.config.runtime.client_diagnostics:
         yield "Clients report exact norms and clipped fractions (runtime.client_diagnostics=true), beyond any epsilon."
-    if work.backend.secure_sum.hides and work.config.runtime.client_metrics:
+    if plan.backend.secure_sum.hides and plan.config.runtime.client_metrics:
         yield "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
 
 
-def _beyond(work: Workspace) -> Iterator[str]:
+def _beyond(plan: RunPlan) -> Iterator[str]:
     """Yield the risks that no protocol of this project removes."""
-    if work.hides_something:
+    if plan.hides_something:
         yield "A client that lies about a hidden update or weight is not found out by the sum."
-        if not work.backend.secure_sum.pinned or work.relayed:
+        if not plan.backend.secure_sum.pinned or plan.relayed:
             yield "Nothing keeps one party from posing as many clients."
         else:
             yield "A roster keeps strangers out, not several of its clients who subtract their updates from a sum."
     yield "The models themselves tell of the data whatever epsilon, or its absence, allows."
 
 
-def _sizes(work: Workspace) -> Iterator[str]:
-    training = work.config.training
+def _sizes(plan: RunPlan) -> Iterator[str]:
+    training = plan.config.training
     if training.weighting == "examples":
         declared = "declared public" if training.public_weights else "not declared public"
         yield f"Weights tell how many examples a client holds, {declared} (training.weighting=examples)."
-    elif any(m.name == "dp_sgd" for m in work.backend.mechanisms) and training.sample_rate is None:
+    elif any(m.name == "dp_sgd" for m in plan.backend.mechanisms) and training.sample_rate is None:
         yield "The sampling rate is batch_size over a client's examples, so it tells them (training.sample_rate=null)."
 
 
-def _data(work: Workspace) -> Iterator[str]:
-    private = any(mechanism.unit is not None for mechanism in work.backend.mechanisms)
-    if private and work.config.data.features == "none":
+def _data(plan: RunPlan) -> Iterator[str]:
+    private = any(mechanism.unit is not None for mechanism in plan.backend.mechanisms)
+    if private and plan.config.data.features == "none":
         yield "Pixels are normalised with the mean and deviation of all training images, which no epsilon covers."

@@ -42,18 +42,18 @@ def workspace_of(*overrides: str) -> Workspace:
 
 def server_of(work: Workspace, folder: Path, grid: InProcessGrid | None = None) -> Server:
     """A server over the in-process grid, or over another one."""
-    grid = grid or InProcessGrid(work.hash, work.config.clients)
-    return Server(work, grid, inprocess.locate(grid, work), Errand(folder))
+    grid = grid or InProcessGrid(work.plan.hash, work.plan.config.clients)
+    return Server(work, grid, inprocess.locate(grid, work.plan), Errand(folder))
 
 
 def transport_of(work: Workspace, grid: InProcessGrid, deadline_s: float | None = None) -> Transport:
     """A transport with its own meter."""
-    return Transport(grid, inprocess.locate(grid, work), Meter(), deadline_s, 0.0)
+    return Transport(grid, inprocess.locate(grid, work.plan), Meter(), deadline_s, 0.0)
 
 
 def attempt_of(work: Workspace, round_: int = 1, name: str = "first") -> Attempt:
     """One attempt at a round."""
-    return Attempt(work.hash, work.canonical, round_, name)
+    return Attempt(work.plan.hash, work.plan.canonical, round_, name)
 
 
 def run(folder: Path, *overrides: str) -> State:

@@ -44,10 +44,10 @@ class Swapped(Scene):
 
     def set_up(self) -> None:
         """Exchange the roster, then run the rest of the set-up."""
-        everybody = self.work.everybody
-        if self.work.relayed:
+        everybody = self.work.plan.everybody
+        if self.work.plan.relayed:
             attempt = AttackAttempt(SETUP_ROUND)
-            self._drive(RelayedRoster(everybody).flow(self.work.hash, SETUP_ROUND, attempt.name), attempt, honest)
+            self._drive(RelayedRoster(everybody).flow(self.work.plan.hash, SETUP_ROUND, attempt.name), attempt, honest)
         else:
             self._known = keys.make_all(self._folder, everybody)
         super().set_up()
@@ -55,9 +55,9 @@ class Swapped(Scene):
     def credentials(self, address: Address, stage: str) -> Credentials:
         """The credentials of a node of a deployment."""
         folder = keys.folder_of(self._folder, address)
-        if self.work.relayed:
-            return relaying.credentials(folder, address, self.work, stage)
-        return keys.deployed(folder, address, self.work.everybody, self.work.hash)
+        if self.work.plan.relayed:
+            return relaying.credentials(folder, address, self.work.plan, stage)
+        return keys.deployed(folder, address, self.work.plan.everybody, self.work.plan.hash)
 
     def _respond(self, stage: str, address: Address, inbound: Records, attempt: AttackAttempt) -> Records:
         if stage == HAND_OUT:
@@ -67,7 +67,7 @@ class Swapped(Scene):
         if address == VICTIM and stage == "deliver":
             inbound = {**inbound, "parcel": self.played("keys", {"clients": VICTIM}, attempt)[VICTIM]}
         if stage in STAGES:
-            return RelayedRoster(self.work.everybody).respond(stage, inbound, self._party(address, attempt, stage))
+            return RelayedRoster(self.work.plan.everybody).respond(stage, inbound, self._party(address, attempt, stage))
         return super()._respond(stage, address, inbound, attempt)
 
     def _with_own(self, roster: Roster) -> Roster:
@@ -81,7 +81,7 @@ class Swapped(Scene):
         own = Credentials(self._forged, self._with_own(self._known), store)
         name = attempt.name
         memory = attempt.memories["server"]
-        me = Participant(self.opener, self.work.hash, attempt.round, name, spec, memory, OsRandomness(), own)
+        me = Participant(self.opener, self.work.plan.hash, attempt.round, name, spec, memory, OsRandomness(), own)
         return self.secure_sum.respond(stage, inbound, me, _nothing)
 
 

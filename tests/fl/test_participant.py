@@ -39,7 +39,7 @@ def test_what_is_no_clients_address_is_told(address):
 @pytest.mark.parametrize("weighting", ["examples", "uniform"])
 def test_a_contribution_is_v_times_the_update_and_v(weighting):
     work = workspace_of(*PROBE, "data.partition=dirichlet", f"training.weighting={weighting}", "rounds=3")
-    sizes = [len(part) for part in work.partitions]
+    sizes = [len(part) for part in work.plan.partitions]
     for client in range(4):
         vector = vector_of(work, client, 3)
         v = 1.0 if weighting == "uniform" else sizes[client] / max(sizes)
@@ -50,14 +50,14 @@ def test_a_contribution_is_v_times_the_update_and_v(weighting):
 
 def test_a_declared_maximum_of_examples_scales_the_weight():
     work = workspace_of(*PROBE, "training.max_weight=1000")
-    assert vector_of(work)[-1] == np.float32(len(work.partitions[0]) / 1000)
+    assert vector_of(work)[-1] == np.float32(len(work.plan.partitions[0]) / 1000)
 
 
 @pytest.mark.parametrize("round_", [1, 2, 4])
 def test_the_update_is_a_gradient_step_at_the_rounds_learning_rate(round_):
     work = workspace_of(*FULL_BATCH, "training/schedule=exponential", "training.schedule.gamma=0.5", "rounds=4")
     vector = vector_of(work, 1, round_)
-    gradient_D = gradient_at(work.initial_D.numpy().astype(np.float64), *examples_of(work, work.partitions[1]))
+    gradient_D = gradient_at(work.initial_D.numpy().astype(np.float64), *examples_of(work, work.plan.partitions[1]))
     rate = 0.5 * 0.5 ** (round_ - 1)
     assert np.abs(vector[:-1] / vector[-1] + rate * gradient_D).max() < 1e-6
 

@@ -172,7 +172,7 @@ def test_gradients_of_an_earlier_client_do_not_count():
     ],
 )
 def test_learning_rates_follow_their_closed_form(schedule, closed):
-    rates = workspace_of(f"training/schedule={schedule}", "training.lr=0.3", "rounds=25").learning_rates
+    rates = workspace_of(f"training/schedule={schedule}", "training.lr=0.3", "rounds=25").plan.learning_rates
     assert rates == pytest.approx([closed(0.3, k, 25) for k in range(25)], rel=1e-9)
 
 
