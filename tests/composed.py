@@ -1,4 +1,4 @@
-"""Configurations composed as on the command line, and objects built from them: workspaces, servers, runs."""
+"""Configurations composed as on the command line, and objects built from them: plans, workspaces, servers, runs."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,6 +12,7 @@ from experiments.hydra.compose import composed
 from fl.checkpoint import Checkpoints, State
 from fl.config.identity import to_json
 from fl.metering import Meter
+from fl.plan import RunPlan
 from fl.runtimes import inprocess
 from fl.runtimes.inprocess import InProcessGrid
 from fl.server import Errand, Server
@@ -33,6 +34,11 @@ def compose(*overrides: str) -> DictConfig:
 def canonical(*overrides: str) -> str:
     """The canonical text of the small configuration with these overrides."""
     return to_json(compose(*SMALL, *overrides))
+
+
+def plan_of(*overrides: str) -> RunPlan:
+    """A fresh plan of the small configuration with these overrides; its mechanisms have not settled."""
+    return RunPlan(canonical(*overrides))
 
 
 def workspace_of(*overrides: str) -> Workspace:

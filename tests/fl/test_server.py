@@ -1,18 +1,13 @@
-from collections import Counter
-from itertools import combinations
-from math import comb
-
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
 
 from fl.checkpoint import Checkpoints
 from fl.runtimes import inprocess
 from fl.runtimes.inprocess import InProcessGrid
 from fl.server import Errand
 from fl.training import vectors
-from privacy.errors import ConfigError, TooFewContributors
+from privacy.errors import TooFewContributors
 from privacy.secure_sums.vectors import Total
 from tests.composed import PROBE, examples_of, gradient_at, run, server_of, workspace_of
 from tests.fl.faults.stopping import stopped_in
@@ -123,44 +118,6 @@ def test_a_finished_run_runs_nothing_more(tmp_path):
     server_of(work, tmp_path, grid).run()
 
 
-def cohorts(tmp_path, rounds: int, *overrides: str) -> list[tuple[int, ...]]:
-    server = server_of(workspace_of(*overrides, f"rounds={rounds}"), tmp_path)
-    return [server.work.plan.cohort(number) for number in range(1, rounds + 1)]
-
-
-TEN = ("clients=10", "cohort=3")
-
-
-def test_cohorts_are_reproducible_and_hold_nobody_twice(tmp_path):
-    drawn = cohorts(tmp_path, 50, *TEN)
-    assert cohorts(tmp_path, 50, *TEN) == drawn
-    assert cohorts(tmp_path, 50, *TEN, "server=fedadam", "model=mlp") == drawn
-    assert cohorts(tmp_path, 50, *TEN, "seed=2") != drawn
-    for cohort in drawn:
-        assert len(set(cohort)) == 3
-        assert list(cohort) == sorted(cohort)
-        assert all(type(client) is int and 0 <= client < 10 for client in cohort)
-
-
-def test_a_cohort_depends_on_its_round_alone(tmp_path):
-    late = workspace_of(*TEN, "rounds=7").plan.cohort(7)
-    torch.manual_seed(3)
-    np.random.seed(3)
-    assert workspace_of(*TEN, "rounds=9").plan.cohort(7) == late
-
-
-def test_every_cohort_is_as_likely_as_any_other(tmp_path):
-    drawn = Counter(cohorts(tmp_path, 6000, *TEN))
-    counts = [drawn[cohort] for cohort in combinations(range(10), 3)]
-    assert sum(counts) == 6000
-    assert len(counts) == comb(10, 3)
-    assert chisquare(counts).pvalue > 1e-4
-
-
-def test_everybody_is_asked_where_no_cohort_is_named(tmp_path):
-    assert cohorts(tmp_path, 2) == [(0, 1, 2, 3)] * 2
-
-
 SPARSE = ("clients=40", "data.partition=dirichlet", "data.alpha=0.02", "data.allow_empty=true")
 
 
@@ -174,13 +131,6 @@ def test_clients_without_data_are_never_asked(tmp_path):
     assert [address for address, _ in grid.ran] == [f"client/{client}" for client in holders]
     some = workspace_of(*SPARSE, f"cohort={len(holders) - 1}")
     assert set(server_of(some, tmp_path / "some").work.plan.cohort(1)) < set(holders)
-
-
-def test_a_cohort_beyond_those_that_hold_data_is_refused():
-    holders = len(workspace_of(*SPARSE).plan.candidates)
-    assert len(workspace_of(*SPARSE, f"cohort={holders}").plan.candidates) == holders
-    with pytest.raises(ConfigError, match=rf"^cohort={holders + 1}: only {holders} of 40 clients hold data$"):
-        workspace_of(*SPARSE, f"cohort={holders + 1}")
 
 
 def rounds_with(tmp_path, stage: str, *overrides: str) -> list[int]:
