@@ -13,6 +13,7 @@ from fl.config.checks import check
 from fl.config.identity import hash_of, to_json
 from fl.keys.folders import read_roster
 from fl.ledger import LedgerFile
+from fl.plan import RunPlan
 from fl.server import Errand
 from fl.threats import threat_card
 from fl.training import vectors
@@ -116,10 +117,10 @@ def _finish(run: RunDirectory, work: Workspace, errand: Errand) -> dict[str, Any
     rows = checkpoints.rows()
     final = {
         "rounds": state.round,
-        **_privacy(work, LedgerFile(errand.folder).ledger),
+        **_privacy(work.plan, LedgerFile(errand.folder).ledger),
         "weights_sha256": vectors.sha256(state.weights_D),
-        "backend": work.backend.name,
-        "assumption": work.assumption,
+        "backend": work.plan.backend.name,
+        "assumption": work.plan.assumption,
         "threat_card": threat_card(work),
         "data_origin": work.data.origin,
         "device": str(work.device),
@@ -127,13 +128,13 @@ def _finish(run: RunDirectory, work: Workspace, errand: Errand) -> dict[str, Any
     summary = summarise(rows, parameters=len(state.weights_D), final=final)
     run.write_rows(rows)
     run.write_summary(summary)
-    run.write_status("finished" if state.round == work.config.rounds else "budget_exhausted")
+    run.write_status("finished" if state.round == work.plan.config.rounds else "budget_exhausted")
     return summary
 
 
-def _privacy(work: Workspace, ledger: Ledger) -> dict[str, object]:
+def _privacy(plan: RunPlan, ledger: Ledger) -> dict[str, object]:
     """Epsilon by unit: the maximum over clients and its distribution; `epsilon` is that of the coarsest unit."""
-    config = work.config
+    config = plan.config
     found = dict[str, object](epsilon=None)
     for unit in UNITS:
         values = sorted(ledger.epsilons(unit, config.delta, config.accountant).values())
@@ -144,8 +145,8 @@ def _privacy(work: Workspace, ledger: Ledger) -> dict[str, object]:
             found["epsilon_unit"] = unit
     if found["epsilon"] is not None:
         found |= {"delta": config.delta, "accountant": config.accountant, "noise": config.noise}
-        found["holds_against"] = " and ".join(work.backend.holds_against(str(found["epsilon_unit"])))
-        for mechanism in work.backend.mechanisms:
+        found["holds_against"] = " and ".join(plan.backend.holds_against(str(found["epsilon_unit"])))
+        for mechanism in plan.backend.mechanisms:
             if mechanism.noise_multiplier is not None:
                 found[f"{mechanism.name}.noise_multiplier"] = mechanism.noise_multiplier
             found |= {f"{AGAINST}{who}": epsilon for who, epsilon in mechanism.epsilons.items()}

@@ -44,4 +44,4 @@ def main(grid: Grid, context: Context) -> None:
     folder = Path(given["directory"]) / "checkpoints"
     roster = Roster.from_bytes(given["roster"].encode()) if given["roster"] else None
     errand = Errand(folder, int(given["keep-checkpoints"]), progress="lines", poll_s=POLL_S, roster=roster)
-    serve(work, grid, locate(grid, work), errand)
+    serve(work, grid, locate(grid, work.plan), errand)

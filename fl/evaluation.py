@@ -26,7 +26,7 @@ def evaluate(work: Workspace) -> Scores:
     test = work.data.test
     loss = 0.0
     predicted = []
-    batch = work.config.server.evaluate_batch
+    batch = work.plan.config.server.evaluate_batch
     for images, labels in zip(torch.split(test.images, batch), torch.split(test.labels, batch), strict=True):
         logits = work.model(work.data.normalise(images.to(work.device)))
         loss += float(cross_entropy(logits, labels.to(work.device), reduction="sum"))

@@ -18,6 +18,7 @@ from fl.faults.options import FaultsConfig
 from fl.keys import folders as keys
 from fl.keys import relayed as relaying
 from fl.participant import HONEST, SETUP_ROUND, Conduct, Request
+from fl.plan import RunPlan
 from fl.transport import (
     ADDRESS,
     ARRAYS,
@@ -91,21 +92,21 @@ def participate(content: RecordDict, context: Context) -> RecordDict:
     )
     memory = recall(context.state, request)
     clear = RecordDict()
-    measured = work.config.runtime.measure_sum_error and request.round != SETUP_ROUND
+    measured = work.plan.config.runtime.measure_sum_error and request.round != SETUP_ROUND
 
     def tell(vector: Vector) -> None:
         clear[CLEAR] = ArrayRecord({CLEAR: as_array(vector)})
 
     conduct = conduct_of(work, context.state)
-    own = credentials(work, request.address, context, request.stage)
-    if own is not None and work.relayed and request.stage in STAGES:
+    own = credentials(work.plan, request.address, context, request.stage)
+    if own is not None and work.plan.relayed and request.stage in STAGES:
         records, metrics = relaying.join(work, request, own)
     else:
         records, metrics = conduct.answer(work, request, memory, own, tell if measured else None)
     remember(context.state, request, memory)
     answered = conduct.packed(request, records, signed=own is not None)
     answered.update(clear)
-    if work.config.runtime.client_metrics:
+    if work.plan.config.runtime.client_metrics:
         answered[METRICS] = report(metrics)
     return answered
 
@@ -129,11 +130,11 @@ def accept(canonical: str, context: Context) -> Workspace:
 
 def conduct_of(work: Workspace, state: RecordDict) -> Conduct:
     """Return the conduct of a node with this state: honest, unless the configuration asks for faults."""
-    if work.config.faults == FaultsConfig():
+    if work.plan.config.faults == FaultsConfig():
         return HONEST
     from fl.faults.participant import FaultyConduct
 
-    return FaultyConduct(work.config, state)
+    return FaultyConduct(work.plan.config, state)
 
 
 def own_address(asked: Address, context: Context) -> Address:
@@ -155,25 +156,25 @@ def _stands_alone(context: Context) -> bool:
     return APPROVED in context.node_config and PARTITION in context.node_config
 
 
-def credentials(work: Workspace, address: Address, context: Context, stage: str) -> Credentials | None:
+def credentials(plan: RunPlan, address: Address, context: Context, stage: str) -> Credentials | None:
     """Return the keys and the store of a role; None where the secure sum needs none.
 
     Raises:
         ConfigError: this node has no keys, or its keys are not usable.
         PrivacyRefusal: the roster comes through the server, and this node accepted none at set-up.
     """
-    secure_sum = work.backend.secure_sum
+    secure_sum = plan.backend.secure_sum
     folder = context.node_config.get(KEYS)
     if not secure_sum.needs.roster:
         return None
-    if folder is not None and work.relayed:
-        return relaying.credentials(Path(str(folder)), address, work, stage)
+    if folder is not None and plan.relayed:
+        return relaying.credentials(Path(str(folder)), address, plan, stage)
     if folder is not None:
-        return keys.deployed(Path(str(folder)), address, work.everybody, work.hash)
-    if _stands_alone(context) or work.relayed:
+        return keys.deployed(Path(str(folder)), address, plan.everybody, plan.hash)
+    if _stands_alone(context) or plan.relayed:
         allowed = f"secure_sum={secure_sum.name} needs the folder of {address}'s keys, in its --node-config"
         raise ConfigError.of(KEYS, None, allowed)
-    return keys.simulated(address, work.everybody)
+    return keys.simulated(address, plan.everybody)
 
 
 def role_context(address: Address, approved: str, folder: Path | None = None) -> Context:

@@ -12,6 +12,7 @@ import torch
 from flwr.app import RecordDict
 
 from fl.metering import Phases, parts
+from fl.plan import RunPlan
 from fl.training import local as training
 from fl.training.generators import seed_generators
 from fl.training.sensitivity import sensitivity
@@ -69,11 +70,11 @@ class Conduct:
 
     def train(self, work: Workspace, job: ClientJob) -> None:
         """Train the job's model in place."""
-        training.train(job, work.config.training.proximal_mu)
+        training.train(job, work.plan.config.training.proximal_mu)
 
     def weight(self, work: Workspace, job: ClientJob) -> float:
         """Return the weight that is claimed and applied to the update, in [0, 1]."""
-        return work.weight(client_index(job.address))
+        return work.plan.weight(client_index(job.address))
 
     def update(
         self, work: Workspace, job: ClientJob, global_D: torch.Tensor, v: float, out: torch.Tensor | None
@@ -100,14 +101,14 @@ def participant(
     """Return the role that a request addresses, with its randomness and device."""
     return Participant(
         address=request.address,
-        run=work.hash,
+        run=work.plan.hash,
         round=request.round,
         attempt=request.attempt,
         spec=work.spec,
         memory=memory,
         randomness=OsRandomness(),
         credentials=credentials,
-        noise=work.randomness(request.address, request.round),
+        noise=work.plan.randomness(request.address, request.round),
         device=str(work.device),
     )
 
@@ -128,6 +129,7 @@ def answer(
     Raises:
         FedveilError: an answer is impossible; no records are sent then.
     """
+    plan = work.plan
     phases = Phases(work.device)
     recorder = Recorder()
     before = dict(memory)
@@ -141,32 +143,32 @@ def answer(
             if tell is not None:
                 tell(vector)
                 phases.end("tell")
-            if work.config.witness and work.hides_something:
+            if plan.config.witness and plan.hides_something:
                 contributed.append(vector.copy())
                 phases.end(WITNESS)
         return vector
 
     with recording(recorder):
-        records = work.backend.secure_sum.respond(request.stage, request.inbound, me, contribute)
+        records = plan.backend.secure_sum.respond(request.stage, request.inbound, me, contribute)
         if credentials is not None:
             with span("sign"):
                 records = signed(records, me, request.stage)
     phases.end(PROTECT)
     for vector in contributed:
-        allowed = allowance(work.config.rounds, work.cohort_size)
+        allowed = allowance(plan.config.rounds, plan.cohort_size)
         upload = Upload(request.stage, request.inbound, records, me, vector, before, allowed)
-        examine(work.backend.secure_sum, upload, rehearse=_rehearses(work, request))
+        examine(plan.backend.secure_sum, upload, rehearse=_rehearses(plan, request))
         phases.end(WITNESS)
     recorder.seconds.pop(CONTRIBUTION, None)
     peers = credentials.peers if credentials else None
     return records, phases.metrics() | parts(PROTECT, recorder) | (dict(peers.costs()) if peers else {})
 
 
-def _rehearses(work: Workspace, request: Request) -> bool:
+def _rehearses(plan: RunPlan, request: Request) -> bool:
     """True where this client rehearses its upload for the witness: one client of the cohort does so in each round."""
     if request.round == SETUP_ROUND:
         return False
-    cohort = work.cohort(request.round)
+    cohort = plan.cohort(request.round)
     return cohort[request.round % len(cohort)] == client_index(request.address)
 
 
@@ -183,16 +185,18 @@ def contribution(
     """
     if request.model_D is None:
         raise ProtocolError(f"stage {request.stage} asks for a contribution without a model")
+    plan = work.plan
+    config = plan.config
     client = client_index(request.address)
-    first = SETUP_ROUND if work.backend.secure_sum.needs.survey else 1
-    if client >= work.config.clients or not first <= request.round <= work.config.rounds:
+    first = SETUP_ROUND if work.plan.backend.secure_sum.needs.survey else 1
+    if client >= work.plan.config.clients or not first <= request.round <= work.plan.config.rounds:
         raise ProtocolError(f"{request.address} has nothing to contribute to round {request.round}")
-    seed = seed_generators(work.device, work.config.seed, "train", request.round, client)
+    seed = seed_generators(work.device, config.seed, "train", request.round, client)
     global_D = torch.from_numpy(request.model_D).to(work.device)
     job = client_job(work, request, memory, global_D, seed)
     if request.round == SETUP_ROUND:
-        return _sensitivities(work, job, work.weight(client), phases)
-    work.backend.prepare(job)
+        return _sensitivities(work, job, plan.weight(client), phases)
+    plan.backend.prepare(job)
     phases.end("prepare")
     conduct.train(work, job)
     phases.end("train")
@@ -201,7 +205,7 @@ def contribution(
         phases.end("flatten")
     else:
         vector = _floats(work, job, global_D, conduct, phases)
-    if work.config.runtime.client_diagnostics:
+    if work.plan.config.runtime.client_diagnostics:
         phases.diagnostics = job.diagnostics
     return vector
 
@@ -262,7 +266,7 @@ def released(work: Workspace, job: ClientJob, global_D: torch.Tensor, out: torch
         MalformedContribution: a mechanism returned a vector of another length.
     """
     own_D = work.layout(job.model).update(global_D, torch.empty_like(global_D) if out is None else out)
-    update_D = work.backend.on_update(job, own_D)
+    update_D = work.plan.backend.on_update(job, own_D)
     length = work.spec.segments[0].length
     dtype = str(work.spec.dtype)
     if update_D.shape != (length,):
@@ -275,9 +279,10 @@ def client_job(
     work: Workspace, request: Request, memory: MutableMapping[str, Value], global_D: torch.Tensor, seed: int
 ) -> ClientJob:
     """Make the training objects of one client in one round, before any mechanism changes them."""
-    config = work.config.training
+    plan = work.plan
+    config = plan.config.training
     client = client_index(request.address)
-    indices = torch.from_numpy(work.partitions[client])
+    indices = torch.from_numpy(plan.partitions[client])
     batches = training.Batches(
         work.data,
         indices,
@@ -288,8 +293,8 @@ def client_job(
         config.steps,
     )
     work.layout(work.model).load(global_D)
-    optimizer = work.client_optimizer(work.parameters, lr=work.learning_rates[max(request.round, 1) - 1])
-    randomness = work.randomness(request.address, request.round)
+    optimizer = work.client_optimizer(work.parameters, lr=plan.learning_rates[max(request.round, 1) - 1])
+    randomness = plan.randomness(request.address, request.round)
     return ClientJob(
         request.address,
         request.round,

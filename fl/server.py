@@ -67,7 +67,7 @@ class Server:
         self.work = work
         self._errand = errand
         self.meter = Meter()
-        deadline_s = work.config.server.deadline_s
+        deadline_s = work.plan.config.server.deadline_s
         self.transport = Transport(grid, nodes, self.meter, deadline_s, errand.poll_s)
         self._roster = _roster(work, errand)
         self._checkpoints = Checkpoints(errand.folder, errand.keep_checkpoints)
@@ -80,7 +80,7 @@ class Server:
         self._optimizer = self.work.server_optimizer(self.weights)
         self._started = datetime.now(UTC).isoformat(timespec="seconds") if state is None else state.started
         self.round = SETUP_ROUND if state is None else state.round
-        self.state = self.work.backend.initial_state() if state is None else state.mechanisms
+        self.state = self.work.plan.backend.initial_state() if state is None else state.mechanisms
         self.secrets = {} if state is None else state.secrets
         if state is not None:
             self._optimizer.load_state_dict(state.optimizer)
@@ -91,16 +91,16 @@ class Server:
         Raises:
             FedveilError: the run cannot go on; the measurements so far are in the checkpoints.
         """
-        rounds = self.work.config.rounds
-        budget = self.work.config.epsilon_budget
+        rounds = self.work.plan.config.rounds
+        budget = self.work.plan.config.epsilon_budget
         if self.round == SETUP_ROUND:
             self._refuse_early()
-        if self.work.relayed:
+        if self.work.plan.relayed:
             self._relay_roster()
         if self.round == SETUP_ROUND:
             self._set_up()
         with progress_bar(self._errand.progress == "bar") as bar:
-            task = bar.add_task(self.work.backend.name, total=rounds, completed=self.round, note="")
+            task = bar.add_task(self.work.plan.backend.name, total=rounds, completed=self.round, note="")
             for number in range(self.round + 1, rounds + 1):
                 if not self.within_budget(number):
                     log.warning("epsilon_budget=%g ends the run before round %d", budget, number)
@@ -115,7 +115,7 @@ class Server:
     def _refuse_early(self) -> None:
         """Refuse a run that cannot be accounted for, or whose first round passes the budget, before any training."""
         worst = self._after(1)
-        budget = self.work.config.epsilon_budget
+        budget = self.work.plan.config.epsilon_budget
         if budget is not None and any(epsilon > budget for epsilon in worst.values()):
             what = "the first round costs" if not self.ledger.ledger else "the first round and earlier tries at it cost"
             raise PrivacyRefusal(f"epsilon_budget={budget:g}: {what} more; raise it, or the noise")
@@ -124,21 +124,21 @@ class Server:
         """Relay the public keys of all roles to all roles; again when a run resumes, to find keys that have changed."""
         self.meter.round = SETUP_ROUND
         attempt = self._attempt()
-        flow = RelayedRoster(self.work.everybody).flow(attempt.run, attempt.round, attempt.attempt)
+        flow = RelayedRoster(self.work.plan.everybody).flow(attempt.run, attempt.round, attempt.attempt)
         with self.meter.span("server", "setup"):
             self._roster = self._drive(flow, attempt)
 
     def _set_up(self) -> None:
         """Distribute keys, once a run; clients contribute nothing, except sensitivities to some secure sums."""
         self.meter.round = SETUP_ROUND
-        secure_sum = self.work.backend.secure_sum
-        roles = [*(client_address(client) for client in self.work.candidates), *secure_sum.parties.roles]
+        secure_sum = self.work.plan.backend.secure_sum
+        roles = [*(client_address(client) for client in self.work.plan.candidates), *secure_sum.parties.roles]
         with self.meter.span("server", "setup"):
             self._drive(secure_sum.setup(roles, self.work.spec), self._attempt(), self.weights.detach().numpy())
         self._save()
 
     def _drive(self, flow: Generator[Exchange, list[Address], T], attempt: Attempt, model_D: Vector | None = None) -> T:
-        abort = self.work.config.server.on_invalid == "abort"
+        abort = self.work.plan.config.server.on_invalid == "abort"
         return drive(flow, self.transport, self.meter, attempt, model_D, abort, self._roster)
 
     def _round(self, number: int) -> Scores | None:
@@ -146,7 +146,7 @@ class Server:
             self.advance(number)
             scores = self._evaluate(number)
         except Exception:
-            self._checkpoints.save_rows(self.work.hash, number, self.meter.take())
+            self._checkpoints.save_rows(self.work.plan.hash, number, self.meter.take())
             raise
         self._save()
         return scores
@@ -155,18 +155,18 @@ class Server:
         """Run the round itself: cohort, secure sum, step. `round_s` measures it, without evaluation and checkpoint."""
         self.meter.round = number
         with self.meter.span("server", "round"):
-            total = self.aggregate(number, self.work.cohort(number))
+            total = self.aggregate(number, self.work.plan.cohort(number))
             with self.meter.span("server", "step"):
                 self.step(number, total)
-        if self.work.config.witness:
-            self.meter.add("server", "round", WITNESS, self.meter.witnessing_s(self.work.lanes), "s")
+        if self.work.plan.config.witness:
+            self.meter.add("server", "round", WITNESS, self.meter.witnessing_s(self.work.plan.lanes), "s")
         self.round = number
 
     def aggregate(self, number: int, cohort: Sequence[int]) -> Total:
         """Make one attempt at the secure sum over a cohort, after charging the cohort for it."""
         attempt = self._attempt(number)
         self.charge(attempt, cohort)
-        measured = self.work.config.runtime.measure_sum_error
+        measured = self.work.plan.config.runtime.measure_sum_error
         total = (self._measured_sum if measured else self._sum)(attempt, [client_address(client) for client in cohort])
         self.meter.quantiles("update_norm")
         self.meter.add("server", "protocol", "survivors", len(total.survivors), "1")
@@ -174,8 +174,8 @@ class Server:
         return total
 
     def _sum(self, attempt: Attempt, addresses: Sequence[Address]) -> Total:
-        flow = self.work.backend.secure_sum.server(addresses, self.work.spec)
-        assert self._roster is not None or not self.work.backend.secure_sum.needs.roster, "replies are signed"
+        flow = self.work.plan.backend.secure_sum.server(addresses, self.work.spec)
+        assert self._roster is not None or not self.work.plan.backend.secure_sum.needs.roster, "replies are signed"
         return self._drive(flow, attempt, self.weights.detach().numpy())
 
     def _measured_sum(self, attempt: Attempt, addresses: Sequence[Address]) -> Total:
@@ -187,7 +187,7 @@ class Server:
                 error = clear.error_of(total, addresses, self.work.tolerance)
         for metric, value in error.metrics().items():
             self.meter.add("server", "protocol", metric, value, "1")
-        require_within(error, total, self.work.backend.secure_sum.name)
+        require_within(error, total, self.work.plan.backend.secure_sum.name)
         return total
 
     def charge(self, attempt: Attempt, cohort: Sequence[int]) -> None:
@@ -203,23 +203,23 @@ class Server:
         A repeated attempt releases the earlier rounds on which its noise depends once more, so the clients of those
         rounds are charged again, too.
         """
-        backend = self.work.backend
+        backend = self.work.plan.backend
         owed = {client: backend.charges(client) for client in cohort}
         if number in self.ledger.rounds:
             for ago in range(1, min(backend.window, number)):
-                for client in self.work.cohort(number - ago):
+                for client in self.work.plan.cohort(number - ago):
                     owed[client] = owed.get(client, []) + backend.charges(client, ago)
         return {client: charges for client, charges in owed.items() if charges}
 
     def within_budget(self, number: int) -> bool:
         """True where the largest epsilon after this round is within `epsilon_budget`."""
-        budget = self.work.config.epsilon_budget
+        budget = self.work.plan.config.epsilon_budget
         return budget is None or all(epsilon <= budget for epsilon in self._after(number).values())
 
     def _after(self, number: int) -> dict[str, float]:
         """Return the largest epsilon by unit, with this round charged as well."""
-        config = self.work.config
-        owed = self._owed(number, self.work.cohort(number))
+        config = self.work.plan.config
+        owed = self._owed(number, self.work.plan.cohort(number))
         return self.ledger.ledger.with_charges(owed).worst(config.delta, config.accountant)
 
     def step(self, number: int, total: Total) -> None:
@@ -228,17 +228,17 @@ class Server:
         Raises:
             TooFewContributors: the total weight is zero, up to the tolerance of the sum.
         """
+        backend = self.work.plan.backend
         if total.weight <= len(total.survivors) * self.work.tolerance:  # an approximate sum of zeros is not exactly 0
             why = (
                 "no client holds an example"
-                if self.work.backend.secure_sum.carries.additive
+                if self.work.plan.backend.secure_sum.carries.additive
                 else "no contribution counted"
             )
             raise TooFewContributors(f"the total weight of the contributions is 0: {why}")
-        backend = self.work.backend
-        size = self.work.cohort_size
+        size = self.work.plan.cohort_size
         sums = np.split(total.update_D, [self.work.spec.segments[0].length])
-        randomness = self.work.randomness("server", number)
+        randomness = self.work.plan.randomness("server", number)
         extra = sums[1].tolist()
         job = ServerJob(number, randomness, size, total.survivors, total.weight, self.state, self.secrets, extra)
         update_D = backend.on_total(job, sums[0])
@@ -248,8 +248,8 @@ class Server:
         self.meter.phases("server", job.diagnostics)
 
     def _evaluate(self, number: int) -> Scores | None:
-        every = self.work.config.server.evaluate_every
-        last = number == self.work.config.rounds or not self.within_budget(number + 1)
+        every = self.work.plan.config.server.evaluate_every
+        last = number == self.work.plan.config.rounds or not self.within_budget(number + 1)
         if not last and (every == 0 or number % every):
             return None
         self._tell_spending(last)
@@ -257,8 +257,8 @@ class Server:
 
     def _tell_spending(self, last: bool) -> None:
         """Record the largest epsilon of any client so far, by unit; at the end record each client's epsilon, too."""
-        delta = self.work.config.delta
-        accountant = self.work.config.accountant
+        delta = self.work.plan.config.delta
+        accountant = self.work.plan.config.accountant
         for unit in UNITS:
             values = self.ledger.ledger.epsilons(unit, delta, accountant)
             if values:
@@ -281,17 +281,17 @@ class Server:
             self.meter.round = self.round
             self._tell_spending(last=True)
             self._score()
-            self._checkpoints.add_rows(self.work.hash, self.round, self.meter.take())
+            self._checkpoints.add_rows(self.work.plan.hash, self.round, self.meter.take())
 
     def _attempt(self, number: int = SETUP_ROUND) -> Attempt:
         self.transport.dropped.clear()
         # the attempt's name is random, not a counter: a restored disk must not make a round reuse a key or a mask
-        return Attempt(self.work.hash, self.work.canonical, number, secrets.token_hex(8), self.state)
+        return Attempt(self.work.plan.hash, self.work.plan.canonical, number, secrets.token_hex(8), self.state)
 
     def _save(self) -> None:
         weights_D = self.weights.detach()
         optimizer = self._optimizer.state_dict()
-        state = State(self.work.hash, self.round, weights_D, optimizer, self._started, self.state, self.secrets)
+        state = State(self.work.plan.hash, self.round, weights_D, optimizer, self._started, self.state, self.secrets)
         self._checkpoints.save(state, self.meter.take())
 
 
@@ -309,8 +309,8 @@ def progress_bar(wanted: bool) -> Progress:
 
 
 def _roster(work: Workspace, errand: Errand) -> Roster | None:
-    if work.relayed or not work.backend.secure_sum.needs.roster:
+    if work.plan.relayed or not work.plan.backend.secure_sum.needs.roster:
         return None
     assert errand.roster is not None, "the caller that starts a run makes or reads a roster"
-    require_everybody(errand.roster, work.everybody)
+    require_everybody(errand.roster, work.plan.everybody)
     return errand.roster

@@ -7,7 +7,8 @@ card's epsilon is that of the run as planned; a run's ledger holds its actual ep
 
 from collections.abc import Iterator
 
-from fl.workspace import HIDDEN_AMONG, Workspace
+from fl.plan import HIDDEN_AMONG
+from fl.workspace import Workspace
 from privacy.accounting.ledger import Ledger
 from privacy.mechanisms.contract import CLIENT, NOISERS, Mechanism
 from privacy.secure_sums.trust import SERVER_ALONE, TOPICS, Trust
@@ -25,7 +26,7 @@ def explained(work: Workspace) -> dict[str, list[str]]:
 
     Topics that a backend adds to `TOPICS` come last.
     """
-    trust = work.backend.secure_sum.trust(work.spec)
+    trust = work.plan.backend.secure_sum.trust(work.spec)
     told = _told(work, trust)
     computed = {
         "trust": list(_measured(work)),
@@ -50,8 +51,8 @@ def threat_card(work: Workspace) -> list[str]:
 
 def _told(work: Workspace, trust: Trust) -> dict[str, list[str]]:
     """Return the backend's own sentences by topic: the assumption, and those of the secure sum and each mechanism."""
-    told = {"trust": [f"{_capital(work.assumption)}."]}
-    for sentences in (trust.sentences, *(mechanism.sentences() for mechanism in work.backend.mechanisms)):
+    told = {"trust": [f"{_capital(work.plan.assumption)}."]}
+    for sentences in (trust.sentences, *(mechanism.sentences() for mechanism in work.plan.backend.mechanisms)):
         for topic, lines in sentences.items():
             told.setdefault(topic, []).extend(lines)
     return told
@@ -68,9 +69,9 @@ def _holders(trust: Trust) -> Iterator[str]:
 
 def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
     coalitions = trust.coalitions
-    if work.relayed:
+    if work.plan.relayed:
         coalitions = (("a server that exchanges keys",), *coalitions)
-    if work.config.runtime.measure_sum_error:
+    if work.plan.config.runtime.measure_sum_error:
         coalitions = SERVER_ALONE
     for coalition in coalitions:
         together = f"{' and '.join(coalition)} together read" if len(coalition) > 1 else f"{coalition[0]} alone reads"
@@ -79,21 +80,21 @@ def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
 
 def _as_released(work: Workspace) -> str:
     """Return the clause that names the mechanisms that noise an update at the client; empty where there are none."""
-    local = [m.name for m in work.backend.mechanisms if m.noised_by == CLIENT]
+    local = [m.name for m in work.plan.backend.mechanisms if m.noised_by == CLIENT]
     return f", as {' and '.join(local)} noised it" if local else ""
 
 
 def _least(work: Workspace) -> Iterator[str]:
-    if not work.hides_something:
+    if not work.plan.hides_something:
         return
-    if work.min_contributors < HIDDEN_AMONG:
+    if work.plan.min_contributors < HIDDEN_AMONG:
         yield "A sum over one client alone is opened, which is its update (server.min_contributors=1)."
     else:
-        yield f"Nothing is opened over fewer than {work.min_contributors} clients (server.min_contributors)."
+        yield f"Nothing is opened over fewer than {work.plan.min_contributors} clients (server.min_contributors)."
 
 
 def _measured(work: Workspace) -> Iterator[str]:
-    if work.config.runtime.measure_sum_error:
+    if work.plan.config.runtime.measure_sum_error:
         yield (
             "Clients send their contributions in the clear, to measure the error of the sum "
             "(runtime.measure_sum_error=true): the secure sum protects nothing."
@@ -101,9 +102,9 @@ def _measured(work: Workspace) -> Iterator[str]:
 
 
 def _witness(work: Workspace) -> Iterator[str]:
-    if not work.hides_something:
+    if not work.plan.hides_something:
         return
-    if not work.config.witness:
+    if not work.plan.config.witness:
         yield "Nobody looks at what clients send (witness=false): protection that is not switched on goes unnoticed."
         return
     yield (
@@ -114,13 +115,13 @@ def _witness(work: Workspace) -> Iterator[str]:
 
 
 def _holders_of_keys(work: Workspace) -> Iterator[str]:
-    if work.config.runtime.name != "deployment":
+    if work.plan.config.runtime.name != "deployment":
         yield "This is a simulation: one party plays all roles and holds all keys."
-    elif work.config.runtime.federation is None:
+    elif work.plan.config.runtime.federation is None:
         yield "All roles are processes of one user on one machine, who can read all keys (runtime.federation=null)."
-    elif not work.relayed:
+    elif not work.plan.relayed:
         yield "Whoever hands out the roster could put keys of their own on it: its SHA-256 is to be compared."
-    if work.relayed:
+    if work.plan.relayed:
         yield (
             "Public keys came through the server, so this protects against a passive server only: one that exchanges "
             "keys reads every update (runtime.roster=relayed)."
@@ -128,10 +129,10 @@ def _holders_of_keys(work: Workspace) -> Iterator[str]:
 
 
 def _noise(work: Workspace) -> Iterator[str]:
-    private = [mechanism for mechanism in work.backend.mechanisms if mechanism.unit is not None]
+    private = [mechanism for mechanism in work.plan.backend.mechanisms if mechanism.unit is not None]
     if not private:
         return
-    if work.config.noise == "seeded":
+    if work.plan.config.noise == "seeded":
         yield "Noise comes from the seed (noise=seeded): whoever knows it takes the noise off, so nothing is protected."
     else:
         yield "Noise comes from ChaCha20 under keys of the operating system (noise=os)."
@@ -155,13 +156,13 @@ def _unsaid(mechanism: Mechanism) -> Iterator[str]:
 
 def _epsilon(work: Workspace) -> Iterator[str]:
     """Yield the epsilon of the run as planned, and the epsilons against coalitions with a guarantee of their own."""
-    backend = work.backend
-    config = work.config
+    backend = work.plan.backend
+    config = work.plan.config
     ledger = Ledger()
-    for cohort in work.schedule:
+    for cohort in work.plan.schedule:
         ledger.add({client: charges for client in cohort if (charges := backend.charges(client))})
     for unit, epsilon in ledger.worst(config.delta, config.accountant).items():
-        [relation] = {charge.relation for charge in backend.charges(work.schedule[0][0]) if charge.unit == unit}
+        [relation] = {charge.relation for charge in backend.charges(work.plan.schedule[0][0]) if charge.unit == unit}
         against = " and ".join(backend.holds_against(unit)) or "nobody"
         yield f"Neighbouring data {NEIGHBOURS[relation].format(unit=unit)}."
         yield (
@@ -177,17 +178,17 @@ def _epsilon(work: Workspace) -> Iterator[str]:
 
 def _reports(work: Workspace) -> Iterator[str]:
     yield "Who takes part in which round, and when each answers, is in sight of the server."
-    if work.config.runtime.client_diagnostics:
+    if work.plan.config.runtime.client_diagnostics:
         yield "Clients report exact norms and clipped fractions (runtime.client_diagnostics=true), beyond any epsilon."
-    if work.backend.secure_sum.hides and work.config.runtime.client_metrics:
+    if work.plan.backend.secure_sum.hides and work.plan.config.runtime.client_metrics:
         yield "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
 
 
 def _beyond(work: Workspace) -> Iterator[str]:
     """Yield the risks that no protocol of this project removes."""
-    if work.hides_something:
+    if work.plan.hides_something:
         yield "A client that lies about a hidden update or weight is not found out by the sum."
-        if not work.backend.secure_sum.needs.roster or work.relayed:
+        if not work.plan.backend.secure_sum.needs.roster or work.plan.relayed:
             yield "Nothing keeps one party from posing as many clients."
         else:
             yield "A roster keeps strangers out, not several of its clients who subtract their updates from a sum."
@@ -195,13 +196,13 @@ def _beyond(work: Workspace) -> Iterator[str]:
 
 
 def _sizes(work: Workspace) -> Iterator[str]:
-    training = work.config.training
+    training = work.plan.config.training
     if training.weighting == "examples":
         declared = "declared public" if training.public_weights else "not declared public"
         yield f"Weights tell how many examples a client holds, {declared} (training.weighting=examples)."
 
 
 def _data(work: Workspace) -> Iterator[str]:
-    private = any(mechanism.unit is not None for mechanism in work.backend.mechanisms)
-    if private and work.config.data.features == "none":
+    private = any(mechanism.unit is not None for mechanism in work.plan.backend.mechanisms)
+    if private and work.plan.config.data.features == "none":
         yield "Pixels are normalised with the mean and deviation of all training images, which no epsilon covers."

@@ -1,4 +1,4 @@
-"""Configurations composed as on the command line, and objects built from them: workspaces, servers, runs."""
+"""Configurations composed as on the command line, and objects built from them: plans, workspaces, servers, runs."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -13,6 +13,7 @@ from experiments.hydra.compose import composed
 from fl.checkpoint import Checkpoints, State
 from fl.config.identity import to_json
 from fl.metering import Meter
+from fl.plan import RunPlan
 from fl.runtimes import inprocess, serving
 from fl.runtimes.inprocess import InProcessGrid
 from fl.server import Errand, Server
@@ -39,6 +40,11 @@ def canonical(*overrides: str) -> str:
     return to_json(compose(*SMALL, *overrides))
 
 
+def plan_of(*overrides: str) -> RunPlan:
+    """A fresh plan of the small configuration with these overrides; its mechanisms have not settled."""
+    return RunPlan(canonical(*overrides))
+
+
 def workspace_of(*overrides: str) -> Workspace:
     """A fresh workspace for the small configuration with these overrides."""
     return Workspace(canonical(*overrides))
@@ -46,18 +52,18 @@ def workspace_of(*overrides: str) -> Workspace:
 
 def server_of(work: Workspace, folder: Path, grid: InProcessGrid | None = None) -> Server:
     """A server over the in-process grid, or over another one."""
-    grid = grid or InProcessGrid(work.hash, work.config.clients)
-    return serving.server_of(work, grid, inprocess.locate(grid, work), Errand(folder))
+    grid = grid or InProcessGrid(work.plan.hash, work.plan.config.clients)
+    return serving.server_of(work, grid, inprocess.locate(grid, work.plan), Errand(folder))
 
 
 def transport_of(work: Workspace, grid: InProcessGrid, deadline_s: float | None = None) -> Transport:
     """A transport with its own meter."""
-    return Transport(grid, inprocess.locate(grid, work), Meter(), deadline_s, 0.0)
+    return Transport(grid, inprocess.locate(grid, work.plan), Meter(), deadline_s, 0.0)
 
 
 def attempt_of(work: Workspace, round_: int = 1, name: str = "first") -> Attempt:
     """One attempt at a round."""
-    return Attempt(work.hash, work.canonical, round_, name)
+    return Attempt(work.plan.hash, work.plan.canonical, round_, name)
 
 
 def run(folder: Path, *overrides: str) -> State:

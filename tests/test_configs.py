@@ -148,7 +148,7 @@ def test_a_servers_optimizer_goes_with_the_mean_update(name: str) -> None:
 
 @pytest.mark.parametrize("name", of("training/schedule"))
 def test_a_schedule_never_raises_the_rate_and_starts_with_it(name: str) -> None:
-    rates = workspace_of(f"training/schedule={name}", "training.lr=0.2", "rounds=30").learning_rates
+    rates = workspace_of(f"training/schedule={name}", "training.lr=0.2", "rounds=30").plan.learning_rates
     assert len(rates) == 30
     assert rates[0] == 0.2
     assert all(now >= then >= 0 for now, then in pairwise(rates))
@@ -157,9 +157,9 @@ def test_a_schedule_never_raises_the_rate_and_starts_with_it(name: str) -> None:
 
 @pytest.mark.parametrize("privacy", of("privacy"))
 def test_a_named_pair_is_a_backend_of_that_name(privacy: str) -> None:
-    work = workspace_of(f"privacy={privacy}")
-    assert isinstance(work.backend, PrivacyBackend)
-    assert (work.backend.name.replace("+", "_").removesuffix("_plain") or "plain") == ARRANGED.get(privacy, privacy)
+    backend = workspace_of(f"privacy={privacy}").plan.backend
+    assert isinstance(backend, PrivacyBackend)
+    assert (backend.name.replace("+", "_").removesuffix("_plain") or "plain") == ARRANGED.get(privacy, privacy)
 
 
 @pytest.mark.parametrize("option", [f"{group}={name}" for group in ("mechanism", "secure_sum") for name in of(group)])

@@ -28,6 +28,7 @@ from fl.config.identity import to_json
 from fl.keys import folders as keys
 from fl.metering import Phases
 from fl.participant import SETUP_ROUND, Request, contribution
+from fl.plan import RunPlan
 from fl.training.generators import preserved_generators
 from fl.workspace import Workspace
 from privacy.addresses import Address, client_address
@@ -85,11 +86,11 @@ class Scene:
     """All roles of one configuration except the server, set up as for a run. See `scene`."""
 
     def __init__(self, work: Workspace, vectors: Mapping[Address, Vector] | None = None) -> None:
-        assert isinstance(work.backend.secure_sum, OpenedSum)
+        assert isinstance(work.plan.backend.secure_sum, OpenedSum)
         self.work = work
         self.spec = work.spec
-        self.secure_sum = work.backend.secure_sum
-        self.clients = [client_address(client) for client in work.cohort(ATTACKED_ROUND)]
+        self.secure_sum = work.plan.backend.secure_sum
+        self.clients = [client_address(client) for client in work.plan.cohort(ATTACKED_ROUND)]
         self.vectors = {address: _trained(work, address) for address in self.clients} if vectors is None else vectors
         self.set_up()
 
@@ -99,7 +100,7 @@ class Scene:
 
     def credentials(self, address: Address, stage: str) -> Credentials:  # noqa: ARG002
         """The credentials that a role has from set-up, at a stage."""
-        return keys.simulated(address, self.work.everybody)
+        return keys.simulated(address, self.work.plan.everybody)
 
     @property
     def scheme(self) -> CipherScheme:
@@ -173,7 +174,7 @@ class Play(InMemory):
             scene.spec,
             {address: scene.vectors[address] for address in scene.clients},
             strict=True,
-            run_hash=scene.work.hash,
+            run_hash=scene.work.plan.hash,
             number=attempt.round,
             attempt=attempt.name,
             memories=attempt.memories,
@@ -235,7 +236,7 @@ def scene(
         ConfigError: a configuration that is refused.
     """
     work = configured(overrides)
-    with _keys(work):
+    with _keys(work.plan):
         yield Scene(work, None if vectors is None else vectors(work))
 
 
@@ -254,11 +255,11 @@ def configured(overrides: Sequence[str]) -> Workspace:
 
 
 @contextmanager
-def _keys(work: Workspace) -> Iterator[None]:
+def _keys(plan: RunPlan) -> Iterator[None]:
     """Keep keys and stores in a temporary folder, as a simulation does."""
     before = os.environ.get(keys.KEYS_VARIABLE)
     with tempfile.TemporaryDirectory() as folder:
-        keys.set_up(Path(folder), work.everybody)
+        keys.set_up(Path(folder), plan.everybody)
         try:
             yield
         finally:

@@ -45,10 +45,10 @@ class Swapped(Scene):
 
     def set_up(self) -> None:
         """Exchange the roster, then run the rest of the set-up."""
-        everybody = self.work.everybody
-        if self.work.relayed:
+        everybody = self.work.plan.everybody
+        if self.work.plan.relayed:
             attempt = AttackAttempt(SETUP_ROUND)
-            Play(self, attempt).drive(RelayedRoster(everybody).flow(self.work.hash, SETUP_ROUND, attempt.name))
+            Play(self, attempt).drive(RelayedRoster(everybody).flow(self.work.plan.hash, SETUP_ROUND, attempt.name))
         else:
             self._known = keys.make_all(self._folder, everybody)
         super().set_up()
@@ -56,9 +56,9 @@ class Swapped(Scene):
     def credentials(self, address: Address, stage: str) -> Credentials:
         """The credentials of a node of a deployment."""
         folder = keys.folder_of(self._folder, address)
-        if self.work.relayed:
-            return relaying.credentials(folder, address, self.work, stage)
-        return keys.deployed(folder, address, self.work.everybody, self.work.hash)
+        if self.work.plan.relayed:
+            return relaying.credentials(folder, address, self.work.plan, stage)
+        return keys.deployed(folder, address, self.work.plan.everybody, self.work.plan.hash)
 
     def meddle(self, stage: str, address: Address, inbound: Records, attempt: AttackAttempt) -> Records:
         """The request; the victim gets the forged roster, and then the server's own HE keys."""
@@ -73,7 +73,7 @@ class Swapped(Scene):
     def answer(self, stage: str, inbound: Records, me: Participant, contribution: Contribution) -> Records:
         """The answer of a role, which takes part in the exchange of the roster as well."""
         if stage in STAGES:
-            return RelayedRoster(self.work.everybody).respond(stage, inbound, me)
+            return RelayedRoster(self.work.plan.everybody).respond(stage, inbound, me)
         return super().answer(stage, inbound, me, contribution)
 
     def _with_own(self, roster: Roster) -> Roster:
@@ -89,7 +89,7 @@ class Swapped(Scene):
             replace(self.spec, min_contributors=1),
             {},
             known={self.opener: own},
-            run_hash=self.work.hash,
+            run_hash=self.work.plan.hash,
             number=attempt.round,
             attempt=attempt.name,
             memories={self.opener: attempt.memories["server"]},

@@ -86,7 +86,7 @@ def _large(work: Workspace, value: float) -> Mapping[Address, Vector]:
     vector_D = np.zeros(work.spec.length, np.float32)
     vector_D[:SPREAD:2] = value
     vector_D[-1] = 1
-    return {client_address(client): vector_D for client in work.cohort(1)}
+    return {client_address(client): vector_D for client in work.plan.cohort(1)}
 
 
 def _case(*overrides: str, shows: str, value: float = BOUND) -> AttackCase:

@@ -18,14 +18,14 @@ class BareLoop:
     """FedAvg over plain SGD clients on the device of the workspace."""
 
     def __init__(self, work: Workspace, model: torch.nn.Module) -> None:
-        training = work.config.training
+        training = work.plan.config.training
         self.inputs = work.data.normalise(work.data.train.images.to(work.device))
         self.labels = work.data.train.labels.to(work.device)
-        self.parts = [torch.from_numpy(part) for part in work.partitions]
-        self.weights = [work.weight(client) for client in range(len(self.parts))]
+        self.parts = [torch.from_numpy(part) for part in work.plan.partitions]
+        self.weights = [work.plan.weight(client) for client in range(len(self.parts))]
         self.lr = training.lr
         self.batch_size = training.batch_size
-        self.seed = work.config.seed
+        self.seed = work.plan.config.seed
         self.model = model.to(work.device).train()
         self.global_D = work.initial_D.to(work.device).clone()
         self._flatten_storage()

@@ -106,7 +106,7 @@ def configured(*overrides: str) -> Workspace:
 def server_of(work: Workspace, grid: inprocess.InProcessGrid) -> Server:
     """A server of the in-process runtime; its checkpoints go to a temporary folder."""
     folder = Path(tempfile.mkdtemp())
-    return Server(work, grid, inprocess.locate(grid, work), Errand(folder))
+    return Server(work, grid, inprocess.locate(grid, work.plan), Errand(folder))
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -121,10 +121,11 @@ class Race:
 
     def __init__(self, work: Workspace) -> None:
         work.activate()
-        self.server = server_of(work, inprocess.InProcessGrid(work.hash, work.config.clients))
+        self.server = server_of(work, inprocess.InProcessGrid(work.plan.hash, work.plan.config.clients))
         self.work = work
         self.number = 0
-        model = build(torch.nn.Module, "model", work.config.model, shape=work.data.shape, classes=work.data.classes)
+        data = work.data
+        model = build(torch.nn.Module, "model", work.plan.config.model, shape=data.shape, classes=data.classes)
         self.bare = BareLoop(work, model)
         self.bare_s: list[float] = []
         self.runtime_s: list[float] = []
@@ -135,7 +136,7 @@ class Race:
 
     def _one(self) -> None:
         self.number += 1
-        cohort = self.work.cohort(self.number)
+        cohort = self.work.plan.cohort(self.number)
         self.bare_s.append(timed(lambda: self.bare.round(self.number, cohort)))
         self.runtime_s.append(timed(lambda: self.server.advance(self.number)))
         self.server.meter.take()
@@ -200,7 +201,8 @@ def worker_rounds(work: Workspace, race: Race) -> list[BenchFigure]:
     """The in-process runtime with a worker process per core; the first round, which starts them, is reported apart."""
     with inprocess.grid_of(work) as grid:
         server = server_of(work, grid)
-        walls = [timed(lambda number=number: server.advance(number)) for number in range(1, work.config.rounds + 1)]  # type: ignore[misc]
+        numbers = range(1, work.plan.config.rounds + 1)
+        walls = [timed(lambda number=number: server.advance(number)) for number in numbers]  # type: ignore[misc]
     return [
         BenchFigure(f"{CORES} workers, first round", walls[0], "s"),
         BenchFigure(f"{CORES} workers, round", statistics.median(walls[1:]), "s"),
@@ -234,7 +236,7 @@ class Deaf(Meter):
 def empty_rounds(work: Workspace, race: Race, times: int = 60) -> list[BenchFigure]:
     """Rounds of 10 clients without batches, measured and unmeasured in turn."""
     work.activate()
-    servers = [server_of(work, inprocess.InProcessGrid(work.hash, work.config.clients)) for _ in range(2)]
+    servers = [server_of(work, inprocess.InProcessGrid(work.plan.hash, work.plan.config.clients)) for _ in range(2)]
     deaf = servers[1].meter = servers[1].transport._meter = Deaf()
     assert work.spec.length == 26_011
     measured_s = []
@@ -246,7 +248,7 @@ def empty_rounds(work: Workspace, race: Race, times: int = 60) -> list[BenchFigu
             unmeasured_s.append(timed(lambda: servers[1].advance(1)))
     assert not deaf.take()
     round_ms = 1e3 * statistics.median(measured_s)
-    cost_s = (statistics.median(measured_s) - statistics.median(unmeasured_s)) / work.config.clients
+    cost_s = (statistics.median(measured_s) - statistics.median(unmeasured_s)) / work.plan.config.clients
     share = 100 * cost_s * race.work.spec.cohort_size / race.round_s
     return [
         BenchFigure("empty round, 10 clients, 26,010 parameters", round_ms, "ms", "<= 10"),

@@ -29,13 +29,13 @@ class FaultyServer(Server):
 
     def __init__(self, work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
         super().__init__(work, grid, nodes, errand)
-        deadline_s = work.config.server.deadline_s
-        self.transport = FaultyTransport(grid, nodes, self.meter, deadline_s, errand.poll_s, Noting(work.config))
+        deadline_s = work.plan.config.server.deadline_s
+        self.transport = FaultyTransport(grid, nodes, self.meter, deadline_s, errand.poll_s, Noting(work.plan.config))
         self._claim = claims_in(errand.folder)
 
     def advance(self, number: int) -> None:
         """Die in this round on purpose, or run it."""
-        killed(SERVER, number, self.work.config.faults, self._claim)
+        killed(SERVER, number, self.work.plan.config.faults, self._claim)
         super().advance(number)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from fl.keys import folders as keys
 from fl.metering import Phases
 from fl.participant import PROTECT, Request, participant
+from fl.plan import RunPlan
 from fl.workspace import Workspace
 from privacy.addresses import Address
 from privacy.errors import ConfigError, PrivacyRefusal
@@ -29,7 +30,7 @@ def introduced(folder: Path, address: Address, run: str) -> Credentials:
     return Credentials(identity, Roster({address: identity.public}), keys.store_of(folder, run))
 
 
-def credentials(folder: Path, address: Address, work: Workspace, stage: str) -> Credentials:
+def credentials(folder: Path, address: Address, plan: RunPlan, stage: str) -> Credentials:
     """Return the credentials of the role that owns `folder`, at a stage of a run.
 
     Raises:
@@ -37,14 +38,14 @@ def credentials(folder: Path, address: Address, work: Workspace, stage: str) -> 
         PrivacyRefusal: the role accepted no roster.
     """
     if stage in STAGES:
-        return introduced(folder, address, work.hash)
-    store = keys.store_of(folder, work.hash)
+        return introduced(folder, address, plan.hash)
+    store = keys.store_of(folder, plan.hash)
     kept = store.get(KEPT)
     if kept is None:
         raise PrivacyRefusal(f"{address} has no roster of this configuration: it accepted none at set-up")
     identity = keys.own_identity(folder)
     roster = Roster.from_bytes(kept)
-    require_everybody(roster, work.everybody)
+    require_everybody(roster, plan.everybody)
     if roster[address] != identity.public:
         raise ConfigError.of("keys", folder, f"its keys are not those of {address} on the roster that it keeps")
     return Credentials(identity, roster, store)
@@ -58,6 +59,6 @@ def join(work: Workspace, request: Request, own: Credentials) -> tuple[Records, 
     """
     phases = Phases(work.device)
     me = participant(work, request, {}, own)
-    records = RelayedRoster(work.everybody).respond(request.stage, request.inbound, me)
+    records = RelayedRoster(work.plan.everybody).respond(request.stage, request.inbound, me)
     phases.end(PROTECT)
     return records, phases.metrics()

@@ -17,14 +17,15 @@ def run(work: "Workspace", directory: Path, errand: "Errand") -> None:
     Raises:
         FedveilError: the run cannot go on.
     """
-    name = work.config.runtime.name
+    plan = work.plan
+    name = plan.config.runtime.name
     if name == "deployment":
         from fl.runtimes import deployment
 
-        deployment.run(work, directory, errand)
+        deployment.run(plan, directory, errand)
         return
-    if work.backend.secure_sum.needs.roster:
-        errand = replace(errand, roster=keys.set_up(directory / "keys", work.everybody))
+    if plan.backend.secure_sum.needs.roster:
+        errand = replace(errand, roster=keys.set_up(directory / "keys", plan.everybody))
     if name == "inprocess":
         from fl.runtimes import inprocess
 

@@ -21,8 +21,8 @@ from flwr.supercore.run import Run
 
 from fl.keys import folders as keys
 from fl.node import FIRST_ROLE_NODE, reply, role_context
+from fl.plan import RunPlan
 from fl.runtimes.lifetime import end_with_parent
-from fl.workspace import Workspace
 from privacy.addresses import Address
 from privacy.errors import RuntimeFailure
 from privacy.secure_sums.contract import Credentials
@@ -182,38 +182,38 @@ class Dealing:
 
 
 @contextmanager
-def attended(work: Workspace, grid: Grid) -> Iterator[tuple[Grid, dict[Address, int]]]:
+def attended(plan: RunPlan, grid: Grid) -> Iterator[tuple[Grid, dict[Address, int]]]:
     """Start a process for each role, for the time of the block; yield the grid with them, and the roles' node ids."""
-    secure_sum = work.backend.secure_sum
+    secure_sum = plan.backend.secure_sum
     roles = secure_sum.parties.roles
     meeting = secure_sum.parties.meeting
     if not roles:
         yield grid, {}
         return
     with ExitStack() as stack:
-        processes = {address: stack.enter_context(_process(work, address)) for address in work.members}
+        processes = {address: stack.enter_context(_process(plan, address)) for address in plan.members}
         pools = {node: (address, processes[address]) for node, address in enumerate(roles, FIRST_ROLE_NODE)}
         starting = {address: _ask(address, pool, _ready) for address, pool in processes.items()}  # all at once
         stack.enter_context(_killed_on_failure(_all(starting)))
-        dealing = None if meeting is None else stack.enter_context(_meeting(work, meeting, processes))
+        dealing = None if meeting is None else stack.enter_context(_meeting(plan, meeting, processes))
         yield CommitteeGrid(grid, pools, dealing), {address: node for node, (address, _) in pools.items()}
 
 
-def _process(work: Workspace, address: Address) -> ProcessPoolExecutor:
+def _process(plan: RunPlan, address: Address) -> ProcessPoolExecutor:
     """Start a process that plays one role."""
-    parcel = keys.parcel(address, work.everybody) if work.backend.secure_sum.needs.roster else None
+    parcel = keys.parcel(address, plan.everybody) if plan.backend.secure_sum.needs.roster else None
     spawn = multiprocessing.get_context("spawn")  # the new process inherits no memory of this one
-    return ProcessPoolExecutor(1, spawn, _start, (work.canonical, work.hash, address, parcel))
+    return ProcessPoolExecutor(1, spawn, _start, (plan.canonical, plan.hash, address, parcel))
 
 
 @contextmanager
 def _meeting(
-    work: Workspace, meeting: Meeting, processes: Mapping[Address, ProcessPoolExecutor]
+    plan: RunPlan, meeting: Meeting, processes: Mapping[Address, ProcessPoolExecutor]
 ) -> Iterator[Dealing | None]:
     """Let the parties meet before the block, and leave one another after it; yield the dealer where there is one."""
     parties = {address: processes[address] for address in meeting.parties}
     with TemporaryDirectory() as folder:
-        terms = meeting, work.hash, Path(folder)
+        terms = meeting, plan.hash, Path(folder)
         dealing = None
         if meeting.dealer is not None:
             dealing = Dealing(meeting.dealer, processes[meeting.dealer].submit(_deal, meeting.dealer, *terms))

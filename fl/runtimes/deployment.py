@@ -26,11 +26,11 @@ import tomli_w
 from flwr.serverapp import Grid
 
 from fl.keys import folders as keys
+from fl.plan import RunPlan
 from fl.runtimes.loopback import START_S, Node, SuperLinkConnection, environment, superlink, tool
 from fl.runtimes.processes import Process, Processes
 from fl.runtimes.relay import SOCKET, answers
 from fl.server import Errand
-from fl.workspace import Workspace
 from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError, RuntimeFailure
 from privacy.sealing import Roster
@@ -48,7 +48,7 @@ FLOWERS_ERROR = "\x1b[91mERROR"  # the start of a line before a traceback
 Echo = Callable[[str], None]
 
 
-def run(work: Workspace, directory: Path, errand: Errand) -> None:
+def run(plan: RunPlan, directory: Path, errand: Errand) -> None:
     """Run a configuration to its end over a SuperLink; the log of every process goes to `directory`/deployment.
 
     The ServerApp finds `config` (the canonical JSON), `directory` and `roster` in its run configuration, a ClientApp
@@ -58,18 +58,18 @@ def run(work: Workspace, directory: Path, errand: Errand) -> None:
         ConfigError: `runtime.federation` is not a connection of $FLWR_HOME/config.toml, or the roster is not usable.
         RuntimeFailure: a process ended early or the run did not complete; the message is one line and names the log.
     """
-    federation = work.config.runtime.federation
+    federation = plan.config.runtime.federation
     with _folders(directory) as (logs, private), Processes(logs) as processes, ExitStack() as stack:
         if federation is None:
             folder = directory.resolve() / "keys"  # kept after a stop: a resumed run needs the same keys
-            roster = _make_keys(work, folder)
-            start_residents(processes, work, folder, private)
-            link = stack.enter_context(superlink(processes, private, nodes_of(work, folder)))
+            roster = _make_keys(plan, folder)
+            start_residents(processes, plan, folder, private)
+            link = stack.enter_context(superlink(processes, private, nodes_of(plan, folder)))
         else:
-            roster = _given_roster(work, errand)
+            roster = _given_roster(plan, errand)
             link = known(federation)
         settings = {
-            "config": work.canonical,
+            "config": plan.canonical,
             "directory": str(directory.resolve()),
             "keep-checkpoints": str(errand.keep_checkpoints),
             "roster": "" if roster is None else roster.to_bytes().decode(),
@@ -77,27 +77,27 @@ def run(work: Workspace, directory: Path, errand: Errand) -> None:
         submit(processes, link, write_app(private, settings, APPS), None if errand.progress == "none" else shown())
 
 
-def _make_keys(work: Workspace, folder: Path) -> Roster | None:
+def _make_keys(plan: RunPlan, folder: Path) -> Roster | None:
     """On loopback: make keys in a subfolder of `folder` for each SuperNode and role; None where no role needs one."""
-    secure_sum = work.backend.secure_sum
-    if work.relayed or (not secure_sum.needs.roster and not secure_sum.parties.roles):
+    secure_sum = plan.backend.secure_sum
+    if plan.relayed or (not secure_sum.needs.roster and not secure_sum.parties.roles):
         return None
-    return keys.make_all(folder, [*map(client_address, range(work.config.runtime.supernodes)), *work.members])
+    return keys.make_all(folder, [*map(client_address, range(plan.config.runtime.supernodes)), *plan.members])
 
 
-def _given_roster(work: Workspace, errand: Errand) -> Roster | None:
-    secure_sum = work.backend.secure_sum
-    if secure_sum.needs.roster and not work.relayed and errand.roster is None:
+def _given_roster(plan: RunPlan, errand: Errand) -> Roster | None:
+    secure_sum = plan.backend.secure_sum
+    if secure_sum.needs.roster and not plan.relayed and errand.roster is None:
         raise ConfigError.of("roster", None, f"secure_sum={secure_sum.name} needs the file of everybody's public keys")
     if not secure_sum.needs.roster and errand.roster is not None:
         raise ConfigError.of("roster", errand.roster.digest.hex(), f"secure_sum={secure_sum.name} needs no roster")
     return errand.roster
 
 
-def nodes_of(work: Workspace, folder: Path) -> list[Node]:
+def nodes_of(plan: RunPlan, folder: Path) -> list[Node]:
     """On loopback: return a SuperNode for each client, and one for each role."""
-    secure_sum = work.backend.secure_sum
-    clients = [client_node(client, work.hash) for client in range(work.config.runtime.supernodes)]
+    secure_sum = plan.backend.secure_sum
+    clients = [client_node(client, plan.hash) for client in range(plan.config.runtime.supernodes)]
     if secure_sum.needs.roster:
         for node in clients:
             node.config["keys"] = str(keys.folder_of(folder, node.address))
@@ -114,16 +114,16 @@ def role_node(role: Address, socket: Path) -> Node:
     return Node(role, {"role": role, "resident": str(socket)})
 
 
-def start_residents(processes: Processes, work: Workspace, folder: Path, private: Path) -> None:
+def start_residents(processes: Processes, plan: RunPlan, folder: Path, private: Path) -> None:
     """Start a process for each role, and wait until each role that the server asks is listening.
 
     Raises:
         RuntimeFailure: a process is not listening in time.
     """
-    more = _for_parties(work, private) if work.backend.secure_sum.parties.meeting is not None else []
-    started = {role: _start_resident(processes, work, folder, role, more) for role in work.members}
+    more = _for_parties(plan, private) if plan.backend.secure_sum.parties.meeting is not None else []
+    started = {role: _start_resident(processes, plan, folder, role, more) for role in plan.members}
     ends = time.monotonic() + START_S
-    for role in work.backend.secure_sum.parties.roles:
+    for role in plan.backend.secure_sum.parties.roles:
         while not answers(keys.folder_of(folder, role) / SOCKET):
             processes.check()
             if time.monotonic() > ends:
@@ -131,27 +131,27 @@ def start_residents(processes: Processes, work: Workspace, folder: Path, private
             time.sleep(POLL_S)
 
 
-def _start_resident(processes: Processes, work: Workspace, folder: Path, role: Address, more: Sequence[str]) -> Process:
+def _start_resident(processes: Processes, plan: RunPlan, folder: Path, role: Address, more: Sequence[str]) -> Process:
     own = str(keys.folder_of(folder, role))
-    command = [sys.executable, "-P", "-m", "fl.runtimes.resident", role, "--keys", own, "--approve", work.hash, *more]
-    command += ["--relayed"] if work.relayed else []
+    command = [sys.executable, "-P", "-m", "fl.runtimes.resident", role, "--keys", own, "--approve", plan.hash, *more]
+    command += ["--relayed"] if plan.relayed else []
     return processes.start(role.replace("/", "-"), command, environment())
 
 
-def _for_parties(work: Workspace, private: Path) -> list[str]:
+def _for_parties(plan: RunPlan, private: Path) -> list[str]:
     """Return the options of a party's process: parties meet before they receive a configuration, so it is in a file."""
     file = private / "configuration.json"
-    file.write_text(work.canonical)
+    file.write_text(plan.canonical)
     return ["--configuration", str(file), "--meet", str(private)]
 
 
-def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
+def locate(grid: Grid, plan: RunPlan) -> Mapping[Address, int]:
     """Wait for the nodes of all clients and roles, and return them by the names under which their keys are registered.
 
     Raises:
         RuntimeFailure: a node is not online in time, or two nodes have the same name.
     """
-    wanted = set(work.asked)
+    wanted = set(plan.asked)
     ends = time.monotonic() + NODES_TIMEOUT_S
     while missing := wanted - (nodes := _online(grid)).keys():
         if time.monotonic() > ends:

@@ -16,7 +16,9 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fl.config.schema import FedveilConfig
 from fl.node import APPROVED
+from fl.plan import RunPlan
 from fl.runtimes.lifetime import end_with_parent
 from fl.runtimes.simulated import client_app, server_app_of
 from fl.server import Errand
@@ -167,21 +169,20 @@ def _start_worker(numbers: "SimpleQueue[int]", canonical: str, gpus_per_client: 
     if torch.cuda.is_available():
         torch.cuda.set_device(int(number * gpus_per_client) % torch.cuda.device_count())
     work = workspace(canonical)
-    assert work.partitions
+    assert work.plan.partitions
 
 
-def check_workers(work: Workspace) -> None:
+def check_workers(config: FedveilConfig, device: torch.device) -> None:
     """Refuse more workers than the GPUs can hold.
 
     Raises:
         ConfigError: `runtime.workers` times `runtime.gpus_per_client` exceeds the number of GPUs.
     """
-    runtime = work.config.runtime
-    device = work.device
+    runtime = config.runtime
     if not runtime.workers or device.type == "cpu":
         return
     if device.index is not None:
-        raise ConfigError.of("device", work.config.device, "workers choose GPUs themselves: use device=cuda")
+        raise ConfigError.of("device", config.device, "workers choose GPUs themselves: use device=cuda")
     present = torch.cuda.device_count()
     if runtime.workers * runtime.gpus_per_client > present:
         allowed = f"with runtime.workers={runtime.workers}, at most {present / runtime.workers:g} ({present} GPUs)"
@@ -191,28 +192,29 @@ def check_workers(work: Workspace) -> None:
 @contextmanager
 def grid_of(work: Workspace) -> Iterator[InProcessGrid]:
     """Yield the grid of a configuration; its workers run for the time of the block."""
-    runtime = work.config.runtime
+    plan = work.plan
+    runtime = plan.config.runtime
     if not runtime.workers:
-        yield InProcessGrid(work.hash, work.config.clients)
+        yield InProcessGrid(plan.hash, plan.config.clients)
         return
-    check_workers(work)
+    check_workers(plan.config, work.device)
     spawn = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork
     numbers: SimpleQueue[int] = spawn.SimpleQueue()
     for number in range(runtime.workers):
         numbers.put(number)
-    arguments = (numbers, work.canonical, runtime.gpus_per_client)
+    arguments = (numbers, plan.canonical, runtime.gpus_per_client)
     pool = ProcessPoolExecutor(runtime.workers, spawn, _start_worker, arguments)
     try:
-        yield WorkerGrid(work.hash, work.config.clients, pool)
+        yield WorkerGrid(plan.hash, plan.config.clients, pool)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
+def locate(grid: Grid, plan: RunPlan) -> Mapping[Address, int]:
     """Return the node id of each client. Simulated nodes can play any client, so they follow in the order of ids."""
     return {
         client_address(client): node
-        for client, node in zip(range(work.config.clients), grid.get_node_ids(), strict=True)
+        for client, node in zip(range(plan.config.clients), grid.get_node_ids(), strict=True)
     }
 
 

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 from fl.keys.folders import KEYS_VARIABLE
 from fl.node import APPROVED_VARIABLE
+from fl.plan import RunPlan
 from fl.runtimes.simulated import client_app, server_app_of
 from fl.server import Errand
 from fl.workspace import Workspace
@@ -31,18 +32,19 @@ def run(work: Workspace, errand: Errand) -> None:
     """
     from flwr.simulation import run_simulation
 
+    plan = work.plan
     if work.device.index is not None:
-        raise ConfigError.of("device", work.config.device, "Ray itself places clients on GPUs: use device=cuda")
+        raise ConfigError.of("device", plan.config.device, "Ray itself places clients on GPUs: use device=cuda")
     app = server_app_of(work, locate, errand)
-    with _approved(work.hash), _quiet():
+    with _approved(plan.hash), _quiet():
         try:
-            run_simulation(app, client_app, work.config.clients, backend_config=_backend_config(work))  # type: ignore[no-untyped-call,unused-ignore]
+            run_simulation(app, client_app, plan.config.clients, backend_config=_backend_config(work))  # type: ignore[no-untyped-call,unused-ignore]
         except RuntimeError as error:
             raise RuntimeFailure(f"Flower's Ray engine failed: {error.__cause__ or error}") from error
 
 
 def _backend_config(work: Workspace) -> Any:
-    runtime = work.config.runtime
+    runtime = work.plan.config.runtime
     gpus = runtime.gpus_per_client if work.device.type == "cuda" else 0.0
     init_args: dict[str, Any] = {"log_to_driver": False}  # a client reports its errors in its reply
     if runtime.address is None:
@@ -57,16 +59,16 @@ def _backend_config(work: Workspace) -> Any:
     }
 
 
-def locate(grid: Grid, work: Workspace) -> Mapping[Address, int]:
+def locate(grid: Grid, plan: RunPlan) -> Mapping[Address, int]:
     """Wait until Flower has registered its simulated nodes; return one for each client. Any node can play any client.
 
     Raises:
         RuntimeFailure: Flower has not registered them all in time.
     """
     ends = time.monotonic() + NODES_TIMEOUT_S
-    while len(nodes := sorted(grid.get_node_ids())) < work.config.clients:
+    while len(nodes := sorted(grid.get_node_ids())) < plan.config.clients:
         if time.monotonic() > ends:
-            raise RuntimeFailure(f"Ray registered {len(nodes)} of {work.config.clients} nodes in {NODES_TIMEOUT_S:g} s")
+            raise RuntimeFailure(f"Ray registered {len(nodes)} of {plan.config.clients} nodes in {NODES_TIMEOUT_S:g} s")
         time.sleep(POLL_S)
     return {client_address(client): node for client, node in enumerate(nodes)}
 

@@ -101,21 +101,21 @@ def play_party(role: Address, folder: Path, configuration: str, path: Path, priv
     from fl.runtimes import peers  # imports CrypTen
     from fl.workspace import workspace
 
-    work = workspace(configuration)
-    meeting = work.backend.secure_sum.parties.meeting
+    plan = workspace(configuration).plan
+    meeting = plan.backend.secure_sum.parties.meeting
     if meeting is None or role not in meeting.members:
-        raise ConfigError.of("role", role, f"secure_sum={work.backend.secure_sum.name} has no such party")
+        raise ConfigError.of("role", role, f"secure_sum={plan.backend.secure_sum.name} has no such party")
     if meeting.rendezvous is None and private is None:
         raise ConfigError.of("secure_sum.rendezvous", "null", "parties meet at tcp://HOST:PORT, or in --meet FOLDER")
-    own = keys.deployed(folder, role, work.everybody, work.hash)
-    terms = role, own, meeting, work.hash, private or folder
+    own = keys.deployed(folder, role, plan.everybody, plan.hash)
+    terms = role, own, meeting, plan.hash, private or folder
     if role == meeting.dealer:
-        print(f"{role} deals, for the configuration {work.hash}", flush=True)
+        print(f"{role} deals, for the configuration {plan.hash}", flush=True)
         peers.deal(*terms)
         return
     keys.meet(peers.join(*terms))
     try:
-        play(role, folder, work.hash, path)
+        play(role, folder, plan.hash, path)
     finally:
         peers.leave()
 

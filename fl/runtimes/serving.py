@@ -29,7 +29,7 @@ def serve(work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Err
 
 def server_of(work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> Server:
     """Make the server of a run; one that notes faults and dies by them, where the configuration asks for faults."""
-    if work.config.faults == FaultsConfig():
+    if work.plan.config.faults == FaultsConfig():
         return Server(work, grid, nodes, errand)
     from fl.faults.server import FaultyServer
 

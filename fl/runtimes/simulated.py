@@ -7,6 +7,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fl.node import reply
+from fl.plan import RunPlan
 from fl.runtimes.committee import attended
 from fl.runtimes.serving import serve
 from fl.server import Errand
@@ -22,7 +23,7 @@ def participate(message: Message, context: Context) -> Message:
     return reply(message, context)
 
 
-Locate = Callable[[Grid, Workspace], Mapping[Address, int]]
+Locate = Callable[[Grid, RunPlan], Mapping[Address, int]]
 
 
 def server_app_of(work: Workspace, locate: Locate, errand: Errand) -> ServerApp:
@@ -31,7 +32,7 @@ def server_app_of(work: Workspace, locate: Locate, errand: Errand) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, _context: Context) -> None:
-        with attended(work, grid) as (wider, parties):
-            serve(work, wider, {**locate(wider, work), **parties}, errand)
+        with attended(work.plan, grid) as (wider, parties):
+            serve(work, wider, {**locate(wider, work.plan), **parties}, errand)
 
     return app

@@ -14,7 +14,7 @@ class Tampered(InProcessGrid):
     """A grid that passes each reply with its sender's address to `tamper`, and delivers the result."""
 
     def __init__(self, work: Workspace, tamper: Tamper) -> None:
-        super().__init__(work.hash, work.config.clients)
+        super().__init__(work.plan.hash, work.plan.config.clients)
         self.tamper = tamper
         self.ran: list[tuple[str, str]] = []  # address and stage of each message that a client was given
         self.pushed: list[Message] = []

@@ -28,7 +28,7 @@ def test_earlier_tries_count(tmp_path):
     """A budget for one try at round 1, of which one was made before and its keys never came."""
     work = workspace_of(*CLIENT_DP, f"epsilon_budget={(epsilon_of(1) + epsilon_of(2)) / 2}")
     first = server_of(work, tmp_path)
-    first.charge(first._attempt(1), work.cohort(1))
+    first.charge(first._attempt(1), work.plan.cohort(1))
     grid = Tampered(work, untouched)
     with pytest.raises(PrivacyRefusal, match=MORE.format("and earlier tries at it ")):
         server_of(work, tmp_path, grid).run()

@@ -138,7 +138,7 @@ def test_epsilon_of_a_client_is_over_all_rounds(rounds):
 def test_epsilon_is_that_of_who_takes_part_most_often():
     overrides = ("mechanism=client_dp", "delta=1e-4", "accountant=rdp", "rounds=9", "cohort=2", "clients=6")
     work = workspace_of(*overrides)
-    drawn = Counter(client for number in range(1, 10) for client in work.cohort(number))
+    drawn = Counter(client for number in range(1, 10) for client in work.plan.cohort(number))
     assert 9 > max(drawn.values()) > min(drawn.values())
     epsilon = RdpAccountant().compose(GaussianDpEvent(1.0), max(drawn.values())).get_epsilon(1e-4)
     assert f"epsilon is {epsilon:.3g} for a client" in planned(*overrides)

@@ -33,7 +33,7 @@ def test_everyone_in_the_window_pays_for_a_round_that_runs_again(tmp_path):
     stopped_in(4, work, tmp_path)
     server_of(work, tmp_path).run()
     owed = dict.fromkeys(range(10), 0)
-    for number, cohort in enumerate(work.schedule, 1):
+    for number, cohort in enumerate(work.plan.schedule, 1):
         for client in cohort:
             owed[client] += 1 + (number in (2, 3, 4))  # round 4 was tried twice; its row holds rounds 2 to 4
     expected = {client: epsilon_of(times) for client, times in owed.items() if times}

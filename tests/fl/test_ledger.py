@@ -137,7 +137,7 @@ class Looking(InProcessGrid):
     """A grid that reads the ledger's file before messages leave, as another process would; it may then fail."""
 
     def __init__(self, work, folder, fail_in=0, synced=()):
-        super().__init__(work.hash, work.config.clients)
+        super().__init__(work.plan.hash, work.plan.config.clients)
         self.folder = folder
         self.fail_in = fail_in
         self.synced = synced
@@ -194,7 +194,7 @@ def test_a_round_that_runs_again_is_charged_again(tmp_path):
             server_of(work, folder, Looking(work, folder, fail_in=2)).run()
     resumed = run(folder, *overrides)
     assert resumed.weights_D.equal(undisturbed.weights_D)
-    assert charged(folder) == [(number, list(work.cohort(number))) for number in (1, 2, 2, 2, 3)]
+    assert charged(folder) == [(number, list(work.plan.cohort(number))) for number in (1, 2, 2, 2, 3)]
     assert len({line["attempt"] for line in lines(folder)}) == 5
     times = Counter(client for _, clients in charged(folder) for client in clients)
     epsilons = LedgerFile(folder).ledger.epsilons("client", DELTA, "rdp")
@@ -215,7 +215,7 @@ class Deadly(InProcessGrid):
         return super().push_messages(messages)
 
 work = workspace_of(*sys.argv[2:])
-server_of(work, Path(sys.argv[1]), Deadly(work.hash, work.config.clients)).run()
+server_of(work, Path(sys.argv[1]), Deadly(work.plan.hash, work.plan.config.clients)).run()
 """
 
 
@@ -236,13 +236,13 @@ def test_a_participation_is_charged_once_also_to_who_drops_out(tmp_path):
     overrides = ("mechanism=local_dp", f"delta={DELTA}", "accountant=rdp", *probe, "clients=6", "cohort=2", "rounds=6")
     work = workspace_of(*overrides)
     run(tmp_path, *overrides)
-    assert charged(tmp_path) == [(number, list(work.cohort(number))) for number in range(1, 7)]
+    assert charged(tmp_path) == [(number, list(work.plan.cohort(number))) for number in range(1, 7)]
     assert all(len(line["charges"]) == 1 for line in lines(tmp_path))
-    times = Counter(client for number in range(1, 7) for client in work.cohort(number))
+    times = Counter(client for number in range(1, 7) for client in work.plan.cohort(number))
     assert 1 in times
     assert len(set(times.values())) > 1
     epsilons = LedgerFile(tmp_path).ledger.epsilons("client", DELTA, "rdp")
-    sigma = work.backend.mechanisms[0].noise_multiplier
+    sigma = work.plan.backend.mechanisms[0].noise_multiplier
     assert epsilons == {client: pytest.approx(epsilon_of(n, sigma)) for client, n in times.items()}
 
 
@@ -260,7 +260,7 @@ def test_the_budget_follows_the_client_that_took_part_most_often(tmp_path):
     times = Counter()
     expected = 0
     for number in range(1, 13):
-        times.update(work.cohort(number))
+        times.update(work.plan.cohort(number))
         if max(times.values()) > 3:
             break
         expected = number

@@ -21,7 +21,7 @@ BASE = (f"clients={CLIENTS}", f"rounds={ROUNDS}", "training.weighting=uniform")
 def alike(*overrides: str) -> Workspace:
     """A workspace whose clients hold the first one's examples."""
     work = workspace_of(*BASE, *overrides)
-    work.partitions[:] = [work.partitions[0]] * CLIENTS
+    work.plan.partitions[:] = [work.plan.partitions[0]] * CLIENTS
     return work
 
 
@@ -58,13 +58,13 @@ def test_each_client_has_seeded_noise_of_its_own_in_each_round(mechanism):
 def test_a_role_is_given_seeded_noise_of_its_own_in_each_round(monkeypatch):
     """Parties of `noised_sum` add theirs from it; the server's is another one again."""
     work = alike("noise=seeded")
-    drawn = {("server", number): work.randomness("server", number).key() for number in (1, 2)}
+    drawn = {("server", number): work.plan.randomness("server", number).key() for number in (1, 2)}
 
     def respond(stage, inbound, me, contribution):
         drawn[me.address, me.round] = me.noise.key()
         return {}
 
-    monkeypatch.setattr(work.backend.secure_sum, "respond", respond)
+    monkeypatch.setattr(work.plan.backend.secure_sum, "respond", respond)
     for address, number in product(("client/0", "client/1", "party/0", "party/1"), (1, 2)):
         answer(work, Request(address, "collect", number, "first", {}, None), {})
     assert len(set(drawn.values())) == len(drawn) == 10

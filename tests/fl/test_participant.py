@@ -41,7 +41,7 @@ def test_what_is_no_clients_address_is_told(address):
 @pytest.mark.parametrize("weighting", ["examples", "uniform"])
 def test_a_contribution_is_v_times_the_update_and_v(weighting):
     work = workspace_of(*PROBE, "data.partition=dirichlet", f"training.weighting={weighting}", "rounds=3")
-    sizes = [len(part) for part in work.partitions]
+    sizes = [len(part) for part in work.plan.partitions]
     for client in range(4):
         vector = vector_of(work, client, 3)
         v = 1.0 if weighting == "uniform" else sizes[client] / max(sizes)
@@ -52,14 +52,14 @@ def test_a_contribution_is_v_times_the_update_and_v(weighting):
 
 def test_a_declared_maximum_of_examples_scales_the_weight():
     work = workspace_of(*PROBE, "training.max_weight=1000")
-    assert vector_of(work)[-1] == np.float32(len(work.partitions[0]) / 1000)
+    assert vector_of(work)[-1] == np.float32(len(work.plan.partitions[0]) / 1000)
 
 
 @pytest.mark.parametrize("round_", [1, 2, 4])
 def test_the_update_is_a_gradient_step_at_the_rounds_learning_rate(round_):
     work = workspace_of(*FULL_BATCH, "training/schedule=exponential", "training.schedule.gamma=0.5", "rounds=4")
     vector = vector_of(work, 1, round_)
-    gradient_D = gradient_at(work.initial_D.numpy().astype(np.float64), *examples_of(work, work.partitions[1]))
+    gradient_D = gradient_at(work.initial_D.numpy().astype(np.float64), *examples_of(work, work.plan.partitions[1]))
     rate = 0.5 * 0.5 ** (round_ - 1)
     assert np.abs(vector[:-1] / vector[-1] + rate * gradient_D).max() < 1e-6
 
@@ -81,7 +81,7 @@ def test_earlier_clients_and_rounds_leave_no_trace():
 def test_rounds_and_clients_train_in_orders_of_their_own():
     """Both clients hold the same examples: only the order tells them apart."""
     work = workspace_of("training.batch_size=8")
-    work.partitions[1] = work.partitions[0]
+    work.plan.partitions[1] = work.plan.partitions[0]
     again = {(client, round_): vector_of(work, client, round_) for client in (0, 1) for round_ in (1, 2)}
     for (client, round_), vector in again.items():
         assert np.array_equal(vector, vector_of(work, client, round_))

@@ -24,9 +24,9 @@ def turns(monkeypatch):
 
     def turns_in(work: Workspace, number: int) -> list[int]:
         found = []
-        for client in work.cohort(number):
+        for client in work.plan.cohort(number):
             request = Request(f"client/{client}", "collect", number, "first", {}, work.initial_D.numpy().copy())
-            monkeypatch.setattr(work.backend.secure_sum, "respond", lambda *asked: {"vector": asked[-1]()})
+            monkeypatch.setattr(work.plan.backend.secure_sum, "respond", lambda *asked: {"vector": asked[-1]()})
             with pytest.raises(Recorded) as told:
                 answer(work, request, {})
             found += [client] if told.value.args[0] else []
@@ -47,4 +47,4 @@ def test_it_is_one_of_those_who_were_asked(turns):
     work = workspace_of("secure_sum=pad", "clients=7", "cohort=3", "rounds=4")
     for number in range(1, 5):
         [who] = turns(work, number)
-        assert who in work.cohort(number)
+        assert who in work.plan.cohort(number)

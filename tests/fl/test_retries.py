@@ -71,10 +71,10 @@ class Tapped(Tampered):
 def attempt(folder: Path, *overrides: str, crash_in: int | None = None, gone: str | None = None) -> Tapped:
     """Run a server over the keys and checkpoints in a folder; it may crash with a round's sum opened but not saved."""
     work = Workspace(canonical(*BASE, *overrides))
-    errand = Errand(folder / "checkpoints", roster=keys.set_up(folder / "keys", work.everybody))
+    errand = Errand(folder / "checkpoints", roster=keys.set_up(folder / "keys", work.plan.everybody))
     grid = Tapped(work, gone)
-    with attended(work, grid) as (wider, parties):
-        server = Server(work, wider, {**inprocess.locate(grid, work), **parties}, errand)
+    with attended(work.plan, grid) as (wider, parties):
+        server = Server(work, wider, {**inprocess.locate(grid, work.plan), **parties}, errand)
         if crash_in is None:
             server.run()
             return grid

@@ -26,7 +26,7 @@ def paid_for(folder, *rounds: int) -> Counter:
     paid: Counter = Counter()
     for number in rounds:
         before = Counter({client: sum(all_.values()) for client, all_ in server.ledger.ledger._paid.items()})
-        server.charge(server._attempt(number), work.cohort(number))
+        server.charge(server._attempt(number), work.plan.cohort(number))
         after = Counter({client: sum(all_.values()) for client, all_ in server.ledger.ledger._paid.items()})
         paid = after - before
     return paid
@@ -34,7 +34,7 @@ def paid_for(folder, *rounds: int) -> Counter:
 
 def cohorts(*rounds: int) -> Counter:
     work = workspace_of(*FTRL)
-    return Counter(client for number in rounds for client in work.cohort(number))
+    return Counter(client for number in rounds for client in work.plan.cohort(number))
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_a_server_that_starts_again_knows_what_was_tried(tmp_path):
     work = workspace_of(*FTRL)
     first = server_of(work, tmp_path)
     for number in (1, 2, 3):
-        first.charge(first._attempt(number), work.cohort(number))
+        first.charge(first._attempt(number), work.plan.cohort(number))
     again = server_of(work, tmp_path)
-    owed = again._owed(3, work.cohort(3))
+    owed = again._owed(3, work.plan.cohort(3))
     assert Counter({client: len(charges) for client, charges in owed.items()}) == cohorts(3, 2, 1)
-    owed = again._owed(4, work.cohort(4))
+    owed = again._owed(4, work.plan.cohort(4))
     assert Counter({client: len(charges) for client, charges in owed.items()}) == cohorts(4)

@@ -28,16 +28,16 @@ ASK_ALL = {address: {} for address in EVERYBODY}
 
 def aggregate(work, grid=None, abort=False, deadline_s=None):
     """One secure sum over all clients; returns the total, the rows, and the missing clients with reasons."""
-    transport = transport_of(work, grid or InProcessGrid(work.hash, 4), deadline_s)
+    transport = transport_of(work, grid or InProcessGrid(work.plan.hash, 4), deadline_s)
     meter = transport._meter
-    flow = work.backend.secure_sum.server(list(EVERYBODY), work.spec)
+    flow = work.plan.backend.secure_sum.server(list(EVERYBODY), work.spec)
     total = drive(flow, transport, meter, attempt_of(work), work.initial_D.numpy(), abort)
     return total, {(r.where, r.stage, r.metric): r.value for r in meter.take()}, dict(transport.dropped)
 
 
 def expected(work, survivors) -> np.ndarray:
     """The correctly rounded sum of v * update over the survivors; each contribution is float32."""
-    sent = [np.float32(work.weight(i)) * known_update(i, 1, LENGTH) for i in (int(a[7:]) for a in survivors)]
+    sent = [np.float32(work.plan.weight(i)) * known_update(i, 1, LENGTH) for i in (int(a[7:]) for a in survivors)]
     return np.array([math.fsum(map(float, column)) for column in zip(*sent, strict=True)])
 
 
@@ -48,9 +48,9 @@ def test_the_total_is_the_weighted_sum_over_the_survivors(secure_sum):
     assert total.survivors == ("client/0", "client/1", "client/3")
     assert (
         np.abs(total.update_D - expected(work, total.survivors)).max()
-        < 4 * work.backend.secure_sum.tolerance(work.spec) + 1e-12
+        < 4 * work.plan.backend.secure_sum.tolerance(work.spec) + 1e-12
     )
-    sizes = [len(part) for part in work.partitions]
+    sizes = [len(part) for part in work.plan.partitions]
     assert len(set(sizes)) > 1
     weights = sum(size / max(sizes) for client, size in enumerate(sizes) if client != 2)
     assert total.weight == pytest.approx(weights, abs=1e-6)
@@ -176,7 +176,7 @@ def test_of_those_who_are_missing_one_is_named_that_was_asked_last():
 
 def test_a_refusal_of_a_protocol_says_why_somebody_is_missing():
     work = workspace_of(*PROBE, "+mechanism.probe.faults={client/1: crash}")
-    transport = transport_of(work, InProcessGrid(work.hash, 4))
+    transport = transport_of(work, InProcessGrid(work.plan.hash, 4))
 
     def flow():
         yield Exchange("collect", ASK_ALL, lambda *_: None, True)
@@ -188,7 +188,7 @@ def test_a_refusal_of_a_protocol_says_why_somebody_is_missing():
 
 def test_nobody_was_asked():
     work = workspace_of(*PROBE)
-    transport = transport_of(work, InProcessGrid(work.hash, 4))
+    transport = transport_of(work, InProcessGrid(work.plan.hash, 4))
     flow = PlainSum().server([], work.spec)
     with pytest.raises(TooFewContributors, match=r"^0 contributors are left of 4, 1 are needed$"):
         drive(flow, transport, transport._meter, attempt_of(work))
@@ -253,7 +253,7 @@ def test_a_flow_learns_who_answered_validly_in_the_order_of_its_outbox():
         learnt.append((yield Exchange("collect", {address: {} for address in EVERYBODY[::-1]}, receive, True)))
         learnt.append((yield Exchange("collect", {}, receive, True)))
 
-    transport = transport_of(work, InProcessGrid(work.hash, 4))
+    transport = transport_of(work, InProcessGrid(work.plan.hash, 4))
     assert drive(flow(), transport, transport._meter, attempt_of(work), work.initial_D.numpy()) is None
     assert learnt == [["client/3", "client/1"], []]
 
@@ -264,7 +264,7 @@ def test_a_defect_in_a_protocol_is_no_drop_out():
     def flow():
         yield Exchange("collect", ASK_ALL, lambda *_: {}["missing"], True)
 
-    transport = transport_of(work, InProcessGrid(work.hash, 4))
+    transport = transport_of(work, InProcessGrid(work.plan.hash, 4))
     with pytest.raises(KeyError, match="missing"):
         drive(flow(), transport, transport._meter, attempt_of(work), work.initial_D.numpy())
 
@@ -274,7 +274,7 @@ def test_a_setup_without_messages_sends_none():
     grid = Tampered(work, lambda _, reply: [reply])
     transport = transport_of(work, grid)
     assert (
-        drive(work.backend.secure_sum.setup(EVERYBODY, work.spec), transport, transport._meter, attempt_of(work))
+        drive(work.plan.backend.secure_sum.setup(EVERYBODY, work.spec), transport, transport._meter, attempt_of(work))
         is None
     )
     assert grid.ran == []

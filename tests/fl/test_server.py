@@ -1,18 +1,13 @@
-from collections import Counter
-from itertools import combinations
-from math import comb
-
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chisquare
 
 from fl.checkpoint import Checkpoints
 from fl.runtimes import inprocess
 from fl.runtimes.inprocess import InProcessGrid
 from fl.server import Errand
 from fl.training import vectors
-from privacy.errors import ConfigError, TooFewContributors
+from privacy.errors import TooFewContributors
 from privacy.secure_sums.vectors import Total
 from tests.composed import PROBE, examples_of, gradient_at, run, server_of, workspace_of
 from tests.fl.faults.stopping import stopped_in
@@ -26,7 +21,7 @@ KNOWN = (*PROBE, "rounds=5", "training.weighting=uniform")
 def test_fedavg_with_one_full_batch_is_gradient_descent_on_the_pooled_data(tmp_path):
     """McMahan et al. 2017, section 2: FedSGD. By hand in float64 on softmax regression."""
     work = workspace_of(*FULL_BATCH)
-    assert len({len(part) for part in work.partitions}) > 1
+    assert len({len(part) for part in work.plan.partitions}) > 1
     weights_D = work.initial_D.numpy().astype(np.float64)
     pooled = examples_of(work)
     for _ in range(3):
@@ -39,7 +34,7 @@ def test_fedavg_with_one_full_batch_is_gradient_descent_on_the_pooled_data(tmp_p
 def test_uniform_weights_give_the_mean_of_the_clients_gradients(tmp_path):
     work = workspace_of(*FULL_BATCH, "training.weighting=uniform")
     weights_D = work.initial_D.numpy().astype(np.float64)
-    parts = [examples_of(work, part) for part in work.partitions]
+    parts = [examples_of(work, part) for part in work.plan.partitions]
     for _ in range(3):
         weights_D = weights_D - 0.5 * np.mean([gradient_at(weights_D, *part) for part in parts], axis=0)
     state = run(tmp_path, *FULL_BATCH, "training.weighting=uniform")
@@ -123,64 +118,19 @@ def test_a_finished_run_runs_nothing_more(tmp_path):
     server_of(work, tmp_path, grid).run()
 
 
-def cohorts(tmp_path, rounds: int, *overrides: str) -> list[tuple[int, ...]]:
-    server = server_of(workspace_of(*overrides, f"rounds={rounds}"), tmp_path)
-    return [server.work.cohort(number) for number in range(1, rounds + 1)]
-
-
-TEN = ("clients=10", "cohort=3")
-
-
-def test_cohorts_are_reproducible_and_hold_nobody_twice(tmp_path):
-    drawn = cohorts(tmp_path, 50, *TEN)
-    assert cohorts(tmp_path, 50, *TEN) == drawn
-    assert cohorts(tmp_path, 50, *TEN, "server=fedadam", "model=mlp") == drawn
-    assert cohorts(tmp_path, 50, *TEN, "seed=2") != drawn
-    for cohort in drawn:
-        assert len(set(cohort)) == 3
-        assert list(cohort) == sorted(cohort)
-        assert all(type(client) is int and 0 <= client < 10 for client in cohort)
-
-
-def test_a_cohort_depends_on_its_round_alone(tmp_path):
-    late = workspace_of(*TEN, "rounds=7").cohort(7)
-    torch.manual_seed(3)
-    np.random.seed(3)
-    assert workspace_of(*TEN, "rounds=9").cohort(7) == late
-
-
-def test_every_cohort_is_as_likely_as_any_other(tmp_path):
-    drawn = Counter(cohorts(tmp_path, 6000, *TEN))
-    counts = [drawn[cohort] for cohort in combinations(range(10), 3)]
-    assert sum(counts) == 6000
-    assert len(counts) == comb(10, 3)
-    assert chisquare(counts).pvalue > 1e-4
-
-
-def test_everybody_is_asked_where_no_cohort_is_named(tmp_path):
-    assert cohorts(tmp_path, 2) == [(0, 1, 2, 3)] * 2
-
-
 SPARSE = ("clients=40", "data.partition=dirichlet", "data.alpha=0.02", "data.allow_empty=true")
 
 
 def test_clients_without_data_are_never_asked(tmp_path):
     work = workspace_of(*SPARSE, "rounds=1")
-    holders = [client for client, part in enumerate(work.partitions) if len(part)]
+    holders = [client for client, part in enumerate(work.plan.partitions) if len(part)]
     assert 0 < len(holders) < 40
-    assert list(work.candidates) == holders
+    assert list(work.plan.candidates) == holders
     grid = Tampered(work, lambda _, reply: [reply])
     server_of(work, tmp_path, grid).run()
     assert [address for address, _ in grid.ran] == [f"client/{client}" for client in holders]
     some = workspace_of(*SPARSE, f"cohort={len(holders) - 1}")
-    assert set(server_of(some, tmp_path / "some").work.cohort(1)) < set(holders)
-
-
-def test_a_cohort_beyond_those_that_hold_data_is_refused():
-    holders = len(workspace_of(*SPARSE).candidates)
-    assert len(workspace_of(*SPARSE, f"cohort={holders}").candidates) == holders
-    with pytest.raises(ConfigError, match=rf"^cohort={holders + 1}: only {holders} of 40 clients hold data$"):
-        workspace_of(*SPARSE, f"cohort={holders + 1}")
+    assert set(server_of(some, tmp_path / "some").work.plan.cohort(1)) < set(holders)
 
 
 def rounds_with(tmp_path, stage: str, *overrides: str) -> list[int]:
@@ -286,5 +236,5 @@ def test_every_attempt_has_a_name_of_its_own(tmp_path):
             return super().push_messages(messages)
 
     for folder in ("one", "two"):
-        server_of(work, tmp_path / folder, Listening(work.hash, 1)).run()
+        server_of(work, tmp_path / folder, Listening(work.plan.hash, 1)).run()
     assert len(set(names)) == len(names) == 6

@@ -47,8 +47,8 @@ def work(tmp_path, monkeypatch):
 
 
 def server(work, tmp_path, grid) -> Server:
-    roster = keys.set_up(tmp_path / "keys", work.everybody)
-    return Server(work, grid, inprocess.locate(grid, work), Errand(tmp_path / "checkpoints", roster=roster))
+    roster = keys.set_up(tmp_path / "keys", work.plan.everybody)
+    return Server(work, grid, inprocess.locate(grid, work.plan), Errand(tmp_path / "checkpoints", roster=roster))
 
 
 def rows(server: Server) -> dict[tuple[str, str, str], float]:
@@ -57,7 +57,8 @@ def rows(server: Server) -> dict[tuple[str, str, str], float]:
 
 def assert_sum(work, total, survivors):
     assert total.survivors == survivors
-    assert np.abs(total.update_D - expected(work, survivors)).max() <= 4 * work.backend.secure_sum.tolerance(work.spec)
+    tolerance = work.plan.backend.secure_sum.tolerance(work.spec)
+    assert np.abs(total.update_D - expected(work, survivors)).max() <= 4 * tolerance
 
 
 def unsigned(content: RecordDict, _: Meddled) -> RecordDict:
@@ -165,10 +166,10 @@ def test_sums_without_a_roster_sign_nothing(tmp_path):
 
 
 def test_a_roster_without_a_client_is_refused_before_anybody_is_asked(work, tmp_path):
-    grid = InProcessGrid(work.hash, 4)
-    roster = keys.set_up(tmp_path / "keys", work.everybody[:-1])
+    grid = InProcessGrid(work.plan.hash, 4)
+    roster = keys.set_up(tmp_path / "keys", work.plan.everybody[:-1])
     with pytest.raises(ConfigError, match=r"^roster=[0-9a-f]{64}: client/3 is not on it"):
-        Server(work, grid, inprocess.locate(grid, work), Errand(tmp_path, roster=roster))
+        Server(work, grid, inprocess.locate(grid, work.plan), Errand(tmp_path, roster=roster))
 
 
 @given(records)

@@ -58,7 +58,7 @@ def exact_sum(work: Workspace, round_: int, clients=range(CLIENTS)) -> np.ndarra
     """The correctly rounded sum of [v * update, v], each as float32, shape (LENGTH + 1,)."""
     sent = []
     for client in clients:
-        v = np.float32(work.weight(client))
+        v = np.float32(work.plan.weight(client))
         sent.append(np.append(v * known_update(client, round_, LENGTH), v))
     return np.array([math.fsum(map(float, column)) for column in zip(*sent, strict=True)])
 
@@ -75,7 +75,7 @@ KEYHOLDER = ("secure_sum=ckks", "secure_sum.bound=4")  # the keyholder's process
 )
 def test_it_is_that_of_the_opened_sum_against_the_sum_of_what_was_contributed(tmp_path, monkeypatch, overrides):
     work, totals, rows = measured_run(tmp_path, monkeypatch, "data.partition=dirichlet", *overrides)
-    tolerance = work.backend.secure_sum.tolerance(work.spec)
+    tolerance = work.plan.backend.secure_sum.tolerance(work.spec)
     for round_, total in enumerate(totals, 1):
         error = np.abs(np.append(total.update_D, total.weight) - exact_sum(work, round_))
         assert value_of(rows, round_, "sum_error") == pytest.approx(error.max(), abs=1e-14)
@@ -257,8 +257,8 @@ def test_a_deployment_refuses_it_at_the_server_and_at_the_client():
 
 def test_epsilon_does_not_hold_against_a_server_that_is_told():
     noised = ("mechanism=distributed_dp", "delta=1e-2", "secure_sum=pad")
-    assert workspace_of(*noised).backend.holds_against("client") == ["outsider", "server"]
-    assert workspace_of(*noised, MEASURED).backend.holds_against("client") == ["outsider"]
+    assert workspace_of(*noised).plan.backend.holds_against("client") == ["outsider", "server"]
+    assert workspace_of(*noised, MEASURED).plan.backend.holds_against("client") == ["outsider"]
 
 
 @pytest.mark.parametrize(("largest", "within"), [(0.5, True), (1.0, True), (1.0001, False), (np.nan, False)])

@@ -38,7 +38,7 @@ def work():
 
 
 def test_all_answer_in_order(work):
-    asked = Asked(work, InProcessGrid(work.hash, 4))
+    asked = Asked(work, InProcessGrid(work.plan.hash, 4))
     assert asked.addresses == [f"client/{i}" for i in range(4)]
     assert asked.dropped == {}
     assert unpack(asked.replies[0][1])["vector"].shape == (651,)
@@ -59,7 +59,7 @@ def test_a_client_that_fails_is_dropped_with_its_reason(caplog):
     work = workspace_of(
         "+mechanism.probe._target_=tests.outside.probe.Probe", "+mechanism.probe.faults={client/1: crash}"
     )
-    asked = Asked(work, InProcessGrid(work.hash, 4))
+    asked = Asked(work, InProcessGrid(work.plan.hash, 4))
     assert asked.addresses == ["client/0", "client/2", "client/3"]
     assert asked.dropped == {"client/1": "crashed on purpose"}
     assert ("client/1", "collect", "up_bytes") not in asked.rows
@@ -110,7 +110,7 @@ def test_a_report_in_bad_form_is_left_out_and_its_sender_is_not(work, metrics):
 def test_a_configuration_error_at_a_client_is_the_users(work):
     other = InProcessGrid("0" * 64, 4)  # nodes that approved another configuration
     with pytest.raises(
-        ConfigError, match=f"^approved-config={'0' * 64}: this node refuses the configuration {work.hash}"
+        ConfigError, match=f"^approved-config={'0' * 64}: this node refuses the configuration {work.plan.hash}"
     ):
         Asked(work, other)
 
@@ -149,7 +149,7 @@ def test_who_did_not_answer_comes_before_who_failed(work):
 
 
 def test_somebody_answers_even_under_a_deadline_that_is_too_short(work):
-    assert Asked(work, InProcessGrid(work.hash, 4), deadline_s=1e-9).addresses in ([], ["client/0"])
+    assert Asked(work, InProcessGrid(work.plan.hash, 4), deadline_s=1e-9).addresses in ([], ["client/0"])
 
 
 def test_a_silent_client_does_not_hold_up_the_others_beyond_the_deadline(work):
@@ -195,12 +195,12 @@ def test_messages_that_an_engine_does_not_take(work):
             numbers = super().push_messages(messages)
             return [] if self.taken is None else [*self.taken[:1], *numbers[1:]]
 
-    asked = Asked(work, Refusing(work.hash, 4))
+    asked = Asked(work, Refusing(work.plan.hash, 4))
     assert asked.addresses == ["client/1", "client/2", "client/3"]
     assert set(asked.dropped) == {"client/0"}
     Refusing.taken = None
     with pytest.raises(RuntimeFailure, match="did not take the messages"):
-        Asked(work, Refusing(work.hash, 4))
+        Asked(work, Refusing(work.plan.hash, 4))
 
 
 def test_one_drop_out_is_told_a_run(work, caplog):
@@ -230,8 +230,8 @@ def test_the_envelope_says_what_is_asked(work):
             "stage": "collect",
             "round": 1,
             "attempt": "first",
-            "run": work.hash,
-            "config": work.canonical,
+            "run": work.plan.hash,
+            "config": work.plan.canonical,
         }
         for i in range(4)
     ]
@@ -240,7 +240,7 @@ def test_the_envelope_says_what_is_asked(work):
 
 def test_bytes_are_counted_by_stage_and_address_against_numpys_files():
     work = workspace_of(*MASKED)
-    grid = InProcessGrid(work.hash, 4)
+    grid = InProcessGrid(work.plan.hash, 4)
     mask = Asked(work, grid, "mask")
     unmask = Asked(work, grid, "unmask", there=4)
     length = work.initial_D.numel() + 1
@@ -250,11 +250,11 @@ def test_bytes_are_counted_by_stage_and_address_against_numpys_files():
         assert unmask.rows[client, "unmask", "up_bytes"] == 16 + len("seed")
         assert unmask.rows[client, "unmask", "down_bytes"] == 8 + len("there")
         envelope = mask.rows[client, "mask", "envelope_bytes"]
-        assert 0 < envelope - len(work.canonical) - len(work.hash) < 100
+        assert 0 < envelope - len(work.plan.canonical) - len(work.plan.hash) < 100
 
 
 def test_an_empty_string_and_an_empty_blob_can_be_sent_and_counted(work):
-    asked = Asked(work, InProcessGrid(work.hash, 4), text="", blob=b"", number=0)
+    asked = Asked(work, InProcessGrid(work.plan.hash, 4), text="", blob=b"", number=0)
     assert len(asked.addresses) == 4
     model_bytes = len(npy(work.initial_D.numpy())) + len("model")
     assert asked.rows["client/0", "collect", "down_bytes"] == model_bytes + len("text") + len("blob") + 8 + len(

@@ -77,14 +77,6 @@ def test_where_clients_run_at_once_a_round_waits_for_less():
     assert meter.witnessing_s(lanes=4) == 3.0, "as long as the slowest"
 
 
-@pytest.mark.parametrize(
-    ("overrides", "lanes"),
-    [((), 1), (("runtime.workers=2",), 2), (("runtime.workers=9",), 4), (("runtime=deployment", "clients=3"), 3)],
-)
-def test_as_many_clients_at_once_as_the_runtime_has(overrides, lanes):
-    assert workspace_of(*overrides).lanes == lanes
-
-
 def test_plain_has_nothing_to_look_at(tmp_path):
     run(tmp_path)
     assert rows_of(tmp_path).filter(pl.col("stage") == "witness").is_empty()

@@ -24,7 +24,7 @@ from experiments.attacks import (
     wrapped_sum,
 )
 from experiments.attacks.scene import VICTIM, close, scene
-from fl import workspace
+from fl import plan
 from fl.keys import folders as keys
 from privacy.errors import RuntimeFailure
 from privacy.secure_sums.he import codecs as masked_sums
@@ -179,7 +179,7 @@ def test_without_flooding_the_unmasked_sum_gives_its_key_away(monkeypatch: pytes
 
 
 def test_without_a_minimum_one_client_can_be_named_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "HIDDEN_AMONG", 1)
+    monkeypatch.setattr(plan, "HIDDEN_AMONG", 1)
     assert mounted("single_update", "secure_sum=ckks (named alone)").succeeded
 
 

@@ -81,7 +81,7 @@ def contributions(work: Workspace, number: int, clip: float = np.inf) -> dict[st
     """Honest contributions to a round: `v` and the update in float64, with `v * update` clipped."""
     found = {}
     for client in range(CLIENTS):
-        v = work.weight(client)
+        v = work.plan.weight(client)
         weighted_D = np.clip(v * known_update(client, number, LENGTH).astype(np.float64), -clip, clip)
         found[f"client/{client}"] = v, weighted_D / v
     return found

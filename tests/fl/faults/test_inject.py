@@ -149,7 +149,7 @@ def test_what_comes_twice_does_and_other_kinds_are_not_the_wires():
 def test_a_nodes_memory_outlasts_a_round_in_what_it_keeps_to_replay_alone(tmp_path):
     for kind, kept in (("flipped", 0), ("replayed", 4)):
         work = Workspace(canonical(f"faults.kind={kind}", "faults.rate=0.5", *MASKED))
-        grid = InProcessGrid(work.hash, 4)
+        grid = InProcessGrid(work.plan.hash, 4)
         server_of(work, tmp_path / kind, grid).run()
         grid.push_messages([Message(RecordDict(), 2, "train", group_id="another round")])
         assert len(grid._states) == kept

@@ -238,10 +238,10 @@ def test_a_zero_update_counts_as_such(tmp_path, name):
     start_D = work.initial_D.numpy().astype(np.float64)
     assert 0 < len(struck) < CLIENTS
     step_D = np.zeros(len(start_D))
-    for client, part in enumerate(work.partitions):
+    for client, part in enumerate(work.plan.partitions):
         if f"client/{client}" not in struck:
-            step_D -= 0.5 * work.weight(client) * gradient_at(start_D, *examples_of(work, part))
-    step_D /= sum(map(work.weight, range(CLIENTS)))
+            step_D -= 0.5 * work.plan.weight(client) * gradient_at(start_D, *examples_of(work, part))
+    step_D /= sum(map(work.plan.weight, range(CLIENTS)))
     assert np.abs(step_D).max() > 0.05
     assert np.abs(found.weights_D - start_D - step_D).max() < 3 * CLIENTS * work.tolerance + 1e-6
 

@@ -38,7 +38,7 @@ class Nodes(Tampered):
     def __init__(self, work: Workspace, folder: Path) -> None:
         super().__init__(work, untouched)
         self.folder = folder
-        self.nodes = dict(zip(work.everybody, range(FIRST_CLIENT_NODE, 99), strict=False))
+        self.nodes = dict(zip(work.plan.everybody, range(FIRST_CLIENT_NODE, 99), strict=False))
         self.sent: list[bytes] = []  # all that came from a node
 
     def context(self, node_id: int) -> Context:
@@ -87,8 +87,8 @@ def weights(folder: Path) -> bytes:
 
 def rosters(work: Workspace, folder: Path) -> set[bytes]:
     """The rosters that roles keep."""
-    files = [keys.folder_of(folder / "keys", address) / "runs" / work.hash / "roster" for address in work.everybody]
-    return {file.read_bytes() for file in files}
+    kept = Path("runs") / work.plan.hash / "roster"
+    return {(keys.folder_of(folder / "keys", address) / kept).read_bytes() for address in work.plan.everybody}
 
 
 # ---- whole runs
@@ -101,7 +101,7 @@ def test_a_run_has_the_weights_of_one_with_pinned_keys(tmp_path, monkeypatch, su
     grid = Nodes(work, tmp_path / "keys")
     serve(work, grid, grid.nodes, Errand(tmp_path / "checkpoints"))
     [kept] = rosters(work, tmp_path)
-    folders = {address: keys.folder_of(tmp_path / "keys", address) for address in work.everybody}
+    folders = {address: keys.folder_of(tmp_path / "keys", address) for address in work.plan.everybody}
     identities = {address: keys.own_identity(folder) for address, folder in folders.items()}
     assert kept == Roster({address: identity.public for address, identity in identities.items()}).to_bytes()
     for path in some((tmp_path / "keys").rglob("*")):
@@ -120,7 +120,7 @@ def test_the_bytes_of_the_roster_are_metered_like_any_stage(tmp_path):
     server(work, tmp_path).run()
     frame = Checkpoints(tmp_path / "checkpoints", 2).rows().filter(round=0)
     length = len(rosters(work, tmp_path).pop())
-    for address in work.everybody:
+    for address in work.plan.everybody:
         found = {(r["stage"], r["metric"]): r["value"] for r in frame.filter(where=address).iter_rows(named=True)}
         assert length < found["roster", "down_bytes"] < length + 50
         hexadecimal = 2 * 64
@@ -193,7 +193,7 @@ def test_a_forged_introduction_ends_the_run_before_a_roster_is_handed_out(tmp_pa
 
 def test_a_client_that_is_handed_other_keys_of_its_own_ends_the_run(tmp_path):
     work = workspace_of(*PAD, *RELAYED)
-    other = Roster({address: identity_of(address).public for address in work.everybody})
+    other = Roster({address: identity_of(address).public for address in work.plan.everybody})
     grid = Swapping(work, tmp_path / "keys", "client/3", other)
     why = (
         r"^client/3 did not take the roster; client/3 dropped out: "
@@ -216,12 +216,12 @@ def work() -> Workspace:
 
 def node(work: Workspace, folder: Path | None, client: int = 1) -> Context:
     own = {} if folder is None else {KEYS: str(folder)}
-    return Context(1, 7, {APPROVED: work.hash, PARTITION: client, **own}, RecordDict(), {})
+    return Context(1, 7, {APPROVED: work.plan.hash, PARTITION: client, **own}, RecordDict(), {})
 
 
 def ask(work: Workspace, context: Context, stage: str, **records) -> dict:
     """The reply of a node, or its failure."""
-    envelope = {"run": work.hash, "round": 0, "attempt": "first", "stage": stage, "config": work.canonical}
+    envelope = {"run": work.plan.hash, "round": 0, "attempt": "first", "stage": stage, "config": work.plan.canonical}
     content = pack(records)
     address = f"client/{context.node_config[PARTITION]}"
     content[ENVELOPE] = ConfigRecord(envelope)
@@ -237,7 +237,7 @@ def test_a_node_makes_its_keys_once_and_for_itself(work, tmp_path):
     secret = (own / "identity.key").read_bytes()
     public = Roster.from_bytes(first["keys"])
     assert public["client/1"] == keys.own_identity(own).public
-    verified(first, public, reply_header(work.hash, 0, "first", "introduce", "client/1"))
+    verified(first, public, reply_header(work.plan.hash, 0, "first", "introduce", "client/1"))
     assert (stat.S_IMODE(own.stat().st_mode), stat.S_IMODE((own / "identity.key").stat().st_mode)) == (0o700, 0o600)
     assert ask(work, node(work, own), "introduce") == first
     assert (own / "identity.key").read_bytes() == secret
@@ -262,7 +262,7 @@ def test_who_took_no_roster_takes_no_part(work, tmp_path, stage, introduced):
 def taken(work: Workspace, own: Path) -> Roster:
     """The roster that a node has taken."""
     mine = Roster.from_bytes(ask(work, node(work, own), "introduce")["keys"])
-    roster = Roster({**{a: identity_of(a).public for a in work.everybody}, "client/1": mine["client/1"]})
+    roster = Roster({**{a: identity_of(a).public for a in work.plan.everybody}, "client/1": mine["client/1"]})
     assert set(ask(work, node(work, own), "roster", roster=roster.to_bytes())) == {"signature"}
     return roster
 
@@ -270,7 +270,7 @@ def taken(work: Workspace, own: Path) -> Roster:
 def test_who_took_it_takes_part_under_it(work, tmp_path):
     roster = taken(work, tmp_path / "own")
     elected = ask(work, node(work, tmp_path / "own"), "elect")
-    verified(elected, roster, reply_header(work.hash, 0, "first", "elect", "client/1"))
+    verified(elected, roster, reply_header(work.plan.hash, 0, "first", "elect", "client/1"))
 
 
 def test_a_roster_of_one_configuration_is_none_for_another(work, tmp_path):
@@ -298,7 +298,7 @@ def test_a_node_without_a_folder_says_what_it_needs(work):
 @pytest.mark.parametrize("stage", ["introduce", "roster"])
 def test_a_node_whose_roster_is_pinned_takes_none_from_the_server(tmp_path, stage):
     pinned = workspace_of(*PAD, *DEPLOYED)
-    roster = keys.make_all(tmp_path, pinned.everybody)
+    roster = keys.make_all(tmp_path, pinned.plan.everybody)
     refused = ask(pinned, node(pinned, tmp_path / "client-1"), stage, roster=roster.to_bytes())
     assert (refused["type"], refused["message"]) == ("ProtocolError", f"no stage is called {stage}")
 

@@ -39,7 +39,7 @@ def run(folder: Path, *overrides: str) -> State:
 def test_a_run_ends_where_the_plain_one_does_but_for_rounding(tmp_path, name, keys):
     overrides = (f"secure_sum={name}", f"secure_sum.keys={keys}")
     work = workspace_of(*overrides)
-    tolerance = work.backend.secure_sum.tolerance(work.spec)
+    tolerance = work.plan.backend.secure_sum.tolerance(work.spec)
     assert 0 < tolerance < 1e-3
     found = run(tmp_path / "run", *overrides)
     plain = run(tmp_path / "plain")
@@ -105,7 +105,7 @@ def test_distributed_noise_under_an_exact_sum_is_that_under_the_plain_one(tmp_pa
     plain = run(tmp_path / "plain", *noised)
     hidden = run(tmp_path / "pad", *noised, "secure_sum=pad")
     assert torch.equal(plain.weights_D, hidden.weights_D)
-    assert workspace_of(*noised, "secure_sum=pad").backend.holds_against("client") == ["outsider", "server"]
+    assert workspace_of(*noised, "secure_sum=pad").plan.backend.holds_against("client") == ["outsider", "server"]
 
 
 def test_an_approximate_sum_refuses_integers():

@@ -71,7 +71,7 @@ def final(directory: Path) -> NDArray[np.float32]:
 def exact(directory: Path, survivors: Collection[int], factor: float) -> NDArray[np.float64]:
     """The initial weights plus, for each round, the mean of the survivors' updates by examples, shape (D,)."""
     work = workspace((directory / "config.json").read_text())
-    sizes = [len(part) for part in work.partitions]
+    sizes = [len(part) for part in work.plan.partitions]
     assert len(set(sizes)) == CLIENTS, "equal sizes would hide a mean that is not weighted"
     weights_D = work.initial_D.numpy().astype(np.float64)
     for round_ in range(1, ROUNDS + 1):
@@ -112,8 +112,8 @@ def keys_of(name: str, holder: str) -> tuple[str, ...]:
 def tolerated(directory: Path, survivors: Collection[int], factor: float = 1.0) -> float:
     """The tolerance of a mean from the sum's declared one: sum and weight are both off in each round."""
     work = workspace((directory / "config.json").read_text())
-    sizes = [len(part) for part in work.partitions]
-    off = len(survivors) * work.backend.secure_sum.tolerance(work.spec)
+    sizes = [len(part) for part in work.plan.partitions]
+    off = len(survivors) * work.plan.backend.secure_sum.tolerance(work.spec)
     weight = sum(sizes[client] for client in survivors) / max(sizes)
     allowed = ALLOWED + ROUNDS * factor * (1 + BOUND) * off / (weight - off)
     assert allowed < 0.02, "a client too many or too few would pass"

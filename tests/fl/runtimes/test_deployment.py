@@ -22,6 +22,7 @@ import pytest
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
+from fl.plan import RunPlan
 from fl.runtimes import certificates, deployment, loopback
 from fl.runtimes.certificates import Certificates, make_node_key
 from fl.runtimes.deployment import client_node, known, submit, write_app
@@ -35,7 +36,6 @@ from fl.runtimes.loopback import (
     supernode_command,
 )
 from fl.runtimes.processes import Processes, last_error
-from fl.workspace import Workspace
 from privacy.errors import ConfigError, RuntimeFailure
 
 ROOT = Path(__file__).parents[3]
@@ -303,8 +303,8 @@ class Nodes:
 
 def locate(nodes: Nodes, clients: int, *roles: str) -> dict[str, int]:
     everybody = (*(f"client/{client}" for client in range(clients)), *roles)
-    work = SimpleNamespace(asked=everybody)
-    return dict(deployment.locate(cast(Grid, nodes), cast(Workspace, work)))
+    plan = SimpleNamespace(asked=everybody)
+    return dict(deployment.locate(cast(Grid, nodes), cast(RunPlan, plan)))
 
 
 def test_clients_are_located_by_the_names_of_their_keys_once_all_are_online() -> None:

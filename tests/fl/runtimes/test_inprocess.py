@@ -14,6 +14,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 
 from fl.checkpoint import Checkpoints
+from fl.config.identity import from_json
 from fl.runtimes.inprocess import InProcessGrid, WorkerGrid, check_workers, grid_of
 from fl.training.vectors import sha256
 from fl.workspace import Workspace, workspace
@@ -85,7 +86,7 @@ def test_threads_are_those_of_the_configuration(tmp_path, threads):
             return replies
 
     work = workspace_of(*PROBE, f"training.threads={threads}")
-    server = server_of(work, tmp_path, Watched(work.hash, 4))
+    server = server_of(work, tmp_path, Watched(work.plan.hash, 4))
     torch.set_num_threads(3 - threads)
     try:
         server.run()
@@ -112,7 +113,7 @@ def exchange(work: Workspace, grid: InProcessGrid, stage: str, clients: range, r
 def test_nothing_is_kept_of_a_client_that_remembers_nothing():
     work = workspace_of(*PROBE, "clients=300")
     before = contexts()
-    grid = InProcessGrid(work.hash, 300)
+    grid = InProcessGrid(work.plan.hash, 300)
     assert exchange(work, grid, "collect", range(300), 1) == 300
     assert contexts() == before
     assert not grid._states
@@ -121,7 +122,7 @@ def test_nothing_is_kept_of_a_client_that_remembers_nothing():
 def test_what_clients_remember_is_kept_for_one_round():
     """Cohorts change from round to round: the memories of 10,000 clients, with secrets, would add up."""
     work = workspace_of(*PROBE, *MASKED, "clients=40", "rounds=3")
-    grid = InProcessGrid(work.hash, 40)
+    grid = InProcessGrid(work.plan.hash, 40)
     exchange(work, grid, "mask", range(20), 1)
     assert len(grid._states) == 20
     assert exchange(work, grid, "unmask", range(20), 1, there=20) == 20
@@ -139,7 +140,7 @@ def test_a_node_for_each_client_and_nothing_before_it_is_asked():
 
 def test_all_replies_at_once():
     work = workspace_of(*PROBE)
-    grid = InProcessGrid(work.hash, 4)
+    grid = InProcessGrid(work.plan.hash, 4)
     messages = [Message(RecordDict(), node, "train") for node in grid.get_node_ids()]
     replies = grid.send_and_receive(messages)
     assert [reply.metadata.src_node_id for reply in replies] == list(grid.get_node_ids())
@@ -178,7 +179,7 @@ def test_workers_change_no_bit(tmp_path, workers, reference):
 def test_a_context_travels_to_the_workers_and_back(workers):
     """The second stage finds the state of the first one, even where another worker serves it."""
     masked = workspace_of(*TRAINING, *MASKED, *PROBE)
-    grid = WorkerGrid(masked.hash, 8, workers[1]._pool)
+    grid = WorkerGrid(masked.plan.hash, 8, workers[1]._pool)
     assert exchange(masked, grid, "mask", range(8), 1) == 8
     assert exchange(masked, grid, "unmask", range(8), 1, there=8) == 8
     assert exchange(masked, grid, "unmask", range(8), 2, there=8) == 0
@@ -187,7 +188,7 @@ def test_a_context_travels_to_the_workers_and_back(workers):
 @pytest.mark.alone
 def test_a_deadline_is_kept_with_workers_and_late_replies_are_forgotten(workers):
     work = workspace_of("clients=48", "+mechanism.nap._target_=tests.fl.runtimes.test_inprocess.Nap")
-    grid = WorkerGrid(work.hash, 48, workers[1]._pool)
+    grid = WorkerGrid(work.plan.hash, 48, workers[1]._pool)
     model_D = work.initial_D.numpy()
     first = transport_of(work, grid, deadline_s=1.5)
     started = time.monotonic()
@@ -260,13 +261,10 @@ def test_without_workers_no_process_is_started():
         assert len(children()) == before
 
 
-class Gpus:
-    """The part of a workspace that `check_workers` reads, on a machine with some GPUs."""
-
-    def __init__(self, workers: int, share: float, device: str = "cuda") -> None:
-        self.config = workspace_of(f"runtime.workers={workers}", f"runtime.gpus_per_client={share}").config
-        self.config.device = device
-        self.device = torch.device(device)
+def check_on(device: str, workers: int, share: float) -> None:
+    """Check the workers of a configuration on a device that this machine may lack."""
+    options = (f"device={device}", f"runtime.workers={workers}", f"runtime.gpus_per_client={share}")
+    check_workers(from_json(canonical(*options)), torch.device(device))
 
 
 @pytest.mark.parametrize(
@@ -274,16 +272,15 @@ class Gpus:
 )
 def test_workers_share_the_gpus_that_are_there(monkeypatch, present, workers, share, fine):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: present)
-    work = Gpus(workers, share)
     if fine:
-        check_workers(work)
+        check_on("cuda", workers, share)
     else:
         with pytest.raises(ConfigError, match=rf"^runtime.gpus_per_client={share}: with runtime.workers={workers}"):
-            check_workers(work)
+            check_on("cuda", workers, share)
 
 
 def test_workers_take_gpus_by_themselves():
     with pytest.raises(ConfigError, match=r"^device=cuda:1: workers choose GPUs themselves: use device=cuda$"):
-        check_workers(Gpus(2, 1.0, "cuda:1"))
-    check_workers(Gpus(2, 1.0, "cpu"))
-    check_workers(Gpus(0, 1.0, "cuda:1"))
+        check_on("cuda:1", 2, 1.0)
+    check_on("cpu", 2, 1.0)
+    check_on("cuda:1", 0, 1.0)

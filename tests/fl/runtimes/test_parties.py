@@ -201,7 +201,7 @@ def test_distributed_noise_under_shares_is_that_under_the_plain_sum(tmp_path):
     plain = run(tmp_path / "plain", *noised)
     hidden = run(tmp_path / "shared", *noised, *CRYPTEN)
     assert torch.equal(plain.weights_D, hidden.weights_D)
-    assert workspace_of(*noised, *CRYPTEN).backend.holds_against("client") == ["outsider", "server"]
+    assert workspace_of(*noised, *CRYPTEN).plan.backend.holds_against("client") == ["outsider", "server"]
 
 
 # ---- other aggregates than the sum
@@ -265,7 +265,7 @@ def test_the_parties_noise_is_charged_for_and_repeats_where_it_is_seeded(tmp_pat
     assert torch.equal(first.weights_D, second.weights_D)
     loud = run(tmp_path / "loud", *noised, "secure_sum.aggregate.noise_multiplier=100", "rounds=1")
     assert (loud.weights_D - first.weights_D).std() > 1
-    backend = workspace_of(*noised).backend
+    backend = workspace_of(*noised).plan.backend
     assert backend.holds_against("client") == ["outsider", "server", "server with 1 party"]
     [mechanism] = backend.mechanisms
     assert mechanism.epsilons["outsider"] < mechanism.epsilons["server with 1 party"]

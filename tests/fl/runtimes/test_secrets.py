@@ -74,7 +74,7 @@ def roles_secrets(identities: Mapping[Address, Identity], stores: Mapping[Addres
 
 def as_numbers(work: Workspace, secrets: Mapping[str, bytes]) -> dict[str, bytes]:
     """The secret keys of SEAL without its compression."""
-    parameters = work.backend.secure_sum.scheme(work.spec).parameters  # type: ignore[attr-defined]
+    parameters = work.plan.backend.secure_sum.scheme(work.spec).parameters  # type: ignore[attr-defined]
     files = {name: data for name, data in secrets.items() if name.endswith("he.secret")}
     assert (parameters is None) == (not files)
     return {
@@ -145,14 +145,14 @@ def test_what_leaks_is_found():
 def test_the_server_of_a_simulation_sees_no_secret(tmp_path, monkeypatch, name, holder):
     monkeypatch.setenv(keys.KEYS_VARIABLE, "")
     work = Workspace(canonical(f"secure_sum={name}", f"secure_sum.keys={holder}", f"clients={CLIENTS}"))
-    roster = keys.set_up(tmp_path / "keys", work.everybody)
-    inner = InProcessGrid(work.hash, CLIENTS)
-    with attended(work, inner) as (wider, parties):
-        nodes = {**inprocess.locate(inner, work), **parties}
+    roster = keys.set_up(tmp_path / "keys", work.plan.everybody)
+    inner = InProcessGrid(work.plan.hash, CLIENTS)
+    with attended(work.plan, inner) as (wider, parties):
+        nodes = {**inprocess.locate(inner, work.plan), **parties}
         recorder = Recorder(wider, tmp_path / "recorded")
         serve(work, recorder, nodes, Errand(tmp_path / "checkpoints", roster=roster))
-    identities = {address: keys.simulated(address, work.everybody).identity for address in work.everybody}
-    stores = {address: keys.folder_of(tmp_path / "keys", address) for address in work.everybody}
+    identities = {address: keys.simulated(address, work.plan.everybody).identity for address in work.plan.everybody}
+    stores = {address: keys.folder_of(tmp_path / "keys", address) for address in work.plan.everybody}
     master = (tmp_path / "keys" / keys.MASTER).read_bytes()
     assert_nothing_leaks(tmp_path, {**all_secrets(work, tmp_path, identities, stores), "master": master})
 
@@ -183,9 +183,9 @@ def test_the_server_of_a_deployment_has_no_secret(
     assert ended.status == 0, ended
     run = tmp_path / "run"
     work = workspace((run / "config.json").read_text())
-    folders = {address: keys.folder_of(run / "keys", address) for address in work.everybody}
+    folders = {address: keys.folder_of(run / "keys", address) for address in work.plan.everybody}
     identities = {address: keys.own_identity(folder) for address, folder in folders.items()}
-    stores = {address: folder / "runs" / work.hash for address, folder in folders.items()}
+    stores = {address: folder / "runs" / work.plan.hash for address, folder in folders.items()}
     secrets = all_secrets(work, run, identities, stores)
     assert_nothing_leaks(run, secrets)
     assert not leaks(f"{ended.out}{ended.err}".encode(), secrets)

@@ -163,20 +163,6 @@ def test_gradients_of_an_earlier_client_do_not_count():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "closed"),
-    [
-        ("constant", lambda lr, k, rounds: lr),
-        ("cosine", lambda lr, k, rounds: lr * (1 + math.cos(math.pi * k / rounds)) / 2),
-        ("exponential", lambda lr, k, rounds: lr * 0.99**k),
-        ("step", lambda lr, k, rounds: lr * 0.5 ** (k // 10)),
-    ],
-)
-def test_learning_rates_follow_their_closed_form(schedule, closed):
-    rates = workspace_of(f"training/schedule={schedule}", "training.lr=0.3", "rounds=25").learning_rates
-    assert rates == pytest.approx([closed(0.3, k, 25) for k in range(25)], rel=1e-9)
-
-
-@pytest.mark.parametrize(
     "overrides",
     [
         ["training.schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau"],

@@ -74,7 +74,7 @@ class Overheard(InProcessGrid):
 
 def test_clients_are_told_the_clip_and_use_it(tmp_path):
     work = workspace_of(*ADAPTIVE)
-    grid = Overheard(work.hash, 6)
+    grid = Overheard(work.plan.hash, 6)
     server_of(work, tmp_path, grid).run()
     clips = [grid.told[number]["client_dp.clip"] for number in range(1, 6)]
     assert clips[0] == 0.4
@@ -108,7 +108,7 @@ def test_a_run_that_was_stopped_goes_on_with_its_clip(tmp_path):
     assert kept.mechanisms == server.state
     assert kept.mechanisms["client_dp.clip"] not in (0.4, undisturbed.mechanisms["client_dp.clip"])
     work = workspace_of(*ADAPTIVE)
-    grid = Overheard(work.hash, 6)
+    grid = Overheard(work.plan.hash, 6)
     server_of(work, stopped, grid).run()
     assert grid.told[4] == kept.mechanisms
     resumed = Checkpoints(stopped, 2).latest()

@@ -357,11 +357,11 @@ KNOWN = (*PROBE, *OWN, "+mechanism.dp_ftrl.clip=7.0", *SEEDED, "sampler.name=sep
 
 def test_the_model_is_the_clipped_updates_and_the_inverse_strategy_on_the_servers_noise(tmp_path):
     work = workspace_of(*KNOWN)
-    fresh_TD = np.stack([work.randomness("server", t).generator().standard_normal(650) for t in range(1, 8)])
+    fresh_TD = np.stack([work.plan.randomness("server", t).generator().standard_normal(650) for t in range(1, 8)])
     std = 0.8 * 7.0 * np.linalg.norm(strategy(3, 3)[:, 0])  # six clients in pairs return after three rounds
     moved_D = np.sum(np.linalg.inv(strategy(3, 7)) @ (std * fresh_TD), axis=0)
     for number in range(1, 8):
-        for client in work.cohort(number):
+        for client in work.plan.cohort(number):
             update_D = known_update(client, number, 650).astype(np.float64)
             moved_D += update_D * 7.0 / np.linalg.norm(update_D)
     weights_D = run(tmp_path, *KNOWN).weights_D
@@ -380,8 +380,8 @@ def test_a_run_that_was_stopped_goes_on_with_its_noise_and_charges_the_window_ag
     assert state is not None
     assert vectors.sha256(state.weights_D) == vectors.sha256(undisturbed.weights_D)
     assert torch.equal(state.secrets["dp_ftrl.noise"], undisturbed.secrets["dp_ftrl.noise"])
-    once = [(number, list(work.cohort(number))) for number in range(1, 8)]
-    again = (5, sorted(client for number in (3, 4, 5) for client in work.cohort(number)))
+    once = [(number, list(work.plan.cohort(number))) for number in range(1, 8)]
+    again = (5, sorted(client for number in (3, 4, 5) for client in work.plan.cohort(number)))
     assert charged(tmp_path / "undisturbed") == once
     assert charged(stopped) == [*once[:5], again, *once[5:]]
 
@@ -389,4 +389,4 @@ def test_a_run_that_was_stopped_goes_on_with_its_noise_and_charges_the_window_ag
 def test_bands_beyond_what_the_sampler_keeps_are_refused_before_anybody_trains():
     with pytest.raises(ConfigError, match=r"^mechanism.dp_ftrl.bands=2: some client returns after 1 rounds"):
         workspace_of(*OWN, *SEEDED, "rounds=30", "+mechanism.dp_ftrl.bands=2")
-    assert workspace_of("mechanism=dp_ftrl", "clients=6", "cohort=2", "rounds=30").backend.window == 3
+    assert workspace_of("mechanism=dp_ftrl", "clients=6", "cohort=2", "rounds=30").plan.backend.window == 3

@@ -281,7 +281,7 @@ def test_a_vector_is_the_models_state_in_its_order(mode):
     options = ("noise_multiplier=1e-9", "clip=1e3", f"mode={mode}")
     work = workspace_of(*SEEDED, *(f"mechanism.dp_sgd.{one}" for one in options), "training.batch_size=10000")
     vector = vector_of(work, 1)
-    gradient_D = gradient_at(work.initial_D.numpy().astype(np.float64), *digits_of(work, work.partitions[1]))
+    gradient_D = gradient_at(work.initial_D.numpy().astype(np.float64), *digits_of(work, work.plan.partitions[1]))
     assert vector[-1] == 1
     assert np.abs(vector[:-1] + 0.05 * gradient_D).max() < 1e-6
 
