@@ -94,7 +94,7 @@ LIST = {
         "experiments/test_spending.py::test_a_run_ends_before_the_round_that_would_pass_its_budget"
     ],
     "empty Poisson batch": [
-        "privacy/mechanisms/test_dp_sgd_optimizers.py::test_an_empty_draw_between_two_others_changes_nothing_but_the_noise"
+        "privacy/mechanisms/dp_sgd/test_optimizers.py::test_an_empty_draw_between_two_others_changes_nothing_but_the_noise"
     ],
     "party or dealer killed, share tampered": [
         "fl/runtimes/test_parties.py::test_a_fault_ends_the_round_with_an_error_that_names_it",
