@@ -97,8 +97,8 @@ LIST = {
         "privacy/mechanisms/dp_sgd/test_optimizers.py::test_an_empty_draw_between_two_others_changes_nothing_but_the_noise"
     ],
     "party or dealer killed, share tampered": [
-        "fl/runtimes/test_parties.py::test_a_fault_ends_the_round_with_an_error_that_names_it",
-        "fl/runtimes/test_parties.py::test_a_dealer_that_is_gone_is_named",
+        "fl/runtimes/parties/test_failures.py::test_a_fault_ends_the_round_with_an_error_that_names_it",
+        "fl/runtimes/parties/test_aggregates.py::test_a_dealer_that_is_gone_is_named",
         "fl/runtimes/test_committee.py::test_a_keyholder_that_is_killed_ends_the_run_in_one_line",
         "privacy/secure_sums/secagg/test_protocol.py::test_a_wrong_share_ends_the_round_and_never_makes_a_sum",
     ],
@@ -108,8 +108,8 @@ LIST = {
         "test_a_client_without_memory_is_left_out",
     ],
     "unauthenticated node, expired certificate, oversized or pickled payload": [
-        "fl/runtimes/test_deployment.py::test_a_supernode_is_refused",
-        "fl/runtimes/test_deployment.py::test_an_expired_certificate_is_named",
+        "fl/runtimes/deployment/test_superlink.py::test_a_supernode_is_refused",
+        "fl/runtimes/deployment/test_superlink.py::test_an_expired_certificate_is_named",
         "fl/runtimes/test_contract.py::test_messages_that_go_wrong_are_left_out_in_every_runtime",
         "fl/runtimes/test_resident.py::test_an_announced_length_takes_no_memory",
         "fl/test_packing.py::test_objects_are_never_unpickled",
