@@ -11,7 +11,7 @@ from dp_accounting.rdp import RdpAccountant
 
 from results.rows import read_rows
 from tests.experiments.command import Here, read, refused
-from tests.fl.spending import BUDGET, CLIENT_DP, DELTA, SPENDING, charged, epsilon_of
+from tests.fl.whole_runs.spending import BUDGET, CLIENT_DP, DELTA, SPENDING, charged, epsilon_of
 from tests.privacy.accounting.exact import gaussian_epsilon
 
 

@@ -19,7 +19,7 @@ LIST = {
     ],
     "replayed update": [
         "fl/faults/test_messages.py::test_messages_that_go_wrong_cost_their_client_its_place",
-        "fl/test_signatures.py::test_what_was_right_before_is_left_out_now",
+        "fl/messages/test_signatures.py::test_what_was_right_before_is_left_out_now",
     ],
     "NaN or Inf": [
         "fl/faults/test_updates.py::test_updates_that_are_none_never_leave",
@@ -56,7 +56,7 @@ LIST = {
     ],
     "a single client left": ["fl/faults/test_silent_clients.py::test_a_single_client_that_is_left_is_not_opened"],
     "server killed and resumed with its ledger": [
-        "fl/test_retries.py::test_a_killed_server_goes_on_with_its_ledger",
+        "fl/whole_runs/test_retries.py::test_a_killed_server_goes_on_with_its_ledger",
         "experiments/sweeps/test_resume.py::test_a_killed_run_goes_on_and_ends_with_the_same_weights",
         "fl/test_ledger.py::test_a_killed_round_was_paid_for",
     ],
@@ -82,7 +82,7 @@ LIST = {
         "fl/runtimes/deployment/test_superlink.py::test_an_expired_certificate_is_named",
         "fl/runtimes/test_contract.py::test_messages_that_go_wrong_are_left_out_in_every_runtime",
         "fl/runtimes/test_resident.py::test_an_announced_length_takes_no_memory",
-        "fl/test_packing.py::test_objects_are_never_unpickled",
+        "fl/messages/test_packing.py::test_objects_are_never_unpickled",
     ],
 }
 

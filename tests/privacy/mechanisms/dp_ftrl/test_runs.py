@@ -10,7 +10,7 @@ from fl.training import vectors
 from privacy.errors import ConfigError
 from tests.composed import PROBE, run, server_of, workspace_of
 from tests.fl.faults.stopping import stopped_in
-from tests.fl.spending import charged
+from tests.fl.whole_runs.spending import charged
 from tests.outside.probe import known_update
 from tests.privacy.mechanisms.dp_ftrl.matrices import strategy
 

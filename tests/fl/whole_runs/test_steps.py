@@ -143,7 +143,7 @@ class Within(PlainSum):
 
 
 def test_training_is_no_step_even_inside_one():
-    work = workspace_of("secure_sum._target_=tests.fl.test_steps.Within", "model=mlp")
+    work = workspace_of("secure_sum._target_=tests.fl.whole_runs.test_steps.Within", "model=mlp")
     _, metrics = answer(work, Request("client/0", "collect", 1, "a", {}, work.initial_D.numpy().copy()), {})
     parts = {name for name in metrics if name.endswith(".part")}
     assert parts == {"protect/encode.part"}

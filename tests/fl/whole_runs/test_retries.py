@@ -24,7 +24,7 @@ from privacy.errors import FedveilError, PrivacyRefusal
 from privacy.secure_sums.packing import unpack_words
 from tests.composed import PROBE, canonical
 from tests.fl.grids import Tampered, with_error
-from tests.fl.spending import DELTA, charged, epsilon_of
+from tests.fl.whole_runs.spending import DELTA, charged, epsilon_of
 from tests.outside.probe import BOUND
 
 BASE = (*PROBE, "clients=5", "rounds=2", "training.weighting=uniform", "server.min_contributors=2")

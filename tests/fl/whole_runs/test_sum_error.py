@@ -170,7 +170,7 @@ class Biased(PlainSum):
 
 
 def test_a_sum_beyond_its_tolerance_ends_the_run_in_one_line_and_its_error_is_kept(tmp_path):
-    biased = ("secure_sum._target_=tests.fl.test_sum_error.Biased", *PROBE)
+    biased = ("secure_sum._target_=tests.fl.whole_runs.test_sum_error.Biased", *PROBE)
     message = "secure_sum=biased: the sum of 4 contributions is off by 0.25, its tolerance allows 0"
     with pytest.raises(PrivacyRefusal) as refusal:
         run(tmp_path, *biased, MEASURED)
@@ -195,7 +195,7 @@ class Overwriting(PlainSum):
 
 def test_a_protocol_that_writes_to_its_contribution_is_found_out(tmp_path):
     with pytest.raises(PrivacyRefusal, match="is off by"):
-        run(tmp_path, "secure_sum._target_=tests.fl.test_sum_error.Overwriting", *PROBE, MEASURED)
+        run(tmp_path, "secure_sum._target_=tests.fl.whole_runs.test_sum_error.Overwriting", *PROBE, MEASURED)
 
 
 def test_it_changes_neither_weights_nor_protocol_bytes(tmp_path):

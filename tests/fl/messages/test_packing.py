@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from fl.transport import ARRAYS, SCALARS, as_array, pack, unpack
 from privacy.errors import MalformedContribution
-from tests.fl.wire import npy
+from tests.fl.messages.wire import npy
 
 KINDS = [
     "float32",
