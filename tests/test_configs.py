@@ -22,7 +22,7 @@ from fl.workspace import Workspace
 from privacy.backend import PrivacyBackend
 from results.former_names import FORMER
 from tests.composed import compose
-from tests.paths import some
+from tests.scenery.paths import some
 
 PUBLISHED = {"privacy": privacy.PUBLIC, "fl.models": models.PUBLIC, "experiments.sweeps": sweeps.PUBLIC}
 FILES = [path.relative_to(CONFIGS).with_suffix("") for path in some(CONFIGS.rglob("*/*.yaml"))]  # less config.yaml

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from setuptools import find_packages
 
-from tests.paths import some
+from tests.scenery.paths import some
 from tests.test_layering import ROOT, imported
 
 PACKAGES = ("configs", "experiments", "fl", "privacy", "results")

@@ -11,9 +11,9 @@ from dp_accounting.rdp import RdpAccountant
 
 from results.rows import read_rows
 from tests.experiments.command import Here, read, refused
-from tests.fl.spending import BUDGET, CLIENT_DP, DELTA, SPENDING, charged, epsilon_of
-from tests.paths import some
+from tests.fl.whole_runs.spending import BUDGET, CLIENT_DP, DELTA, SPENDING, charged, epsilon_of
 from tests.privacy.accounting.exact import gaussian_epsilon
+from tests.scenery.paths import some
 
 
 def test_a_run_ends_before_the_round_that_would_pass_its_budget(here, tmp_path):

@@ -11,7 +11,7 @@ from privacy.errors import RunRefused
 from results.rows import Row
 from tests.composed import MASKED, server_of, workspace_of
 from tests.fl.grids import Tampered
-from tests.paths import some
+from tests.scenery.paths import some
 
 LENGTH = 40
 

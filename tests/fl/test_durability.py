@@ -13,7 +13,7 @@ from fl.keys.folders import FileStore
 from fl.ledger import NAME, LedgerFile
 from privacy.accounting.charges import Charge
 from results.rows import Row
-from tests.durability import assert_durable, disk_events
+from tests.scenery.durability import assert_durable, disk_events
 
 CHECKPOINT = "round-000001.ckpt"
 ROWS = "round-000001.parquet"

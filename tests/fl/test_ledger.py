@@ -22,7 +22,7 @@ from fl.runtimes.inprocess import InProcessGrid
 from privacy.accounting.charges import Charge, poisson_steps
 from privacy.errors import RunRefused
 from tests.composed import run, server_of, workspace_of
-from tests.fl.spending import BUDGET, CLIENT_DP, DELTA, SPENDING, charged, epsilon_of, lines
+from tests.fl.whole_runs.spending import BUDGET, CLIENT_DP, DELTA, SPENDING, charged, epsilon_of, lines
 
 ONE, OTHER = (Charge("client_dp", "client", "zero_out", GaussianDpEvent(sigma)) for sigma in (1.0, 2.5))
 RECORDS = Charge("dp_sgd", "record", "add_remove", poisson_steps(1.1, 0.1, 36))

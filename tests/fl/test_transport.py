@@ -16,7 +16,7 @@ from privacy.errors import ConfigError, RuntimeFailure
 from privacy.secure_sums.contract import Exchange
 from tests.composed import MASKED, attempt_of, transport_of, workspace_of
 from tests.fl.grids import Tampered, only, untouched, with_content, with_error
-from tests.fl.wire import npy
+from tests.fl.messages.wire import npy
 
 
 class Asked:

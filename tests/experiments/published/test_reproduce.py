@@ -14,7 +14,7 @@ from privacy.mechanisms.contract import Mechanism, ServerJob
 from results.published import registry
 from results.render import DASH
 from tests.experiments.command import Here, read, refused
-from tests.paths import some
+from tests.scenery.paths import some
 
 TABLE = """
 title: Ours

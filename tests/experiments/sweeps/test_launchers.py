@@ -13,7 +13,7 @@ from experiments.sweeps import cores_and_gpus as sharing
 from experiments.sweeps import objectives
 from privacy.errors import ConfigError
 from tests.experiments.command import QUICK, Ended, Here, environment, fedveil, read
-from tests.paths import some
+from tests.scenery.paths import some
 
 CELLS = (*QUICK, "rounds=1", "clients=3", "privacy=bfv", "seed=1,2")  # exact: CKKS rounds afresh each time
 

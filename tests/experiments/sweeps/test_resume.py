@@ -12,7 +12,7 @@ import pytest
 from experiments import cli
 from results.rows import read_rows
 from tests.experiments.command import OUTSIDE, Here, fedveil, process_state, read, start
-from tests.paths import some
+from tests.scenery.paths import some
 
 ROUNDS = 40
 # an optimizer of the server with state, a schedule, and cohorts that are drawn: all must be as they were

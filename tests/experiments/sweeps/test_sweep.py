@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.experiments.command import QUICK, Ended, Here, fedveil, read, refused
-from tests.paths import some
+from tests.scenery.paths import some
 
 LR_ERROR = "training.lr=-1.0: must be a finite number above 0"
 SWEEP = ("sweep", *QUICK, "seed=1,2", "training.lr=0.1,-1")

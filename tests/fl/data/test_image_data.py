@@ -17,7 +17,7 @@ from fl.data import decoding
 from fl.data import image_data as fl_data
 from fl.data.image_data import load_data
 from tests.fl.data.image_sets import CONFIGS, ROOT, examples, node, write_idx, write_parquet
-from tests.paths import some
+from tests.scenery.paths import some
 
 pytestmark = pytest.mark.usefixtures("machine_without_data")
 

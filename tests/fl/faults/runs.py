@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 from numpy.typing import NDArray
 
 from fl import runtimes
@@ -37,6 +38,9 @@ WITH_PARTIES = {
     "ckks keyholder": ("secure_sum=ckks", f"secure_sum.bound={BOUND}"),
     "crypten": ("secure_sum=crypten", "secure_sum.parties=2", f"secure_sum.bound={BOUND}"),
 }
+OF = SUMS | WITH_PARTIES
+ALL = [*SUMS, *(pytest.param(name, marks=pytest.mark.slow) for name in WITH_PARTIES)]
+COLLECTED = {"secagg": "mask", "crypten": "share"}  # the stage at which vectors are sent
 
 Weigh = Callable[[float], float]
 Contributions = Mapping[str, tuple[float, NDArray[np.float64]]]  # by client: v, and its update

@@ -13,7 +13,7 @@ import pytest
 from fl.keys import folders as keys
 from privacy.errors import ConfigError
 from privacy.sealing import Header, Roster
-from tests.paths import some
+from tests.scenery.paths import some
 
 EVERYBODY = ("client/0", "client/1", "keyholder")
 RUN = "ab" * 32

@@ -24,7 +24,7 @@ from privacy.testing.harness import identity_of
 from tests.composed import canonical, workspace_of
 from tests.fl.grids import Tampered, untouched, with_content
 from tests.fl.runtimes.test_secrets import leaks
-from tests.paths import some
+from tests.scenery.paths import some
 
 PAD = ("secure_sum=pad", "secure_sum.keys=clients", "training.weighting=uniform")
 DEPLOYED = ("runtime=deployment", "runtime.federation=lab")

@@ -17,7 +17,7 @@ from fl.server import Errand
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, RuntimeFailure
 from tests.composed import canonical, workspace_of
-from tests.paths import some
+from tests.scenery.paths import some
 
 SUMS = [("pad", "keyholder"), ("bfv", "clients"), ("ckks", "keyholder")]
 SUMS += [

@@ -27,7 +27,7 @@ from privacy.secure_sums.he.ring import ring
 from tests.composed import canonical
 from tests.experiments.command import ROOT, Here, read
 from tests.fl.runtimes.recording import Recorder, recorded
-from tests.paths import some
+from tests.scenery.paths import some
 
 CLIENTS = 3
 ROUNDS = 2

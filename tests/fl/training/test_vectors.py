@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from experiments.hydra.error_lines import CONFIGS
 from fl.training import vectors
-from tests.paths import some
+from tests.scenery.paths import some
 
 MODELS = [path.stem for path in some((CONFIGS / "model").glob("*.yaml"))]
 

@@ -1,7 +1,6 @@
-"""Client-level mechanisms by themselves: clipping, noise, the adaptive clip, the local mechanism, refusals."""
+"""Central noise for clients by itself: the noise, the adaptive clip, and the rounding of the sum."""
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,108 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest, norm
 
-from privacy.errors import ConfigError, NonFiniteContribution, PrivacyRefusal
-from privacy.mechanisms.client_clipping import clip_to
+from privacy.errors import ConfigError, PrivacyRefusal
 from privacy.mechanisms.client_dp import ClientDp
-from privacy.mechanisms.contract import ClientJob, ServerJob
-from privacy.mechanisms.local_dp import LocalDp
-from privacy.randomness import SeededRandomness
 from privacy.secure_sums.fixed_point import FixedPoint
 from privacy.secure_sums.vectors import Segment, VectorSpec
 from tests.composed import workspace_of
-from tests.privacy.accounting.exact import gaussian_delta
-from tests.privacy.mechanisms import plans
-
-SILENT = 1e-300  # a noise multiplier whose noise vanishes beside any sum
-PLAN = replace(
-    plans.PLAN,
-    clients=200,
-    cohort_size=100,
-    min_contributors=1,
-    hidden=False,
-    dimension=2,
-    examples=(20,) * 200,
-    participations=(5,) * 200,
-    delta=1e-5,
-)
-
-ODD = (0.0, -0.0, 1e-45, -1e-45, 1e-40, 1.17549435e-38, 1e-20, 1.0, 1e20, 1e38, -3.4028234e38)
-ELEMENTS = st.one_of(
-    st.sampled_from(np.array(ODD, np.float32).tolist()), st.floats(width=32, allow_nan=False, allow_infinity=False)
-)
-
-
-@st.composite
-def updates(draw: Callable[..., object], longest: int = 2000) -> torch.Tensor:
-    """Float32 vectors of all magnitudes; a long one repeats a short one."""
-    few = draw(st.lists(ELEMENTS, min_size=1, max_size=20))
-    length = draw(st.one_of(st.integers(1, 20), st.integers(1, longest)))
-    return torch.from_numpy(np.resize(np.array(few, np.float32), length))  # type: ignore[arg-type]
-
-
-BOUNDS = st.floats(1e-6, 1e6)
-
-
-def exact_norm(update_D: torch.Tensor) -> float:
-    """The norm of a float32 vector: squares are exact in float64, and `fsum` rounds once."""
-    return math.sqrt(math.fsum(value * value for value in update_D.tolist()))
-
-
-def client_job(client: int = 0, round_: int = 1, clip: float = 1.0) -> ClientJob:
-    model = PLAN.model
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    source = SeededRandomness("noise", client, round_)
-    state = {"client_dp.clip": clip}
-    return ClientJob(f"client/{client}", round_, {}, source, 20, model, optimizer, (), state=state)
-
-
-def server_job(clip: float, round_: int = 1, extra: Sequence[float] = (), cohort_size: int = 100) -> ServerJob:
-    source = SeededRandomness("server", round_)
-    return ServerJob(round_, source, cohort_size, (), 100.0, {"client_dp.clip": clip}, extra=list(extra))
-
-
-# ---- clipping
-
-
-@given(updates(), BOUNDS)
-@settings(max_examples=400, deadline=None)
-def test_what_is_clipped_is_never_longer_than_the_bound(update_D, bound):
-    before_D = update_D.clone()
-    clipped_D, told = clip_to(update_D, bound)
-    norm_before = exact_norm(before_D)
-    assert exact_norm(clipped_D) <= bound
-    assert told == pytest.approx(norm_before, rel=1e-12)
-    assert torch.equal(update_D, before_D), "the caller's update was written to"
-    assert clipped_D.dtype == torch.float32
-    if norm_before > bound * (1 + 1e-9):  # the same direction, and no shorter than rounding asks for
-        wanted_D = before_D.numpy().astype(np.float64) * (bound / norm_before)
-        assert np.allclose(clipped_D.numpy(), wanted_D, rtol=5e-7, atol=1e-44)  # rounded towards zero, denormals too
-    elif norm_before < bound * (1 - 1e-9):
-        assert clipped_D.numpy().tobytes() == before_D.numpy().tobytes()
-
-
-def test_just_below_the_bound_nothing_changes():
-    update_D = torch.tensor([3.0, -4.0, 0.0])
-    clipped_D, told = clip_to(update_D, 5.0 + 1e-9)  # closer than that, the rounding of the norm itself is in the way
-    assert told == 5.0
-    assert torch.equal(clipped_D, update_D)
-    assert exact_norm(clip_to(update_D, math.nextafter(5.0, 0.0))[0]) < 5.0
-
-
-def test_a_zero_update_stays_zero():
-    clipped_D, told = clip_to(torch.zeros(7), 1e-6)
-    assert told == 0.0
-    assert clipped_D.tolist() == [0.0] * 7
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_no_scaling_mends_is_refused(value):
-    update_D = torch.zeros(2000)
-    update_D[1234] = value
-    for touch in (lambda: clip_to(update_D, 1.0), lambda: ClientDp(1.0).on_update(client_job(), update_D)):
-        with pytest.raises(NonFiniteContribution, match="NaN or infinity"):
-            touch()
-
+from tests.privacy.mechanisms.client_jobs import BOUNDS, PLAN, SILENT, client_job, server_job, updates
 
 # ---- central noise
 
@@ -226,114 +129,6 @@ def test_bits_with_too_little_noise_are_refused():
     ClientDp(noise_multiplier=1.0, bit_noise_fraction=0.005).settle(PLAN)
     with pytest.raises(ConfigError, match=r"^mechanism.client_dp.bit_noise_fraction=0.005: must be above .* = 0.005$"):
         ClientDp(noise_multiplier=1.0, adaptive=True, bit_noise_fraction=0.005).settle(PLAN)
-
-
-# ---- the local mechanism
-
-
-def test_each_local_update_carries_its_own_noise():
-    mechanism = LocalDp(noise_multiplier=0.7, clip=1.5)
-    mechanism.settle(PLAN)
-    update_D = torch.zeros(20_000)
-    update_D[0] = 10.0  # clipped to 1.5, which a test of 20,000 values does not see
-    noised = [mechanism.on_update(client_job(client, n), update_D) for client, n in ((0, 1), (1, 1), (0, 2))]
-    for noised_D in noised:
-        assert noised_D.dtype == torch.float32
-        assert kstest(noised_D.numpy() / (2 * 1.5 * 0.7), norm.cdf).pvalue > 1e-3
-    assert np.abs(np.corrcoef(np.stack(noised)) - np.eye(3)).max() < 0.03
-
-
-def test_a_local_update_is_clipped_before_it_is_noised():
-    mechanism = LocalDp(noise_multiplier=SILENT, clip=1.5)
-    job = client_job()
-    assert mechanism.on_update(job, torch.tensor([3.0, 4.0])).tolist() == pytest.approx([0.9, 1.2])
-    assert job.diagnostics == {"local_dp.update_norm": 5.0, "local_dp.clipped_fraction": 1.0}
-    assert mechanism.on_update(job, torch.tensor([0.6, 0.8])).tolist() == pytest.approx([0.6, 0.8])
-
-
-@pytest.mark.parametrize("epsilon", [0.1, 1.0, 8.0])
-@pytest.mark.parametrize("delta", [1e-3, 1e-6])
-def test_epsilon_per_round_takes_the_least_noise_that_is_enough(epsilon: float, delta: float) -> None:
-    mechanism = LocalDp(epsilon_per_round=epsilon)
-    mechanism.settle(replace(PLAN, delta=delta))
-    assert mechanism.noise_multiplier is not None
-    assert gaussian_delta(mechanism.noise_multiplier, epsilon) <= delta * (1 + 1e-6)
-    assert gaussian_delta(mechanism.noise_multiplier * 0.999, epsilon) > delta
-
-
-# ---- calibration, charges and refusals
-
-
-@pytest.mark.parametrize("kind", [ClientDp, LocalDp])
-def test_a_target_is_met_by_the_client_that_takes_part_most_often(kind):
-    """k Gaussians of sigma are one of sigma / sqrt(k), whose epsilon is exact; PLD is close to it from above."""
-    plan = replace(PLAN, participations=(1, 9) + (4,) * 198, accountant="pld")
-    mechanism = kind(target_epsilon=3.0)
-    mechanism.settle(plan)
-    assert gaussian_delta(mechanism.noise_multiplier / 3, 3.0) <= plan.delta * (1 + 1e-3)
-    assert gaussian_delta(mechanism.noise_multiplier / 3, 2.98) > plan.delta
-
-
-def test_what_a_participation_is_charged():
-    central = ClientDp(noise_multiplier=1.3, adaptive=True)
-    local = LocalDp(noise_multiplier=0.9)
-    for mechanism, relation, sigma in ((central, "zero_out", 1.3), (local, "replace", 0.9)):
-        mechanism.settle(PLAN)
-        charge = mechanism.charge(7)
-        assert (charge.mechanism, charge.unit, charge.relation) == (mechanism.name, "client", relation)
-        assert charge.event.noise_multiplier == sigma, "the split between sum and bits costs nothing more"
-    assert (central.holds_against, local.holds_against) == (("outsider",), ("outsider", "server"))
-
-
-@pytest.mark.parametrize("kind", [ClientDp, LocalDp])
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"uniform_weights": False}, "training.weighting=examples: {} needs training.weighting=uniform"),
-        ({"uniform_weights": False, "public_weights": True}, "training.weighting=examples: {} needs .*=uniform"),
-        ({"delta": 1 / 200}, r"delta=0.005: must be below 1/clients = 0.005"),
-        ({"delta": 0.5}, r"delta=0.5: must be below 1/clients = 0.005"),
-    ],
-)
-def test_a_plan_that_breaks_the_promise_is_refused(kind, changes, line):
-    kind(noise_multiplier=1.0).settle(replace(PLAN, delta=0.00499))
-    with pytest.raises(ConfigError, match=f"^{line.format(kind.name)}$"):
-        kind(noise_multiplier=1.0).settle(replace(PLAN, **changes))
-
-
-POSITIVE = "must be a finite number above 0"
-BAD = [
-    ({}, "noise_multiplier=None: give it or target_epsilon"),
-    ({"noise_multiplier": 1.0, "target_epsilon": 2.0}, "noise_multiplier=1.0: target_epsilon=2.0 is given as well"),
-    *(({"noise_multiplier": value}, f"noise_multiplier={value}: {POSITIVE}") for value in (0, -1.0, math.nan)),
-    *(({"target_epsilon": value}, f"target_epsilon={value}: {POSITIVE}") for value in (0, -1.0, math.inf)),
-    *(({"noise_multiplier": 1.0, "clip": value}, f"clip={value}: {POSITIVE}") for value in (0.0, -2, math.inf)),
-    ({"noise_multiplier": 1.0, "clip": 1e-300}, "clip=1e-300: must be from 1.2e-38"),
-]
-BAD_CENTRAL = [
-    *(({"quantile": value}, f"quantile={value}: must lie between 0 and 1") for value in (0.0, 1.0, -0.5, math.nan)),
-    ({"clip_learning_rate": 0.0}, f"clip_learning_rate=0.0: {POSITIVE}"),
-    ({"bit_noise_fraction": -1.0}, f"bit_noise_fraction=-1.0: {POSITIVE}"),
-]
-BAD_LOCAL = [
-    ({"epsilon_per_round": 1.0}, "epsilon_per_round=1.0: noise_multiplier and target_epsilon must be null beside it"),
-    ({"noise_multiplier": None, "epsilon_per_round": 0.0}, f"epsilon_per_round=0.0: {POSITIVE}"),
-]
-
-
-@pytest.mark.parametrize(
-    ("kind", "arguments", "line"),
-    [
-        *((kind, arguments, line) for kind in (ClientDp, LocalDp) for arguments, line in BAD),
-        *((ClientDp, {"noise_multiplier": 1.0, **arguments}, line) for arguments, line in BAD_CENTRAL),
-        *((LocalDp, {"noise_multiplier": 1.0, **arguments}, line) for arguments, line in BAD_LOCAL),
-    ],
-)
-def test_each_parameter_is_refused_in_one_line(kind, arguments, line):
-    with pytest.raises(ConfigError) as refusal:
-        kind(**arguments)
-    assert str(refusal.value).startswith(f"mechanism.{kind.name}.{line}")
-    assert "\n" not in str(refusal.value)
 
 
 # ---- the secure sum's rounding

@@ -1,0 +1,154 @@
+"""Whole cards, sentence by sentence: none may go missing, come up where it does not hold, or change unseen."""
+
+import math
+from collections import Counter
+
+import pytest
+from dp_accounting import GaussianDpEvent
+from dp_accounting.rdp import RdpAccountant
+from opacus.accountants import RDPAccountant
+
+from fl.threats import explained, threat_card
+from tests.composed import workspace_of
+from tests.fl.card.cards import CARDS, NEIGHBOURS, OF_TEN, PAD, PLAIN, SIMULATION, TRUSTED, UNWEIGHTED, WRONG_SERVER
+
+PIXELS = "Pixels are normalised with the mean and deviation of all training images, which no epsilon covers."
+OS_NOISE = "Noise comes from ChaCha20 under keys of the operating system (noise=os)."
+EXACT_SUM = "Noise is added at the server, which sees each exact sum before."
+RECORDS = "Neighbouring data differ by one record, there or not."
+CLIENTS = "Neighbouring data differ in one client, whose contribution becomes zero."
+DP_SGD = ("mechanism=dp_sgd", "delta=1e-5", "accountant=rdp", "training.steps=5", "training.epochs=null")
+SERVER_READS = "The server alone reads one client's update"
+
+
+def floating(mechanism: str) -> str:
+    return f"The noise of {mechanism} is floating-point, whose rounding may leak (Mironov 2012)."
+
+
+PRIVATE: dict[str, tuple[tuple[str, ...], set[str]]] = {
+    "dp_sgd": (
+        (*DP_SGD, "noise=seeded", "runtime.client_diagnostics=true"),
+        {
+            *TRUSTED,
+            PIXELS,
+            RECORDS,
+            floating("dp_sgd"),
+            f"{SERVER_READS}, as dp_sgd noised it.",
+            "Noise comes from the seed (noise=seeded): whoever knows it takes the noise off, so nothing is protected.",
+            "The sampling rate is batch_size over a client's examples, so it tells them (training.sample_rate=null).",
+            "Clients report exact norms and clipped fractions (runtime.client_diagnostics=true), beyond any epsilon.",
+        },
+    ),
+    "dp_sgd of features at a public rate": (
+        (*DP_SGD, "training.sample_rate=0.1", "data.features=scattering"),
+        {*TRUSTED, OS_NOISE, RECORDS, floating("dp_sgd"), f"{SERVER_READS}, as dp_sgd noised it."},
+    ),
+    "client_dp under masks": (
+        ("mechanism=client_dp", "delta=1e-2", "accountant=rdp", "secure_sum=pad"),
+        {*UNWEIGHTED, *PAD, SIMULATION, OS_NOISE, PIXELS, CLIENTS, EXACT_SUM, floating("client_dp")},
+    ),
+    "dp_ftrl": (
+        ("mechanism=dp_ftrl", "delta=1e-2", "accountant=rdp"),
+        {*PLAIN, OS_NOISE, PIXELS, CLIENTS, EXACT_SUM, floating("dp_ftrl")},
+    ),
+    "local_dp": (
+        ("mechanism=local_dp", "delta=1e-2", "accountant=rdp"),
+        {
+            *TRUSTED,
+            OS_NOISE,
+            PIXELS,
+            floating("local_dp"),
+            f"{SERVER_READS}, as local_dp noised it.",
+            "Neighbouring data differ in one client, replaced by another.",
+        },
+    ),
+    "distributed_dp": (
+        ("mechanism=distributed_dp", "delta=1e-2", "secure_sum=secagg", "clients=10", "server.min_contributors=6"),
+        {
+            *(UNWEIGHTED - {"Nothing is opened over fewer than 2 clients (server.min_contributors)."}),
+            *NEIGHBOURS,
+            *OF_TEN,
+            WRONG_SERVER,
+            SIMULATION,
+            OS_NOISE,
+            PIXELS,
+            CLIENTS,
+            "Nothing is opened over fewer than 6 clients (server.min_contributors).",
+            "The server does not collude with 4 of a client's 9 neighbours.",
+            "The server and 4 of a client's 9 neighbours together read one client's update, as distributed_dp noised "
+            "it.",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_of_a_secure_sum_is_these_sentences(name):
+    overrides, sentences = CARDS[name]
+    card = threat_card(workspace_of(*overrides))
+    assert set(card) == sentences
+    assert len(card) == len(sentences), "a sentence is said twice"
+
+
+@pytest.mark.parametrize("name", PRIVATE)
+def test_a_card_of_a_mechanism_is_these_sentences_and_its_epsilon(name):
+    overrides, sentences = PRIVATE[name]
+    card = threat_card(workspace_of(*overrides))
+    planned = [sentence for sentence in card if sentence.startswith("Run as planned, epsilon is ")]
+    assert len(planned) == 1
+    assert set(card) - set(planned) == sentences
+    assert len(card) == len(sentences) + 1, "a sentence is said twice"
+
+
+def test_a_coalition_with_an_epsilon_of_its_own_has_a_sentence():
+    epsilons = explained(workspace_of("privacy=party_dp", "delta=1e-2"))["epsilon"]
+    starts = [sentence.rpartition(" is ")[0] for sentence in epsilons[2:]]
+    assert [sentence.rpartition(" against ")[2] for sentence in epsilons[1:]] == [
+        "outsider and server and server with 1 party.",
+        "server with 1 party.",
+        "outsider.",
+    ]
+    assert starts == ["Of party_dp, epsilon"] * 2
+
+
+# ---- the epsilon of the whole run, by libraries that know nothing of the ledger
+
+
+def planned(*overrides: str) -> str:
+    [sentence] = [one for one in threat_card(workspace_of(*overrides)) if one.startswith("Run as planned")]
+    return sentence
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 7])
+def test_epsilon_of_a_client_is_over_all_rounds(rounds):
+    accountant = RdpAccountant()
+    for _ in range(rounds):
+        accountant.compose(GaussianDpEvent(1.3))
+    told = planned(
+        "mechanism=client_dp",
+        "mechanism.client_dp.noise_multiplier=1.3",
+        "delta=1e-4",
+        "accountant=rdp",
+        f"rounds={rounds}",
+    )
+    epsilon = accountant.get_epsilon(1e-4)
+    assert told == f"Run as planned, epsilon is {epsilon:.3g} for a client at delta 0.0001 (rdp), against outsider."
+
+
+def test_epsilon_is_that_of_who_takes_part_most_often():
+    overrides = ("mechanism=client_dp", "delta=1e-4", "accountant=rdp", "rounds=9", "cohort=2", "clients=6")
+    work = workspace_of(*overrides)
+    drawn = Counter(client for number in range(1, 10) for client in work.plan.cohort(number))
+    assert 9 > max(drawn.values()) > min(drawn.values())
+    epsilon = RdpAccountant().compose(GaussianDpEvent(1.0), max(drawn.values())).get_epsilon(1e-4)
+    assert f"epsilon is {epsilon:.3g} for a client" in planned(*overrides)
+
+
+@pytest.mark.parametrize("rounds", [1, 6])
+def test_epsilon_of_a_record_is_over_all_steps_of_all_rounds(rounds):
+    accountant = RDPAccountant()
+    for _ in range(5 * rounds):
+        accountant.step(noise_multiplier=1.0, sample_rate=0.1)
+    told = float(planned(*DP_SGD, "training.sample_rate=0.1", f"rounds={rounds}").split()[5])
+    # three digits are shown, and Opacus's orders are not dp-accounting's
+    assert math.isclose(told, accountant.get_epsilon(1e-5), rel_tol=0.01)
