@@ -171,7 +171,7 @@ def test_a_reply_that_arrives_twice_is_refused_and_counts_once():
 
 @dataclass
 class Clocked(InMemory):
-    """Notes whose work runs, and that no two pieces of work overlap."""
+    """A clock that notes the role at work; two pieces of work never overlap."""
 
     pieces: Counter = field(default_factory=Counter)
     working: list = field(default_factory=list)
