@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from omegaconf import DictConfig
 
 from experiments.hydra.compose import composed
+from fl import runtimes
 from fl.checkpoint import Checkpoints, State
 from fl.config.identity import to_json
 from fl.metering import Meter
+from fl.participant import Request, answer
 from fl.plan import RunPlan
 from fl.runtimes import inprocess, serving
 from fl.runtimes.inprocess import InProcessGrid
@@ -66,13 +69,41 @@ def attempt_of(work: Workspace, round_: int = 1, name: str = "first") -> Attempt
     return Attempt(work.plan.hash, work.plan.canonical, round_, name)
 
 
+def request_of(work: Workspace, client: int = 0, round_: int = 1, stage: str = "collect", **changes: Any) -> Request:
+    """A request to a client, with the initial weights."""
+    fields = {"attempt": "first", "inbound": {}, "model_D": work.initial_D.numpy().copy()} | changes
+    return Request(f"client/{client}", stage, round_, **fields)
+
+
+def vector_of(work: Workspace, *arguments: Any, **changes: Any) -> np.ndarray[Any, Any]:
+    """The vector that a client contributes."""
+    records, _ = answer(work, request_of(work, *arguments, **changes), {})
+    return np.array(records["vector"])
+
+
 def run(folder: Path, *overrides: str) -> State:
     """Run in process to the end; returns the final state."""
     work = workspace_of(*overrides)
     inprocess.run(work, Errand(folder))
-    state = Checkpoints(folder, 2).latest()
+    return state_in(folder)
+
+
+def run_with_set_up(folder: Path, *overrides: str) -> State:
+    """Run to the end by the configuration's runtime, set-up included, as from the command line."""
+    runtimes.run(workspace_of(*overrides), folder, Errand(folder / "checkpoints"))
+    return state_in(folder / "checkpoints")
+
+
+def state_in(checkpoints: Path) -> State:
+    """The state of a run, ended or not."""
+    state = Checkpoints(checkpoints, 2).latest()
     assert state is not None
     return state
+
+
+def rows_in(checkpoints: Path) -> pl.DataFrame:
+    """The rows of a run, ended or not."""
+    return Checkpoints(checkpoints, 2).rows()
 
 
 def softmax_gradient(

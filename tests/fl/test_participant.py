@@ -4,25 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from fl.participant import Request, answer
+from fl.participant import answer
 from fl.training import vectors
-from fl.workspace import Workspace
 from privacy.addresses import client_index
 from privacy.errors import NonFiniteContribution, ProtocolError
-from tests.composed import MASKED, PROBE, examples_of, gradient_at, workspace_of
+from tests.composed import MASKED, PROBE, examples_of, gradient_at, request_of, vector_of, workspace_of
 from tests.outside.probe import known_update
 
 FULL_BATCH = ("training.batch_size=10000", "training.lr=0.5")
-
-
-def request_of(work: Workspace, client: int = 0, round_: int = 1, stage: str = "collect", **changes) -> Request:
-    fields = {"attempt": "first", "inbound": {}, "model_D": work.initial_D.numpy().copy()} | changes
-    return Request(f"client/{client}", stage, round_, **fields)
-
-
-def vector_of(work: Workspace, *arguments, **changes) -> np.ndarray:
-    records, _ = answer(work, request_of(work, *arguments, **changes), {})
-    return np.array(records["vector"])
 
 
 @pytest.mark.parametrize(("address", "index"), [("client/0", 0), ("client/17", 17)])

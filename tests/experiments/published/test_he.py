@@ -5,7 +5,7 @@ import pytest
 from experiments.published.he import System, ciphertext_words, ckks_operations, he_system, selective_size
 from experiments.published.nvidia_flare import flare_round
 from tests.experiments.command import Here
-from tests.experiments.published.test_reproduce import cells
+from tests.experiments.published.tables import cells
 
 FLARE = {"poly_modulus_degree": 8192, "coeff_modulus_bits": [60, 40, 40], "scale_bits": 40}
 CIPHERTEXT = 57.4 * 4096  # bytes, of NVIDIA FLARE's set as SEAL compresses it; 2 x 8,192 x 100 bits are 200 KiB

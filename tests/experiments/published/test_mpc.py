@@ -4,7 +4,7 @@ import pytest
 
 from experiments.published.mpc import crypten_model, crypten_processes, share_aggregation, share_parties
 from tests.experiments.command import Here
-from tests.experiments.published.test_reproduce import cells
+from tests.experiments.published.tables import cells
 
 pytestmark = pytest.mark.slow
 

@@ -14,6 +14,7 @@ from privacy.mechanisms.contract import Mechanism, ServerJob
 from results.published import registry
 from results.render import DASH
 from tests.experiments.command import Here, read, refused
+from tests.experiments.published.tables import RUNS, cells, verdict
 from tests.scenery.paths import some
 
 TABLE = """
@@ -41,7 +42,6 @@ rows:
     figures:
       - {figure: "private / plain", published: 1.58}
 """
-RUNS = Path("results", "runs", "reproduce_ours")
 
 
 class Stopping(Mechanism):
@@ -70,18 +70,6 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def overrides(tables: Path, text: str) -> None:
     """Replace the overrides of the row that runs."""
     (tables / "ours.yaml").write_text(TABLE.replace("[rounds=2]", text))
-
-
-def cells(out: str, row: str, figure: str) -> list[str]:
-    """The cells of one line of a Markdown table, after the two given ones."""
-    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
-    (line,) = [cells for cells in found if cells[:2] == [row, figure]]
-    return line[2:]
-
-
-def verdict(out: str, row: str, figure: str) -> str:
-    """The last cell of the line, the verdict."""
-    return cells(out, row, figure)[-1]
 
 
 def written() -> dict[Path, int]:

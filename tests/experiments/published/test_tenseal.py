@@ -2,7 +2,7 @@ import pytest
 
 from experiments.published.tenseal import tenseal_context, tenseal_precision
 from tests.experiments.command import Here
-from tests.experiments.published.test_reproduce import cells
+from tests.experiments.published.tables import cells
 
 CIPHERTEXTS = {
     "8192 [60, 40, 60] 2^40": "229.9",

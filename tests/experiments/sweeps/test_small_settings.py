@@ -7,7 +7,7 @@ import pytest
 from privacy.errors import ConfigError
 from results.published import registry
 from tests.experiments.command import Here, read, refused
-from tests.experiments.published.test_reproduce import RUNS, cells, verdict
+from tests.experiments.published.tables import RUNS, cells, verdict
 
 TABLE = """
 title: Ours

@@ -15,7 +15,7 @@ from fl.evaluation import evaluate
 from fl.training import vectors
 from privacy.errors import ConfigError
 from tests.composed import compose, run, workspace_of
-from tests.fl.data.test_image_data import examples, write_idx
+from tests.fl.data.image_sets import examples, write_idx
 
 DIGITS = DataConfig(name="digits", features="scattering")
 # images of the toy set

@@ -23,7 +23,7 @@ from privacy.secure_sums.signed_replies import reply_header, verified
 from privacy.testing.harness import identity_of
 from tests.composed import canonical, workspace_of
 from tests.fl.grids import Tampered, untouched, with_content
-from tests.fl.runtimes.test_secrets import leaks
+from tests.fl.runtimes.leaks import leaks
 from tests.scenery.paths import some
 
 PAD = ("secure_sum=pad", "secure_sum.keys=clients", "training.weighting=uniform")

@@ -3,20 +3,15 @@
 import os
 import signal
 import stat
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
-from fl import runtimes
-from fl.checkpoint import Checkpoints, State
 from fl.keys.folders import MASTER
-from fl.server import Errand
-from fl.workspace import Workspace
 from privacy.errors import ConfigError, RuntimeFailure
-from tests.composed import canonical, workspace_of
+from tests.composed import rows_in, run_with_set_up, workspace_of
 from tests.scenery.paths import some
 
 SUMS = [("pad", "keyholder"), ("bfv", "clients"), ("ckks", "keyholder")]
@@ -26,25 +21,16 @@ SUMS += [
 ]  # type: ignore[misc]
 
 
-def run(folder: Path, *overrides: str) -> State:
-    """Run to the end, set-up included, as from the command line."""
-    work = Workspace(canonical(*overrides))
-    runtimes.run(work, folder, Errand(folder / "checkpoints"))
-    state = Checkpoints(folder / "checkpoints", 2).latest()
-    assert state is not None
-    return state
-
-
 @pytest.mark.parametrize(("name", "keys"), SUMS)
 def test_a_run_ends_where_the_plain_one_does_but_for_rounding(tmp_path, name, keys):
     overrides = (f"secure_sum={name}", f"secure_sum.keys={keys}")
     work = workspace_of(*overrides)
     tolerance = work.plan.backend.secure_sum.tolerance(work.spec)
     assert 0 < tolerance < 1e-3
-    found = run(tmp_path / "run", *overrides)
-    plain = run(tmp_path / "plain")
+    found = run_with_set_up(tmp_path / "run", *overrides)
+    plain = run_with_set_up(tmp_path / "plain")
     assert (found.weights_D - plain.weights_D).abs().max() < 100 * tolerance
-    rows = Checkpoints(tmp_path / "run" / "checkpoints", 2).rows()
+    rows = rows_in(tmp_path / "run" / "checkpoints")
     opened = rows.filter((rows["stage"] == "open") & (rows["metric"] == "down_bytes"))
     assert len(opened) == 2
     assert set(opened["where"]) == ({"keyholder"} if keys == "keyholder" else {"client/0"})
@@ -53,7 +39,7 @@ def test_a_run_ends_where_the_plain_one_does_but_for_rounding(tmp_path, name, ke
 @pytest.mark.slow
 def test_exact_sums_give_the_same_weights_wherever_their_key_is_and_in_workers(tmp_path):
     states = [
-        run(tmp_path / str(index), *overrides, "noise=seeded")
+        run_with_set_up(tmp_path / str(index), *overrides, "noise=seeded")
         for index, overrides in enumerate(
             [
                 ("secure_sum=pad",),
@@ -85,15 +71,15 @@ def slow(*overrides: str) -> object:
 )
 def test_what_the_field_does_trains_too(tmp_path, overrides):
     """The run also resumes after a stop without another set-up."""
-    found = run(tmp_path / "found", *overrides, "rounds=1"), run(tmp_path / "found", *overrides)
-    plain = run(tmp_path / "plain", "rounds=1"), run(tmp_path / "plain")
+    found = run_with_set_up(tmp_path / "found", *overrides, "rounds=1"), run_with_set_up(tmp_path / "found", *overrides)
+    plain = run_with_set_up(tmp_path / "plain", "rounds=1"), run_with_set_up(tmp_path / "plain")
     for state, expected in zip(found, plain, strict=True):
         assert np.allclose(state.weights_D.numpy(), expected.weights_D.numpy(), atol=2e-3)
 
 
 def test_a_broadcast_counts_the_download_of_every_client(tmp_path):
-    run(tmp_path, "privacy=flare", "rounds=1")
-    rows = Checkpoints(tmp_path / "checkpoints", 2).rows()
+    run_with_set_up(tmp_path, "privacy=flare", "rounds=1")
+    rows = rows_in(tmp_path / "checkpoints")
     down = rows.filter((rows["stage"] == "broadcast") & (rows["metric"] == "down_bytes"))
     up = rows.filter((rows["stage"] == "collect") & (rows["metric"] == "up_bytes"))
     assert len(down) == len(up) - 1
@@ -102,8 +88,8 @@ def test_a_broadcast_counts_the_download_of_every_client(tmp_path):
 
 def test_distributed_noise_under_an_exact_sum_is_that_under_the_plain_one(tmp_path):
     noised = ("mechanism=distributed_dp", "delta=1e-2", "noise=seeded")
-    plain = run(tmp_path / "plain", *noised)
-    hidden = run(tmp_path / "pad", *noised, "secure_sum=pad")
+    plain = run_with_set_up(tmp_path / "plain", *noised)
+    hidden = run_with_set_up(tmp_path / "pad", *noised, "secure_sum=pad")
     assert torch.equal(plain.weights_D, hidden.weights_D)
     assert workspace_of(*noised, "secure_sum=pad").plan.backend.holds_against("client") == ["outsider", "server"]
 
@@ -114,7 +100,7 @@ def test_an_approximate_sum_refuses_integers():
 
 
 def test_keys_are_for_their_owner_alone_and_outlast_a_stop(tmp_path):
-    run(tmp_path, "secure_sum=ckks", "rounds=1")
+    run_with_set_up(tmp_path, "secure_sum=ckks", "rounds=1")
     master = (tmp_path / "keys" / MASTER).read_bytes()
     for path in some((tmp_path / "keys").rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
@@ -124,7 +110,7 @@ def test_keys_are_for_their_owner_alone_and_outlast_a_stop(tmp_path):
         content = path.read_bytes()
         assert master not in content
         assert secret[100:132] not in content
-    run(tmp_path, "secure_sum=ckks", "rounds=1")
+    run_with_set_up(tmp_path, "secure_sum=ckks", "rounds=1")
     assert (tmp_path / "keys" / MASTER).read_bytes() == master
 
 
@@ -141,15 +127,15 @@ def test_a_keyholder_that_is_killed_ends_the_run_in_one_line(tmp_path, monkeypat
 
     monkeypatch.setattr(Server, "aggregate", kill_then_aggregate)
     with pytest.raises(RuntimeFailure, match=r"^the process of keyholder died$"):
-        run(tmp_path, "secure_sum=pad")
+        run_with_set_up(tmp_path, "secure_sum=pad")
     monkeypatch.undo()
-    again = run(tmp_path, "secure_sum=pad")
-    assert torch.equal(again.weights_D, run(tmp_path / "whole", "secure_sum=pad").weights_D)
+    again = run_with_set_up(tmp_path, "secure_sum=pad")
+    assert torch.equal(again.weights_D, run_with_set_up(tmp_path / "whole", "secure_sum=pad").weights_D)
 
 
 def test_values_beyond_the_bound_are_cut_and_counted(tmp_path):
-    run(tmp_path, "secure_sum=pad", "secure_sum.bound=0.001", "rounds=1")
-    rows = Checkpoints(tmp_path / "checkpoints", 2).rows()
+    run_with_set_up(tmp_path, "secure_sum=pad", "secure_sum.bound=0.001", "rounds=1")
+    rows = rows_in(tmp_path / "checkpoints")
     cut = rows.filter(rows["metric"] == "clipped_values")
     assert len(cut) == 4
     assert cut["value"].min() > 0

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from fl.checkpoint import decode
 from fl.workspace import workspace
 from results.rows import read_rows
-from tests.experiments.command import OUTSIDE, ROOT, Ended, Here, read
+from tests.experiments.command import OUTSIDE, Ended, Here, read
+from tests.fl.runtimes.opened_sums import hidden
 from tests.outside.probe import BOUND, known_update
 
 CLIENTS = 3
@@ -41,21 +42,6 @@ DEPLOYMENT = pytest.param(
     ("runtime=deployment",), id="deployment", marks=[pytest.mark.deployment, pytest.mark.timeout(600)]
 )
 everywhere = pytest.mark.parametrize("runtime", [INPROCESS, WORKERS, RAY, DEPLOYMENT])
-
-# each homomorphic sum, and masks alone, in both key arrangements; a keyholder takes seconds to start
-HIDDEN = [(name, holder) for name in ("ckks", "bfv", "pad") for holder in ("clients", "keyholder")]
-hidden = pytest.mark.parametrize(
-    ("name", "holder"),
-    [pytest.param(*one, id="-".join(one), marks=pytest.mark.slow if one[1] == "keyholder" else ()) for one in HIDDEN],
-)
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    """The command line in this process; processes that it starts find the modules from outside."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return Here(capsys)
 
 
 def faults(**kinds: str) -> str:

@@ -25,40 +25,14 @@ from privacy.addresses import Address
 from privacy.sealing import Header, Identity, Roster, check_mac, mac
 from privacy.secure_sums.he.ring import ring
 from tests.composed import canonical
-from tests.experiments.command import ROOT, Here, read
+from tests.experiments.command import Here, read
+from tests.fl.runtimes.leaks import leaks
+from tests.fl.runtimes.opened_sums import hidden
 from tests.fl.runtimes.recording import Recorder, recorded
 from tests.scenery.paths import some
 
 CLIENTS = 3
 ROUNDS = 2
-WINDOW_BYTES = 24  # the size of a piece of a large secret, which may leak in part
-SUMS = [(name, holder) for name in ("ckks", "bfv", "pad") for holder in ("clients", "keyholder")]
-
-
-def forms(secret: bytes) -> Iterator[bytes]:
-    """A secret as raw bytes, in hexadecimal, and in base64 at any offset."""
-    yield secret
-    yield secret.hex().encode()
-    yield secret.hex().upper().encode()
-    for lead in range(3):
-        coded = base64.b64encode(bytes(lead) + secret)
-        yield coded[4 if lead else 0 : -4]  # the part that does not depend on neighbouring bytes
-
-
-def windows(secret: bytes, count: int = 64) -> Iterator[bytes]:
-    """Pieces all over a large secret that are too varied to be found by accident."""
-    for start in np.linspace(0, len(secret) - WINDOW_BYTES, count).astype(int):
-        piece = secret[start : start + WINDOW_BYTES]
-        if len(set(piece)) > WINDOW_BYTES // 4:
-            yield piece
-
-
-def leaks(content: bytes, secrets: Mapping[str, bytes]) -> set[str]:
-    """The secrets that occur in the data."""
-    small = {name: list(forms(secret)) for name, secret in secrets.items() if len(secret) <= 64}
-    large = {name: list(windows(secret)) for name, secret in secrets.items() if len(secret) > 64}
-    assert all(large.values()), "a large secret of which nothing is searched for"
-    return {name for name, pieces in (small | large).items() if any(piece in content for piece in pieces)}
 
 
 def roles_secrets(identities: Mapping[Address, Identity], stores: Mapping[Address, Path]) -> dict[str, bytes]:
@@ -129,8 +103,8 @@ def all_secrets(
 def test_what_leaks_is_found():
     secret = bytes(range(100, 132))
     large = np.random.default_rng(1).bytes(5000)
-    for hidden in (secret, secret.hex().encode(), base64.b64encode(b"x" + secret), base64.b64encode(secret + b"yz")):
-        assert leaks(b"before" + hidden + b"after", {"small": secret}) == {"small"}
+    for spelt in (secret, secret.hex().encode(), base64.b64encode(b"x" + secret), base64.b64encode(secret + b"yz")):
+        assert leaks(b"before" + spelt + b"after", {"small": secret}) == {"small"}
     assert leaks(b"before" + large[1000:3000], {"large": large, "small": secret}) == {"large"}
     assert not leaks(secret[1:] + large[:20], {"large": large, "small": secret})
 
@@ -138,10 +112,7 @@ def test_what_leaks_is_found():
 # ---- In process, where the transport carries the server's view
 
 
-@pytest.mark.parametrize(
-    ("name", "holder"),
-    [pytest.param(*one, id="-".join(one), marks=pytest.mark.slow if one[1] == "keyholder" else ()) for one in SUMS],
-)
+@hidden
 def test_the_server_of_a_simulation_sees_no_secret(tmp_path, monkeypatch, name, holder):
     monkeypatch.setenv(keys.KEYS_VARIABLE, "")
     work = Workspace(canonical(f"secure_sum={name}", f"secure_sum.keys={holder}", f"clients={CLIENTS}"))
@@ -161,11 +132,10 @@ def test_the_server_of_a_simulation_sees_no_secret(tmp_path, monkeypatch, name, 
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+def here(here: Here, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """The command line in this process, whose apps record what they get and send."""
     monkeypatch.setattr(deployment, "APPS", "tests.fl.runtimes.recording_apps")
-    return Here(capsys)
+    return here
 
 
 @pytest.mark.slow

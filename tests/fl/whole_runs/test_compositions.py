@@ -9,12 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl import runtimes
-from fl.checkpoint import Checkpoints, State
-from fl.server import Errand
-from fl.workspace import Workspace
+from fl.checkpoint import State
 from privacy.errors import ConfigError
-from tests.composed import canonical
+from tests.composed import run_with_set_up, workspace_of
 from tests.test_configs import of
 
 MECHANISMS = {name: (f"mechanism={name}",) for name in of("mechanism")} | {
@@ -50,11 +47,7 @@ INVALID = {
 
 
 def run(folder: Path, *overrides: str) -> State:
-    work = Workspace(canonical(*COMMON, *overrides))
-    runtimes.run(work, folder, Errand(folder / "checkpoints"))
-    state = Checkpoints(folder / "checkpoints", 2).latest()
-    assert state is not None
-    return state
+    return run_with_set_up(folder, *COMMON, *overrides)
 
 
 def marked(mechanism: str, secure_sum: str) -> object:
@@ -72,7 +65,7 @@ def test_a_mechanism_under_a_sum_ends_as_under_the_plain_one_or_is_refused(
     overrides = *MECHANISMS[mechanism], *SUMS[secure_sum]
     if reason := INVALID.get((mechanism, secure_sum)):
         with pytest.raises(ConfigError) as refusal:
-            Workspace(canonical(*COMMON, *overrides))
+            workspace_of(*COMMON, *overrides)
         assert reason in str(refusal.value)
         return
     room = () if secure_sum == "plain" else ("secure_sum.bound=16",)  # for the noise of local_dp, which is cut else

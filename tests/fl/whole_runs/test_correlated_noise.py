@@ -3,25 +3,17 @@
 import stat
 
 import torch
-from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
-from dp_accounting.rdp import RdpAccountant
 
 from fl.checkpoint import Checkpoints
 from fl.ledger import LedgerFile
 from tests.composed import run, server_of, workspace_of
 from tests.fl.faults.stopping import stopped_in
+from tests.fl.whole_runs.spending import DELTA, epsilon_of
 from tests.scenery.paths import some
 
-DELTA = 1e-3
 BANDS = 3
 FTRL = ("mechanism=dp_ftrl", "clients=10", "cohort=2", "rounds=6", "noise=seeded", f"delta={DELTA}", "accountant=rdp")
 FTRL += (f"mechanism.dp_ftrl.bands={BANDS}",)
-
-
-def epsilon_of(times: int) -> float:
-    accountant = RdpAccountant()
-    accountant.compose(SelfComposedDpEvent(GaussianDpEvent(1.0), times))
-    return accountant.get_epsilon(DELTA)
 
 
 def times_paid(folder) -> dict[int, float]:

@@ -2,20 +2,12 @@
 
 import polars as pl
 import pytest
-from dp_accounting import GaussianDpEvent, SelfComposedDpEvent
-from dp_accounting.rdp import RdpAccountant
 
 from fl.checkpoint import Checkpoints
 from tests.composed import run
+from tests.fl.whole_runs.spending import DELTA, epsilon_of
 
-DELTA = 1e-3
 OVERRIDES = ("mechanism=client_dp", f"delta={DELTA}", "accountant=rdp", "rounds=4", "cohort=2")
-
-
-def epsilon_of(times: int) -> float:
-    accountant = RdpAccountant()
-    accountant.compose(SelfComposedDpEvent(GaussianDpEvent(1.0), times))
-    return accountant.get_epsilon(DELTA)
 
 
 def rows_of(folder, *overrides: str) -> pl.DataFrame:

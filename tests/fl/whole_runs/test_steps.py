@@ -5,17 +5,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fl import runtimes
-from fl.checkpoint import Checkpoints
 from fl.metering import Meter
 from fl.participant import Request, answer
-from fl.server import Errand
-from fl.workspace import Workspace
 from privacy.secure_sums.plain import PlainSum
 from privacy.spans import note, span
 from results.breakdown import ALL, by_phase, by_step
 from results.summary import summarise
-from tests.composed import MASKED, PROBE, canonical, workspace_of
+from tests.composed import MASKED, PROBE, rows_in, run_with_set_up, workspace_of
 
 PARAMETERS = 650
 PACKED = 4096 * 54 // 8  # one polynomial of `lean`, a prime of 54 bits
@@ -41,8 +37,8 @@ SLOW: list[Case] = [("pad", "keyholder"), ("bfv", "keyholder")]  # a keyholder t
 
 def rows_of(folder: Path, *overrides: str) -> pl.DataFrame:
     """The rows of a whole run, set-up included."""
-    runtimes.run(Workspace(canonical(*overrides)), folder, Errand(folder / "checkpoints"))
-    return Checkpoints(folder / "checkpoints", 2).rows()
+    run_with_set_up(folder, *overrides)
+    return rows_in(folder / "checkpoints")
 
 
 def overrides_of(case: Case) -> tuple[str, ...]:

@@ -25,10 +25,9 @@ from privacy.secure_sums.plain import PlainSum
 from privacy.secure_sums.vectors import Segment, Total, VectorSpec
 from tests.composed import MASKED, PROBE, canonical, compose, run, server_of, workspace_of
 from tests.fl.grids import Tampered, only
-from tests.outside.probe import known_update
+from tests.fl.known_sums import LENGTH, exact_sum
 
 MEASURED = "runtime.measure_sum_error=true"
-LENGTH = 650
 CLIENTS = 4
 
 
@@ -54,15 +53,6 @@ def value_of(rows: pl.DataFrame, round_: int, metric: str) -> float:
     return float(found["value"][0])
 
 
-def exact_sum(work: Workspace, round_: int, clients=range(CLIENTS)) -> np.ndarray:
-    """The correctly rounded sum of [v * update, v], each as float32, shape (LENGTH + 1,)."""
-    sent = []
-    for client in clients:
-        v = np.float32(work.plan.weight(client))
-        sent.append(np.append(v * known_update(client, round_, LENGTH), v))
-    return np.array([math.fsum(map(float, column)) for column in zip(*sent, strict=True)])
-
-
 CASES = [("secure_sum=plain",), MASKED]
 CASES += [(f"secure_sum={name}", "secure_sum.keys=clients", "secure_sum.bound=4") for name in ("pad", "bfv", "ckks")]
 KEYHOLDER = ("secure_sum=ckks", "secure_sum.bound=4")  # the keyholder's process takes seconds to start
@@ -77,7 +67,7 @@ def test_it_is_that_of_the_opened_sum_against_the_sum_of_what_was_contributed(tm
     work, totals, rows = measured_run(tmp_path, monkeypatch, "data.partition=dirichlet", *overrides)
     tolerance = work.plan.backend.secure_sum.tolerance(work.spec)
     for round_, total in enumerate(totals, 1):
-        error = np.abs(np.append(total.update_D, total.weight) - exact_sum(work, round_))
+        error = np.abs(np.append(total.update_D, total.weight) - exact_sum(work, round_=round_))
         assert value_of(rows, round_, "sum_error") == pytest.approx(error.max(), abs=1e-14)
         assert value_of(rows, round_, "sum_error_rms") == pytest.approx(np.sqrt(np.mean(error**2)), abs=1e-14)
         assert value_of(rows, round_, "sum_error_allowed") == pytest.approx(CLIENTS * tolerance)
@@ -94,7 +84,8 @@ def test_who_leaves_after_contributing_is_in_neither_sum(tmp_path, monkeypatch):
     leaves = ("+secure_sum.leave_before_unmask=[client/1]",)
     work, totals, rows = measured_run(tmp_path, monkeypatch, *MASKED, *leaves)
     assert totals[0].survivors == ("client/0", "client/2", "client/3")
-    error = np.abs(np.append(totals[0].update_D, totals[0].weight) - exact_sum(work, 1, (0, 2, 3)))
+    left = ("client/0", "client/2", "client/3")
+    error = np.abs(np.append(totals[0].update_D, totals[0].weight) - exact_sum(work, left))
     assert value_of(rows, 1, "sum_error") == pytest.approx(error.max(), abs=1e-14)
     assert value_of(rows, 1, "sum_error_allowed") == 3 * work.tolerance
 

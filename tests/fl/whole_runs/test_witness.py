@@ -1,19 +1,14 @@
 """The witness within a run: an alarm ends it before any upload, and its time counts as no overhead."""
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
 
-from fl import runtimes
-from fl.checkpoint import Checkpoints, State
 from fl.metering import Meter
-from fl.server import Errand
 from privacy.errors import WitnessAlarm
 from privacy.witness.examine import FALSE_ALARM
 from results.summary import summarise
-from tests.composed import workspace_of
+from tests.composed import rows_in, run_with_set_up
 
 BARE = ("secure_sum=pad", "secure_sum.keys=clients", "secure_sum._target_=tests.outside.bare_pad.BarePad")
 HIDDEN = {
@@ -24,22 +19,11 @@ HIDDEN = {
 }
 
 
-def run(folder: Path, *overrides: str) -> State:
-    runtimes.run(workspace_of(*overrides), folder, Errand(folder))
-    state = Checkpoints(folder, 2).latest()
-    assert state is not None
-    return state
-
-
-def rows_of(folder) -> pl.DataFrame:
-    return Checkpoints(folder, 2).rows()
-
-
 @pytest.mark.parametrize("runtime", [(), ("runtime.workers=1",)], ids=["in process", "workers"])
 def test_protection_that_never_switches_on_ends_the_run(tmp_path, runtime):
     with pytest.raises(WitnessAlarm, match="stops stage collect"):
-        run(tmp_path, *BARE, *runtime)
-    rows = rows_of(tmp_path)
+        run_with_set_up(tmp_path, *BARE, *runtime)
+    rows = rows_in(tmp_path / "checkpoints")
     sent = rows.filter(pl.col("metric") == "up_bytes", pl.col("stage") == "collect")
     assert sent.is_empty(), "nothing of an update left"
     assert "down_bytes" in rows.filter(pl.col("round") == 1)["metric"].to_list(), "what was measured is kept"
@@ -47,24 +31,24 @@ def test_protection_that_never_switches_on_ends_the_run(tmp_path, runtime):
 
 def test_without_a_witness_nobody_would_know(tmp_path):
     """The control: the same run ends well, with the weights of one that is protected."""
-    bare = run(tmp_path / "bare", *BARE, "witness=false")
-    honest = run(tmp_path / "honest", *HIDDEN["pad"])
+    bare = run_with_set_up(tmp_path / "bare", *BARE, "witness=false")
+    honest = run_with_set_up(tmp_path / "honest", *HIDDEN["pad"])
     assert np.array_equal(bare.weights_D.numpy(), honest.weights_D.numpy())
 
 
 def test_its_time_stands_apart(tmp_path):
-    run(tmp_path, "secure_sum=secagg")
-    rows = rows_of(tmp_path).filter(pl.col("round") >= 1)
+    run_with_set_up(tmp_path, "secure_sum=secagg")
+    rows = rows_in(tmp_path / "checkpoints").filter(pl.col("round") >= 1)
     witness = rows.filter(pl.col("stage") == "witness", pl.col("metric") == "wall")
     assert len(witness) == 2 * 4, "each client looked in each round"
     waited = rows.filter(pl.col("stage") == "round", pl.col("metric") == "witness").sort("round")
     each = witness.group_by("round").agg(pl.col("value").sum()).sort("round")
     assert waited["value"].to_list() == pytest.approx(each["value"].to_list()), "clients ran in turn"
     walls = rows.filter(pl.col("stage") == "round", pl.col("metric") == "wall").sort("round")["value"]
-    summary = summarise(rows_of(tmp_path), parameters=650, final={})
+    summary = summarise(rows_in(tmp_path / "checkpoints"), parameters=650, final={})
     assert summary["first_round_s"] == pytest.approx(walls[0] - waited["value"][0])
     assert summary["witness_s"] == pytest.approx(waited["value"].mean())
-    peaks = rows_of(tmp_path).filter(pl.col("metric") == "peak_rss", pl.col("stage") != "witness")
+    peaks = rows_in(tmp_path / "checkpoints").filter(pl.col("metric") == "peak_rss", pl.col("stage") != "witness")
     assert summary["peak_rss_bytes"] == peaks["value"].max()
 
 
@@ -78,12 +62,12 @@ def test_where_clients_run_at_once_a_round_waits_for_less():
 
 
 def test_plain_has_nothing_to_look_at(tmp_path):
-    run(tmp_path)
-    assert rows_of(tmp_path).filter(pl.col("stage") == "witness").is_empty()
+    run_with_set_up(tmp_path)
+    assert rows_in(tmp_path / "checkpoints").filter(pl.col("stage") == "witness").is_empty()
 
 
 def test_it_changes_no_weight(tmp_path):
-    states = [run(tmp_path / str(on), "secure_sum=secagg", f"witness={on}") for on in (True, False)]
+    states = [run_with_set_up(tmp_path / str(on), "secure_sum=secagg", f"witness={on}") for on in (True, False)]
     assert np.array_equal(states[0].weights_D.numpy(), states[1].weights_D.numpy())
 
 
@@ -93,4 +77,4 @@ def test_two_hundred_honest_runs_raise_no_alarm(tmp_path):
     assert FALSE_ALARM <= 1e-9
     kinds = list(HIDDEN.values())
     for seed in range(200):
-        run(tmp_path / str(seed), *kinds[seed % len(kinds)], f"seed={seed}")
+        run_with_set_up(tmp_path / str(seed), *kinds[seed % len(kinds)], f"seed={seed}")

@@ -48,6 +48,7 @@ def exact_norm(update_D: torch.Tensor) -> float:
 
 
 def client_job(client: int = 0, round_: int = 1, clip: float = 1.0) -> ClientJob:
+    """A client with 20 examples in a round, its own noise, and the clip that the server told."""
     model = PLAN.model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     source = SeededRandomness("noise", client, round_)

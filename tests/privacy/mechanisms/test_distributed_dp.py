@@ -15,31 +15,21 @@ from privacy.accounting import charges
 from privacy.accounting import epsilon as accounting
 from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError, TooFewContributors
-from privacy.mechanisms.contract import ClientJob, Mechanism, Plan, ServerJob
+from privacy.mechanisms.contract import Mechanism, ServerJob
 from privacy.mechanisms.distributed_dp import DistributedDp
 from privacy.noise.cost_of_integer_noise import skellam_rdp
 from privacy.noise.integer_encoding import from_modulus, padded_length, rounded_norm_bound
-from privacy.randomness import OsRandomness, SeededRandomness
+from privacy.randomness import OsRandomness
 from privacy.secure_sums.plain import PlainSum
 from privacy.secure_sums.traits import Carries
 from privacy.testing.harness import Round, residue_spec
 from tests.composed import run, server_of, workspace_of
 from tests.outside.masked_sum import MaskedSum
+from tests.privacy.mechanisms.client_jobs import client_job
+from tests.privacy.mechanisms.distributed_noise import settled, updates_of
 from tests.privacy.mechanisms.plans import PLAN
 
 SILENT = 1e-7  # its shares are zero, but once in a million values
-
-
-def settled(plan: Plan = PLAN, **settings_: object) -> DistributedDp:
-    mechanism = DistributedDp(**{"noise_multiplier": 1.0} | settings_)
-    mechanism.settle(plan)
-    return mechanism
-
-
-def client_job(client: int = 0, number: int = 1) -> ClientJob:
-    model = PLAN.model
-    source = SeededRandomness("noise", client, number)
-    return ClientJob(f"client/{client}", number, {}, source, 20, model, torch.optim.SGD(model.parameters(), lr=0.1), ())
 
 
 def server_job(survivors: int = 10, number: int = 1) -> ServerJob:
@@ -55,13 +45,6 @@ def summed(mechanism: DistributedDp, updates: list[torch.Tensor], number: int = 
     length = len(residues["client/0"]) - 1
     total = Round(PlainSum(), residue_spec(length, len(updates), mechanism.modulus_bits), residues).run()
     return mechanism.on_total(server_job(len(updates), number), total.update_D)
-
-
-def updates_of(count: int, dimension: int, seed: int = 0, norm: float = 0.9) -> list[torch.Tensor]:
-    generator = np.random.default_rng(seed)
-    drawn = generator.standard_normal((count, dimension))
-    scaled = norm * drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-    return list(torch.from_numpy(scaled.astype(np.float32)))
 
 
 # ---- the sum

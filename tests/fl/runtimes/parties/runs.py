@@ -1,33 +1,14 @@
 """Runs with CrypTen's parties as processes, and what is seen of these processes from outside."""
 
-import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
 
-from fl import runtimes
-from fl.checkpoint import Checkpoints, State
-from fl.server import Errand, Server
-from fl.workspace import Workspace
-from tests.composed import canonical
+from fl.server import Server
 
 CRYPTEN = ("secure_sum=crypten", "secure_sum.parties=2")
 SEEDED = "noise=seeded"
-
-
-def run(folder: Path, *overrides: str) -> State:
-    """Run to the end, set-up included, as from the command line."""
-    work = Workspace(canonical(*overrides))
-    runtimes.run(work, folder, Errand(folder / "checkpoints"))
-    return ended(folder)
-
-
-def ended(folder: Path) -> State:
-    state = Checkpoints(folder / "checkpoints", 2).latest()
-    assert state is not None
-    return state
 
 
 def parties() -> list[psutil.Process]:
@@ -69,8 +50,3 @@ def faulty(fault: str, count: int = 2) -> tuple[str, ...]:
 
 
 NOT_REVEALED = "party/0 and party/1 did not reveal the sum; "
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])

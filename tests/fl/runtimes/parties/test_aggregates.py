@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from fl import participant
-from fl.checkpoint import Checkpoints
 from privacy.errors import ConfigError, FedveilError
-from tests.composed import workspace_of
-from tests.fl.runtimes.parties.runs import CRYPTEN, SEEDED, ended, in_round, parties, run
+from tests.composed import rows_in, run_with_set_up, state_in, workspace_of
+from tests.fl.runtimes.parties.runs import CRYPTEN, SEEDED, in_round, parties
 
 ROBUST = (*CRYPTEN, SEEDED, "training.weighting=uniform", "clients=5", "server.min_contributors=3", "rounds=1")
 
@@ -47,12 +46,12 @@ def test_a_step_is_that_of_numpys_aggregate_though_one_client_cheats(tmp_path, m
 
     monkeypatch.setattr(participant, "contribution", noting)
     cheat = ("faults.scaled_clients=1", "faults.scale=-100")
-    found = run(tmp_path, *ROBUST, *options, *cheat)
+    found = run_with_set_up(tmp_path, *ROBUST, *options, *cheat)
     vectors_CD = np.array(sent, np.float64)[:, :-1]
     assert sorted(np.linalg.norm(vectors_CD, axis=1))[-1] > 3 > 1 > sorted(np.linalg.norm(vectors_CD, axis=1))[-2]
     step_D = found.weights_D.numpy() - workspace_of(*ROBUST).initial_D.numpy()
     np.testing.assert_allclose(step_D, oracle(vectors_CD), atol=2**-15)
-    rows = Checkpoints(tmp_path / "checkpoints", 2).rows()
+    rows = rows_in(tmp_path / "checkpoints")
     dealt = rows.filter(rows["stage"] == "dealer").select("where", "metric", "value").rows()
     if any("insecure" in option for option in options):
         assert not dealt
@@ -66,10 +65,10 @@ def test_a_step_is_that_of_numpys_aggregate_though_one_client_cheats(tmp_path, m
 @pytest.mark.slow
 def test_the_parties_noise_is_charged_for_and_repeats_where_it_is_seeded(tmp_path):
     noised = (*CRYPTEN, SEEDED, "mechanism=party_dp", "secure_sum/aggregate=noised_sum", "delta=1e-2")
-    first = run(tmp_path / "first", *noised)
-    second = run(tmp_path / "second", *noised)
+    first = run_with_set_up(tmp_path / "first", *noised)
+    second = run_with_set_up(tmp_path / "second", *noised)
     assert torch.equal(first.weights_D, second.weights_D)
-    loud = run(tmp_path / "loud", *noised, "secure_sum.aggregate.noise_multiplier=100", "rounds=1")
+    loud = run_with_set_up(tmp_path / "loud", *noised, "secure_sum.aggregate.noise_multiplier=100", "rounds=1")
     assert (loud.weights_D - first.weights_D).std() > 1
     backend = workspace_of(*noised).plan.backend
     assert backend.holds_against("client") == ["outsider", "server", "server with 1 party"]
@@ -128,7 +127,7 @@ def test_a_dealer_that_is_gone_is_named(tmp_path, monkeypatch, how, message):
     in_round(monkeypatch, 2, lambda: os.kill(parties()[-1].pid, how))
     robust = [one for one in ROBUST if not one.startswith("rounds")]
     with pytest.raises(FedveilError) as failure:
-        run(tmp_path, *robust, "secure_sum/aggregate=median", "secure_sum.timeout_s=16")
+        run_with_set_up(tmp_path, *robust, "secure_sum/aggregate=median", "secure_sum.timeout_s=16")
     assert message in str(failure.value)
     assert not parties()
-    assert ended(tmp_path).round == 1
+    assert state_in(tmp_path / "checkpoints").round == 1

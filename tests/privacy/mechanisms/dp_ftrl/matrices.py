@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.linalg import toeplitz
 
 from privacy.accounting.charges import Charge
-from privacy.mechanisms.contract import ClientJob, Plan, ServerJob
+from privacy.mechanisms.contract import Plan, ServerJob
 from privacy.mechanisms.dp_ftrl import DpFtrl
 from privacy.randomness import SeededRandomness
 from tests.privacy.mechanisms.client_jobs import PLAN as CLIENT_PLAN
@@ -35,11 +35,6 @@ def settled(bands: int | None = None, plan: Plan = PLAN) -> DpFtrl:
 
 def server_job(round_: int, memory: dict[str, torch.Tensor]) -> ServerJob:
     return ServerJob(round_, SeededRandomness("server", round_), 100, (), 100.0, {}, memory)
-
-
-def client_job() -> ClientJob:
-    optimizer = torch.optim.SGD(PLAN.model.parameters(), lr=0.1)
-    return ClientJob("client/0", 1, {}, SeededRandomness("noise"), 20, PLAN.model, optimizer, ())
 
 
 def noise(mechanism: DpFtrl, rounds: int, dimension: int) -> Matrix:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from privacy.errors import NonFiniteContribution
-from tests.privacy.mechanisms.dp_ftrl.matrices import CLIP, SIGMA, client_job, noise, server_job, settled, strategy
+from tests.privacy.mechanisms.client_jobs import client_job
+from tests.privacy.mechanisms.dp_ftrl.matrices import CLIP, SIGMA, noise, server_job, settled, strategy
 
 
 def test_it_remembers_the_last_rounds_and_replaces_what_it_remembers():

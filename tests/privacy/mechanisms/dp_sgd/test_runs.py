@@ -12,8 +12,7 @@ from privacy.errors import PrivacyRefusal
 from privacy.mechanisms.contract import Batch, ClientJob, Mechanism
 from privacy.mechanisms.dp_sgd import MODES
 from tests.composed import examples_of as digits_of
-from tests.composed import gradient_at, run, workspace_of
-from tests.fl.test_participant import vector_of
+from tests.composed import gradient_at, run, vector_of, workspace_of
 
 SEEDED = ("mechanism=dp_sgd", "noise=seeded")
 

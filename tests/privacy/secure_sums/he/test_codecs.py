@@ -15,7 +15,9 @@ from privacy.secure_sums.packing import pack_words, unpack_words, word_bits
 from privacy.secure_sums.plain import PlainSum
 from privacy.secure_sums.vectors import VectorSpec
 from privacy.testing.harness import Round, residue_spec, spec_of
-from tests.privacy.mechanisms.test_distributed_dp import PLAN, client_job, settled, updates_of
+from tests.privacy.mechanisms.client_jobs import client_job
+from tests.privacy.mechanisms.distributed_noise import settled, updates_of
+from tests.privacy.mechanisms.plans import PLAN
 from tests.privacy.secure_sums.he.setups import chi_square_ratio, generator, mask_key
 
 EVERY_WIDTH = st.integers(1, 64)

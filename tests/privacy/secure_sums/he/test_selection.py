@@ -18,6 +18,7 @@ from privacy.testing.harness import Round, residue_spec, spec_of
 from tests.privacy.secure_sums.he.opened_rounds import (
     BOUND,
     COUNT,
+    HOLDERS,
     LENGTH,
     Recorded,
     on_the_wire,
@@ -25,8 +26,6 @@ from tests.privacy.secure_sums.he.opened_rounds import (
     recorded,
     windows,
 )
-
-HOLDERS = ["keyholder", "clients"]
 
 
 class TestRandomCkks(SecureSumContract):

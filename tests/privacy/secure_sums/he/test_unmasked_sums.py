@@ -12,9 +12,8 @@ from privacy.secure_sums.he.key_delivery import PUBLIC, SECRET
 from privacy.secure_sums.he.sums import BfvSum, CkksSum
 from privacy.testing.contract import SecureSumContract, vectors
 from privacy.testing.harness import Round, spec_of
-from tests.privacy.secure_sums.he.opened_rounds import BOUND, COUNT, LENGTH, Recorded, numbers, recorded
+from tests.privacy.secure_sums.he.opened_rounds import BOUND, COUNT, HOLDERS, LENGTH, Recorded, numbers, recorded
 
-HOLDERS = ["keyholder", "clients"]
 FULL = 4095  # values of one ciphertext, the reserved one apart
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from privacy.errors import ConfigError
 from privacy.secure_sums.mpc.aggregates.by_name import AGGREGATES, Sum, named
-from privacy.secure_sums.vectors import Segment, VectorSpec
+from tests.privacy.secure_sums.mpc.aggregates.specs import spec_of
 from tests.privacy.secure_sums.mpc.committee import shared
 
 OPTIONS = {
@@ -16,10 +16,6 @@ OPTIONS = {
     "median": {},
     "noised_sum": {"noise_multiplier": 1.0, "clip": 1.0},
 }
-
-
-def spec_of(cohort: int, bound: float, modulus_bits: int | None = None) -> VectorSpec:
-    return VectorSpec((Segment("update", 4, bound), Segment("weight", 1, 1.0)), cohort, 3, modulus_bits)
 
 
 def residues(shares):
@@ -61,18 +57,18 @@ def test_another_name_or_option_is_refused_in_a_line(name, options, message):
 def test_the_cohorts_sum_must_fit(name):
     """7 contributions up to 8 in 63 bits: 8 * 7 * 2^57 < 2^63, and 2^58 is too much."""
     aggregate = named(name, **OPTIONS[name])
-    aggregate.check(spec_of(7, 8.0), 57, 3)
+    aggregate.check(spec_of(4, 7, least=3, bound=8.0), 57, 3)
     for bits in (58, 63, 200, -1):
         with pytest.raises(ConfigError, match=rf"^secure_sum\.fractional_bits={bits}: .*7 contributions up to 8"):
-            aggregate.check(spec_of(7, 8.0), bits, 3)
+            aggregate.check(spec_of(4, 7, least=3, bound=8.0), bits, 3)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_bounds_must_be_declared_and_residues_are_for_the_sum_alone(name):
     aggregate = named(name, **OPTIONS[name])
     with pytest.raises(ConfigError, match="the update needs a bound"):
-        aggregate.check(spec_of(7, np.inf), 16, 3)
-    spec = spec_of(7, np.inf, modulus_bits=62)
+        aggregate.check(spec_of(4, 7, least=3, bound=np.inf), 16, 3)
+    spec = spec_of(4, 7, least=3, bound=np.inf, modulus_bits=62)
     if name == "sum":
         aggregate.check(spec, 0, 3)
     else:

@@ -16,15 +16,15 @@ from privacy.accounting import epsilon as accounting
 from privacy.accounting.ledger import Ledger
 from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError, PrivacyRefusal
-from privacy.mechanisms.contract import ClientJob
 from privacy.mechanisms.party_dp import PartyDp
 from privacy.noise.cost_of_integer_noise import skellam_epsilon
 from privacy.noise.parties import PartyNoise
-from privacy.randomness import SeededRandomness
 from privacy.secure_sums.mpc.aggregates.by_name import named
 from privacy.secure_sums.plain import PlainSum
-from privacy.secure_sums.vectors import Segment, VectorSpec
+from privacy.secure_sums.vectors import VectorSpec
+from tests.privacy.mechanisms.client_jobs import client_job
 from tests.privacy.mechanisms.plans import PLAN
+from tests.privacy.secure_sums.mpc.aggregates.specs import spec_of
 
 BITS = 16
 NOISE = PartyNoise(noise_multiplier=1.5, clip=0.5, colluders=1, parties=3, fractional_bits=BITS)
@@ -43,20 +43,10 @@ def settled(noise: PartyNoise = NOISE, **changes: object) -> PartyDp:
     return mechanism
 
 
-def client_job() -> ClientJob:
-    model = PLAN.model
-    source = SeededRandomness("party dp")
-    return ClientJob("client/0", 1, {}, source, 20, model, torch.optim.SGD(model.parameters(), lr=0.1), ())
-
-
-def spec_of(dimension: int, bound: float = 1.0) -> VectorSpec:
-    return VectorSpec((Segment("update", dimension, bound), Segment("weight", 1, 1.0)), 10)
-
-
 def noisy(committee, dimension: int, bits: int, **options: float) -> np.ndarray:
     """The noise in steps, shape (D,), on a sum of three that is 6."""
     aggregate = named("noised_sum", **options)
-    aggregate.check(spec_of(dimension, 9.0), bits, committee.parties)
+    aggregate.check(spec_of(dimension, bound=9.0), bits, committee.parties)
     integers_CL = np.full((3, dimension + 1), 2 << bits)
     found = committee.reveal(aggregate, integers_CL, bits)
     assert found[-1] == 6  # the weight has no noise

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from privacy.errors import ConfigError
 from privacy.secure_sums.mpc.aggregates.by_name import named
 from privacy.secure_sums.mpc.aggregates.norm_bounded import NormBounded, NormGrid, grid
-from privacy.secure_sums.vectors import Segment, VectorSpec
+from tests.privacy.secure_sums.mpc.aggregates.specs import spec_of
 from tests.privacy.secure_sums.mpc.committee import Committee
 
 BITS = 16
@@ -33,10 +33,6 @@ def of_norm(norms_C: np.ndarray, dimension: int, seed: int = 0) -> np.ndarray:
 def expected(integers_CL: np.ndarray, counted_C: np.ndarray) -> np.ndarray:
     """The exact sum of some contributions."""
     return integers_CL[np.asarray(counted_C, bool)].sum(0) / ONE
-
-
-def spec_of(dimension: int, cohort: int = 10, bound: float = 1.0) -> VectorSpec:
-    return VectorSpec((Segment("update", dimension, bound), Segment("weight", 1, 1.0)), cohort)
 
 
 # ---- zero
@@ -177,7 +173,7 @@ def rescaled(committee: Committee, norms_C: np.ndarray, norm: float, bound: floa
     """The surviving updates, shape (C, 20)."""
     integers_CL = steps(apart(of_norm(norms_C, 20)), weights_C)
     aggregate = NormBounded(norm, "rescale", bound)
-    aggregate.check(spec_of(integers_CL.shape[1] - 1, len(norms_C), bound), BITS, 3)
+    aggregate.check(spec_of(integers_CL.shape[1] - 1, len(norms_C), bound=bound), BITS, 3)
     found = committee.reveal(aggregate, integers_CL, BITS)
     assert found[-1] == integers_CL[:, -1].sum() / ONE
     return found[:-1].reshape(len(norms_C), 20)
@@ -276,7 +272,7 @@ def test_a_range_that_cannot_hold_is_refused_by_its_arithmetic():
     with pytest.raises(ConfigError, match="needs a bound"):
         NormBounded(1.0).check(spec_of(10, bound=math.inf), 16, 3)
     with pytest.raises(ConfigError, match="the mechanism releases residues"):
-        NormBounded(1.0).check(VectorSpec(spec_of(10).segments, 10, modulus_bits=16), 0, 3)
+        NormBounded(1.0).check(spec_of(10, modulus_bits=16), 0, 3)
 
 
 @pytest.mark.parametrize(

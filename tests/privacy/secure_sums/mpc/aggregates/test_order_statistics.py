@@ -10,17 +10,13 @@ from hypothesis import strategies as st
 from privacy.errors import ConfigError, TooFewContributors
 from privacy.secure_sums.mpc.aggregates.by_name import named
 from privacy.secure_sums.mpc.aggregates.contract import BYTES_PER_VALUE
-from privacy.secure_sums.vectors import Segment, VectorSpec
+from tests.privacy.secure_sums.mpc.aggregates.specs import spec_of
 from tests.privacy.secure_sums.mpc.committee import shared
 
 BITS = 16
 ONE = 1 << BITS
 EXTREMES = [-(2**63), 2**63 - 1, 2**62, -(2**62) - 1, 0, 1, -1]
 few = settings(max_examples=15, deadline=None)
-
-
-def spec_of(dimension: int, cohort: int, least: int = 1, bound: float = 1.0) -> VectorSpec:
-    return VectorSpec((Segment("update", dimension, bound), Segment("weight", 1, 1.0)), cohort, least)
 
 
 def weighed(update_CD: np.ndarray) -> np.ndarray:
@@ -175,7 +171,7 @@ def test_a_trim_leaves_somebody():
 
 @pytest.mark.parametrize(("name", "options"), [("median", {}), ("trimmed_mean", {"trim": 1})])
 def test_residues_and_memory_that_is_none_are_refused(name, options):
-    spec = VectorSpec(spec_of(10, 10).segments, 10, 10, modulus_bits=16)
+    spec = spec_of(10, 10, least=10, modulus_bits=16)
     with pytest.raises(ConfigError, match="the mechanism releases residues"):
         named(name, **options).check(spec, 0, 3)
     with pytest.raises(ConfigError, match=r"secure_sum\.aggregate\.memory_mib=-1"):
