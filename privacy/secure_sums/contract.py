@@ -7,7 +7,7 @@ respondents. `respond` is the half of every other role. Shapes: D is the length 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -255,7 +255,7 @@ def array_of(records: Records, name: str, dtype: type[T], length: int) -> NDArra
     if value.dtype != dtype or value.shape != (length,):
         wanted = f"{np.dtype(dtype)} of shape ({length},)"
         raise MalformedContribution(f"{name} must be {wanted}, got {value.dtype} of shape {value.shape}")
-    return value
+    return cast(NDArray[T], value)
 
 
 def unknown_stage(stage: str) -> ProtocolError:
