@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from fl.plan import HIDDEN_AMONG
 from fl.workspace import Workspace
 from privacy.accounting.ledger import Ledger
-from privacy.mechanisms.contract import CLIENT, NOISERS, Mechanism
-from privacy.secure_sums.trust import SERVER_ALONE, TOPICS, Trust
+from privacy.mechanisms.contract import CLIENT, NOISERS, SERVER, Mechanism
+from privacy.secure_sums.trust import EVERYTHING, SERVER_ALONE, TOPICS, Trust
 from privacy.witness.examine import FALSE_ALARM
 
 NEIGHBOURS = {
@@ -69,13 +69,15 @@ def _holders(trust: Trust) -> Iterator[str]:
 
 def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
     coalitions = trust.coalitions
+    reads = trust.reads
     if work.plan.relayed:
         coalitions = (("a server that exchanges keys",), *coalitions)
     if work.plan.config.runtime.measure_sum_error:
         coalitions = SERVER_ALONE
+        reads = EVERYTHING.reads  # of partly encrypted updates, too
     for coalition in coalitions:
         together = f"{' and '.join(coalition)} together read" if len(coalition) > 1 else f"{coalition[0]} alone reads"
-        yield f"{_capital(together)} {trust.reads}{_as_released(work)}."
+        yield f"{_capital(together)} {reads}{_as_released(work)}."
 
 
 def _as_released(work: Workspace) -> str:
@@ -172,8 +174,11 @@ def _epsilon(work: Workspace) -> Iterator[str]:
     for mechanism in backend.mechanisms:
         for who, epsilon in mechanism.epsilons.items():
             yield f"Of {mechanism.name}, epsilon is {epsilon:.3g} against {who}."
-    if any(m.unit == "client" and "server" not in m.holds_against for m in backend.mechanisms):
+    told_server = [m.noised_by for m in backend.mechanisms if m.unit == "client" and "server" not in m.holds_against]
+    if SERVER in told_server:
         yield "Noise is added at the server, which sees each exact sum before."
+    if CLIENT in told_server:
+        yield "Clients add the noise in shares: a server that sees single contributions faces one share alone."
 
 
 def _reports(work: Workspace) -> Iterator[str]:
