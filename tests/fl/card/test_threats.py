@@ -35,7 +35,7 @@ def card(*overrides: str) -> str:
         (("mechanism=distributed_dp", "delta=1e-2"), "Clients add the noise in shares", "Noise is added at"),
         (("mechanism=client_dp", "delta=1e-2"), "Noise is added at the server", "Clients add the noise in shares"),
         (("privacy=fedml_he",), "a part of one client's update", "reads one client's update"),
-        (("privacy=fedml_he", MEASURED), "The server alone reads one client's update.", "a part of one client's update"),
+        (("privacy=fedml_he", MEASURED), "The server alone reads one client's update.", "a part of"),
         (("secure_sum=pad",), "The server and the keyholder do not collude.", "trusted"),
         (("secure_sum=crypten",), "Not all 3 parties collude (any 2 may, with the server).", "trusted"),
         (("secure_sum=crypten",), "security is passive", "keyholder"),
