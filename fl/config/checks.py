@@ -1,4 +1,9 @@
-"""The ranges of the keys, and the conditions that hold between them."""
+"""The checks of a configuration by itself: the range of each key, and the conditions between keys.
+
+Both are tables, tried from the top: the first line that does not hold is the error. Refusals that need the secure sum,
+the mechanisms, the data or the machine stand elsewhere: CONTRIBUTING.md says where, under "Where a configuration is
+refused".
+"""
 
 import math
 from collections.abc import Callable
@@ -20,11 +25,14 @@ from fl.config.schema import (
     TENSORBOARD,
     WEIGHTINGS,
 )
-from fl.faults import options as fault_options
+from fl.faults.options import KINDS, LATE, MESSAGES
 from privacy.checks import ACCOUNTANTS
 from privacy.errors import ConfigError
 
-Check = tuple[str, Callable[[Any], bool], str]
+Check = tuple[str, Callable[[Any], bool], str]  # a key, a test of its value, and the words for what is allowed
+# A key, a test of the whole configuration, and the words for what is allowed: {c.clients} in them stands for the value
+# of `clients`, {cohort} for the number of clients that a round asks.
+Condition = tuple[str, Callable[[DictConfig], bool], str]
 
 
 def _one_of(key: str, values: tuple[str, ...]) -> Check:
@@ -37,6 +45,19 @@ def _at_least(key: str, low: int) -> Check:
 
 def _positive(key: str) -> Check:
     return key, lambda v: v is None or (math.isfinite(v) and v > 0), "must be a finite number above 0"
+
+
+def _share(key: str) -> Check:
+    return key, lambda v: 0 <= v <= 1, "must lie between 0 and 1"
+
+
+def _only_with(key: str, default: Any, other: str, value: str, said: str | None = None) -> Condition:
+    """Return the condition that a key keeps its default, under which it has no effect, unless another has a value."""
+
+    def holds(c: DictConfig) -> bool:
+        return bool(OmegaConf.select(c, key) == default or OmegaConf.select(c, other) == value)
+
+    return key, holds, f"belongs to {said or other}={value}"
 
 
 CHECKS: tuple[Check, ...] = (
@@ -74,18 +95,98 @@ CHECKS: tuple[Check, ...] = (
     _positive("runtime.gpus_per_client"),
     _positive("runtime.cpus_per_client"),
     _at_least("runtime.supernodes", 1),
-    *fault_options.CHECKS,
+    ("faults.scaled_clients", lambda v: v >= 0, "must be at least 0"),
+    ("faults.scale", math.isfinite, "must be a finite number"),
+    _share("faults.dropout_rate"),
+    ("faults.kind", lambda v: v is None or v in KINDS, f"allowed are {', '.join(KINDS)}"),
+    _share("faults.rate"),
+    ("faults.delay_s", lambda v: math.isfinite(v) and v > 0, "must be a finite number above 0"),
+    _share("faults.claimed_weight"),
     _one_of("runtime.roster", (PINNED, RELAYED)),
     _one_of("tracking.name", (NOWHERE, MLFLOW, TENSORBOARD)),
     _at_least("output.keep_checkpoints", 1),
 )
 
-
-# Keys of one runtime only. In another runtime they would have no effect, so they are refused there.
-OWNED = (
-    ("runtime.workers", 0, "inprocess"),
-    ("runtime.address", None, "ray"),
-    ("runtime.federation", None, "deployment"),
+CONDITIONS: tuple[Condition, ...] = (
+    ("cohort", lambda c: c.cohort is None or c.cohort <= c.clients, "must be at most clients={c.clients}"),
+    ("faults.scaled_clients", lambda c: c.faults.scaled_clients <= c.clients, "must be at most clients={c.clients}"),
+    (
+        "faults.dropout_stage",
+        lambda c: c.faults.dropout_stage is None or c.faults.dropout_rate != 0,
+        "belongs to faults.dropout_rate",
+    ),
+    (
+        "faults.killed_round",
+        lambda c: (c.faults.killed is None) == (c.faults.killed_round is None),
+        "belongs to faults.killed, and that to it",
+    ),
+    (
+        "faults.killed_round",
+        lambda c: c.faults.killed_round is None or 1 <= c.faults.killed_round <= c.rounds,
+        "must be from 1 to rounds={c.rounds}",
+    ),
+    (
+        "faults.rate",
+        lambda c: not c.faults.rate or c.faults.kind is not None,
+        f"belongs to faults.kind: {', '.join(KINDS)}",
+    ),
+    (
+        "faults.stage",
+        lambda c: c.faults.stage is None or c.faults.kind in MESSAGES,
+        f"belongs to a faults.kind of messages: {', '.join(MESSAGES)}",
+    ),
+    (
+        "faults.kind",
+        lambda c: c.faults.kind != LATE or c.server.deadline_s is not None,
+        "nobody is late without a server.deadline_s: give one",
+    ),
+    (
+        "faults.kind",
+        lambda c: c.faults.kind != "lying" or c.training.weighting != "uniform",
+        "nobody tells a weight under training.weighting=uniform: use examples",
+    ),
+    (
+        "server.min_contributors",
+        lambda c: c.server.min_contributors is None or c.server.min_contributors <= cohort_size(c),
+        "must be at most the cohort, {cohort}",
+    ),
+    _only_with("sampler.min_separation", None, "sampler.name", "separated"),
+    _only_with("sampler.max_participations", None, "sampler.name", "separated"),
+    (
+        "training.steps",
+        lambda c: (c.training.epochs is None) != (c.training.steps is None),
+        "give training.epochs or training.steps, and set the other to null",
+    ),
+    (
+        "runtime.measure_sum_error",
+        lambda c: not c.runtime.measure_sum_error or c.runtime.name != "deployment",
+        "sends contributions in the clear, to test a sum: it belongs to runtime=inprocess or ray",
+    ),
+    _only_with("runtime.workers", 0, "runtime.name", "inprocess", "runtime"),
+    _only_with("runtime.address", None, "runtime.name", "ray", "runtime"),
+    _only_with("runtime.federation", None, "runtime.name", "deployment", "runtime"),
+    (
+        "runtime.roster",
+        lambda c: c.runtime.roster != RELAYED or c.runtime.name == "deployment",
+        "belongs to runtime=deployment: a simulation has its keys from set-up",
+    ),
+    (
+        "roster",
+        lambda c: c.roster is None or c.runtime.federation is not None,
+        "belongs to runtime.federation; elsewhere a run makes its own",
+    ),
+    (
+        "roster",
+        lambda c: c.roster is None or c.runtime.roster != RELAYED,
+        "belongs to runtime.roster=pinned; relayed takes no file",
+    ),
+    _only_with("tracking.uri", None, "tracking.name", MLFLOW, "tracking"),
+    _only_with("tracking.folder", None, "tracking.name", TENSORBOARD, "tracking"),
+    (
+        "runtime.supernodes",
+        lambda c: not _starts_nodes(c) or c.runtime.supernodes >= c.clients,
+        "must be at least clients={c.clients}, one SuperNode a client",
+    ),
 )
 
 
@@ -99,50 +200,15 @@ def check(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if not allowed(value):
             raise ConfigError.of(key, value, message)
-    if config.cohort is not None and config.cohort > config.clients:
-        raise ConfigError.of("cohort", config.cohort, f"must be at most clients={config.clients}")
-    fault_options.check(config)
-    minimum = config.server.min_contributors
-    if minimum is not None and minimum > cohort_size(config):
-        raise ConfigError.of(
-            "server.min_contributors",
-            minimum,
-            f"must be at most the cohort, {cohort_size(config)}",
-        )
-    for key in ("min_separation", "max_participations"):
-        if config.sampler[key] is not None and config.sampler.name != "separated":
-            raise ConfigError.of(f"sampler.{key}", config.sampler[key], "belongs to sampler.name=separated")
-    if (config.training.epochs is None) == (config.training.steps is None):
-        raise ConfigError.of(
-            "training.steps", config.training.steps, "give training.epochs or training.steps, and set the other to null"
-        )
-    if config.runtime.measure_sum_error and config.runtime.name == "deployment":
-        why = "sends contributions in the clear, to test a sum: it belongs to runtime=inprocess or ray"
-        raise ConfigError.of("runtime.measure_sum_error", config.runtime.measure_sum_error, why)
-    for key, default, owner in OWNED:
-        if OmegaConf.select(config, key) != default and config.runtime.name != owner:
-            raise ConfigError.of(key, OmegaConf.select(config, key), f"belongs to runtime={owner}")
-    _check_roster(config)
-    for key, owner in (("uri", MLFLOW), ("folder", TENSORBOARD)):
-        if config.tracking[key] is not None and config.tracking.name != owner:
-            raise ConfigError.of(f"tracking.{key}", config.tracking[key], f"belongs to tracking={owner}")
-    starts_nodes = config.runtime.name == "deployment" and config.runtime.federation is None
-    if starts_nodes and config.runtime.supernodes < config.clients:
-        raise ConfigError.of(
-            "runtime.supernodes",
-            config.runtime.supernodes,
-            f"must be at least clients={config.clients}, one SuperNode a client",
-        )
+    for key, holds, message in CONDITIONS:
+        if not holds(config):
+            said = message.format(c=config, cohort=cohort_size(config))
+            raise ConfigError.of(key, OmegaConf.select(config, key), said)
 
 
-def _check_roster(config: DictConfig) -> None:
-    if config.runtime.roster == RELAYED and config.runtime.name != "deployment":
-        allowed = "belongs to runtime=deployment: a simulation has its keys from set-up"
-        raise ConfigError.of("runtime.roster", RELAYED, allowed)
-    if config.roster is not None and config.runtime.federation is None:
-        raise ConfigError.of("roster", config.roster, "belongs to runtime.federation; elsewhere a run makes its own")
-    if config.roster is not None and config.runtime.roster == RELAYED:
-        raise ConfigError.of("roster", config.roster, "belongs to runtime.roster=pinned; relayed takes no file")
+def _starts_nodes(config: DictConfig) -> bool:
+    """True where a run starts its own SuperNodes, on loopback."""
+    return bool(config.runtime.name == "deployment" and config.runtime.federation is None)
 
 
 def cohort_size(config: DictConfig) -> int:
