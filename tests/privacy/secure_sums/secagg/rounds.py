@@ -16,6 +16,8 @@ from privacy.testing.harness import UPDATE_BOUND, MemoryStore, Round, spec_of, t
 STAGES = ("advertise", "share_keys", "mask", "confirm", "unmask")
 Lie = Callable[[Address, Records], Records]
 
+VICTIM = "client/1"
+
 
 class Sparse(SecAggSum):
     """Four neighbours with a threshold of three: a sparse graph of few clients, which the bounds never give."""
@@ -94,3 +96,7 @@ def wider(spec: VectorSpec, **changes: int) -> VectorSpec:
 
 def addresses(count: int) -> Sequence[Address]:
     return [f"client/{client}" for client in range(count)]
+
+
+def ring_neighbours(round_: Lying, client: Address) -> list[Address]:
+    return str(round_.passed["mask", client][0]["sharers"]).split(",")
