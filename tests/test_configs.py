@@ -164,7 +164,7 @@ def test_a_named_pair_is_a_backend_of_that_name(privacy: str) -> None:
 
 @pytest.mark.parametrize("option", [f"{group}={name}" for group in ("mechanism", "secure_sum") for name in of(group)])
 def test_a_half_of_a_backend_can_be_made(option: str) -> None:
-    assert isinstance(workspace_of(*BESIDE.get(option, ()), option).backend, PrivacyBackend)
+    assert isinstance(workspace_of(*BESIDE.get(option, ()), option).plan.backend, PrivacyBackend)
 
 
 @pytest.mark.parametrize("name", of("runtime"))

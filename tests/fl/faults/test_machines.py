@@ -50,7 +50,7 @@ def test_a_cell_without_memory_lets_the_others_go_on(tmp_path, monkeypatch, caps
     told = "CUDA out of memory. Tried to allocate 2.00 GiB"
 
     def exhausted(given, *rest):
-        large = given.batches.batch_size if whose == "clients" else given.config.training.batch_size
+        large = given.batches.batch_size if whose == "clients" else given.plan.config.training.batch_size
         if large == 64:
             raise torch.OutOfMemoryError(told)
         return original(given, *rest)

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
+from flwr.supercore.task_identity import TaskIdentity
 
+from fl.apps import answer
 from fl.config.identity import hash_of
 from fl.keys import folders as keys
-from fl.node import RESIDENT, ROLE, reply
+from fl.node import RESIDENT, ROLE
 from fl.runtimes.relay import MAX_BYTES, answers, relay
 from fl.runtimes.resident import listening, main
 from fl.transport import ADDRESS, ENVELOPE, FAILURE, pack, unpack
@@ -77,6 +79,14 @@ def asking(config: str = CONFIG, address: str = "keyholder", stage: str = "keys"
     return content
 
 
+def through_supernode(content: RecordDict, context: Context) -> RecordDict:
+    """The reply of a SuperNode's ClientApp; Flower tells the process of one which task it runs."""
+    TaskIdentity.run_id = 1
+    TaskIdentity.node_id = context.node_id
+    TaskIdentity.task_id = 1
+    return answer(Message(content, context.node_id, "train"), context).content
+
+
 def failure_of(content: RecordDict) -> tuple[object, object]:
     assert set(content) == {FAILURE}
     return content[FAILURE]["type"], content[FAILURE]["message"]
@@ -98,7 +108,7 @@ def test_it_answers_with_the_roles_keys(folders: dict[str, Path], path: Path) ->
 def test_its_supernode_passes_on_without_looking(path: Path) -> None:
     context = Context(1, 7, {ROLE: "keyholder", RESIDENT: str(path)}, RecordDict(), {})
     direct = relay(path, "keyholder", asking())
-    relayed = reply(asking(), context)
+    relayed = through_supernode(asking(), context)
     assert set(unpack(relayed)) == set(unpack(direct)) == {"client/0", "client/1", "signature"}
     assert not context.state
 
@@ -184,7 +194,7 @@ def test_nobody_is_there(tmp_path: Path) -> None:
         with pytest.raises(RuntimeFailure, match=why):
             relay(place / "socket", "keyholder", asking())
     context = Context(1, 7, {ROLE: "keyholder", RESIDENT: str(tmp_path / "socket")}, RecordDict(), {})
-    assert failure_of(reply(asking(), context))[0] == "RuntimeFailure"
+    assert failure_of(through_supernode(asking(), context))[0] == "RuntimeFailure"
 
 
 def test_a_path_may_be_long_and_what_was_left_behind_is_replaced(tmp_path: Path) -> None:

@@ -158,6 +158,6 @@ def test_rounding_that_takes_half_the_clip_is_refused():
 
 def test_a_run_knows_what_its_sum_rounds():
     plain, pad = (workspace_of("mechanism=client_dp", "delta=1e-3", f"secure_sum={name}") for name in ("plain", "pad"))
-    (exact,), (rounded,) = plain.backend.mechanisms, pad.backend.mechanisms
+    (exact,), (rounded,) = plain.plan.backend.mechanisms, pad.plan.backend.mechanisms
     assert exact._rounding == 0
     assert rounded._rounding == pytest.approx(0.5 / 32767 * math.sqrt(650), rel=1e-3)

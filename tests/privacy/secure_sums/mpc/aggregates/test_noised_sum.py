@@ -21,6 +21,7 @@ from privacy.noise.cost_of_integer_noise import skellam_epsilon
 from privacy.noise.parties import PartyNoise
 from privacy.secure_sums.mpc.aggregates.by_name import named
 from privacy.secure_sums.plain import PlainSum
+from privacy.secure_sums.traits import Parties
 from privacy.secure_sums.vectors import VectorSpec
 from tests.privacy.mechanisms.client_jobs import client_job
 from tests.privacy.mechanisms.plans import PLAN
@@ -34,7 +35,7 @@ PLANNED = replace(PLAN, party_noise=NOISE, rounding=math.sqrt(PLAN.dimension) / 
 class NoisingSum(PlainSum):
     """The declarations of a sum with noise by its parties."""
 
-    noise = NOISE
+    parties = Parties(noise=NOISE)
 
 
 def settled(noise: PartyNoise = NOISE, **changes: object) -> PartyDp:
