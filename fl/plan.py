@@ -29,7 +29,7 @@ HIDDEN_AMONG = 2  # contributions at least, by default
 
 
 class RunPlan:
-    """Who takes part in which round, with which weight, under which trust: the same in every process of a run.
+    """The participants of each round, their weights and the trust in them: the same in every process of a run.
 
     A plan has no model and no device. Its parts are computed when they are first asked for; the partitions need the
     labels of the image set.

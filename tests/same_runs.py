@@ -57,7 +57,7 @@ def runs(folder: Path) -> dict[Name, Path]:
 
 
 def _label(backend: str, configuration: dict[str, Any]) -> str:
-    """What tells a configuration from the others, without the names of classes."""
+    """The settings that distinguish a configuration from the others, without the names of classes."""
     secure_sum = {key: value for key, value in configuration["secure_sum"].items() if key != "_target_"}
     told = json.dumps([secure_sum, configuration["server"]["min_contributors"]], sort_keys=True)
     return f"{backend} {hashlib.sha256(told.encode()).hexdigest()[:6]}"

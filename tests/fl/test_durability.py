@@ -1,4 +1,4 @@
-"""What must outlive a crash is never written in place, and is on the disk before anybody acts on it."""
+"""Files that must outlive a crash: never written in place, and on the disk before anybody acts on them."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""What passes the bound of a vector's range is cut at either end, and counted; NaN stays, to be refused."""
+"""Values beyond the bound of a vector's range: cut at either end, and counted; NaN stays, to be refused."""
 
 import math
 

@@ -273,7 +273,7 @@ def test_the_time_of_a_stage_is_that_of_its_exchange(work):
 
 
 def test_scalars_go_up_as_they_do_in_flowers_own_message(work):
-    """Of a reply with an array, a blob and scalars; Flower's framing is at most 40 bytes a value."""
+    """A reply with an array, a blob and scalars; Flower's framing is at most 40 bytes a value."""
     records = {"vector": np.arange(100.0), "blob": bytes(300), "note": "größer" * 100, "count": 3, "share": -0.5}
     asked = Asked(work, Tampered(work, lambda _, reply: [with_content(reply, pack(records))]))
     counted = asked.rows["client/1", "collect", "up_bytes"]

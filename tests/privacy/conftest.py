@@ -43,7 +43,7 @@ def committee(request: pytest.FixtureRequest) -> Iterator[Committee]:
 
 @pytest.fixture(scope="session")
 def three_parties() -> Iterator[Committee]:
-    """Where two would show nothing more."""
+    """Three parties, for tests in which two would show nothing more."""
     yield from alive(3)
 
 

@@ -1,4 +1,4 @@
-"""What a write does to the disk: files are synced under a name that nobody reads, then take the name that all read."""
+"""The order of a write on the disk: files are synced under a name that nobody reads, then take the name that all read."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ Event = tuple[str, int]
 
 
 def disk_events(monkeypatch: pytest.MonkeyPatch) -> list[Event]:
-    """What is asked of the disk from now on: (`sync`, inode of a file or folder) and (`name`, inode of a file)."""
+    """The requests to the disk from now on: (`sync`, inode of a file or folder) and (`name`, inode of a file)."""
     events: list[Event] = []
     fsync = os.fsync
 

@@ -12,7 +12,7 @@ NOISELESS = 1e-6  # a multiplier whose noise no float32 update shows
 
 
 def step_of(folder, *overrides: str, weight: float) -> np.ndarray:
-    """How far the weights move on a sum of ones times a hundredth over three survivors of a cohort of five."""
+    """The step of the weights on a sum of ones times a hundredth over three survivors of a cohort of five."""
     server = server_of(workspace_of(*overrides), folder)
     survivors = ("client/0", "client/2", "client/3")
     server.step(1, Total(np.full(LENGTH, 0.03), weight, survivors))
@@ -26,13 +26,13 @@ def test_without_a_mechanism_it_is_the_weight_of_who_survived(tmp_path, weight):
 
 @pytest.mark.parametrize("mechanism", ["client_dp", "dp_ftrl"])
 def test_with_noise_on_the_sum_it_is_the_cohort_whoever_survived(tmp_path, mechanism):
-    """How many survived is no public figure: who divides by it releases it."""
+    """The number of survivors is not public: a division by it would release it."""
     overrides = (f"mechanism={mechanism}", f"mechanism.{mechanism}.noise_multiplier={NOISELESS}", *SILENT)
     assert step_of(tmp_path, *overrides, weight=3.0) == pytest.approx(np.full(LENGTH, 0.03 / 5), abs=1e-5)
 
 
 def test_with_noise_on_the_sum_a_cohort_is_as_large_as_is_asked_for(tmp_path):
-    """Of eight clients five are asked, of whom three answer."""
+    """Five of eight clients are asked, and three answer."""
     noiseless = f"mechanism.client_dp.noise_multiplier={NOISELESS}"
     overrides = ("mechanism=client_dp", noiseless, *SILENT, "clients=8", "cohort=5")
     assert step_of(tmp_path, *overrides, weight=3.0) == pytest.approx(np.full(LENGTH, 0.03 / 5), abs=1e-5)

@@ -1,4 +1,4 @@
-"""Whose turn it is to protect a contribution twice: one of a cohort in each round, and everybody's in turn."""
+"""The client that protects a contribution twice: one of a cohort in each round, and each one in turn."""
 
 from collections import Counter
 
@@ -15,7 +15,7 @@ class Recorded(Exception):
 
 @pytest.fixture
 def turns(monkeypatch):
-    """Who rehearses in a round, by asking every client of its cohort."""
+    """The clients that rehearse in a round, found by asking every client of its cohort."""
 
     def examine(*_, rehearse: bool) -> None:
         raise Recorded(rehearse)

@@ -1,4 +1,4 @@
-"""What a try at a round is charged: its cohort, and for a further try also whom its noise was drawn for before."""
+"""The charges of a try at a round: its cohort, and for a further try also the clients that its noise was drawn for."""
 
 from collections import Counter
 
@@ -20,7 +20,7 @@ FTRL = (
 
 
 def paid_for(folder, *rounds: int) -> Counter:
-    """How often each client is charged when these rounds are tried, in this order."""
+    """The number of charges of each client when these rounds are tried, in this order."""
     work = workspace_of(*FTRL)
     server = server_of(work, folder)
     paid: Counter = Counter()

@@ -81,7 +81,7 @@ def test_more_bits_are_closer(bits):
 
 @pytest.mark.parametrize("contributors", [1, 2, 4, 7])
 def test_a_sum_is_decoded_by_who_is_in_it_and_not_by_the_cohort(contributors):
-    """Of a cohort of seven: each integer holds an offset, of which there are as many as contributions."""
+    """A cohort of seven: each integer holds an offset, of which there are as many as contributions."""
     spec = spec_with([4.0], 7)
     fixed = FixedPoint.of(spec, 16, "secure_sum")
     vector = np.array([-4.0, 1.0, 0.5], np.float32)

@@ -133,7 +133,7 @@ def test_finished(tmp_path: Path, status: str, finished: bool) -> None:
 
 
 def times(directory: Path) -> dict[Path, int]:
-    """When each file but the lock was written last."""
+    """The time at which each file but the lock was written last."""
     return {path: path.stat().st_mtime_ns for path in some(directory.iterdir()) if path.name != ".fedveil.lock"}
 
 

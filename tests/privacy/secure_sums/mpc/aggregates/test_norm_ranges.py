@@ -15,7 +15,7 @@ BOUND = 2 * ONE  # of a coordinate, in steps
 
 @pytest.fixture
 def revealed(monkeypatch):
-    """What a party alone opens of rows of integers, shape (C, D + 1)."""
+    """The values that a party alone opens of rows of integers, shape (C, D + 1)."""
     stay_alone(monkeypatch)
 
     def reveal(rows, **options):
@@ -27,7 +27,7 @@ def revealed(monkeypatch):
 
 @pytest.mark.parametrize("mode", ["zero", "rescale"])
 def test_a_coordinate_whose_square_wraps_to_nothing_does_not_count(revealed, mode):
-    """Of either sign: 2^32 squared is 2^64, which the ring takes for 0, and so is any multiple of it."""
+    """Either sign: 2^32 squared is 2^64, which the ring takes for 0, and so is any multiple of it."""
     wrapping = [sign * factor << 32 for sign in (1, -1) for factor in (1, 2, 3)]
     honest = [[ONE // 2, 0, ONE], [0, -ONE // 4, ONE // 2]]
     found = revealed([*([value, 0, ONE] for value in wrapping), *honest], norm=1.0, mode=mode)
