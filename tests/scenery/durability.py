@@ -1,4 +1,4 @@
-"""The order of a write on the disk: files are synced under a name that nobody reads, then take the name that all read."""
+"""The order of a write on the disk: files are synced under a name that nobody reads, then take their final name."""
 
 import os
 from collections.abc import Callable

@@ -13,7 +13,7 @@ ONE = 1 << BITS
 
 
 def revealed(monkeypatch, rows_CD, **options) -> np.ndarray:
-    """The opened values of updates in steps, each of weight 1: the aggregate times the contributors, and their number."""
+    """The opened values of updates in steps, of weight 1: the aggregate times the contributors, and their number."""
     stay_alone(monkeypatch)
     integers_CL = torch.from_numpy(np.column_stack([rows_CD, np.full(len(rows_CD), ONE)]))
     return named(**options).reveal(integers_CL, BITS, SeededRandomness("alone"))
