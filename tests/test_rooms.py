@@ -77,6 +77,11 @@ def test_a_room_is_named_as_a_path(house, text):
     assert room_named(text, house) == "vault/lock"
 
 
+@pytest.mark.parametrize(("text", "room"), [("vault/shaft", "vault/deep/shaft"), ("deep", "vault/deep")])
+def test_folders_may_be_left_out_of_a_room_where_one_room_is_meant(house: House, text: str, room: str) -> None:
+    assert room_named(text, house) == room
+
+
 @pytest.mark.parametrize("text", ["", "cellar", "vault/lo", "tests", "yard/runs", "/"])
 def test_another_name_is_refused_in_one_line_that_names_the_rooms(house, text, capsys):
     with pytest.raises(ConfigError):
