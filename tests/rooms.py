@@ -21,7 +21,7 @@ from privacy.errors import ConfigError
 from tests.groups import ROOT, UNKNOWN_S, recorded_s
 
 TESTS = "tests"
-BUDGET_S = 20.0  # for each worker; the rest of the minute goes to imports and types
+BUDGET_S = 14.0  # for each worker; the rest of the minute goes to imports and types
 QUICK = "not (slow or ray or deployment or alone)"
 NAMED = 8  # test files left out, beyond which their folders do
 NO_TESTS = 5  # of pytest, where all tests of the files are slow
