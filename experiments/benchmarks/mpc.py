@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from experiments.benchmarks import BenchFigure
 from fl.keys.folders import FileStore
 from fl.server import progress_bar
-from privacy.addresses import Address, client_address
+from privacy.addresses import SERVER, Address, client_address
 from privacy.errors import ConfigError
 from privacy.sealing import Identity, Roster, open_box
 from privacy.secure_sums.contract import Credentials, Flow, Participant, Records
@@ -42,7 +42,6 @@ from privacy.secure_sums.meeting import Meeting
 from privacy.secure_sums.mpc.aggregates import by_name as mpc_aggregates
 from privacy.secure_sums.mpc.protocol import PARTIES, CryptenSum, revealed
 from privacy.secure_sums.mpc.shares import needed_bits
-from privacy.secure_sums.signed_replies import SERVER
 from privacy.secure_sums.vectors import Segment, Vector, VectorSpec
 
 SIZES = (26_010, 1_000_000)  # parameters: of the small CNN, and of the bar

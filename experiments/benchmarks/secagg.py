@@ -29,14 +29,13 @@ from experiments.benchmarks import BenchFigure
 from experiments.benchmarks.secagg_costs import GONE_FROM, Costs, SecAggCase, number
 from fl.keys.folders import FileStore
 from fl.server import progress_bar
-from privacy.addresses import Address, client_address
+from privacy.addresses import SERVER, Address, client_address
 from privacy.errors import ConfigError
 from privacy.randomness import OsRandomness
 from privacy.secure_sums.contract import Exchange, Records
 from privacy.secure_sums.in_memory import Drawn, InMemory, fresh_credentials
 from privacy.secure_sums.secagg.masks import MaskedVectors
 from privacy.secure_sums.secagg.protocol import SecAggSum
-from privacy.secure_sums.signed_replies import SERVER
 from privacy.secure_sums.vectors import Segment, Total, VectorSpec
 from privacy.spans import Recorder, recording
 

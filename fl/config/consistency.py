@@ -2,9 +2,9 @@
 
 from fl.config.schema import RELAYED, FedveilConfig
 from fl.faults.options import MESSAGES, VECTORS, WEIGHTS, ZERO
+from privacy.addresses import SERVER
 from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError
-from privacy.secure_sums.signed_replies import SERVER
 
 
 def check(config: FedveilConfig, backend: PrivacyBackend, some_client: int) -> None:

@@ -14,9 +14,8 @@ from fl.metering import Meter
 from fl.server import Errand, Server
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace
-from privacy.addresses import Address, client_index, is_client
+from privacy.addresses import SERVER, Address, client_index, is_client
 from privacy.secure_sums.contract import Exchange
-from privacy.secure_sums.signed_replies import SERVER
 from privacy.secure_sums.vectors import Vector
 
 FAULT = "fault_"  # and what it is: the metric of one that happened

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from privacy.addresses import Address
+from privacy.addresses import SERVER, Address
 from privacy.errors import ConfigError, FedveilError, RunRefused
 from privacy.randomness import KEY_BYTES, OsRandomness
 from privacy.sealing import Identity, PublicKeys, Roster, mac
 from privacy.secure_sums.contract import Credentials, Store
 from privacy.secure_sums.meeting import Peers
-from privacy.secure_sums.signed_replies import SERVER, require_everybody
+from privacy.secure_sums.signed_replies import require_everybody
 from results.files import replacing, sync
 
 KEYS_VARIABLE = "FEDVEIL_KEYS"  # the folder of a simulation's keys, for the processes that the simulation starts

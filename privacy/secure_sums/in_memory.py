@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from privacy.addresses import Address, is_client
+from privacy.addresses import SERVER, Address, is_client
 from privacy.errors import FedveilError, ProtocolError
 from privacy.randomness import OsRandomness, Randomness
 from privacy.sealing import Identity, Roster
@@ -25,7 +25,7 @@ from privacy.secure_sums.contract import (
     Value,
 )
 from privacy.secure_sums.exchanges import Exchanges
-from privacy.secure_sums.signed_replies import SERVER, reply_header, signed, verified
+from privacy.secure_sums.signed_replies import reply_header, signed, verified
 from privacy.secure_sums.vectors import Total, Vector, VectorSpec
 
 T = TypeVar("T")

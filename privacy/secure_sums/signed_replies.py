@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from privacy.addresses import Address
+from privacy.addresses import SERVER, Address
 from privacy.errors import ConfigError, MalformedContribution
 from privacy.sealing import Header, Roster
 from privacy.secure_sums.contract import Participant, Records, Value
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 SIGNATURE = "signature"  # no protocol has another record of this name
-SERVER = "server"
 NUMBERS = "biufc"  # the kinds of NumPy types that a protocol's arrays hold
 
 
