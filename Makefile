@@ -6,7 +6,7 @@ PYTHONS = $(or $(PYTHON),python3.11 python3.12 python3)
 BENCH = runtime
 # Of `make check`: a folder or a module of the packages; recorded seconds of tests for each worker.
 ROOM =
-BUDGET_S = 14
+BUDGET_S = 12
 # Processes that run tests: a number, or as many as there are cores.
 WORKERS = logical
 
