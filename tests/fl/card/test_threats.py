@@ -66,7 +66,7 @@ def card(*overrides: str) -> str:
         ),
         (
             ("secure_sum=secagg", "clients=10"),
-            "It takes 7 neighbours where the server follows the protocol.",
+            "It takes 6 neighbours where the server follows the protocol.",
             "keys until a graph",
         ),
         (("secure_sum=secagg", "clients=40", "cohort=4"), "does not collude with 2 of a client's 3", "39 neighbours"),
