@@ -42,6 +42,12 @@ def world_of(count: int, kind: type[SecAggSum] = SecAggSum, minimum: int = 1, **
     return World(secure_sum, spec_of(LENGTH, count, minimum), vectors(count, LENGTH))
 
 
+def reference(world: World) -> SecAggSum:
+    """The secure sum of a world, as what it is."""
+    assert isinstance(world.secure_sum, SecAggSum)
+    return world.secure_sum
+
+
 def printed(secure_sum: SecAggSum, count: int, minimum: int = 1) -> int:
     """The number of colluding neighbours on the card."""
     ((server, colluding),) = secure_sum.trust(spec_of(LENGTH, count, minimum)).coalitions
@@ -53,10 +59,8 @@ def printed(secure_sum: SecAggSum, count: int, minimum: int = 1) -> int:
 
 def flow(attempt: Attempt, names: Collection[Address]) -> Flow:
     """The half of a server that closes the list over these clients alone, and does not care how many are left."""
-    secure_sum = attempt.secure_sum
-    assert isinstance(secure_sum, SecAggSum)
     careless = Careless(len(attempt.vectors), bound=UPDATE_BOUND)
-    careless._bounds = secure_sum._bounds
+    careless._bounds = reference(attempt.world)._bounds
     return careless.server(sorted(names), replace(attempt.spec, min_contributors=1))
 
 
