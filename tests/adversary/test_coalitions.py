@@ -89,7 +89,19 @@ def opens(plan: GraphPlan, minimum: int, colluding: int, lies: bool) -> bool:
         return True
     if not lies or plan.count - 1 < needed:
         return False
-    return any(both(plan, set(split)) for split in placed(plan, colluding))
+    return any(both(plan, set(split)) for split in placed(plan, colluding)) or thinned(plan, needed, colluding)
+
+
+def thinned(plan: GraphPlan, needed: int, colluding: int) -> bool:
+    """True where the victim hears of few sharers, which then count as gone, and the other holders release its seed.
+
+    It masks with the sharers alone, so the keys of those that do not collude are enough. It does not sign a list of
+    survivors with neighbours that are no sharers.
+    """
+    sharers = max(plan.threshold - plan.complete - colluding, 0)
+    releasing = max(plan.threshold - colluding, 0)
+    others = plan.degree - colluding
+    return sharers + releasing <= others and plan.count - sharers >= needed
 
 
 def placed(plan: GraphPlan, colluding: int) -> Iterator[list[int]]:
@@ -128,10 +140,26 @@ def holders(plan: GraphPlan, place: int) -> frozenset[int]:
     return frozenset((place + step) % plan.count for step in range(-half, half + 1) if step)
 
 
+def twice(first: GraphPlan, second: GraphPlan, minimum: int, colluding: int) -> bool:
+    """True where two attempts at a round open two sums, whose difference is the victim's update, on complete graphs.
+
+    Each honest client releases its shares for one set of survivors in a round, so each release counts once.
+    """
+    survivors = min(first.count, second.count + 1)  # at the second attempt the victim is left out
+    needed = max(minimum, first.least, second.least)
+    honest = survivors - colluding
+    released = [max(plan.threshold - colluding, 0) for plan in (first, second)]
+    return survivors - 1 >= needed and sum(released) <= honest and released[1] <= honest - 1
+
+
 def least(secure_sum: SecAggSum, cohort: int, minimum: int, lies: bool) -> int:
-    """The least number of colluders that opens an update, over all lists."""
+    """The least number of colluders that opens an update, over all lists, in one attempt or in two."""
+    taken = list(plans(secure_sum, cohort, minimum))
+    pairs = [(a, b) for a in taken for b in taken if lies and a.complete and b.complete]
     for colluding in range(cohort):
-        if any(opens(plan, minimum, colluding, lies) for plan in plans(secure_sum, cohort, minimum)):
+        if any(opens(plan, minimum, colluding, lies) for plan in taken):
+            return colluding
+        if any(twice(first, second, minimum, colluding) for first, second in pairs):
             return colluding
     raise AssertionError("a whole cohort but one reads the one")
 

@@ -2,9 +2,12 @@
 
 import pytest
 
-from privacy.errors import TooFewContributors
+from privacy.errors import PrivacyRefusal, TooFewContributors
+from privacy.secure_sums.secagg.graph import CURIOUS, MALICIOUS
 from privacy.secure_sums.secagg.protocol import SecAggSum
-from tests.adversary.secagg import Careless, clients, flow, printed, reads, world_of
+from privacy.secure_sums.vectors import Vector
+from tests.adversary.harness import World
+from tests.adversary.secagg import Careless, clients, flow, printed, reads, reference, world_of
 from tests.experiments.command import fedveil
 from tests.privacy.secure_sums.secagg.rounds import STAGES
 
@@ -56,6 +59,27 @@ def test_drop_outs_count_over_all_stages():
     assert len(world.attempt(number=1, gone=gone).aggregate().survivors) == LEAST
     with pytest.raises(TooFewContributors, match="6 contributors are left of 10, 7 are needed"):
         world.attempt(number=2, gone=gone | {"mask": set(one[:4])}).aggregate()
+
+
+def tried_again(server: str) -> tuple[World, Vector]:
+    """The difference of the sums of a round's two attempts, with half of four clients at the end of each."""
+    world = world_of(4, server=server, dropout_rate=0.5 if server == CURIOUS else 0.3)
+    whole = world.attempt(gone={"unmask": {"client/2", "client/3"}}).aggregate()
+    rest = world.attempt(gone={"advertise": {"client/0"}}).aggregate()
+    return world, whole.update_D - rest.update_D
+
+
+def test_a_round_that_is_tried_again_may_tell_two_sums_as_the_card_says_of_a_curious_server():
+    """Of clients that release nothing the first time, as many as the threshold release their shares the next time."""
+    world, difference_D = tried_again(CURIOUS)
+    assert difference_D == pytest.approx(world.vectors["client/0"][:-1], abs=1e-3)
+    told = reference(world).trust(world.spec).sentences["protocol"]
+    assert any("may tell the server the difference of two sums" in sentence for sentence in told)
+
+
+def test_it_tells_one_sum_where_the_server_may_be_malicious():
+    with pytest.raises(PrivacyRefusal, match="2 neighbours released their share"):
+        tried_again(MALICIOUS)
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ _SECRETS = (_KEYS, _SEED, _OWN, _OPENERS, _SHARES)
 class SecAggSum(SecureSum):
     """Exact sums of fixed-point values, or of residues. `bound` is the largest value of an update.
 
-    `clients` and `cohort` are the sizes of a run (a cohort of None is all clients), for `assumption` and `trust`.
+    `clients` and `cohort` are the sizes of a run (a cohort of None is all clients), for `assumption`.
     """
 
     name = "secagg"
@@ -110,7 +110,11 @@ class SecAggSum(SecureSum):
         self.carries = Carries(exact=True, bound=float(bound))
         self._value_bits = value_bits
         self._bounds = Bounds(dropout_rate, collusion_rate, server, security_bits, correctness_bits)
-        self.assumption = assumption(self._bounds, max(clients if cohort is None else cohort, 1))
+        self.assumption = self.assumed(max(clients if cohort is None else cohort, 1))
+
+    def assumed(self, cohort_size: int) -> str:
+        """The clients that must not collude in a cohort of this size."""
+        return assumption(self._bounds, cohort_size)
 
     def trust(self, spec: VectorSpec) -> Trust:
         """The trust assumptions: on no list that clients accept has a smaller coalition enough shares, or the sum."""

@@ -140,6 +140,15 @@ def test_every_line_is_a_sentence():
         assert line.endswith(".")
 
 
+def test_the_assumption_is_that_of_the_clients_who_hold_data():
+    """Of 200 clients fewer hold data, and cohorts of those are asked."""
+    empty = ("data.partition=dirichlet", "data.alpha=0.01", "data.allow_empty=true")
+    topics = explained(workspace_of("secure_sum=secagg", "clients=200", *empty))
+    (coalition,) = topics["coalition"]
+    named = coalition.removeprefix("The server and ").removesuffix(" together read one client's update.")
+    assert topics["trust"] == [f"The server does not collude with {named}."]
+
+
 CARDS = "tests.outside.cards"
 
 
