@@ -99,7 +99,7 @@ class RunPlan:
         """The trust assumption: the roles that are trusted with contributions."""
         if self.config.runtime.measure_sum_error:
             return "a test: the server is told every client's contribution"
-        assumption = self.backend.secure_sum.assumption
+        assumption = self.backend.secure_sum.assumed(self.cohort_size)
         return f"the server is passive and relays public keys as they are: {assumption}" if self.relayed else assumption
 
     @property

@@ -151,6 +151,10 @@ class SecureSum(ABC):
         """The label for tables."""
         return self.name
 
+    def assumed(self, cohort_size: int) -> str:  # noqa: ARG002
+        """The assumption in cohorts of this size: by default it does not depend on that."""
+        return self.assumption
+
     def trust(self, spec: VectorSpec) -> Trust:  # noqa: ARG002
         """The trust assumptions and the sentences of the threat card. By default the protocol protects nothing.
 

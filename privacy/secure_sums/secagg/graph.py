@@ -15,6 +15,12 @@ all clients; Google's open implementation (federated-compute, `graph_parameter_f
 cohort below `SMALL`, or where no k is safe, the graph is complete, and a client also holds a share of its own secrets.
 Then t is as large as the tolerated drop-outs allow (Bonawitz et al. 2017, section 6.2).
 
+A server closes the list of the clients that take part, and could close it over few: it says that the others did not
+advertise. So k, t and the number of clients that must be left are those of the whole cohort, whose size clients know
+from their configuration. A list that is too short for them is refused. On a shorter list t is the whole cohort's or
+more: as many colluding clients may be among fewer, and the coalition that reads an update never gets smaller. Fewer
+clients can still drop out after such a list, since whoever is not on it has dropped out already.
+
 The ring is a permutation that is derived from a hash of the closed list of round keys. A server that colludes with
 clients can leave out keys or make new ones until a ring suits it: the bound holds for each ring that it tries.
 """
@@ -22,7 +28,7 @@ clients can leave out keys or make new ones until a ring suits it: the bound hol
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -51,7 +57,7 @@ class GraphPlan:
     count: int
     degree: int  # k
     threshold: int  # t: number of shares, and of signatures
-    least: int  # least number of clients that must be left, or the graph may be cut
+    least: int  # least number of clients of the cohort that must be left, or the graph may be cut
 
     @property
     def complete(self) -> bool:
@@ -95,54 +101,69 @@ class Bounds:
             raise ConfigError.of(f"{KEY}.dropout_rate", self.dropout_rate, allowed)
 
     def plan(self, count: int, cohort: int) -> GraphPlan:
-        """The fewest neighbours that are safe for `count` clients of a cohort, and the threshold.
+        """Neighbours and threshold for a list of `count` clients of a cohort.
 
         The number of colluding clients is a share of the whole cohort, even if the server reports that others dropped.
 
         Raises:
-            TooFewContributors: there are so few clients that all but one may collude.
+            TooFewContributors: more clients of the cohort are missing than may drop out, or all but one may collude.
         """
-        return _plan(self, count, self.colluding(max(count, cohort)))
+        whole = _whole(self, cohort)
+        if count < whole.least:
+            raise TooFewContributors(f"{count} contributors are left of {cohort}, {whole.least} are needed")
+        return whole if count == cohort else _shorter(self, count, whole)
 
-    def coalition(self, plan: GraphPlan) -> int:
-        """The least number of colluding neighbours of a client with which the server gets both of its secrets.
+    def lengths(self, cohort: int, minimum: int) -> range:
+        """The lengths of the lists that clients accept, where a sum takes at least `minimum` contributors."""
+        return range(min(max(minimum, _whole(self, cohort).least), cohort), cohort + 1)
 
-        Against a curious server these are t, who hold t shares of each secret. A malicious server also gets one share
-        from each honest neighbour, of either secret, so fewer colluding neighbours complete t shares of both.
+    def reading(self, plan: GraphPlan, minimum: int = 1) -> int:
+        """The least number of colluding neighbours of a client with which the server reads its update on one list.
+
+        Together they have t shares of both of its secrets. A curious server takes them from the colluding neighbours. A
+        malicious server also gets one share from each honest neighbour, of either secret: it says to some of them that
+        the client survived, and to others that it did not, for which its list must have one client to spare. Or the
+        colluding clients are all other contributors to a sum, at least `minimum` of them.
         """
-        return plan.threshold if self.server == CURIOUS else max(2 * plan.threshold - plan.holders, 1)
+        least = max(minimum, plan.least)
+        lies = self.server == MALICIOUS and plan.count > least
+        both = 2 * plan.threshold - plan.holders if lies else plan.threshold
+        return min(both, least - 1, plan.degree)
 
-    def assumption(self, plan: GraphPlan) -> str:
-        """The sentence that names the clients that must not collude, for a cohort with this plan."""
-        if plan.count == 1:
-            return "the server is trusted: a cohort of one client has nobody to hide among"
-        honest = "the server follows the protocol: it" if self.server == CURIOUS else "the server"
-        return f"{honest} does not collude with {self.coalition(plan)} of a client's {plan.degree} neighbours"
-
-    def limits(self, plan: GraphPlan) -> list[str]:
-        """Whole sentences about the limits of a cohort with this plan."""
-        told = f"It takes {plan.threshold} neighbours where the server follows the protocol."
-        left = f"Of a cohort of {plan.count}, {plan.least} must be left, or the round is refused."
-        chosen = (
-            "A server that colludes with clients can try keys until a graph suits it: a try succeeds with probability "
-            f"2^-{self.security_bits} at most (secure_sum.collusion_rate={self.collusion_rate:g})."
-        )
-        lies = self.server == MALICIOUS and plan.count > 1
-        return [*([told] if lies else []), left, *([] if plan.complete else [chosen])]
+    def coalition(self, cohort: int, minimum: int = 1) -> int:
+        """The least of `reading` over all lists of a cohort that clients accept."""
+        return min(self.reading(self.plan(count, cohort), minimum) for count in self.lengths(cohort, minimum))
 
     def fewest(self, count: int, colluding: int) -> tuple[int, int] | None:
         """The least safe degree below that of a complete graph, with its threshold; None where there is none."""
-        for degree in range(2, count - 1, 2):
-            threshold = self.threshold(count, degree, colluding)
+        return self._sparse(count, 2, Risks(colluding, self.dropping(count)))
+
+    def shorter(self, count: int, whole: GraphPlan) -> GraphPlan:
+        """The plan for a list of fewer clients than the whole cohort, whose plan is `whole`."""
+        if whole.complete:
+            return replace(whole, count=count, degree=count - 1)
+        risks = Risks(self.colluding(whole.count), count - whole.least, self.reading(whole))
+        sparse = self._sparse(count, whole.degree, risks)
+        if sparse is not None:
+            return GraphPlan(count, *sparse, whole.least)
+        return GraphPlan(count, count - 1, self.majority(count, risks), whole.least)
+
+    def _sparse(self, count: int, fewest: int, risks: "Risks") -> tuple[int, int] | None:
+        for degree in range(fewest, count - 1, 2):
+            threshold = self.threshold(count, degree, risks)
             if threshold is not None:
                 return degree, threshold
         return None
 
-    def majority(self, count: int, colluding: int) -> int:
+    def majority(self, count: int, risks: "Risks") -> int:
         """The threshold in a complete graph: as high as tolerated drop-outs allow, and at least the secure value."""
-        dropping = math.ceil(self.dropout_rate * count - _MARGIN)
-        safe = colluding + 1 if self.server == CURIOUS else (count + colluding) // 2 + 1
-        return max(safe, count - dropping, min(2, count))
+        colluding = risks.colluding
+        safe = colluding + 2 if self.server == CURIOUS else (count + colluding) // 2 + 1
+        return min(max(safe, self._reached(risks.coalition, count), count - risks.dropping), count)
+
+    def _reached(self, coalition: int, holders: int) -> int:
+        """The least threshold with which so many colluding neighbours are needed."""
+        return coalition if self.server == CURIOUS else math.ceil((coalition + holders) / 2)
 
     def colluding(self, count: int) -> int:
         """The largest number of clients that collude."""
@@ -152,29 +173,45 @@ class Bounds:
         """The largest number of clients that drop out."""
         return math.floor((self.dropout_rate + _MARGIN) * count)
 
-    def threshold(self, count: int, degree: int, colluding: int) -> int | None:
+    def threshold(self, count: int, degree: int, risks: "Risks") -> int | None:
         """The least t for this degree that is secure and meets the correctness bound; None where there is none."""
         each = 2.0 ** -(self.security_bits + 1) / count  # the other half of the bound is for a cut
-        if _cut(count, degree, colluding + self.dropping(count)) >= each * count:
+        if _cut(count, degree, risks.colluding + risks.dropping) >= each * count:
             return None
-        beyond = _tail(_hypergeometric(count, colluding, degree))  # P(at least i collude)
+        beyond = _tail(_hypergeometric(count, risks.colluding, degree))  # P(at least i collude)
         most_bad = int(np.argmax(beyond[1:] <= each))
         least = most_bad if self.server == CURIOUS else math.ceil((most_bad + degree - 1) / 2)
-        fewer = _tail(_hypergeometric(count, count - self.dropping(count), degree)[::-1])[::-1]  # P(under i are left)
+        fewer = _tail(_hypergeometric(count, count - risks.dropping, degree)[::-1])[::-1]  # P(under i are left)
         most = int(np.argmax(fewer >= 2.0**-self.correctness_bits / count)) - 1  # number of shares that are left
-        threshold = max(least + 1, 2)
+        threshold = max(least + 1, self._reached(risks.coalition, degree), 2)
         return threshold if threshold <= min(most, degree) else None
 
 
+@dataclass(frozen=True)
+class Risks:
+    """The numbers of clients on a list that collude and that drop out, and the least coalition that may succeed."""
+
+    colluding: int
+    dropping: int
+    coalition: int = 0
+
+
 @lru_cache(maxsize=256)
-def _plan(bounds: Bounds, count: int, colluding: int) -> GraphPlan:
-    if 0 < colluding > count - 2:
-        raise TooFewContributors(f"{count} clients take part, and {colluding} of their cohort may collude")
-    sparse = bounds.fewest(count, colluding) if count >= SMALL else None
+def _whole(bounds: Bounds, cohort: int) -> GraphPlan:
+    colluding = bounds.colluding(cohort)
+    if 0 < colluding > cohort - 2:
+        raise TooFewContributors(f"{cohort} clients take part, and {colluding} of their cohort may collude")
+    sparse = bounds.fewest(cohort, colluding) if cohort >= SMALL else None
     if sparse is not None:
-        return GraphPlan(count, *sparse, count - bounds.dropping(count))
-    threshold = bounds.majority(count, colluding)
-    return GraphPlan(count, count - 1, threshold, threshold)
+        return GraphPlan(cohort, *sparse, cohort - bounds.dropping(cohort))
+    dropping = math.ceil(bounds.dropout_rate * cohort - _MARGIN)
+    threshold = bounds.majority(cohort, Risks(colluding, dropping))
+    return GraphPlan(cohort, cohort - 1, threshold, threshold)
+
+
+@lru_cache(maxsize=1024)
+def _shorter(bounds: Bounds, count: int, whole: GraphPlan) -> GraphPlan:
+    return bounds.shorter(count, whole)
 
 
 def _cut(count: int, degree: int, bad: int) -> float:

@@ -7,7 +7,8 @@ that determines the pairwise masks, are shared among the neighbours (`shamir`). 
 release their shares of the seed; for a client that dropped out, their shares of the key; never both for one client.
 
     advertise    clients sign fresh keys (`secagg_keys`); the clients that have answered are on the closed list
-    share_keys   each verifies the whole list, derives the graph from its digest (`secagg_graph`), and seals its shares
+    share_keys   each verifies the whole list, refuses one that is too short for its cohort, derives the graph from its
+                 digest (`secagg_graph`), and seals its shares
     mask         each opens the shares that its neighbours sealed to it, and sends its masked vector (`secagg_masks`)
     confirm      each signs the list of the clients whose vectors arrived: the survivors
     unmask       each releases its shares, if at least t of its neighbours signed the same list as itself
@@ -47,6 +48,7 @@ from privacy.secure_sums.declarations import Declarations, Encoding, Numbers, Re
 from privacy.secure_sums.fixed_point import FixedPoint
 from privacy.secure_sums.one_set_a_round import note_set
 from privacy.secure_sums.packing import unpack_words
+from privacy.secure_sums.secagg.card import assumption, trust
 from privacy.secure_sums.secagg.graph import KEY, MALICIOUS, Bounds, GraphPlan, NeighbourRing
 from privacy.secure_sums.secagg.keys import (
     EVERYBODY,
@@ -64,7 +66,7 @@ from privacy.secure_sums.secagg.masks import MaskedVectors
 from privacy.secure_sums.secagg.server_state import BOX_BYTES, Collected
 from privacy.secure_sums.secagg.shamir import SHARE_BYTES, split
 from privacy.secure_sums.traits import Carries, Needs
-from privacy.secure_sums.trust import EVERYTHING, LEFT_OUT, Trust
+from privacy.secure_sums.trust import Trust
 from privacy.secure_sums.vectors import Vector, VectorSpec
 from privacy.spans import span
 
@@ -84,7 +86,7 @@ _SECRETS = (_KEYS, _SEED, _OWN, _OPENERS, _SHARES)
 class SecAggSum(SecureSum):
     """Exact sums of fixed-point values, or of residues. `bound` is the largest value of an update.
 
-    `clients` and `cohort` are the sizes of a run (a cohort of None is all clients), for `assumption` and `trust`.
+    `clients` and `cohort` are the sizes of a run (a cohort of None is all clients), for `assumption`.
     """
 
     name = "secagg"
@@ -108,27 +110,21 @@ class SecAggSum(SecureSum):
         self.carries = Carries(exact=True, bound=float(bound))
         self._value_bits = value_bits
         self._bounds = Bounds(dropout_rate, collusion_rate, server, security_bits, correctness_bits)
-        size = max(clients if cohort is None else cohort, 1)
-        whole = self.plan(size, size)
-        self.assumption = self._bounds.assumption(whole)
-        self._limits = (*self._bounds.limits(whole), "Any client can end a round with a wrong share.")
+        self.assumption = self.assumed(max(clients if cohort is None else cohort, 1))
+
+    def assumed(self, cohort_size: int) -> str:
+        """The clients that must not collude in a cohort of this size."""
+        return assumption(self._bounds, cohort_size)
 
     def trust(self, spec: VectorSpec) -> Trust:
-        """The trust assumptions for a whole cohort: smaller coalitions than the named one have too few shares."""
-        plan = self.plan(spec.cohort_size, spec.cohort_size)
-        if plan.count == 1:
-            return replace(EVERYTHING, sentences={"protocol": self._limits})
-        coalition = f"{self._bounds.coalition(plan)} of a client's {plan.degree} neighbours"
-        holds = {"each client": "the keys of its own masks, and a share of each neighbour's keys"}
-        sees = {"the server": "masked vectors, the keys of clients that dropped out, and the sum"}
-        drop_out = f"{LEFT_OUT} Its masks are removed with the shares of {plan.threshold} neighbours."
-        return Trust((("the server", coalition),), drop_out, holds, sees, sentences={"protocol": self._limits})
+        """The trust assumptions: on no list that clients accept has a smaller coalition enough shares, or the sum."""
+        return trust(self._bounds, spec)
 
     def plan(self, count: int, cohort: int) -> GraphPlan:
-        """Neighbours and threshold for `count` clients of a cohort.
+        """Neighbours and threshold for a list of `count` clients of a cohort.
 
         Raises:
-            TooFewContributors: there are so few clients that all but one may collude.
+            TooFewContributors: more clients of the cohort are missing than may drop out, or all but one may collude.
         """
         return self._bounds.plan(count, cohort)
 
@@ -145,7 +141,11 @@ class SecAggSum(SecureSum):
         return self.masked(spec).fixed.tolerance
 
     def ring(self, closed: ClosedList, spec: VectorSpec) -> NeighbourRing:
-        """The graph of the clients on the closed list."""
+        """The graph of the clients on the closed list.
+
+        Raises:
+            TooFewContributors: the list is too short for the cohort.
+        """
         return NeighbourRing(list(closed.keys), closed.digest, self.plan(len(closed.keys), spec.cohort_size))
 
     # ---- the server's half

@@ -88,7 +88,11 @@ OF_TEN = {
     f"{GONE} Its masks are removed with the shares of 7 neighbours.",
     "Of a cohort of 10, 7 must be left, or the round is refused.",
 }
-WRONG_SERVER = "It takes 7 neighbours where the server follows the protocol."
+AGAIN = (
+    "A round that is interrupted while its sum is opened, and tried again without some of its clients, may tell the "
+    "server the difference of two sums."
+)
+WRONG_SERVER = "It takes 6 neighbours where the server follows the protocol."
 
 # ---- the cards: what is overridden, and the whole card
 
@@ -296,9 +300,10 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *HIDDEN,
             *NEIGHBOURS,
             *OF_TEN,
+            AGAIN,
             SIMULATION,
-            "The server follows the protocol: it does not collude with 7 of a client's 9 neighbours.",
-            "The server and 7 of a client's 9 neighbours together read one client's update.",
+            "The server follows the protocol: it does not collude with 6 of a client's 9 neighbours.",
+            "The server and 6 of a client's 9 neighbours together read one client's update.",
         },
     ),
     "secagg on a graph": (

@@ -66,7 +66,7 @@ def card(*overrides: str) -> str:
         ),
         (
             ("secure_sum=secagg", "clients=10"),
-            "It takes 7 neighbours where the server follows the protocol.",
+            "It takes 6 neighbours where the server follows the protocol.",
             "keys until a graph",
         ),
         (("secure_sum=secagg", "clients=40", "cohort=4"), "does not collude with 2 of a client's 3", "39 neighbours"),
@@ -138,6 +138,15 @@ def test_every_line_is_a_sentence():
     for line in "\n".join(texts).splitlines():
         assert line[0].isupper()
         assert line.endswith(".")
+
+
+def test_the_assumption_is_that_of_the_clients_who_hold_data():
+    """Of 200 clients fewer hold data, and cohorts of those are asked."""
+    empty = ("data.partition=dirichlet", "data.alpha=0.01", "data.allow_empty=true")
+    topics = explained(workspace_of("secure_sum=secagg", "clients=200", *empty))
+    (coalition,) = topics["coalition"]
+    named = coalition.removeprefix("The server and ").removesuffix(" together read one client's update.")
+    assert topics["trust"] == [f"The server does not collude with {named}."]
 
 
 CARDS = "tests.outside.cards"

@@ -46,11 +46,13 @@ def test_stragglers_are_left_out_at_the_deadline_and_counted_before_it(tmp_path,
 
 @pytest.mark.parametrize("name", [one for one in ALL if one != "plain"])
 def test_a_single_client_that_is_left_is_not_opened(tmp_path, name):
+    """Nor are fewer than half under secure aggregation, where half may drop out."""
     work = Workspace(canonical(*BASE, *OF[name], "faults.dropout_rate=0.93"))
-    with pytest.raises(TooFewContributors, match=r"contributors are left of 10, [2-9] are needed; .* on purpose"):
+    needed = 5 if name == "secagg" else 2
+    with pytest.raises(TooFewContributors, match=rf"contributors are left of 10, {needed} are needed; .* on purpose"):
         runtimes.run(work, tmp_path, Errand(tmp_path / "checkpoints"))
     rows = Checkpoints(tmp_path / "checkpoints", 2).rows()
     last = rows["round"].max()
     assert set(rows["round"]) == set(range(last + 1))
-    assert len(rows.filter(round=last, metric="fault_dropout")) >= CLIENTS - 1
+    assert len(rows.filter(round=last, metric="fault_dropout")) > CLIENTS - needed
     assert ended(work, tmp_path).round == last - 1

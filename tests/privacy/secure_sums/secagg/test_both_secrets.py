@@ -66,14 +66,14 @@ def test_no_server_gets_both_secrets_below_the_coalition_and_one_does_at_it(coun
     everybody = addresses(count)
     there = ",".join(everybody)
     gone = ",".join(name for name in everybody if name != VICTIM)
-    for size in (bounds.coalition(plan) - 1, bounds.coalition(plan)):
+    for size in (bounds.reading(plan) - 1, bounds.reading(plan)):
         colluding = frozenset(everybody[count - size :])
         others = [name for name in everybody if name not in colluding]
         both = []
         for stories in itertools.product((there, gone), repeat=len(others)):
             seeds, keys = gained(round_, dict(zip(others, stories, strict=True)), colluding)
             both.append(seeds >= plan.threshold and keys >= plan.threshold)
-        assert any(both) is (size == bounds.coalition(plan))
+        assert any(both) is (size == bounds.reading(plan))
 
 
 def test_shares_below_the_threshold_give_neither_secret(honest):

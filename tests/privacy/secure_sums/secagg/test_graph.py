@@ -127,22 +127,57 @@ def test_all_that_is_stated_is_withstood_whatever_the_rates(rates):
             continue  # no honest client is left to hide among
         plan = limits.plan(count, count)
         if plan.complete and count > 1:
-            assert limits.colluding(count) < limits.coalition(plan)
+            assert limits.colluding(count) < limits.reading(plan)
         assert min(2, count) <= plan.threshold <= plan.holders
         assert plan.least <= max(count - limits.dropping(count), plan.threshold)
 
 
 def test_who_colludes_is_a_share_of_the_cohort_however_few_take_part():
-    """A server that says that half are not there makes no cohort of its friends."""
+    """A server that says that many are not there makes no cohort of its friends."""
     limits = bounds(0.3, 0.1)
-    for count in (70, 50, 40):
-        whole = limits.plan(count, count)
-        half = limits.plan(count, 100)
-        assert half.threshold > whole.threshold
-        assert 2 * half.threshold - half.holders > 2 * whole.threshold - whole.holders
-    assert limits.plan(12, 100).threshold == 12
-    with pytest.raises(TooFewContributors, match="11 clients take part, and 10 of their cohort may collude"):
-        limits.plan(11, 100)
+    whole = limits.plan(70, 70)
+    half = limits.plan(70, 100)
+    assert half.threshold > whole.threshold
+    assert 2 * half.threshold - half.holders > 2 * whole.threshold - whole.holders
+    with pytest.raises(TooFewContributors, match="5 clients take part, and 4 of their cohort may collude"):
+        bounds(0.0, 0.9).plan(5, 5)
+
+
+RATES = [(0.3, 0.05, M), (0.3, 0.05, C), (0.1, 0.3, M), (0.4, 0.1, M), (0.5, 0.05, C), (0.1, 0.7, C), (0.0, 0.0, M)]
+
+
+@pytest.mark.parametrize("rates", RATES)
+def test_a_shorter_list_is_refused_or_takes_as_many_who_collude(rates):
+    """And however short, the cohort's drop-outs are withstood: on a list that has them no more may be missing."""
+    limits = bounds(*rates)
+    for cohort in (2, 3, 7, 10, 20, 31, 32, 33, 40, 64, 100, 150):
+        if 0 < limits.colluding(cohort) > cohort - 2:
+            continue
+        whole = limits.plan(cohort, cohort)
+        assert list(limits.lengths(cohort, 1)) == list(range(whole.least, cohort + 1))
+        for count in range(1, whole.least):
+            with pytest.raises(TooFewContributors, match=f"{count} contributors are left of {cohort}, {whole.least} "):
+                limits.plan(count, cohort)
+        for count in range(whole.least, cohort + 1):
+            plan = limits.plan(count, cohort)
+            assert (plan.count, plan.least) == (count, whole.least)
+            assert limits.reading(plan) >= limits.reading(whole)
+            assert plan.threshold <= whole.least or plan == whole
+
+
+@pytest.mark.parametrize(("count", "cohort"), [(70, 100), (85, 100), (700, 1000), (900, 1000)])
+def test_a_shorter_list_meets_the_bounds_of_the_whole_cohort(count, cohort):
+    """In exact arithmetic: with the whole cohort's colluding clients, and the drop-outs that it has left."""
+    limits = bounds()
+    plan = limits.plan(count, cohort)
+    colluding = math.floor(0.05 * cohort + 1e-9)
+    dropping = count - plan.least
+    half = Fraction(1, 2**41)
+    pairs = Fraction(count * (count - plan.degree - 1), 2)
+    cut = pairs * Fraction(math.comb(colluding + dropping, plan.degree), math.comb(count, plan.degree))
+    assert cut < half
+    assert at_least(count, colluding, plan.degree, 2 * plan.threshold - plan.degree) <= half / count
+    assert 1 - at_least(count, plan.least, plan.degree, plan.threshold) < Fraction(1, 2**20) / count
 
 
 @settings(deadline=None, max_examples=30)

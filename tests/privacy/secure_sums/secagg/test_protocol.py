@@ -22,6 +22,13 @@ class TestSecAgg(SecureSumContract):
     def secure_sum(self):
         return SecAggSum(5, bound=UPDATE_BOUND)
 
+    def test_one_survivor(self, secure_sum):
+        """The cohort's threshold is above the configured minimum."""
+        for stage in STAGES[:3]:
+            round_ = made(secure_sum, 3, minimum=1, gone={stage: {"client/0", "client/2"}})
+            with pytest.raises(TooFewContributors, match="1 contributors are left of 3, 2 are needed"):
+                round_.run()
+
 
 # ---- drop-outs
 
@@ -57,10 +64,10 @@ def test_the_sum_is_right_or_the_round_refuses_for_every_pattern_of_drop_outs(ki
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), count=st.integers(3, 9))
 def test_the_drop_outs_that_the_configuration_states_are_withstood(data, count):
-    """At stages after the list is closed, all together no more than 30 % of it, rounded up, but for a majority."""
+    """At any stages, all together no more than 30 % of the cohort, rounded up, but for a majority."""
     most = min(math.ceil(0.3 * count - 1e-9), (count - 1) // 2)
     leaving = data.draw(st.lists(st.sampled_from(addresses(count)), max_size=most, unique=True))
-    stages = [data.draw(st.sampled_from(STAGES[1:])) for _ in leaving]
+    stages = [data.draw(st.sampled_from(STAGES)) for _ in leaving]
     gone = {
         stage: {a for a, left in zip(leaving, stages, strict=True) if STAGES.index(left) <= STAGES.index(stage)}
         for stage in STAGES
@@ -73,7 +80,7 @@ def test_the_drop_outs_that_the_configuration_states_are_withstood(data, count):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES[1:])
+@pytest.mark.parametrize("stage", STAGES)
 def test_thirty_of_a_hundred_drop_out_at_each_stage(stage):
     """A graph that the bounds give, and neighbours beyond the ring's seam."""
     gone = {later: {f"client/{3 * i}" for i in range(30)} for later in STAGES[STAGES.index(stage) :]}
@@ -238,7 +245,13 @@ def test_nothing_that_is_secret_passes_or_stays():
         ({"clients": 100}, "the server does not collude with 6 of a client's 66 neighbours", "It takes 36 neighbours"),
         ({"clients": 500, "cohort": 100}, "6 of a client's 66 neighbours", "can try keys until a graph suits it"),
         ({"clients": 100, "server": "curious"}, "the server follows the protocol: it does not collude with", "70 must"),
-        ({"clients": 10}, "the server does not collude with 4 of a client's 9 neighbours", "It takes 7 neighbours"),
+        ({"clients": 10}, "the server does not collude with 4 of a client's 9 neighbours", "It takes 6 neighbours"),
+        (
+            {"clients": 10, "server": "curious"},
+            "with 6 of a client's 9 neighbours",
+            "interrupted while its sum is opened",
+        ),
+        ({"clients": 2}, "the server does not collude with 1 of a client's 1 neighbour", "It takes 1 neighbour where"),
         ({"clients": 1}, "the server is trusted: a cohort of one client", "Any client can end a round"),
     ],
 )
