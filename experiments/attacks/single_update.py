@@ -73,7 +73,7 @@ ALONE = "named alone"
 SPLICED = "the count kept from the sum of all"
 FORGERIES = {
     "": (copies, "another sum"),
-    ALONE: (alone, "2 are needed"),
+    ALONE: (alone, "5 are needed"),
     SPLICED: (spliced, "the opening is not"),
 }
 SHARED = "secure_sum.keys=clients"
@@ -92,7 +92,7 @@ CASES = (
     _case("secure_sum=pad", succeeds=False),
     _case("secure_sum=pad", SHARED, succeeds=False),
     _case("secure_sum=pad", succeeds=False, note=SPLICED),
-    _case("secure_sum=ckks", "server.min_contributors=1", succeeds=True, note=ALONE),
+    _case("secure_sum=ckks", "server.min_contributors=1", "server.min_share=0.1", succeeds=True, note=ALONE),
     _case("secure_sum=ckks", succeeds=False, note=ALONE),
     AttackCase(("secure_sum=ckks", "secure_sum.encrypt_fraction=0.1"), True, overhear, "all uploads", "as they are"),
 )

@@ -45,7 +45,7 @@ from privacy.secure_sums.he.codecs import CipherScheme, Mask, sum_of_masks
 from privacy.secure_sums.he.key_delivery import SECRET, STAGES, KeyDelivery, ignored
 from privacy.secure_sums.one_set_a_round import note_set
 from privacy.secure_sums.traits import Carries, Needs, Parties
-from privacy.secure_sums.trust import Trust, of_opener
+from privacy.secure_sums.trust import Trust, of_opener, subtracting
 from privacy.secure_sums.vectors import OrderedSum, Sum, Vector, VectorSpec
 from privacy.spans import span
 
@@ -126,7 +126,11 @@ class OpenedSum(SecureSum):
     def trust(self, spec: VectorSpec) -> Trust:
         """The trust assumptions, for either value of `keys`, and the limits of the protocol."""
         trust = of_opener(bool(self.parties.roles), self.masks, encrypted=self._scheme(spec).parameters is not None)
-        return replace(trust, sentences={"protocol": tuple(self._limits())})
+        return replace(
+            trust,
+            sentences={"protocol": tuple(self._limits())},
+            subtracting=subtracting(spec) if self.masks else (),  # without masks the server needs no client
+        )
 
     @property
     def _opener(self) -> str:

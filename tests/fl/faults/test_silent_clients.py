@@ -46,7 +46,7 @@ def test_stragglers_are_left_out_at_the_deadline_and_counted_before_it(tmp_path,
 
 @pytest.mark.parametrize("name", [one for one in ALL if one != "plain"])
 def test_a_single_client_that_is_left_is_not_opened(tmp_path, name):
-    work = Workspace(canonical(*BASE, *OF[name], "faults.dropout_rate=0.93"))
+    work = Workspace(canonical(*BASE, *OF[name], "faults.dropout_rate=0.93", "server.min_share=0.2"))
     with pytest.raises(TooFewContributors, match=r"contributors are left of 10, [2-9] are needed; .* on purpose"):
         runtimes.run(work, tmp_path, Errand(tmp_path / "checkpoints"))
     rows = Checkpoints(tmp_path / "checkpoints", 2).rows()
