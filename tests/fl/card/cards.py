@@ -56,6 +56,10 @@ KEYHOLDER = {
     "The keyholder sees the sum.",
     WITHOUT_KEYHOLDER,
 }
+KEY_BY_CLIENT = (
+    "The server and a client together can learn the secret key from an opened sum, as nobody checks what that client "
+    "encrypts: the masks alone then hide the updates of the others."
+)
 MASK_KEYS = {"The keyholder holds the keys of all masks.", "Each client holds the key of its own mask."}
 PAD = {*KEYHOLDER, *MASK_KEYS}
 UNMASKED = {
@@ -203,6 +207,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *HIDDEN,
             *KEYHOLDER,
             SIMULATION,
+            KEY_BY_CLIENT,
             "The keyholder holds the secret key and the keys of all masks.",
             "Each client holds the key of its own mask.",
         },
@@ -257,6 +262,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             "The keyholder holds the secret key and the keys of all masks.",
             "Each client holds the key of its own mask.",
             "The keyholder sees the sum.",
+            KEY_BY_CLIENT,
             "The server sees 0.75 of each update, and the sum.",
             "The server alone reads a part of one client's update.",
             SUBTRACTED,
