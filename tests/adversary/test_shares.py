@@ -14,11 +14,13 @@ import pytest
 from fl.config.identity import to_json
 from fl.plan import RunPlan
 from fl.threats import explained
-from privacy.errors import FedveilError, TooFewContributors
+from privacy.addresses import Address
+from privacy.errors import FedveilError, PrivacyRefusal, TooFewContributors
 from privacy.secure_sums.contract import require_contributors
 from privacy.secure_sums.vectors import Vector
 from privacy.testing.harness import Round
 from tests.composed import SMALL, compose, workspace_of
+from tests.fl.card.cards import TWO_ROUNDS
 
 LENGTH = 6
 VICTIM = "client/0"
@@ -124,6 +126,43 @@ def test_large_cohorts_by_the_check_of_their_openers(name, cohort):
     least = next(count for count in range(1, cohort + 1) if accepted(plan, count))
     assert least == math.ceil(cohort / 2)
     assert named_on_the_card(plan) == of_clients(least - 1)
+
+
+# ---- another set for the same model
+
+
+def again(first: Round, number: int, attempt: str, asked: Sequence[Address]) -> Round:
+    """The same roles, with their stores, in another attempt or round, over other clients."""
+    vectors_of = {address: first.vectors[address] for address in asked}
+    return Round(
+        first.secure_sum, first.spec, vectors_of, stores=first.stores, number=number, attempt=attempt, strict=True
+    )
+
+
+def first_round(name: str) -> Round:
+    plan = planned(name, 5)
+    round_ = Round(plan.backend.secure_sum, plan.spec(LENGTH), vectors(5), strict=True)
+    round_.set_up()
+    return round_
+
+
+@pytest.mark.parametrize("name", ["pad", "ckks", "bfv", "crypten"])
+def test_another_attempt_at_a_round_gives_no_other_set(name):
+    round_ = first_round(name)
+    round_.aggregate()
+    others = list(round_.vectors)[1:]
+    with pytest.raises(PrivacyRefusal, match=r"the difference would reveal an update|did not (open|reveal) the sum"):
+        again(round_, 1, "another", others).aggregate()
+    assert again(round_, 1, "a third", list(round_.vectors)).aggregate().survivors == tuple(round_.vectors)
+
+
+@pytest.mark.parametrize("name", ["pad", "crypten"])
+def test_another_round_over_the_same_model_does_as_the_card_says(name):
+    round_ = first_round(name)
+    whole_D = round_.aggregate().update_D
+    less_D = again(round_, 2, "another", list(round_.vectors)[1:]).aggregate().update_D
+    np.testing.assert_allclose(whole_D - less_D, round_.vectors[VICTIM][:-1], atol=1e-3)
+    assert TWO_ROUNDS in explained(workspace_of(f"secure_sum={name}"))["beyond"]
 
 
 @pytest.mark.parametrize("name", ["pad", "ckks", "bfv", "crypten"])

@@ -27,8 +27,7 @@ CLIENT = {
 }
 ADDING = {"collect/add", "protocol/serialise"}
 SERVER = {"plain": {"collect/add"}, "masked": set(), "pad": ADDING, "bfv": ADDING, "ckks": ADDING}
-OPENER = dict.fromkeys(CLIENT, {"unmask", "open", "decode"})
-OPENER |= dict.fromkeys(("bfv", "ckks"), {"unmask", "open", "decode", "check"})
+OPENER = {name: {"unmask", "open", "decode"} | (found & {"check"}) for name, found in CLIENT.items()}
 
 Case = tuple[str, str | None]
 CASES: list[Case] = [("plain", None), ("masked", None)]
