@@ -1,5 +1,6 @@
 """The plan of a run: all that follows from its configuration and the clients' numbers of examples, without a model."""
 
+import math
 import os
 from functools import cached_property
 
@@ -26,6 +27,7 @@ UPDATE = "update"
 EXTRA = "extra"
 WEIGHT = "weight"
 HIDDEN_AMONG = 2  # contributions at least, by default
+_ROUNDING = 1e-9  # 7 % of 100 clients are 7, though 0.07 * 100 is a little more in floating point
 
 
 class RunPlan:
@@ -114,17 +116,29 @@ class RunPlan:
 
     @property
     def min_contributors(self) -> int:
-        """The least number of contributions over which a sum is opened; by default 2 where the sum hides something.
+        """The least number of contributions over which a sum is opened, which its openers enforce.
+
+        Where the sum hides something, two bounds hold: `server.min_contributors` (by default 2), and the share of the
+        cohort, `least_by_share`. The server alone chooses whom it asks: without the second bound it could ask one
+        client beside a single one that colludes with it, of however large a cohort.
 
         Raises:
             ConfigError: the cohort has one client alone, and `server.min_contributors` is not set to allow that.
         """
         minimum = self.config.server.min_contributors
-        if minimum is None and self.hides_something and self.cohort_size < HIDDEN_AMONG:
+        if not self.hides_something:
+            return minimum or 1
+        if minimum is None and self.cohort_size < HIDDEN_AMONG:
             name = self.backend.secure_sum.name
             allowed = f"a sum over one is its update, which {name} is to hide: ask more, or set it to 1"
             raise ConfigError.of("server.min_contributors", "null", allowed)
-        return minimum if minimum is not None else HIDDEN_AMONG if self.hides_something else 1
+        return max(self.least_by_share, minimum or HIDDEN_AMONG)
+
+    @property
+    def least_by_share(self) -> int:
+        """The least number of contributions that makes up `server.min_share` of the cohort."""
+        share = self.config.server.min_share * self.cohort_size
+        return math.ceil(share - _ROUNDING)
 
     def randomness(self, *labels: int | str) -> Randomness:
         """Return the randomness of noise and secret sampling: the operating system's, or seeded with `noise=seeded`."""

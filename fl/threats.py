@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from fl.plan import HIDDEN_AMONG
 from fl.workspace import Workspace
 from privacy.accounting.ledger import Ledger
-from privacy.mechanisms.contract import CLIENT, NOISERS, SERVER, Mechanism
-from privacy.secure_sums.trust import EVERYTHING, SERVER_ALONE, TOPICS, Trust
+from privacy.mechanisms.contract import CLIENT, NOISERS, PARTIES, SERVER, Mechanism
+from privacy.secure_sums.trust import EVERYTHING, SERVER_ALONE, TOPICS, Coalition, Trust
 from privacy.witness.examine import FALSE_ALARM
 
 NEIGHBOURS = {
@@ -75,24 +75,35 @@ def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
     if work.plan.config.runtime.measure_sum_error:
         coalitions = SERVER_ALONE
         reads = EVERYTHING.reads  # of partly encrypted updates, too
+    elif trust.subtracting == SERVER_ALONE[0]:
+        coalitions = ()
     for coalition in coalitions:
-        together = f"{' and '.join(coalition)} together read" if len(coalition) > 1 else f"{coalition[0]} alone reads"
-        yield f"{_capital(together)} {reads}{_as_released(work)}."
+        yield f"{_together(coalition)} {reads}{_as_released(work, CLIENT)}."
+    if trust.subtracting and not work.plan.config.runtime.measure_sum_error:
+        yield f"{_together(trust.subtracting)} {EVERYTHING.reads}{_as_released(work, CLIENT, PARTIES)}."
 
 
-def _as_released(work: Workspace) -> str:
-    """Return the clause that names the mechanisms that noise an update at the client; empty where there are none."""
-    local = [m.name for m in work.plan.backend.mechanisms if m.noised_by == CLIENT]
-    return f", as {' and '.join(local)} noised it" if local else ""
+def _together(coalition: Coalition) -> str:
+    together = f"{' and '.join(coalition)} together read" if len(coalition) > 1 else f"{coalition[0]} alone reads"
+    return _capital(together)
+
+
+def _as_released(work: Workspace, *noisers: str) -> str:
+    """Return the clause that names the mechanisms whose noise these roles add; empty where there are none."""
+    noising = [m.name for m in work.plan.backend.mechanisms if m.noised_by in noisers]
+    return f", as {' and '.join(noising)} noised it" if noising else ""
 
 
 def _least(work: Workspace) -> Iterator[str]:
-    if not work.plan.hides_something:
+    plan = work.plan
+    if not plan.hides_something:
         return
-    if work.plan.min_contributors < HIDDEN_AMONG:
+    least = plan.min_contributors
+    if least < HIDDEN_AMONG:
         yield "A sum over one client alone is opened, which is its update (server.min_contributors=1)."
-    else:
-        yield f"Nothing is opened over fewer than {work.plan.min_contributors} clients (server.min_contributors)."
+        return
+    key = "min_contributors" if least == (plan.config.server.min_contributors or HIDDEN_AMONG) else "min_share"
+    yield f"Nothing is opened over fewer than {least} clients (server.{key})."
 
 
 def _measured(work: Workspace) -> Iterator[str]:
@@ -197,6 +208,10 @@ def _beyond(work: Workspace) -> Iterator[str]:
             yield "Nothing keeps one party from posing as many clients."
         else:
             yield "A roster keeps strangers out, not several of its clients who subtract their updates from a sum."
+        yield (
+            "A server that gives two rounds the same model and other clients reads the difference of their sums: "
+            "the noise of a mechanism alone limits that."
+        )
     yield "The models themselves tell of the data whatever epsilon, or its absence, allows."
 
 

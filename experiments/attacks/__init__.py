@@ -27,6 +27,7 @@ from results.render import Sheet, markdown
 
 ATTACKS = {
     "key_recovery": "the secret key of CKKS, from an opened sum and its ciphertext (Li and Micciancio 2021)",
+    "key_oracle": "the secret key, from a sum with a polynomial of the server's own in it",
     "single_update": "one client's update, opened as if it were a sum",
     "double_count": "one client's upload counted twice, in place of another's",
     "swapped_keys": "one client's update, under keys that the server puts in the place of the opener's",

@@ -41,7 +41,7 @@ def recover_key(scheme: Ckks | Bfv, message: bytes, opened_D: NDArray[Any], cont
         raise ConfigError.of("dense", False, "openings of real slots show half of the noise: attack a dense set")
     raw = next(here.parse(message, scheme.ciphertexts(len(opened_D))))
     for plaintext in _guesses(scheme, opened_D[: scheme.values_per_ciphertext], contributors):
-        key_N = _ternary(coefficients(scheme.parameters, _solve(here, raw, plaintext)), here.moduli[0])
+        key_N = ternary(coefficients(scheme.parameters, _solve(here, raw, plaintext)), here.moduli[0])
         if key_N is not None:
             return key_N
     return None
@@ -55,7 +55,7 @@ def secret_coefficients(parameters: HeParameters, secret: bytes) -> Ternary:
     """
     here = ring(parameters)
     key_N = here.secret_key.parse(secret).residues_PKN[0, 0]
-    ternary_N = _ternary(coefficients(parameters, key_N), here.moduli[0])
+    ternary_N = ternary(coefficients(parameters, key_N), here.moduli[0])
     assert ternary_N is not None
     return ternary_N
 
@@ -125,7 +125,8 @@ def _layout(here: SealRing, ntt: bool) -> SealLayout:
     return ciphertext_layout(here.context.first_parms_id(), ntt, here.degree, here.moduli, scale)
 
 
-def _ternary(residues_N: Residues, modulus: int) -> Ternary | None:
+def ternary(residues_N: Residues, modulus: int) -> Ternary | None:
+    """Return residues as the coefficients of a key, shape (N,); None if one of them is not -1, 0 or 1."""
     centred_N = residues_N.astype(np.int64)
     centred_N[centred_N > modulus // 2] -= modulus
     return centred_N.astype(np.int8) if np.abs(centred_N).max() <= 1 else None

@@ -9,7 +9,6 @@ import numpy as np
 from experiments.attacks import AttackCase, Finding
 from experiments.attacks.scene import VICTIM, Scene, Uploads, message_of, scene, taken_for
 from privacy.secure_sums.contract import Records
-from privacy.secure_sums.he.protocol import TAG_BYTES
 from privacy.secure_sums.he.selection import at_random, protected_spec
 from privacy.secure_sums.he.selective_protocol import SelectiveSum
 from privacy.secure_sums.packing import pack_words, unpack_words
@@ -24,9 +23,12 @@ def copies(here: Scene, request: Records, uploads: Uploads) -> Records:
 
 def alone(here: Scene, request: Records, uploads: Uploads) -> Records:
     """The unchanged upload, with its sender as the only contributor."""
-    place = str(request["contributors"]).split(",").index(VICTIM)
-    tags = message_of(request, "tags")[TAG_BYTES * place :][:TAG_BYTES]
-    return {"sum": here.total([message_of(uploads[VICTIM])]), "contributors": VICTIM, "tags": tags}
+    contributors = str(request["contributors"]).split(",")
+    tags = message_of(request, "tags")
+    size = len(tags) // len(contributors)
+    place = contributors.index(VICTIM)
+    own = tags[size * place : size * (place + 1)]
+    return {"sum": here.total([message_of(uploads[VICTIM])]), "contributors": VICTIM, "tags": own}
 
 
 def spliced(here: Scene, request: Records, uploads: Uploads) -> Records:
@@ -73,7 +75,7 @@ ALONE = "named alone"
 SPLICED = "the count kept from the sum of all"
 FORGERIES = {
     "": (copies, "another sum"),
-    ALONE: (alone, "2 are needed"),
+    ALONE: (alone, "5 are needed"),
     SPLICED: (spliced, "the opening is not"),
 }
 SHARED = "secure_sum.keys=clients"
@@ -92,7 +94,7 @@ CASES = (
     _case("secure_sum=pad", succeeds=False),
     _case("secure_sum=pad", SHARED, succeeds=False),
     _case("secure_sum=pad", succeeds=False, note=SPLICED),
-    _case("secure_sum=ckks", "server.min_contributors=1", succeeds=True, note=ALONE),
+    _case("secure_sum=ckks", "server.min_contributors=1", "server.min_share=0.1", succeeds=True, note=ALONE),
     _case("secure_sum=ckks", succeeds=False, note=ALONE),
     AttackCase(("secure_sum=ckks", "secure_sum.encrypt_fraction=0.1"), True, overhear, "all uploads", "as they are"),
 )

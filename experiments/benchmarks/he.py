@@ -89,13 +89,16 @@ class SchemeCost(NamedTuple):
     """Processor seconds: of a client (mask, encode, encrypt, serialise), of one addition, and of the opener.
 
     `unmask_s` is the part of `open_s` that draws and adds the masks of all clients; `steps_s` holds the steps of the
-    client and of the opener, by name.
+    client and of the opener, by name. `check_s` and `open_check_s`, the linear check of a client and of the opener, are
+    in none of the others.
     """
 
     encrypt_s: float
     add_s: float
     open_s: float
     unmask_s: float
+    check_s: float
+    open_check_s: float
     steps_s: Mapping[str, float]
 
 
@@ -128,10 +131,22 @@ class Subject:
         open_s, sum_D = _timed(lambda: self._open(total, mask))
         assert np.abs(sum_D - CLIENTS * self.vector_D.astype(np.float64)).max() <= CLIENTS * self.scheme.tolerance
         sizes = Sizes(self._ciphertexts, len(messages[0]), len(total))
+        check_s, open_check_s = self._checks_s(messages, total)
         steps_s = _steps(self._encrypt) | _steps(lambda: self._open(total, self._sum_of_masks()))
-        return sizes, SchemeCost(
-            statistics.median(encrypts_s), statistics.median(adds_s), unmask_s + open_s, unmask_s, steps_s
+        times_s = (statistics.median(encrypts_s), statistics.median(adds_s), unmask_s + open_s, unmask_s)
+        return sizes, SchemeCost(*times_s, check_s, open_check_s, steps_s)
+
+    def _checks_s(self, messages: Sequence[bytes], total: bytes) -> tuple[float, float]:
+        """The time of the linear check at a client and at the opener; 0 where the set has none."""
+        check = None if self.masks is None else self.masks.check
+        if check is None:
+            return 0.0, 0.0
+        digests_s, digests = zip(
+            *(_timed(functools.partial(check.digest, m, self.mask_key)) for m in messages), strict=True
         )
+        sent = [digests[client % MESSAGES] for client in range(CLIENTS)]
+        open_check_s, _ = _timed(lambda: check.require_sum(total, sent, self.mask_key))
+        return statistics.median(digests_s), open_check_s
 
     def _encrypt(self) -> bytes:
         key = self.keys.secret if self.setting.symmetric else self.keys.public
@@ -275,11 +290,11 @@ def compare(size: int, measured: Measured) -> list[BenchFigure]:
 
 
 def _median(costs: Sequence[SchemeCost]) -> SchemeCost:
-    encrypt_s, add_s, open_s, unmask_s = (
-        statistics.median(times) for times in zip(*(c[:4] for c in costs), strict=True)
+    encrypt_s, add_s, open_s, unmask_s, check_s, open_check_s = (
+        statistics.median(times) for times in zip(*(cost[:6] for cost in costs), strict=True)
     )
     steps_s = {step: statistics.median(cost.steps_s[step] for cost in costs) for step in costs[0].steps_s}
-    return SchemeCost(encrypt_s, add_s, open_s, unmask_s, steps_s)
+    return SchemeCost(encrypt_s, add_s, open_s, unmask_s, check_s, open_check_s, steps_s)
 
 
 def _bytes(size: int, sizes: Sizes, setting: HeSetting) -> list[BenchFigure]:
@@ -304,6 +319,8 @@ def _rates(size: int, cost: SchemeCost, first: SchemeCost, setting: HeSetting) -
         named_s.append(("open, masks already added", cost.open_s - cost.unmask_s, None))
     for role, steps in (("client", CLIENT_STEPS), ("opener", OPENER_STEPS)):
         named_s += [(f"{role}: {step}", cost.steps_s[step], None) for step in steps if step in cost.steps_s]
+    checks_s = {"client: linear check": cost.check_s, "opener: linear check": cost.open_check_s}
+    named_s += [(name, seconds, None) for name, seconds in checks_s.items() if seconds]
     return [BenchFigure(name, size / max(seconds, 1e-9) / 1e6, "M params/s", bar) for name, seconds, bar in named_s]
 
 
@@ -314,4 +331,6 @@ def _ratios(name: str, medians: Mapping[str, SchemeCost], setting: HeSetting) ->
         ratios.append(
             BenchFigure("client time, nvflare's /", medians[NVFLARE].encrypt_s / client_s, "1", setting.nvflare_bar)
         )
+    if medians[name].check_s:
+        ratios.append(BenchFigure("linear check, / client time", medians[name].check_s / client_s, "1"))
     return ratios

@@ -86,6 +86,7 @@ CHECKS: tuple[Check, ...] = (
     ("training.sample_rate", lambda v: v is None or 0 < v <= 1, "must lie above 0 and be at most 1"),
     _at_least("training.threads", 1),
     _at_least("server.min_contributors", 1),
+    ("server.min_share", lambda v: 0 < v <= 1, "must lie above 0 and be at most 1"),
     _positive("server.deadline_s"),
     _one_of("server.on_invalid", ON_INVALID),
     _at_least("server.evaluate_every", 0),

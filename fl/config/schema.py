@@ -80,7 +80,9 @@ class ServerConfig:
     """The server's half: optimiser, required answers, evaluation."""
 
     optimizer: dict[str, Any] = field(default_factory=dict)  # a torch.optim class on the negative mean update
-    min_contributors: int | None = None  # null: 2 where the secure sum hides something, else 1
+    # the least number of contributions in a sum that is opened; null: 2 where the secure sum hides something, else 1
+    min_contributors: int | None = None
+    min_share: float = 0.5  # and their least share of the cohort where it hides something: the larger number holds
     deadline_s: float | None = None  # longest wait in a stage; a client without an answer by then has dropped out
     on_invalid: str = "leave_out"  # reaction to a reply that the server refuses; a client that refuses drops out
     evaluate_every: int = 1

@@ -228,10 +228,9 @@ def require_contributors(contributors: Sequence[Address], spec: VectorSpec) -> N
     Raises:
         TooFewContributors: there are fewer.
     """
-    needed = max(1, spec.min_contributors)
-    if len(contributors) < needed:
+    if len(contributors) < spec.least:
         raise TooFewContributors(
-            f"{len(contributors)} contributors are left of {spec.cohort_size}, {needed} are needed"
+            f"{len(contributors)} contributors are left of {spec.cohort_size}, {spec.least} are needed"
         )
 
 

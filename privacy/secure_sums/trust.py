@@ -6,6 +6,8 @@ The threat card prints them, and the sentences of the mechanisms, under the `TOP
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from privacy.secure_sums.vectors import VectorSpec
+
 Coalition = tuple[str, ...]  # parties that would have to combine their keys and shares, in words
 Sentences = Mapping[str, Sequence[str]]  # whole sentences by topic
 
@@ -31,6 +33,8 @@ class Trust:
 
     `coalitions` are the smallest ones that can read `reads`: each of them can, if all its members collude. `drop_out`
     is a whole sentence about the effect of a drop-out. `sentences` are the sum's further sentences for the card.
+    `subtracting` is the coalition of `subtracting`, where a sum is opened over clients that the server chooses; what it
+    reads is noised as the sum is.
     """
 
     coalitions: tuple[Coalition, ...]
@@ -39,6 +43,17 @@ class Trust:
     sees: Mapping[str, str] = field(default_factory=dict)
     reads: str = "one client's update"
     sentences: Sentences = field(default_factory=dict)
+    subtracting: Coalition = ()
+
+
+def subtracting(spec: VectorSpec) -> Coalition:
+    """The smallest coalition that reads an update off an opened sum, by subtracting the updates of its own clients.
+
+    The server chooses whom it asks: one client, and as many of its own as whoever opens the sum insists on
+    (`require_contributors`).
+    """
+    own = spec.least - 1
+    return ("the server", f"{own} of the clients in a sum") if own else ("the server",)
 
 
 SERVER_ALONE: tuple[Coalition, ...] = (("the server",),)

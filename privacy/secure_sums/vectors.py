@@ -45,6 +45,11 @@ class VectorSpec:
         return sum(segment.length for segment in self.segments)
 
     @property
+    def least(self) -> int:
+        """The least number of contributors of a sum that is opened, as `require_contributors` enforces it."""
+        return max(1, self.min_contributors)
+
+    @property
     def dtype(self) -> np.dtype[np.generic]:
         """The NumPy type of a contribution."""
         return np.dtype(np.float32 if self.modulus_bits is None else np.int64)

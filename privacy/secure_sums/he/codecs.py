@@ -24,6 +24,7 @@ from privacy.secure_sums.he.bfv import Bfv
 from privacy.secure_sums.he.ciphers import CiphertextSum, DecryptionKey, EncryptionKey
 from privacy.secure_sums.he.ckks import Ckks, Flooding
 from privacy.secure_sums.he.declarations import declared, mask_numbers
+from privacy.secure_sums.he.linear_check import LinearCheck
 from privacy.secure_sums.he.parameters import HeParameters
 from privacy.secure_sums.packing import pack_words, unpack_words
 from privacy.secure_sums.vectors import Sum, Vector, VectorSpec
@@ -47,6 +48,7 @@ class CipherScheme(ABC):
 
     parameters: HeParameters | None  # parameters of the encryption under the masks; None without encryption
     tolerance: float  # the largest error that the scheme adds to one contribution
+    check: LinearCheck | None  # the check that ties a sum to its contributions; None without a key to protect
 
     @abstractmethod
     def draw_mask(self, key: bytes) -> Mask:
@@ -120,6 +122,11 @@ class _CkksScheme(CipherScheme):
         largest = max(segment.bound for segment in self.spec.segments)
         return self.ckks.tolerance(self.spec.cohort_size, self.flooding) * largest
 
+    @cached_property
+    def check(self) -> LinearCheck:  # type: ignore[override]
+        """The check of CKKS ciphertexts."""
+        return LinearCheck(self.ckks.parameters, self.ckks.ciphertexts(self.spec.length))
+
     def draw_mask(self, key: bytes) -> Mask:
         return self.ckks.draw_mask(key, self.spec.length)
 
@@ -171,6 +178,11 @@ class _BfvScheme(CipherScheme):
         """The error of rounding; sums are exact."""
         return self.fixed.tolerance
 
+    @cached_property
+    def check(self) -> LinearCheck:  # type: ignore[override]
+        """The check of BFV ciphertexts."""
+        return LinearCheck(self.bfv.parameters, self.bfv.ciphertexts(self.fixed.spec.length))
+
     def draw_mask(self, key: bytes) -> Mask:
         return self.bfv.draw_mask(key, self.fixed.spec.length)
 
@@ -206,10 +218,15 @@ class _BfvScheme(CipherScheme):
 
 @dataclass(frozen=True)
 class _PadScheme(CipherScheme):
-    """Integers under masks alone, modulo 2^bits, packed; the last integer counts the contributions."""
+    """Integers under masks alone, modulo 2^bits, packed; the last integer counts the contributions.
+
+    No linear check: an opening is the difference between what the server sent and the sum of the masks. The server
+    knows the former, so any request tells it that one sum of masks, which the sum of the contributions tells as well.
+    """
 
     fixed: FixedPoint
     parameters = None
+    check = None
 
     @property
     def tolerance(self) -> float:  # type: ignore[override]

@@ -2,20 +2,23 @@
 
 The maker (the keyholder, or a client) makes a key pair and seals one key of it to each client: the public key, or the
 secret key if the clients share it. The server passes the sealed boxes on. A key lasts for the run, in the role's own
-store, or, if `rotated`, for one attempt at a round, in the role's memory alone.
+store, or, if `rotated`, for one attempt at a round, in the role's memory alone. A key that lasts comes with a second
+one, of the linear check (`privacy.secure_sums.he.linear_check`), the same for the maker and all clients.
 """
 
 from collections.abc import Generator, Sequence
 
 from privacy.addresses import KEYHOLDER, Address
 from privacy.errors import PrivacyRefusal, ProtocolError, shown
-from privacy.sealing import open_box, seal
+from privacy.randomness import KEY_BYTES
+from privacy.sealing import derive, open_box, seal
 from privacy.secure_sums.contract import Credentials, Exchange, Participant, Records, bytes_of
 from privacy.secure_sums.he.ciphers import Keys, generate_keys, public_key_of
 from privacy.secure_sums.he.parameters import HeParameters
 
 PUBLIC = "he.public"
 SECRET = "he.secret"
+CHECK = "he.check"
 STAGES = ("keys", "deliver")
 
 
@@ -61,7 +64,9 @@ class KeyDelivery:
         self._check_maker(me.address)
         if self._find(SECRET, me, own) is None:
             self._keep(generate_keys(parameters), me, own)
-        parcel = self.key(SECRET if self.shared else PUBLIC, me, own)
+            if not self.rotated:
+                self._put(CHECK, me.randomness.key(), me, own)
+        parcel = self._check_key(me, own) + self.key(SECRET if self.shared else PUBLIC, me, own)
         clients = str(inbound.get("clients")).split(",")
         return {
             client: seal(own.identity, own.roster, me.header("key", me.address, client), parcel, me.randomness)
@@ -72,12 +77,28 @@ class KeyDelivery:
         maker = str(inbound.get("maker"))
         self._check_maker(maker)
         parcel = open_box(own.identity, own.roster, me.header("key", maker, me.address), inbound.get("parcel"))
+        if maker == me.address:  # the maker has the keys already
+            return {}
+        if not self.rotated:
+            self._put(CHECK, parcel[:KEY_BYTES], me, own)
+            parcel = parcel[KEY_BYTES:]
         if not self.shared:
             self._put(PUBLIC, parcel, me, own)
-        elif maker != me.address:  # the maker has the keys already
+        else:
             public = b"" if self.symmetric else public_key_of(parameters, parcel)
             self._keep(Keys(parcel, public), me, own)
         return {}
+
+    def _check_key(self, me: Participant, own: Credentials) -> bytes:
+        return b"" if self.rotated else self.key(CHECK, me, own)
+
+    def attempt_key(self, me: Participant, own: Credentials) -> bytes:
+        """Return the key of the linear check in this attempt at this round, which the server does not know.
+
+        Raises:
+            PrivacyRefusal: the role has no such key.
+        """
+        return derive(self.key(CHECK, me, own), me.header("check", "", "").encode())
 
     def _check_maker(self, maker: Address) -> None:
         if not self.shared and maker != KEYHOLDER:

@@ -2,12 +2,18 @@
 
 Each client i and the opener derive k_i from their static keys, bound to configuration, run, round and attempt. The
 client masks its vector with the expansion of k_i, encrypts the result (except under `pad`), and authenticates the
-message with k_i. The server adds the messages and sends the opener the sum, the list of its contributors, and their
-tags. The opener checks every tag, that enough clients contributed, that it has not answered this attempt, and that the
-round was opened for no other set before. It stores the set before it opens anything, and subtracts the masks of exactly
-these clients. Any other ciphertext from the server stays uniformly masked, so the opener is no decryption oracle. The
-attack of Li and Micciancio (2021) does not apply either: it needs a ciphertext with a known plaintext, and the server
-has none.
+message, and its digest for the linear check, with k_i. The server adds the messages and sends the opener the sum, the
+list of its contributors, and their tags. The opener checks every tag, that enough clients contributed, that it has not
+answered this attempt, and that the round was opened for no other set before. It stores the set before it opens
+anything, and subtracts the masks of exactly these clients.
+
+The masks alone keep plaintexts from the server, whatever it has opened. They do not hide the key of the encryption: an
+opener that took any ciphertext would be an oracle for it. So it opens only what the linear check (`linear_check`)
+proves to be the sum of the contributors' messages. The attack of Li and Micciancio (2021) does not apply to such a sum:
+it needs a ciphertext with a known plaintext, and the server has none. A client that colludes with the server can put
+what it likes into its own message, and the two can learn the key from it; the masks of the others then hide their
+updates without the encryption. The opener answers once an attempt. An attempt that failed can be followed by another
+one over the same set, whose messages, masks and check are all fresh: it opens the sum of the same clients once more.
 
 `keys=keyholder`: a separate party has the secret key, and clients encrypt to its public key. `keys=clients`: the
 clients share a secret key, which one of them makes and seals to the others. One client opens. It is elected before any
@@ -43,15 +49,15 @@ from privacy.secure_sums.contract import (
 from privacy.secure_sums.declarations import Declarations, Encoding, Fixed, Numbers, Rehearsal
 from privacy.secure_sums.he.codecs import CipherScheme, Mask, sum_of_masks
 from privacy.secure_sums.he.key_delivery import SECRET, STAGES, KeyDelivery, ignored
+from privacy.secure_sums.he.linear_check import LinearCheck
 from privacy.secure_sums.one_set_a_round import note_set
 from privacy.secure_sums.traits import Carries, Needs, Parties
-from privacy.secure_sums.trust import Trust, of_opener
+from privacy.secure_sums.trust import Trust, of_opener, subtracting
 from privacy.secure_sums.vectors import OrderedSum, Sum, Vector, VectorSpec
 from privacy.spans import span
 
 HOLDERS = ("keyholder", "clients")
 DIGEST_BYTES = 32
-TAG_BYTES = 3 * DIGEST_BYTES  # for each contribution: hash of the message, its tag, the salt of its mask
 
 
 @dataclass
@@ -60,6 +66,7 @@ class Gathering:
 
     scheme: CipherScheme
     cohort: Sequence[Address]
+    tag_bytes: int
     clear: VectorSpec | None = None  # cleartext part under selective encryption
     tags: dict[Address, bytes] = field(default_factory=dict)
 
@@ -71,14 +78,17 @@ class Gathering:
     def receive(self, address: Address, records: Records) -> None:
         """Add one contribution, all of it or nothing."""
         message = bytes_of(records, "message")
-        tag = bytes_of(records, "tag") + bytes_of(records, "salt")
-        if len(tag) != TAG_BYTES - DIGEST_BYTES:
-            raise MalformedContribution(f"tag and salt have {TAG_BYTES - DIGEST_BYTES} bytes, got {len(tag)}")
+        tag = bytes_of(records, "tag")
+        salt = bytes_of(records, "salt")
+        if (len(tag), len(salt)) != (self.tag_bytes, DIGEST_BYTES):
+            raise MalformedContribution(
+                f"a tag has {self.tag_bytes} bytes and a salt {DIGEST_BYTES}, got {len(tag)} and {len(salt)}"
+            )
         clear = None if self.clear is None else self.clear.check(records.get("clear"))
         self.adder.add(message)
         if self.open_part is not None and clear is not None:
             self.open_part.add(address, clear)
-        self.tags[address] = hashlib.sha256(message).digest() + tag
+        self.tags[address] = hashlib.sha256(message).digest() + salt + tag
 
     def request(self, contributors: Sequence[Address]) -> Records:
         """The records that the opener needs."""
@@ -125,16 +135,25 @@ class OpenedSum(SecureSum):
 
     def trust(self, spec: VectorSpec) -> Trust:
         """The trust assumptions, for either value of `keys`, and the limits of the protocol."""
-        trust = of_opener(bool(self.parties.roles), self.masks, encrypted=self._scheme(spec).parameters is not None)
-        return replace(trust, sentences={"protocol": tuple(self._limits())})
+        encrypted = self._scheme(spec).parameters is not None
+        return replace(
+            of_opener(bool(self.parties.roles), self.masks, encrypted),
+            sentences={"protocol": tuple(self._limits(encrypted))},
+            subtracting=subtracting(spec) if self.masks else (),  # without masks the server needs no client
+        )
 
     @property
     def _opener(self) -> str:
         return "the keyholder" if self.parties.roles else "the client that opens a sum"
 
-    def _limits(self) -> Iterator[str]:
+    def _limits(self, encrypted: bool) -> Iterator[str]:
         """Sentences about the limits of the protection."""
         if self.masks:
+            if encrypted and self.parties.roles:
+                yield (
+                    "The server and a client together can learn the secret key from an opened sum, as nobody checks "
+                    "what that client encrypts: the masks alone then hide the updates of the others."
+                )
             return
         yield f"Nothing is masked (secure_sum.masks=false): {self._opener} decrypts whatever the server sends it."
         yield from self._leakage()
@@ -200,7 +219,17 @@ class OpenedSum(SecureSum):
         return opener, cohort
 
     def _gathering(self, cohort: Sequence[Address], spec: VectorSpec) -> Gathering:
-        return Gathering(self.scheme(spec), cohort)
+        scheme = self.scheme(spec)
+        return Gathering(scheme, cohort, self._tag_bytes(scheme))
+
+    def linear_check(self, scheme: CipherScheme) -> LinearCheck | None:
+        """The check of what is opened; None without a key to protect, or where the opener decrypts whatever it gets."""
+        return scheme.check if self.masks else None
+
+    def _tag_bytes(self, scheme: CipherScheme) -> int:
+        """The length of a tag: a MAC, and the sealed digest of the linear check."""
+        check = self.linear_check(scheme)
+        return DIGEST_BYTES + (0 if check is None else check.sealed_bytes)
 
     def _collection(self, stage: str, opener: Address, cohort: Sequence[Address], gathering: Gathering) -> Exchange:
         outbox = {address: {"opener": opener} for address in cohort}
@@ -269,7 +298,9 @@ class OpenedSum(SecureSum):
                 mask = scheme.draw_mask(_mask_seed(key))
         encryption = b"" if scheme.parameters is None else self._keys.encryption_key(me, own)
         message = scheme.encrypt(vector_D, encryption, mask)
-        return {"message": message, "tag": mac(key, [hashlib.sha256(message).digest()]), "salt": salt}
+        check = self.linear_check(scheme)
+        sealed = b"" if check is None else check.sealed(message, self._keys.attempt_key(me, own), key)
+        return {"message": message, "tag": mac(key, [hashlib.sha256(message).digest(), sealed]) + sealed, "salt": salt}
 
     def _open(self, inbound: Records, me: Participant, own: Credentials) -> Records:
         """Open the sum, once per attempt."""
@@ -281,7 +312,7 @@ class OpenedSum(SecureSum):
         if not own.store.claim(f"opened-{me.run}-{me.round}-{me.attempt}"):
             raise PrivacyRefusal(f"round {me.round} was opened before, in this attempt")
         contributors = _contributors(inbound, me)
-        keys = self._authenticated(contributors, bytes_of(inbound, "tags"), me, own)
+        keys = self._authenticated(scheme, contributors, inbound, me, own)
         note_set(contributors, me, own)
         mask = None
         if self.masks:  # drawn one by one: each is as long as a message
@@ -297,16 +328,24 @@ class OpenedSum(SecureSum):
         return {}
 
     def _authenticated(
-        self, contributors: Sequence[Address], tags: bytes, me: Participant, own: Credentials
+        self, scheme: CipherScheme, contributors: Sequence[Address], inbound: Records, me: Participant, own: Credentials
     ) -> list[bytes]:
-        """The mask key of each contributor, after a check of its tag under that key."""
-        if len(tags) != TAG_BYTES * len(contributors):
-            raise MalformedContribution(f"{len(contributors)} contributors have {TAG_BYTES} bytes of tags each")
+        """The mask key of each contributor, after a check of its tag under that key, and of the sum under all tags."""
+        tags = bytes_of(inbound, "tags")
+        size = 2 * DIGEST_BYTES + self._tag_bytes(scheme)
+        if len(tags) != size * len(contributors):
+            raise MalformedContribution(f"{len(contributors)} contributors have {size} bytes of tags each")
+        check = self.linear_check(scheme)
         keys = []
+        digests = []
         for index, address in enumerate(contributors):
-            digest, tag, salt = (tags[TAG_BYTES * index + DIGEST_BYTES * part :][:DIGEST_BYTES] for part in range(3))
+            hashed, salt, tag, sealed = _parts(tags[size * index : size * (index + 1)])
             keys.append(_mask_key(me, own, address, me.address, salt))
-            check_mac(keys[-1], [digest], tag, address)
+            check_mac(keys[-1], [hashed, sealed], tag, address)
+            if check is not None:
+                digests.append(check.opened(sealed, keys[-1]))
+        if check is not None:
+            check.require_sum(bytes_of(inbound, "sum"), digests, self._keys.attempt_key(me, own))
         return keys
 
     # ---- for the witness
@@ -315,7 +354,7 @@ class OpenedSum(SecureSum):
         """A message whose residues are uniform, the hash that authenticates it, and the salt of its mask."""
         return {
             "message": self._witnessed(stage, me.spec).declared(bytes_of(records, "message")),
-            "tag": Fixed(DIGEST_BYTES),
+            "tag": Fixed(self._tag_bytes(self._witnessed(stage, me.spec))),
             "salt": Fixed(DIGEST_BYTES),
         }
 
@@ -388,6 +427,13 @@ def _mask_key(me: Participant, own: Credentials, client: Address, opener: Addres
     """The key k_i that a client shares with the opener, the same at both ends."""
     peer = opener if me.address == client else client
     return own.identity.shared(own.roster[peer], me.header("mask", client, opener), salt)
+
+
+def _parts(entry: bytes) -> Iterator[bytes]:
+    """Yield the parts of one client's entry: the hash of its message, the salt, the MAC, and the sealed digest."""
+    for part in range(3):
+        yield entry[DIGEST_BYTES * part : DIGEST_BYTES * (part + 1)]
+    yield entry[3 * DIGEST_BYTES :]
 
 
 def _mask_seed(key: bytes) -> bytes:

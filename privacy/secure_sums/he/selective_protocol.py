@@ -62,8 +62,8 @@ class SelectiveSum(OpenedSum):
         sees = {**whole.sees, "the server": f"{1 - self.fraction:.4g} of each update, and the sum"}
         return replace(whole, coalitions=SERVER_ALONE, sees=sees, reads="a part of one client's update")
 
-    def _limits(self) -> Iterator[str]:
-        yield from super()._limits()
+    def _limits(self, encrypted: bool) -> Iterator[str]:
+        yield from super()._limits(encrypted)
         if not self.hides:
             chosen = "by the clients' sensitivities" if self.needs.survey else "at random, the same ones in every round"
             yield (
@@ -92,7 +92,7 @@ class SelectiveSum(OpenedSum):
     def _survey(self, clients: Sequence[Address], spec: VectorSpec) -> SetupFlow:
         """Sum the sensitivities of one cohort, and send every client the positions to encrypt."""
         opener, cohort = yield from self._assemble(clients[: spec.cohort_size], spec)
-        gathering = Gathering(self.scheme(spec), cohort)
+        gathering = super()._gathering(cohort, spec)
         there = yield self._collection("sensitivity", opener, cohort, gathering)
         require_contributors(there, spec)
         chosen: list[Records] = []
@@ -110,7 +110,8 @@ class SelectiveSum(OpenedSum):
 
     def _gathering(self, cohort: Sequence[Address], spec: VectorSpec) -> Gathering:
         clear = None if self.hides else clear_spec(spec, self.fraction)
-        return Gathering(self._scheme(spec), cohort, clear)
+        scheme = self._scheme(spec)
+        return Gathering(scheme, cohort, self._tag_bytes(scheme), clear)
 
     def _whole(self, records: Records, spec: VectorSpec, gathering: Gathering) -> Sum:
         opened = super()._whole(records, self._carried(spec), gathering)

@@ -51,7 +51,7 @@ from privacy.secure_sums.mpc.aggregates.by_name import named
 from privacy.secure_sums.mpc.agreement import Manifest, Taken, agree, check_box, manifest_bytes, number_of
 from privacy.secure_sums.mpc.shares import WIDTHS, Elements, ShareRing
 from privacy.secure_sums.traits import Carries, Needs, Parties
-from privacy.secure_sums.trust import LEFT_OUT, Trust
+from privacy.secure_sums.trust import LEFT_OUT, Trust, subtracting
 from privacy.secure_sums.vectors import Sum, Total, Vector, VectorSpec
 from privacy.spans import span
 
@@ -110,7 +110,7 @@ class CryptenSum(SecureSum):
         """The name in tables, followed by the aggregate if that is not the sum."""
         return self.name if self.carries.additive else f"{self.name}_{self._aggregate.name}"
 
-    def trust(self, spec: VectorSpec) -> Trust:  # noqa: ARG002
+    def trust(self, spec: VectorSpec) -> Trust:
         """Return one share for each party; the dealer's randomness would open the parties' messages to one another."""
         meeting = self._meeting
         coalitions = [self.parties.roles]
@@ -123,7 +123,7 @@ class CryptenSum(SecureSum):
         sees = {"the server": "sealed boxes, and the opened result", "each party": "the opened result"}
         drop_out = f"{LEFT_OUT} The loss of a party ends the run."
         limits = {"protocol": tuple(_limits(meeting, self._aggregate.name))}
-        return Trust(tuple(coalitions), drop_out, holds, sees, sentences=limits)
+        return Trust(tuple(coalitions), drop_out, holds, sees, sentences=limits, subtracting=subtracting(spec))
 
     def ring(self, spec: VectorSpec) -> ShareRing:
         """Return the ring of a spec's vectors: the narrowest that holds their sum, or 64 bits for other aggregates.

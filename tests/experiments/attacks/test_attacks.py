@@ -18,6 +18,7 @@ from experiments.attacks import (
     AttackCase,
     Finding,
     double_count,
+    key_oracle,
     key_recovery,
     single_update,
     swapped_keys,
@@ -30,11 +31,13 @@ from privacy.errors import RuntimeFailure
 from privacy.secure_sums.he import codecs as masked_sums
 from privacy.secure_sums.he.ckks import Ckks
 from privacy.secure_sums.he.codecs import Mask
+from privacy.secure_sums.he.protocol import OpenedSum
 from privacy.secure_sums.vectors import VectorSpec
 from tests.experiments.command import Ended, Here, refused
 
 MODULES = {
     "key_recovery": key_recovery,
+    "key_oracle": key_oracle,
     "single_update": single_update,
     "double_count": double_count,
     "swapped_keys": swapped_keys,
@@ -65,6 +68,11 @@ def only(monkeypatch: pytest.MonkeyPatch, name: str, *cases: AttackCase) -> None
 
 WEAKEST = {
     "key_recovery": [WEAK, f"{WEAK} secure_sum.keys=clients"],
+    "key_oracle": [
+        UNMASKED,
+        "secure_sum=bfv secure_sum.masks=false",
+        "secure_sum=ckks secure_sum._target_=experiments.attacks.key_oracle.UncheckedCkks",
+    ],
     "single_update": [WEAK, UNMASKED, "privacy=flare", "secure_sum=bfv secure_sum.masks=false"],
     "double_count": [WEAK, UNMASKED, "privacy=flare", "secure_sum=bfv secure_sum.masks=false"],
     "swapped_keys": [f"secure_sum={name} {DEPLOYED}relayed" for name in ("ckks", "bfv", "pad")],
@@ -72,6 +80,7 @@ WEAKEST = {
 }
 DEFAULTS = {
     "key_recovery": ["secure_sum=ckks", "secure_sum=bfv"],
+    "key_oracle": [f"secure_sum={name}{keys}" for name in ("ckks", "bfv") for keys in ("", " secure_sum.keys=clients")],
     "single_update": ["secure_sum=ckks", "secure_sum=bfv", "secure_sum=pad", "secure_sum=ckks (named alone)"],
     "double_count": ["secure_sum=ckks", "secure_sum=bfv", "secure_sum=pad"],
     "swapped_keys": [f"secure_sum={name} {DEPLOYED}pinned" for name in ("ckks", "bfv", "pad")],
@@ -153,15 +162,43 @@ def no_mask(scheme: Any, key: bytes) -> Mask:
 DRAW = masked_sums._CkksScheme.draw_mask
 
 
-@pytest.mark.parametrize("name", ["key_recovery", "single_update", "double_count"])
-def test_without_masks_the_default_is_broken(here: Here, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    only(monkeypatch, name, case_of(name, "secure_sum=ckks"))
-    assert here("attack", name).status == 0
+def mask_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masked_sums._CkksScheme, "draw_mask", no_mask)
+
+
+def check_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenedSum, "linear_check", lambda *_: None)
+
+
+# what stops an attack on the default: each of these alone does
+DEFENCES = {
+    "key_recovery": [mask_nothing],
+    "key_oracle": [check_nothing],
+    "single_update": [mask_nothing, check_nothing],
+    "double_count": [mask_nothing, check_nothing],
+}
+
+
+@pytest.mark.parametrize("name", DEFENCES)
+def test_without_its_defences_the_default_is_broken(here: Here, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    only(monkeypatch, name, case_of(name, "secure_sum=ckks"))
+    *others, last = DEFENCES[name]
+    for leave_out in others:
+        leave_out(monkeypatch)
+    assert here("attack", name).status == 0
+    last(monkeypatch)
     ended = here("attack", name)
     assert ended.status == 1
     assert table_of(ended)[-1][3] == "succeeds"
     assert table_of(ended)[-1][5] == "NO"
+
+
+@pytest.mark.parametrize("name", ["single_update", "double_count"])
+def test_without_the_check_masks_stop_an_attack_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    check_nothing(monkeypatch)
+    finding = mounted(name, "secure_sum=ckks")
+    assert not finding.succeeded
+    assert "another sum" in finding.evidence
 
 
 @pytest.fixture
@@ -180,6 +217,7 @@ def test_without_flooding_the_unmasked_sum_gives_its_key_away(monkeypatch: pytes
 
 def test_without_a_minimum_one_client_can_be_named_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "HIDDEN_AMONG", 1)
+    monkeypatch.setattr(plan.RunPlan, "least_by_share", 1)
     assert mounted("single_update", "secure_sum=ckks (named alone)").succeeded
 
 

@@ -24,6 +24,7 @@ def test_sizes_are_what_the_parameters_say(name: str, ciphertexts: int, up: int,
     assert sizes.up_bytes == pytest.approx(up, rel=2e-3)
     assert sizes.down_bytes == pytest.approx(down, rel=2e-3)
     assert cost.open_s >= cost.unmask_s >= 0
+    assert (cost.check_s > 0) == (cost.open_check_s > 0) == (ciphertexts > 0)
     protecting = {"fp32": set(), "pad": {"encode", "mask", "serialise"}}.get(name, set(he.CLIENT_STEPS))
     assert cost.steps_s.keys() == protecting | (set(he.OPENER_STEPS) if protecting else set())
     assert all(seconds >= 0 for seconds in cost.steps_s.values())
@@ -35,6 +36,7 @@ def test_published_sets_send_what_seal_compresses(name: str, bits: int) -> None:
     packed = 2 * 2 * 8192 * bits / 8
     assert packed < sizes.up_bytes < 1.2 * packed
     assert cost.encrypt_s > 0
+    assert cost.check_s == cost.open_check_s == 0, "whoever opens decrypts whatever it gets"
     assert cost.steps_s.keys() == {"encode", "encrypt", "serialise", "open", "decode"}, "nothing is masked"
 
 
@@ -57,14 +59,15 @@ def steps(factor: float) -> dict[str, float]:
     return {"encrypt": 0.2 * factor, "open": 0.1 / factor}
 
 
+def cost(second: float, factor: float) -> SchemeCost:
+    return SchemeCost(factor * second, 0.1, 2.0, 1.5, 0.05 * factor, 0.04, steps(factor))
+
+
 def by_name(size: int) -> dict[str, BenchFigure]:
     sizes = Sizes(245, 15 * size, 16 * size)
-    first = SchemeCost(9.0, 9.0, 9.0, 9.0, {"encrypt": 9.0, "open": 9.0})
+    first = SchemeCost(9.0, 9.0, 9.0, 9.0, 9.0, 9.0, {"encrypt": 9.0, "open": 9.0})
     costs = {"fp32": 0.01, "nvflare": 1.0, "lean keyholder": 0.5, "lean clients": 0.4}
-    measured = {
-        name: (sizes, [first, *(SchemeCost(factor * second, 0.1, 2.0, 1.5, steps(factor)) for factor in (1, 1.1, 5))])
-        for name, second in costs.items()
-    }
+    measured = {name: (sizes, [first, *(cost(second, f) for f in (1, 1.1, 5))]) for name, second in costs.items()}
     return {figure.name: figure for figure in he.compare(size, measured)}
 
 
@@ -80,6 +83,9 @@ def test_medians_leave_the_first_repeat_out_and_bars_apply() -> None:
     assert figures[lean + "down, to the opener"].value == 16
     assert figures[lean + "client: encrypt"].value == pytest.approx(1 / 0.22)
     assert figures[lean + "opener: open"].value == pytest.approx(1.1 / 0.1)
+    assert figures[lean + "client: linear check"].value == pytest.approx(1 / 0.055)
+    assert figures[lean + "opener: linear check"].value == pytest.approx(1 / 0.04)
+    assert figures[lean + "linear check, / client time"].value == pytest.approx(0.1)
     assert lean + "client: mask" not in figures, "nothing measured it"
     assert [figures[lean + name].met for name in ("up", "client", "client time, nvflare's /")] == [True] * 3
     clients = "1,000,000, lean clients: "

@@ -8,6 +8,12 @@ WITHOUT_KEYHOLDER = f"{GONE} Without the keyholder a round fails."
 WITHOUT_OPENER = f"{GONE} Without the client that was elected to open, a round fails."
 WITHOUT_PARTY = f"{GONE} The loss of a party ends the run."
 AMONG_TWO = "Nothing is opened over fewer than 2 clients (server.min_contributors)."
+AMONG = "Nothing is opened over fewer than {} clients (server.min_share)."
+SUBTRACTED = "The server and 1 of the clients in a sum together read one client's update."
+TWO_ROUNDS = (
+    "A server that gives two rounds the same model and other clients reads the difference of their sums: "
+    "the noise of a mechanism alone limits that."
+)
 WEIGHTS = "Weights tell how many examples a client holds, not declared public (training.weighting=examples)."
 WHEN = "Who takes part in which round, and when each answers, is in sight of the server."
 TIMES = "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
@@ -23,7 +29,16 @@ ENDS = "Any client can end the run by saying that it saw something."
 
 OPEN = {WHEN, MODELS}
 WITNESSED = {ALARMS, ENDS}
-HIDDEN = {*OPEN, TIMES, LIES, STRANGERS, *WITNESSED, AMONG_TWO, WEIGHTS}  # of a sum that hides, weighted by examples
+HIDDEN = {
+    *OPEN,
+    TIMES,
+    LIES,
+    STRANGERS,
+    TWO_ROUNDS,
+    *WITNESSED,
+    AMONG_TWO,
+    WEIGHTS,
+}  # of a sum that hides, weighted by examples
 UNWEIGHTED = HIDDEN - {WEIGHTS}
 TRUSTED = {
     "The server is trusted: it sees every client's update.",
@@ -36,10 +51,15 @@ PLAIN = {*TRUSTED, "The server alone reads one client's update."}
 KEYHOLDER = {
     "The server and the keyholder do not collude.",
     "The server and the keyholder together read one client's update.",
+    SUBTRACTED,
     "The server sees protected messages, and the sum.",
     "The keyholder sees the sum.",
     WITHOUT_KEYHOLDER,
 }
+KEY_BY_CLIENT = (
+    "The server and a client together can learn the secret key from an opened sum, as nobody checks what that client "
+    "encrypts: the masks alone then hide the updates of the others."
+)
 MASK_KEYS = {"The keyholder holds the keys of all masks.", "Each client holds the key of its own mask."}
 PAD = {*KEYHOLDER, *MASK_KEYS}
 UNMASKED = {
@@ -61,6 +81,7 @@ ANY_CLIENT_OPENS = {
     "Every client opens the sum (secure_sum.broadcast=true).",
 }
 PARTIES = {
+    SUBTRACTED,
     "Each party holds one additive share of each update.",
     "The server sees sealed boxes, and the opened result.",
     "Each party sees the opened result.",
@@ -118,6 +139,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             "The server sees protected messages, and the sum.",
             "Any one client sees the sum.",
             "The server and any one client together read one client's update.",
+            SUBTRACTED,
             WITHOUT_OPENER,
         },
     ),
@@ -131,11 +153,12 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         },
     ),
     "over one": (
-        ("secure_sum=pad", "server.min_contributors=1"),
+        ("secure_sum=pad", "server.min_contributors=1", "server.min_share=0.1"),
         {
             *(HIDDEN - {AMONG_TWO}),
-            *PAD,
+            *(PAD - {SUBTRACTED, "The server and the keyholder together read one client's update."}),
             SIMULATION,
+            "The server alone reads one client's update.",
             "A sum over one client alone is opened, which is its update (server.min_contributors=1).",
         },
     ),
@@ -146,6 +169,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             - {
                 "The server and the keyholder do not collude.",
                 "The server and the keyholder together read one client's update.",
+                SUBTRACTED,
             },
             "A test: the server is told every client's contribution.",
             "Clients send their contributions in the clear, to measure the error of the sum "
@@ -187,6 +211,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *HIDDEN,
             *KEYHOLDER,
             SIMULATION,
+            KEY_BY_CLIENT,
             "The keyholder holds the secret key and the keys of all masks.",
             "Each client holds the key of its own mask.",
         },
@@ -241,8 +266,10 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             "The keyholder holds the secret key and the keys of all masks.",
             "Each client holds the key of its own mask.",
             "The keyholder sees the sum.",
+            KEY_BY_CLIENT,
             "The server sees 0.75 of each update, and the sum.",
             "The server alone reads a part of one client's update.",
+            SUBTRACTED,
             "The server sees 0.75 of the values of each client's update, and which they are; the others were chosen at "
             "random, the same ones in every round (secure_sum.encrypt_fraction=0.25).",
         },
@@ -285,7 +312,8 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "secagg": (
         ("secure_sum=secagg", "clients=10"),
         {
-            *HIDDEN,
+            *(HIDDEN - {AMONG_TWO}),
+            AMONG.format(5),
             *NEIGHBOURS,
             *OF_TEN,
             WRONG_SERVER,
@@ -297,7 +325,8 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "secagg curious": (
         ("secure_sum=secagg", "clients=10", "secure_sum.server=curious"),
         {
-            *HIDDEN,
+            *(HIDDEN - {AMONG_TWO}),
+            AMONG.format(5),
             *NEIGHBOURS,
             *OF_TEN,
             AGAIN,
@@ -309,7 +338,8 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "secagg on a graph": (
         ("secure_sum=secagg", "clients=100"),
         {
-            *HIDDEN,
+            *(HIDDEN - {AMONG_TWO}),
+            AMONG.format(50),
             *NEIGHBOURS,
             SIMULATION,
             "The server does not collude with 6 of a client's 66 neighbours.",

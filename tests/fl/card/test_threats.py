@@ -94,7 +94,11 @@ def card(*overrides: str) -> str:
         ((*RELAYED, "clients=3"), "The server is passive and relays public keys as they are: the server and the", "DP"),
         (("secure_sum=pad", "runtime=deployment", "clients=3"), "and the keyholder do not collude.", "passive"),
         (("secure_sum=pad", "runtime.client_metrics=false"), "simulation", "client_metrics"),
-        (("secure_sum=pad", "server.min_contributors=1"), "A sum over one client alone is opened", "trusted"),
+        (
+            ("secure_sum=pad", "server.min_contributors=1", "server.min_share=0.1"),
+            "A sum over one client alone is opened",
+            "trusted",
+        ),
         (("secure_sum=pad",), "simulation", "over one client"),
         (("server.min_contributors=1",), "trusted", "over one client"),
         (("secure_sum=ckks",), "The server and the keyholder do not collude.", "masks=false"),

@@ -176,6 +176,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("training.sample_rate", [0.0, -0.1, 1.1, math.nan], [1e-6, 1.0, None]),
     ("training.threads", [0], [1]),
     ("server.min_contributors", [0], [1, 10]),
+    ("server.min_share", [0.0, -0.5, 1.01], [0.01, 1.0]),
     ("server.deadline_s", [0.0, -1.0, math.inf, math.nan], [1e-3, None]),
     ("server.on_invalid", ["", "ignore"], ["leave_out", "abort"]),
     ("server.evaluate_every", [-1], [0]),

@@ -98,11 +98,12 @@ def test_it_answers_with_the_roles_keys(folders: dict[str, Path], path: Path) ->
     records = verified(unpack(content), roster, reply_header(HASH, 0, "first", "keys", "keyholder"))
     own = keys.deployed(folders["client/1"], "client/1", EVERYBODY, HASH)
     box = Header("key", HASH, 0, "first", "", "keyholder", "client/1")
-    public = open_box(own.identity, own.roster, box, records["client/1"])
+    parcel = open_box(own.identity, own.roster, box, records["client/1"])
     store = folders["keyholder"] / "runs" / HASH
-    assert public == (store / "he.public").read_bytes()
-    assert stat.S_IMODE((store / "he.secret").stat().st_mode) == 0o600
-    assert (store / "he.secret").read_bytes() not in [bytes(value) for value in records.values()]
+    assert parcel == (store / "he.check").read_bytes() + (store / "he.public").read_bytes()
+    for secret in ("he.secret", "he.check"):
+        assert stat.S_IMODE((store / secret).stat().st_mode) == 0o600
+        assert (store / secret).read_bytes() not in [bytes(value) for value in records.values()]
 
 
 def test_its_supernode_passes_on_without_looking(path: Path) -> None:

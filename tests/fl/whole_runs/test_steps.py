@@ -22,12 +22,12 @@ CLIENT = {
     "plain": set(),
     "masked": set(),
     "pad": {"encode", "mask", "serialise"},
-    "bfv": {"encode", "mask", "encrypt", "serialise"},
-    "ckks": {"encode", "mask", "encrypt", "serialise"},
+    "bfv": {"encode", "mask", "encrypt", "serialise", "check"},
+    "ckks": {"encode", "mask", "encrypt", "serialise", "check"},
 }
 ADDING = {"collect/add", "protocol/serialise"}
 SERVER = {"plain": {"collect/add"}, "masked": set(), "pad": ADDING, "bfv": ADDING, "ckks": ADDING}
-OPENER = {"unmask", "open", "decode"}
+OPENER = {name: {"unmask", "open", "decode"} | (found & {"check"}) for name, found in CLIENT.items()}
 
 Case = tuple[str, str | None]
 CASES: list[Case] = [("plain", None), ("masked", None)]
@@ -64,7 +64,7 @@ def steps(rows: pl.DataFrame, where: str) -> set[str]:
 def test_each_role_tells_its_steps(ran):
     (name, keys), rows = ran
     signing = {"sign"} if keys else set()  # only with a roster are replies signed
-    protecting, opening = ({f"protect/{step}" for step in found | signing} for found in (CLIENT[name], OPENER))
+    protecting, opening = ({f"protect/{step}" for step in found | signing} for found in (CLIENT[name], OPENER[name]))
     replies = set(rows.filter(metric="up_bytes")["stage"]) if keys else set()
     assert steps(rows, "server") == SERVER[name] | {f"{stage}/verify" for stage in replies}
     for client in ("client/1", "client/2", "client/3"):
@@ -100,7 +100,7 @@ def test_the_lines_of_a_breakdown_are_these_steps_and_add_up_to_their_phase(ran)
     (name, keys), rows = ran
     lines = by_step(rows)
     protect = lines.filter(party="clients", phase="protect")["step"].to_list()
-    opening = OPENER if keys == "clients" else set()
+    opening = OPENER[name] if keys == "clients" else set()
     signing = {"sign"} if keys else set()
     assert set(protect) == {ALL, "other"} | CLIENT[name] | signing | opening
     summed = lines.filter(pl.col("step") != ALL).group_by("party", "phase").agg(pl.col("phase_s").sum().alias("steps"))

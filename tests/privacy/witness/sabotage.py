@@ -178,7 +178,7 @@ SABOTAGE = {
     "one mask for all": (fixed_mask, ["ckks", "ckks-clients", "bfv", "bfv-clients", "pad"]),
     "masks that are not added": (masks_left_out, ["ckks", "ckks-clients", "bfv", "bfv-clients", "pad"]),
     "no encryption": (unencrypted, ["ckks", "ckks-clients", "ckks-nvflare", "ckks-flooded", "bfv", "bfv-unmasked"]),
-    "a public coefficient of zero": (lambda m: forged(m, zero_second), ["ckks", "bfv", "bfv-two-primes"]),
+    "a public coefficient of zero": (lambda m: forged(m, zero_second), ["bfv-unmasked-keyholder"]),
     "one generator for all ciphertexts": (lambda m: forged(m, same_second), ["ckks", "bfv-two-primes"]),
     "shares of the plaintext": (plaintext_shares, ["crypten", "crypten-median"]),
     "the same keys again": (fixed_keys, ["crypten"]),

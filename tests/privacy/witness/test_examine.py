@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from privacy.errors import WitnessAlarm
+from privacy.errors import PrivacyRefusal, WitnessAlarm
 from privacy.randomness import OsRandomness
 from privacy.secure_sums.contract import Participant, SecureSum
 from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
@@ -17,7 +17,7 @@ from privacy.testing.harness import Round, residue_spec, spec_of
 from privacy.witness.examine import FALSE_ALARM, Upload, allowance, examine
 from tests.outside.hiding_sum import HidingSum
 from tests.outside.masked_sum import MaskedSum
-from tests.privacy.witness.sabotage import SABOTAGE, forged, masks_left_out
+from tests.privacy.witness.sabotage import SABOTAGE, forged, masks_left_out, zero_second
 
 BOUND = 4.0
 LENGTH = 30_000
@@ -84,6 +84,7 @@ SUMS: dict[str, Callable[[], SecureSum]] = {
         "keyholder", BOUND, parameters={"poly_modulus_degree": 8192, "coeff_modulus_bits": [54, 54, 55]}
     ),
     "bfv-unmasked": lambda: BfvSum("clients", BOUND, masks=False),
+    "bfv-unmasked-keyholder": lambda: BfvSum("keyholder", BOUND, masks=False),
     "pad": lambda: PadSum("keyholder", BOUND),
     "secagg": lambda: SecAggSum(COUNT, bound=BOUND),
     "crypten": lambda: CryptenSum(3, BOUND),
@@ -130,6 +131,14 @@ def test_a_whole_run_is_allowed_one_false_alarm_in_a_billion():
 def test_sabotage_is_seen(how, name, monkeypatch):
     SABOTAGE[how][0](monkeypatch)
     with pytest.raises(WitnessAlarm, match=r"^the witness of client/0 stops stage .*; nothing was sent$"):
+        uploaded(SUMS[name]())
+
+
+@pytest.mark.parametrize("name", ["ckks", "bfv", "bfv-two-primes"])
+def test_a_public_coefficient_of_zero_is_no_ciphertext_to_its_own_client(name, monkeypatch):
+    """Under masks the client digests its message for the linear check, and refuses before the witness looks."""
+    forged(monkeypatch, zero_second)
+    with pytest.raises(PrivacyRefusal, match=r"no ciphertext, and was not sent: .* second polynomial of zeros"):
         uploaded(SUMS[name]())
 
 

@@ -14,7 +14,7 @@ from privacy.errors import (
 )
 from privacy.secure_sums.contract import Exchange, Participant, Records, SecureSum
 from privacy.secure_sums.fixed_point import FixedPoint
-from privacy.secure_sums.he.key_delivery import SECRET
+from privacy.secure_sums.he.key_delivery import CHECK, SECRET
 from privacy.secure_sums.he.protocol import _mask_key, _mask_seed
 from privacy.secure_sums.he.ring import ring
 from privacy.secure_sums.he.sums import BfvSum, CkksSum, PadSum
@@ -99,7 +99,7 @@ def uploads(round_: Recorded) -> dict[Address, tuple[bytes, bytes]]:
     """Each message with the part that the server adds to the tags for it."""
     replies = {address: reply for address, _, reply in round_.at("collect")}
     return {
-        address: (r["message"], hashlib.sha256(r["message"]).digest() + r["tag"] + r["salt"])
+        address: (r["message"], hashlib.sha256(r["message"]).digest() + r["salt"] + r["tag"])
         for address, r in replies.items()
     }
 
@@ -176,8 +176,19 @@ def secrets_of(round_: Recorded) -> dict[str, bytes]:
     if parameters is not None:
         file = round_.stores[round_.opener].values[SECRET]
         secrets["secret key"] = file[64:]  # behind headers that public keys have too
+        secrets |= secrets_of_the_check(round_)
         secrets["residues of the secret key"] = ring(parameters).secret_key.parse(file).residues_PKN.tobytes()
     return secrets
+
+
+def secrets_of_the_check(round_: Recorded) -> dict[str, bytes]:
+    """The keys of the linear check, and the digest of each client."""
+    me = round_.party(round_.opener)
+    key = round_.secure_sum._keys.attempt_key(me, me.own)
+    check = round_.secure_sum.scheme(round_.spec).check
+    digests = {a: check.digest(reply["message"], key).tobytes() for a, _, reply in round_.at("collect")}
+    found = {f"digest of {address}": digest for address, digest in digests.items()}
+    return {"key of the check": me.own.store.get(CHECK), "key of the check in this attempt": key, **found}
 
 
 def numbers(**changed: object) -> dict[str, object]:

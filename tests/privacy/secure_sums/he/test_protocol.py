@@ -201,7 +201,7 @@ def test_each_ciphertext_of_a_sum_is_checked(made, keys):
     count = 3 if made is CkksSum else 2
     start = len(whole) - (len(whole) - 8) // count
     assert len(opened(round_, {**round_.request, "sum": whole})) == 9001
-    with pytest.raises(MalformedContribution, match=f"ciphertext {count - 1} of the sum"):
+    with pytest.raises(MalformedContribution, match="is another sum"):
         opened(round_, {**round_.request, "sum": whole[:start] + less[start:]})
 
 
