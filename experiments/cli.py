@@ -18,6 +18,7 @@ commands:
   plot          KIND [RUN..] draw figures of runs for print: fedveil plot --help lists the kinds
   report        [RUN...]     table, plots and provenance in one HTML page that works offline
   query         SQL [RUN...] ask the runs and their rows in SQL: fedveil query --help lists tables and columns
+  audit-ledger  RUN          recompute a run's epsilon from its ledger, beside what its rows tell
   reproduce     NAME         regenerate a published table: fedveil reproduce --help lists them
   bench         NAME         run a benchmark: fedveil bench --help lists them
   attack        NAME         attack a secure sum as its server: fedveil attack --help lists the attacks
@@ -31,6 +32,7 @@ PRINTING = {  # the module of each command, imported on use
     "plot": "results.commands.plot",
     "report": "experiments.report",
     "query": "results.commands.query",
+    "audit-ledger": "experiments.audit_ledger",
     "reproduce": "experiments.published.reproduce",
     "bench": "experiments.benchmarks",
     "attack": "experiments.attacks",

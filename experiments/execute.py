@@ -117,7 +117,7 @@ def _finish(run: RunDirectory, work: Workspace, errand: Errand) -> dict[str, Any
     rows = checkpoints.rows()
     final = {
         "rounds": state.round,
-        **_privacy(work.plan, LedgerFile(errand.folder).ledger),
+        **_privacy(work.plan, LedgerFile(errand.folder, state.ledger).ledger),
         "weights_sha256": vectors.sha256(state.weights_D),
         "backend": work.plan.backend.name,
         "assumption": work.plan.assumption,

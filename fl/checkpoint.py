@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from fl.ledger import EMPTY, Head
 from privacy.errors import RunRefused
 from results.files import replacing
 from results.rows import Row, read_rows, to_frame, write_rows
@@ -38,6 +39,7 @@ class State:
     started: str
     mechanisms: dict[str, float] = field(default_factory=dict)  # state of the mechanisms' server halves
     secrets: dict[str, torch.Tensor] = field(default_factory=dict)  # their secret state, which is never sent
+    ledger: Head = EMPTY  # the end of the ledger; a checkpoint of an earlier version knows of none
 
 
 def _generators() -> dict[str, Any]:
@@ -75,12 +77,32 @@ def decode(content: bytes) -> State:
     Raises:
         RunRefused: the checksum does not match.
     """
+    loaded = _loaded(content)
+    _restore_generators(loaded["generators"])
+    return State(**loaded["state"])
+
+
+def _loaded(content: bytes) -> dict[str, Any]:
     payload = content[HEADER_BYTES:]
     if content[:HEADER_BYTES] != _header(payload):
         raise RunRefused("the checksum does not match")
-    loaded = torch.load(io.BytesIO(payload), weights_only=True)
-    _restore_generators(loaded["generators"])
-    return State(**loaded["state"])
+    loaded: dict[str, Any] = torch.load(io.BytesIO(payload), weights_only=True)
+    return loaded
+
+
+def last_ledger(folder: Path) -> Head:
+    """Return the end of the ledger that the newest checkpoint in a folder knows; nothing is changed there.
+
+    Raises:
+        RunRefused: there is no checkpoint, or it is damaged.
+    """
+    newest = max(folder.glob("round-*.ckpt"), default=None)
+    if newest is None:
+        raise RunRefused(f"{folder} holds no checkpoint, which knows where the ledger ended")
+    try:
+        return State(**_loaded(newest.read_bytes())["state"]).ledger
+    except RunRefused as error:
+        raise RunRefused(f"{newest} is damaged: {error}") from None
 
 
 class Checkpoints:

@@ -2,14 +2,15 @@
 
 A line holds the round, the attempt and the clients' charges. No line is ever taken back: a round that is run again
 after a crash is charged again, because the release of its first attempt cannot be known. Each line ends with a digest
-of itself and of the digest before it, so a change to a line, or a missing line between two others, is noticed.
+of itself and of the digest before it, so a change to a line, or a missing line between two others, is noticed. Lines
+that are missing at the end are noticed by whoever kept a `Head` of the ledger: a checkpoint, or a role's store.
 """
 
 import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,52 +26,108 @@ DIGEST_KEY = b', "digest": "'
 DIGEST_DIGITS = 16
 
 
+Head = tuple[int, str]  # the end of a ledger as it was at some time: the number of its lines, and the last one's digest
+EMPTY: Head = (0, "")
+
+
 class LedgerFile:
-    """A ledger whose charges are written to disk before they count in memory."""
+    """A ledger whose charges are written to disk before they count in memory.
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
-        self._digest = b""  # digest of the last line
+    `head` is an earlier end of the ledger, which must be there still; later lines are allowed. A ledger that is not
+    `durable` survives the end of its process, not that of the machine.
+
+    Raises:
+        RunRefused: a line is damaged or missing, so the charges are unknown.
+    """
+
+    def __init__(self, folder: Path, head: Head = EMPTY, name: str = NAME, durable: bool = True) -> None:
+        self._path = folder / name
+        self._durable = durable
+        self._forget()
+        self.refresh()
+        self.require(head)
+
+    def _forget(self) -> None:
+        self._size_bytes = 0  # bytes of the lines that are known
+        self._digests = [b""]  # digest after each line
         self.ledger = Ledger()
-        self.rounds: set[int] = set()  # rounds with a charged attempt
-        for number, charges in self._read():
-            self.rounds.add(number)
-            self.ledger.add(charges)
+        self.rounds: dict[int, set[int]] = {}  # clients that were charged, by round
 
-    def _read(self) -> "Iterator[tuple[int, dict[int, list[Charge]]]]":
-        """Read the entries. An incomplete last line of a crash is cut off: nothing was sent after it.
+    @property
+    def head(self) -> Head:
+        """The end of the ledger as it is now."""
+        return len(self._digests) - 1, self._digests[-1].decode()
+
+    def require(self, head: Head) -> None:
+        """Check that the ledger has not lost the lines before an earlier end.
 
         Raises:
-            RunRefused: a line is damaged, or one before it is missing, so the charges are unknown.
+            RunRefused: a line is missing.
         """
-        if not self._path.exists():
+        lines, digest = head
+        held = len(self._digests) - 1
+        if lines <= held and self._digests[lines].decode() == digest:
             return
-        *whole, torn = self._path.read_bytes().split(b"\n")
-        for number, line in enumerate(whole, 1):
+        there = f"has {held} lines" if held < lines else f"has another line {lines}"
+        raise RunRefused(
+            f"{self._path} has lost charges: it {there}, and had {lines} when its end was last noted; restore the "
+            "file, or start afresh (force=true, or another seed)"
+        )
+
+    def refresh(self) -> None:
+        """Read the lines that another process has added since; read all, where the file is another one.
+
+        Raises:
+            RunRefused: a line is damaged, or one before it is missing.
+        """
+        size_bytes = self._path.stat().st_size if self._path.exists() else 0
+        if size_bytes < self._size_bytes:
+            self._forget()
+        if size_bytes == self._size_bytes:
+            return
+        try:
+            self._read()
+        except RunRefused:
+            if not self._size_bytes:
+                raise
+            self._forget()
+            self._read()
+
+    def _read(self) -> None:
+        """Read further entries. An incomplete last line of a crash is cut off: nothing was sent after it."""
+        with self._path.open("rb") as file:
+            file.seek(self._size_bytes)
+            *whole, torn = file.read().split(b"\n")
+        for line in whole:
             try:
-                self._digest = _digest_of(line, self._digest)
+                digest = _digest_of(line, self._digests[-1])
                 entry = json.loads(line)
-                yield int(entry["round"]), _charges_of(entry)
+                self._note(int(entry["round"]), _charges_of(entry), line, digest)
             except (ValueError, TypeError, KeyError, AttributeError):  # a ConfigError is a ValueError
-                damaged = f"{self._path} is damaged in line {number}"
+                damaged = f"{self._path} is damaged in line {len(self._digests)}"
                 raise RunRefused(f"{damaged}: the charges of this run are unknown") from None
         if torn:
-            os.truncate(self._path, self._path.stat().st_size - len(torn))
+            os.truncate(self._path, self._size_bytes)
 
     def charge(self, number: int, attempt: str, charges: "Mapping[int, Iterable[Charge]]") -> None:
         """Charge clients for an attempt at a round, durably."""
         owed = {client: list(of_client) for client, of_client in charges.items()}
         entry = json.dumps({"round": number, "attempt": attempt, "charges": _grouped(owed)}, sort_keys=True)
-        line, digest = _sealed(entry.encode(), self._digest)
+        line, digest = _sealed(entry.encode(), self._digests[-1])
         new = not self._path.exists()
         with self._path.open("ab") as file:
             file.write(line + b"\n")
             file.flush()
-            os.fsync(file.fileno())
-        if new:
+            if self._durable:
+                os.fsync(file.fileno())
+        if new and self._durable:
             sync(self._path.parent)
-        self._digest = digest
-        self.rounds.add(number)
+        self._note(number, owed, line, digest)
+
+    def _note(self, number: int, owed: "Mapping[int, list[Charge]]", line: bytes, digest: bytes) -> None:
+        self._size_bytes += len(line) + 1
+        self._digests.append(digest)
+        self.rounds.setdefault(number, set()).update(owed)
         self.ledger.add(owed)
 
 

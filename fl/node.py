@@ -8,6 +8,7 @@ never the server, names the folder of its keys (`keys`).
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from fl.config.identity import hash_of
 from fl.faults.options import FaultsConfig
 from fl.keys import folders as keys
+from fl.keys import ledgers
 from fl.keys import relayed as relaying
 from fl.participant import HONEST, SETUP_ROUND, Conduct, Request
 from fl.plan import RunPlan
@@ -40,7 +42,7 @@ from fl.transport import (
 from fl.workspace import Workspace, workspace
 from privacy.addresses import Address, client_address, is_client
 from privacy.errors import ConfigError, FedveilError, ProtocolError
-from privacy.secure_sums.contract import Credentials, Value
+from privacy.secure_sums.contract import Credentials, Pay, Value
 from privacy.secure_sums.relayed_roster import STAGES
 from privacy.secure_sums.vectors import Vector
 
@@ -102,7 +104,8 @@ def participate(content: RecordDict, context: Context) -> RecordDict:
     if own is not None and work.plan.relayed and request.stage in STAGES:
         records, metrics = relaying.join(work, request, own)
     else:
-        records, metrics = conduct.answer(work, request, memory, own, tell if measured else None)
+        pay = paying(work.plan, request, context)
+        records, metrics = conduct.answer(work, request, memory, own, tell if measured else None, pay)
     remember(context.state, request, memory)
     answered = conduct.packed(request, records, signed=own is not None)
     answered.update(clear)
@@ -175,6 +178,26 @@ def credentials(plan: RunPlan, address: Address, context: Context, stage: str) -
         allowed = f"secure_sum={secure_sum.name} needs the folder of {address}'s keys, in its --node-config"
         raise ConfigError.of(KEYS, None, allowed)
     return keys.simulated(address, plan.everybody)
+
+
+def paying(plan: RunPlan, request: Request, context: Context) -> Pay | None:
+    """Return the function that charges clients in this node's own ledger; None where its role keeps none.
+
+    Raises:
+        ConfigError: this node has no folder for its ledger, or its own limits are not allowed.
+    """
+    if not plan.backend.keeps_account(request.address):
+        return None
+    folder = context.node_config.get(KEYS)
+    if folder is not None:
+        own = ledgers.deployed(Path(str(folder)), plan, context.node_config)
+    elif _stands_alone(context):
+        names = " and ".join(mechanism.name for mechanism in plan.backend.mechanisms)
+        allowed = f"mechanism={names} needs the folder of {request.address}'s ledger, in its --node-config"
+        raise ConfigError.of(KEYS, None, allowed)
+    else:
+        own = ledgers.simulated(request.address, plan)
+    return partial(own.pay, request.round, request.attempt)
 
 
 def role_context(address: Address, approved: str, folder: Path | None = None) -> Context:

@@ -18,11 +18,11 @@ from fl.training.generators import seed_generators
 from fl.training.sensitivity import sensitivity
 from fl.transport import ENVELOPE, note_of, pack
 from fl.workspace import Workspace
-from privacy.addresses import Address, client_index
+from privacy.addresses import Address, client_index, is_client
 from privacy.errors import MalformedContribution, ProtocolError
 from privacy.mechanisms.contract import ClientJob
 from privacy.randomness import OsRandomness
-from privacy.secure_sums.contract import Credentials, Participant, Records, Value
+from privacy.secure_sums.contract import Credentials, Participant, Pay, Records, Value
 from privacy.secure_sums.signed_replies import signed
 from privacy.secure_sums.vectors import Vector
 from privacy.spans import Recorder, recording, span
@@ -31,6 +31,7 @@ from results.rows import WITNESS
 
 SETUP_ROUND = 0
 PROTECT = "protect"  # the phase of the protocol: all time outside the contribution
+LEDGER = "ledger"  # the phase in which a client charges itself
 CONTRIBUTION = "contribution"  # the span of the contribution, which is not counted as a step of the protocol
 Tell = Callable[[Vector], None]
 
@@ -58,9 +59,10 @@ class Conduct:
         memory: MutableMapping[str, Value],
         credentials: Credentials | None = None,
         tell: Tell | None = None,
+        pay: Pay | None = None,
     ) -> tuple[Records, dict[str, float]]:
         """Answer the request, as `answer` does."""
-        return answer(work, request, memory, credentials, tell, self)
+        return answer(work, request, memory, credentials, tell, pay, self)
 
     def contribution(
         self, work: Workspace, request: Request, memory: MutableMapping[str, Value], phases: Phases
@@ -119,11 +121,13 @@ def answer(
     memory: MutableMapping[str, Value],
     credentials: Credentials | None = None,
     tell: Tell | None = None,
+    pay: Pay | None = None,
     conduct: Conduct = HONEST,
 ) -> tuple[Records, dict[str, float]]:
     """Return the records that answer a request, signed where there are credentials, and the costs by phase.
 
-    `tell` receives the vector in the clear, before the protocol may write to it: only for `measure_sum_error`.
+    `tell` receives the vector in the clear, before the protocol may write to it: only for `measure_sum_error`. `pay`
+    charges clients in this role's own ledger, where it keeps one: a client for each contribution, before it is made.
     `conduct` supplies the contribution.
 
     Raises:
@@ -132,12 +136,18 @@ def answer(
     plan = work.plan
     phases = Phases(work.device)
     recorder = Recorder()
+    require_asked(plan, request)
     before = dict(memory)
     contributed: list[Vector] = []
     me = participant(work, request, memory, credentials)
+    if pay is not None:
+        me.pay = pay
 
     def contribute() -> Vector:
         phases.end(PROTECT)
+        if pay is not None:
+            pay([request.address])
+            phases.end(LEDGER)
         with span(CONTRIBUTION):
             vector = conduct.contribution(work, request, memory, phases)
             if tell is not None:
@@ -162,6 +172,20 @@ def answer(
     recorder.seconds.pop(CONTRIBUTION, None)
     peers = credentials.peers if credentials else None
     return records, phases.metrics() | parts(PROTECT, recorder) | (dict(peers.costs()) if peers else {})
+
+
+def require_asked(plan: RunPlan, request: Request) -> None:
+    """Refuse a round that the plan does not have, and a client's part in a round whose cohort it is not in.
+
+    Raises:
+        ProtocolError: there is no such round, or the client is not in its cohort.
+    """
+    if request.round == SETUP_ROUND:
+        return
+    if is_client(request.address):
+        plan.require_in_cohort(request.round, request.address)
+    else:
+        plan.require_round(request.round, request.address)
 
 
 def _rehearses(plan: RunPlan, request: Request) -> bool:

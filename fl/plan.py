@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections import Counter
 from functools import cached_property
 
 import numpy as np
@@ -15,9 +16,9 @@ from fl.config.identity import from_json, hash_of
 from fl.config.schema import RELAYED
 from fl.data.image_data import load_data
 from fl.data.partition import partition
-from privacy.addresses import Address, client_address
+from privacy.addresses import Address, client_address, client_index
 from privacy.backend import PrivacyBackend
-from privacy.errors import ConfigError, FedveilError
+from privacy.errors import ConfigError, FedveilError, ProtocolError
 from privacy.mechanisms.contract import Mechanism
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness
 from privacy.secure_sums.contract import SecureSum
@@ -75,9 +76,36 @@ class RunPlan:
         config = self.config
         return cohorts.schedule(config.sampler, self.candidates, self.cohort_size, config.rounds, config.seed)
 
+    @cached_property
+    def participations(self) -> tuple[int, ...]:
+        """The number of participations of each client, as the cohorts are drawn."""
+        drawn = Counter(client for cohort in self.schedule for client in cohort)
+        return tuple(drawn[client] for client in range(self.config.clients))
+
     def cohort(self, number: int) -> tuple[int, ...]:
         """Return the cohort of a round, sorted."""
         return self.schedule[number - 1]
+
+    def require_in_cohort(self, number: int, client: Address) -> None:
+        """Refuse a client's part in a round whose cohort it is not in.
+
+        Cohorts follow from the configuration, so no server can ask a client in more rounds than the plan says.
+
+        Raises:
+            ProtocolError: there is no such round, or the client is not in its cohort.
+        """
+        self.require_round(number, client)
+        if client_index(client) not in self.cohort(number):
+            raise ProtocolError(f"{client} has nothing to contribute to round {number}: it is not in the cohort")
+
+    def require_round(self, number: int, who: Address) -> None:
+        """Refuse a round that the run does not have.
+
+        Raises:
+            ProtocolError: there is no such round.
+        """
+        if not 1 <= number <= self.config.rounds:
+            raise ProtocolError(f"{who} has nothing to contribute to round {number}: there are {self.config.rounds}")
 
     @property
     def cohort_size(self) -> int:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from fl.checkpoint import Checkpoints, State
 from fl.evaluation import Scores, evaluate
-from fl.ledger import LedgerFile
+from fl.ledger import EMPTY, LedgerFile
 from fl.metering import Meter
 from fl.participant import SETUP_ROUND
 from fl.rounds import drive
@@ -61,6 +61,7 @@ class Server:
 
     Raises:
         ConfigError: the roster lacks a role that will have to sign.
+        RunRefused: the ledger is damaged, or lacks charges that the checkpoint knows of.
     """
 
     def __init__(self, work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
@@ -71,8 +72,9 @@ class Server:
         self.transport = Transport(grid, nodes, self.meter, deadline_s, errand.poll_s)
         self._roster = _roster(work, errand)
         self._checkpoints = Checkpoints(errand.folder, errand.keep_checkpoints)
-        self.ledger = LedgerFile(errand.folder)
-        self._resume(self._checkpoints.latest())
+        state = self._checkpoints.latest()
+        self.ledger = LedgerFile(errand.folder, EMPTY if state is None else state.ledger)
+        self._resume(state)
 
     def _resume(self, state: State | None) -> None:
         start = self.work.initial_D if state is None else state.weights_D
@@ -291,7 +293,9 @@ class Server:
     def _save(self) -> None:
         weights_D = self.weights.detach()
         optimizer = self._optimizer.state_dict()
-        state = State(self.work.plan.hash, self.round, weights_D, optimizer, self._started, self.state, self.secrets)
+        run = self.work.plan.hash
+        own = self.state, self.secrets
+        state = State(run, self.round, weights_D, optimizer, self._started, *own, ledger=self.ledger.head)
         self._checkpoints.save(state, self.meter.take())
 
 

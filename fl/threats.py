@@ -67,20 +67,31 @@ def _holders(trust: Trust) -> Iterator[str]:
         yield f"{_capital(party)} holds {what}."
 
 
-def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
-    coalitions = trust.coalitions
-    reads = trust.reads
-    if work.plan.relayed:
-        coalitions = (("a server that exchanges keys",), *coalitions)
+def _read_by(work: Workspace) -> tuple[Coalition, ...]:
+    """Return the smallest coalitions that read one client's update with their keys and shares."""
     if work.plan.config.runtime.measure_sum_error:
-        coalitions = SERVER_ALONE
-        reads = EVERYTHING.reads  # of partly encrypted updates, too
-    elif trust.subtracting == SERVER_ALONE[0]:
-        coalitions = ()
-    for coalition in coalitions:
+        return SERVER_ALONE
+    trust = work.plan.backend.secure_sum.trust(work.spec)
+    if trust.subtracting == SERVER_ALONE[0]:
+        return ()
+    return (("a server that exchanges keys",), *trust.coalitions) if work.plan.relayed else trust.coalitions
+
+
+def _subtracting(work: Workspace) -> Coalition:
+    """Return the coalition that reads one client's update from an opened sum; empty where that takes none."""
+    if work.plan.config.runtime.measure_sum_error:
+        return ()
+    return work.plan.backend.secure_sum.trust(work.spec).subtracting
+
+
+def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
+    # of partly encrypted updates, a test tells the whole
+    reads = EVERYTHING.reads if work.plan.config.runtime.measure_sum_error else trust.reads
+    for coalition in _read_by(work):
         yield f"{_together(coalition)} {reads}{_as_released(work, CLIENT)}."
-    if trust.subtracting and not work.plan.config.runtime.measure_sum_error:
-        yield f"{_together(trust.subtracting)} {EVERYTHING.reads}{_as_released(work, CLIENT, PARTIES)}."
+    subtracting = _subtracting(work)
+    if subtracting:
+        yield f"{_together(subtracting)} {EVERYTHING.reads}{_as_released(work, CLIENT, PARTIES)}."
 
 
 def _together(coalition: Coalition) -> str:
@@ -171,10 +182,7 @@ def _epsilon(work: Workspace) -> Iterator[str]:
     """Yield the epsilon of the run as planned, and the epsilons against coalitions with a guarantee of their own."""
     backend = work.plan.backend
     config = work.plan.config
-    ledger = Ledger()
-    for cohort in work.plan.schedule:
-        ledger.add({client: charges for client in cohort if (charges := backend.charges(client))})
-    for unit, epsilon in ledger.worst(config.delta, config.accountant).items():
+    for unit, epsilon in _ledger(work).worst(config.delta, config.accountant).items():
         [relation] = {charge.relation for charge in backend.charges(work.plan.schedule[0][0]) if charge.unit == unit}
         against = " and ".join(backend.holds_against(unit)) or "nobody"
         yield f"Neighbouring data {NEIGHBOURS[relation].format(unit=unit)}."
@@ -182,14 +190,64 @@ def _epsilon(work: Workspace) -> Iterator[str]:
             f"Run as planned, epsilon is {epsilon:.3g} for a {unit} at delta {config.delta:g} "
             f"({config.accountant}), against {against}."
         )
+        yield _enforced(work, unit)
     for mechanism in backend.mechanisms:
         for who, epsilon in mechanism.epsilons.items():
-            yield f"Of {mechanism.name}, epsilon is {epsilon:.3g} against {who}."
+            yield f"Of {mechanism.name}, run as planned, epsilon is {epsilon:.3g} against {who}."
     told_server = [m.noised_by for m in backend.mechanisms if m.unit == "client" and "server" not in m.holds_against]
     if SERVER in told_server:
         yield "Noise is added at the server, which sees each exact sum before."
     if CLIENT in told_server:
         yield "Clients add the noise in shares: a server that sees single contributions faces one share alone."
+
+
+def _ledger(work: Workspace, retries: int = 0) -> Ledger:
+    """Return the ledger of the run as planned, or of one in which each client contributes `retries` times more."""
+    plan = work.plan
+    times = {client: planned + retries for client, planned in enumerate(plan.participations) if planned}
+    ledger = Ledger()
+    ledger.add({client: owed * times[client] for client in times if (owed := plan.backend.charges(client))})
+    return ledger
+
+
+def _enforced(work: Workspace, unit: str) -> str:
+    """Return the sentence about whoever keeps epsilon from growing: the clients by their own ledgers, or the server."""
+    config = work.plan.config
+    mechanisms = [mechanism for mechanism in work.plan.backend.mechanisms if mechanism.unit == unit]
+    if not all(_withstands(work, mechanism) for mechanism in mechanisms):
+        return "That holds for a server that follows the protocol: no client can enforce it."
+    most = _ledger(work, config.retries).worst(config.delta, config.accountant)[unit]
+    if config.epsilon_budget is not None:
+        most = min(most, config.epsilon_budget)
+    shared = any(mechanism.noised_by == PARTIES for mechanism in mechanisms)
+    who = (
+        "the client and by each honest party: their own ledgers allow"
+        if shared
+        else "the client: its own ledger allows"
+    )
+    return (
+        f"Whatever the server asks, epsilon is at most {most:.3g} for a {unit}, enforced by {who} {config.retries} "
+        "contributions beyond the planned ones (retries)."
+    )
+
+
+def _withstands(work: Workspace, mechanism: Mechanism) -> bool:
+    """True where a mechanism's promise holds against a server that breaks the protocol.
+
+    It does by itself, where each client adds all of its noise; else where the secure sum hides contributions from such
+    a server.
+    """
+    if SERVER in type(mechanism).holds_against:
+        return True
+    return SERVER in mechanism.holds_against and not _trusting(work)
+
+
+def _trusting(work: Workspace) -> bool:
+    """True where the secure sum hides contributions at most from a server that follows the protocol."""
+    plan = work.plan
+    coalitions = (*_read_by(work), _subtracting(work))
+    alone = any(len(coalition) == 1 and SERVER in coalition[0] for coalition in coalitions)
+    return alone or "the server follows the protocol" in plan.assumption
 
 
 def _reports(work: Workspace) -> Iterator[str]:

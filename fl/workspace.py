@@ -1,7 +1,6 @@
 """The objects with which a process serves a configuration, built once from its canonical text and cached."""
 
 import math
-from collections import Counter
 from functools import cached_property, lru_cache, partial
 
 import torch
@@ -61,7 +60,6 @@ class Workspace:
         training = config.training
         secure_sum = plan.backend.secure_sum
         dimension = self._layout.length
-        drawn = Counter(client for cohort in plan.schedule for client in cohort)
         return Plan(
             clients=config.clients,
             cohort_size=plan.cohort_size,
@@ -71,7 +69,7 @@ class Workspace:
             dimension=dimension,
             rounds=config.rounds,
             examples=tuple(len(part) for part in plan.partitions),
-            participations=tuple(drawn[client] for client in range(config.clients)),
+            participations=plan.participations,
             separation=cohorts.separation(plan.schedule),
             batch_size=training.batch_size,
             epochs=training.epochs,

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from privacy.addresses import Address, is_client
 from privacy.checks import UNITS
 from privacy.errors import ConfigError
-from privacy.mechanisms.contract import PARTIES, ClientJob, Mechanism, Plan, ServerJob
+from privacy.mechanisms.contract import PARTIES, SERVER, ClientJob, Mechanism, Plan, ServerJob
 from privacy.secure_sums.contract import SecureSum
 
 if TYPE_CHECKING:
@@ -120,6 +121,25 @@ class PrivacyBackend:
         """Return a client's charges, by mechanism, for one release: it took part `ago` rounds before that release."""
         owing = [mechanism for mechanism in self.mechanisms if ago < mechanism.window]
         return [charge for mechanism in owing if (charge := mechanism.charge(client)) is not None]
+
+    def own_charges(self, client: int) -> "list[Charge]":
+        """Return the charges of one contribution that its client, and parties that add noise, keep account of."""
+        return [charge for mechanism in self._accounted if (charge := mechanism.charge(client)) is not None]
+
+    def keeps_account(self, address: Address) -> bool:
+        """True where a role keeps a ledger of its own: a client unless the server adds all noise, a party that adds it.
+
+        What the server noises, it alone can keep account of.
+        """
+        if is_client(address):
+            return bool(self._accounted)
+        adding = any(mechanism.noised_by == PARTIES for mechanism in self._accounted)
+        return adding and address in self.secure_sum.parties.roles
+
+    @property
+    def _accounted(self) -> list[Mechanism]:
+        private = (mechanism for mechanism in self.mechanisms if mechanism.unit is not None)
+        return [mechanism for mechanism in private if mechanism.noised_by != SERVER]
 
     def prepare(self, job: ClientJob) -> None:
         """Let each mechanism in turn replace the training objects; at the client."""

@@ -9,7 +9,7 @@ It is `results/runs/<experiment>/<first 16 hex digits of the configuration's has
 - status.json: running, finished, failed or budget_exhausted; start time, process and error
 - rows.parquet: every measurement
 - summary.json: the figures of a table
-- checkpoints/: the state needed to resume
+- checkpoints/: the state needed to resume, the ledger, and in a simulation the clients' own ledgers
 - keys/: the keys of the roles of a simulation, where the secure sum needs keys
 """
 

@@ -1,5 +1,6 @@
 """Configurations composed as on the command line, and objects built from them: plans, workspaces, servers, runs."""
 
+import os
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import lru_cache
@@ -14,6 +15,8 @@ from experiments.hydra.compose import composed
 from fl import runtimes
 from fl.checkpoint import Checkpoints, State
 from fl.config.identity import to_json
+from fl.keys.folders import LEDGERS_VARIABLE
+from fl.keys.ledgers import SIMULATED
 from fl.metering import Meter
 from fl.participant import Request, answer
 from fl.plan import RunPlan
@@ -55,6 +58,7 @@ def workspace_of(*overrides: str) -> Workspace:
 
 def server_of(work: Workspace, folder: Path, grid: InProcessGrid | None = None) -> Server:
     """A server over the in-process grid, or over another one."""
+    os.environ[LEDGERS_VARIABLE] = str(folder / SIMULATED)
     grid = grid or InProcessGrid(work.plan.hash, work.plan.config.clients)
     return serving.server_of(work, grid, inprocess.locate(grid, work.plan), Errand(folder))
 

@@ -73,6 +73,7 @@ CHECKS: tuple[Check, ...] = (
     ("delta", lambda v: 0 < v < 1, "must lie between 0 and 1"),
     _one_of("accountant", ACCOUNTANTS),
     _positive("epsilon_budget"),
+    ("retries", lambda v: v >= 0, "must be at least 0"),
     _one_of("data.partition", PARTITIONS),
     _positive("data.alpha"),
     _at_least("data.shards", 1),

@@ -2,7 +2,7 @@
 
 from fl.config.schema import RELAYED, FedveilConfig
 from fl.faults.options import MESSAGES, VECTORS, WEIGHTS, ZERO
-from privacy.addresses import SERVER
+from privacy.addresses import SERVER, client_address
 from privacy.backend import PrivacyBackend
 from privacy.errors import ConfigError
 
@@ -16,6 +16,7 @@ def check(config: FedveilConfig, backend: PrivacyBackend, some_client: int) -> N
         ConfigError: an option that this backend cannot keep.
     """
     _check_budget(config, backend, some_client)
+    _check_retries(config, backend)
     _check_measured(config, backend)
     _check_faults(config, backend)
 
@@ -42,6 +43,13 @@ def _check_budget(config: FedveilConfig, backend: PrivacyBackend, some_client: i
     if config.epsilon_budget is not None and not backend.charges(some_client):
         allowed = "no mechanism accounts for what it releases; choose one, or leave the budget out"
         raise ConfigError.of("epsilon_budget", config.epsilon_budget, allowed)
+
+
+def _check_retries(config: FedveilConfig, backend: PrivacyBackend) -> None:
+    """Refuse a number of retries where no client counts them."""
+    if config.retries != FedveilConfig.retries and not backend.keeps_account(client_address(0)):
+        allowed = "no client keeps account of its noise under this mechanism: leave it out"
+        raise ConfigError.of("retries", config.retries, allowed)
 
 
 def _check_measured(config: FedveilConfig, backend: PrivacyBackend) -> None:

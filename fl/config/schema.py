@@ -141,6 +141,7 @@ class FedveilConfig:
     accountant: str = "prv"
     witness: bool = True  # each client examines its upload before sending, and stops a run that does not protect it
     epsilon_budget: float | None = None  # largest epsilon; the run ends before the round that would exceed it
+    retries: int = 3  # attempts beyond its planned participations that each client answers, where it adds the noise
     out: str | None = None
     force: bool = False
     roster: str | None = None  # file with the public keys of all roles, for a deployment over several machines

@@ -16,7 +16,7 @@ from fl.workspace import Workspace
 from privacy.addresses import client_index, is_client
 from privacy.mechanisms.contract import ClientJob
 from privacy.randomness import seed_from
-from privacy.secure_sums.contract import Credentials, Records, Value
+from privacy.secure_sums.contract import Credentials, Pay, Records, Value
 from privacy.secure_sums.vectors import Vector
 
 EXCESS = 8  # how often an oversized message repeats its largest record
@@ -40,6 +40,7 @@ class FaultyConduct(Conduct):
         memory: MutableMapping[str, Value],
         credentials: Credentials | None = None,
         tell: Tell | None = None,
+        pay: Pay | None = None,
     ) -> tuple[Records, dict[str, float]]:
         """Drop out or die, where the faults say so; else answer.
 
@@ -51,7 +52,7 @@ class FaultyConduct(Conduct):
             drop_out(client, request.round, request.stage, self._faults, self._config.seed)
         elif credentials is not None:
             killed(request.address, request.round, self._faults, credentials.store.claim)
-        return super().answer(work, request, memory, credentials, tell)
+        return super().answer(work, request, memory, credentials, tell, pay)
 
     def contribution(
         self, work: Workspace, request: Request, memory: MutableMapping[str, Value], phases: Phases

@@ -28,6 +28,7 @@ from privacy.secure_sums.signed_replies import require_everybody
 from results.files import replacing, sync
 
 KEYS_VARIABLE = "FEDVEIL_KEYS"  # the folder of a simulation's keys, for the processes that the simulation starts
+LEDGERS_VARIABLE = "FEDVEIL_LEDGERS"  # the folder of its roles' own ledgers, likewise
 MASTER = "master.key"
 # file names in the folder of a deployment's role
 IDENTITY = "identity.key"
@@ -43,17 +44,17 @@ class FileStore(Store):
     """A store that keeps each value in a file of its name, in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def get(self, name: str) -> bytes | None:
         """Return the value that was put under a name; None if there is none."""
-        path = self._folder / name
+        path = self.folder / name
         return path.read_bytes() if path.exists() else None
 
     def put(self, name: str, value: bytes) -> None:
         """Keep a value, atomically."""
-        _private_folder(self._folder)
-        with replacing(self._folder / name) as temporary:
+        _private_folder(self.folder)
+        with replacing(self.folder / name) as temporary:
             temporary.touch(mode=0o600)
             temporary.write_bytes(value)
 
@@ -62,22 +63,22 @@ class FileStore(Store):
         fresh = f".{name}.{os.getpid()}.new"
         self.put(fresh, value)
         try:
-            os.link(self._folder / fresh, self._folder / name)
+            os.link(self.folder / fresh, self.folder / name)
         except FileExistsError:
             return False
         finally:
-            (self._folder / fresh).unlink()
-        sync(self._folder)
+            (self.folder / fresh).unlink()
+        sync(self.folder)
         return True
 
     def claim(self, name: str) -> bool:
         """Claim a name; return True where it was never claimed before."""
-        _private_folder(self._folder)
+        _private_folder(self.folder)
         try:
-            os.close(os.open(self._folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            os.close(os.open(self.folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except FileExistsError:
             return False
-        sync(self._folder)
+        sync(self.folder)
         return True
 
 

@@ -98,7 +98,7 @@ def nodes_of(plan: RunPlan, folder: Path) -> list[Node]:
     """On loopback: return a SuperNode for each client, and one for each role."""
     secure_sum = plan.backend.secure_sum
     clients = [client_node(client, plan.hash) for client in range(plan.config.runtime.supernodes)]
-    if secure_sum.needs.roster:
+    if secure_sum.needs.roster or any(plan.backend.keeps_account(node.address) for node in clients):
         for node in clients:
             node.config["keys"] = str(keys.folder_of(folder, node.address))
     return [*clients, *(role_node(role, keys.folder_of(folder, role) / SOCKET) for role in secure_sum.parties.roles)]

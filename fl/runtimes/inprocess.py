@@ -17,6 +17,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl.config.schema import FedveilConfig
+from fl.keys.ledgers import kept_in
 from fl.node import APPROVED
 from fl.plan import RunPlan
 from fl.runtimes.lifetime import end_with_parent
@@ -221,5 +222,5 @@ def locate(grid: Grid, plan: RunPlan) -> Mapping[Address, int]:
 def run(work: Workspace, errand: Errand) -> None:
     """Make a whole run in this process and its workers."""
     app = server_app_of(work, locate, errand)
-    with grid_of(work) as grid:
+    with kept_in(errand.folder), grid_of(work) as grid:
         app(grid, Context(1, SERVER_NODE, {}, RecordDict(), {}))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tomli_w
 
-from fl.keys.folders import KEYS_VARIABLE
+from fl.keys.folders import KEYS_VARIABLE, LEDGERS_VARIABLE
 from fl.runtimes.certificates import Certificates, make_certificates, make_node_key
 from fl.runtimes.processes import Processes
 from privacy.errors import RuntimeFailure
@@ -97,7 +97,8 @@ def supernode_command(port: int, own_port: int, certificates: Certificates, key:
 def environment(home: Path | None = None) -> dict[str, str]:
     """Return this process's environment with Flower's settings; `home` is a private FLWR_HOME for loopback."""
     env = {**os.environ, **SETTINGS}
-    env.pop(KEYS_VARIABLE, None)  # set by an earlier simulation in this process; a deployment's keys are in folders
+    for name in (KEYS_VARIABLE, LEDGERS_VARIABLE):  # of a simulation; a deployment's roles have folders of their own
+        env.pop(name, None)
     # Flower finds its own programs on the path.
     env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", os.defpath)])
     if home is not None:

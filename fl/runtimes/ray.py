@@ -10,7 +10,8 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from fl.keys.folders import KEYS_VARIABLE
+from fl.keys.folders import KEYS_VARIABLE, LEDGERS_VARIABLE
+from fl.keys.ledgers import kept_in
 from fl.node import APPROVED_VARIABLE
 from fl.plan import RunPlan
 from fl.runtimes.simulated import client_app, server_app_of
@@ -36,7 +37,7 @@ def run(work: Workspace, errand: Errand) -> None:
     if work.device.index is not None:
         raise ConfigError.of("device", plan.config.device, "Ray itself places clients on GPUs: use device=cuda")
     app = server_app_of(work, locate, errand)
-    with _approved(plan.hash), _quiet():
+    with _approved(plan.hash), kept_in(errand.folder), _quiet():
         try:
             run_simulation(app, client_app, plan.config.clients, backend_config=_backend_config(work))  # type: ignore[no-untyped-call,unused-ignore]
         except RuntimeError as error:
@@ -50,8 +51,9 @@ def _backend_config(work: Workspace) -> Any:
     if runtime.address is None:
         init_args["include_dashboard"] = False
     else:
-        # where roles have keys, the run's folder must be one that all machines share
-        variables = {name: os.environ[name] for name in (APPROVED_VARIABLE, KEYS_VARIABLE) if name in os.environ}
+        # where roles have keys or ledgers, the run's folder must be one that all machines share
+        passed = (APPROVED_VARIABLE, KEYS_VARIABLE, LEDGERS_VARIABLE)
+        variables = {name: os.environ[name] for name in passed if name in os.environ}
         init_args |= {"address": runtime.address, "runtime_env": {"env_vars": variables}}
     return {
         "init_args": init_args,

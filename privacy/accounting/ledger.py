@@ -37,15 +37,24 @@ class Ledger:
         other.add(charges)
         return other
 
+    def participations(self, client: int) -> int:
+        """Return how often a client was charged: its participations, as each of them has the same charges."""
+        return max(self._paid[client].values(), default=0) if client in self._paid else 0
+
+    def costs(self, unit: str) -> "dict[int, Cost]":
+        """Return the charges in this unit of every client that has any, with their multiplicities."""
+        found = {client: _cost(paid, unit) for client, paid in self._paid.items()}
+        return {client: cost for client, cost in found.items() if cost}
+
     def epsilons(self, unit: str, delta: float, accountant: str) -> dict[int, float]:
         """Return the epsilon of every client with charges in this unit.
 
         Raises:
             ConfigError: the accountant cannot compose these events.
         """
-        costs = {client: _cost(paid, unit) for client, paid in self._paid.items()}
-        values = {cost: _epsilon(cost, delta, accountant) for cost in set(costs.values()) if cost}
-        return {client: values[cost] for client, cost in costs.items() if cost}
+        costs = self.costs(unit)
+        values = {cost: epsilon_of(cost, delta, accountant) for cost in set(costs.values())}
+        return {client: values[cost] for client, cost in costs.items()}
 
     def worst(self, delta: float, accountant: str) -> dict[str, float]:
         """Return the largest epsilon of any client, by unit; a unit without charges is left out."""
@@ -57,7 +66,12 @@ def _cost(paid: "Counter[Charge]", unit: str) -> Cost:
     return frozenset((charge, times) for charge, times in paid.items() if charge.unit == unit)
 
 
-def _epsilon(cost: Cost, delta: float, accountant: str) -> float:
+def epsilon_of(cost: Cost, delta: float, accountant: str) -> float:
+    """Return the epsilon of charges of one unit at `delta`.
+
+    Raises:
+        ConfigError: the accountant cannot compose these events.
+    """
     from privacy.accounting import charges
     from privacy.accounting import epsilon as accounting
 

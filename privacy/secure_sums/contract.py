@@ -34,6 +34,7 @@ T = TypeVar("T", bound=np.generic)
 Value = NDArray[np.generic] | bytes | int | float | str
 Records = Mapping[str, Value]
 Contribution = Callable[[], Vector]  # the call trains the model
+Pay = Callable[[Collection[Address]], None]  # charges these clients in the ledger of the caller's own; it may refuse
 
 
 @dataclass
@@ -118,6 +119,7 @@ class Participant:
     noise: Randomness | None = None  # source of the noise that this role adds to a sum; None: `randomness`
     device: str = "cpu"  # torch device to compute on
     inside: dict[str, bytes] = field(default_factory=dict, repr=False)  # plaintexts of its boxes, by record name
+    pay: Pay = field(default=lambda _: None, repr=False)  # a party calls it before it adds noise to a sum
 
     @property
     def own(self) -> Credentials:

@@ -282,6 +282,7 @@ class CryptenSum(SecureSum):
         try:
             with span("open"):
                 taken.take(inbound, me)
+            me.pay(tuple(taken.manifests))
         except FedveilError as error:  # the other parties wait for this complaint
             complaint = error
         with span("agree"):

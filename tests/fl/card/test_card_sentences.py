@@ -14,6 +14,8 @@ from tests.fl.card.cards import CARDS, NEIGHBOURS, OF_TEN, PAD, PLAIN, SIMULATIO
 
 PIXELS = "Pixels are normalised with the mean and deviation of all training images, which no epsilon covers."
 OS_NOISE = "Noise comes from ChaCha20 under keys of the operating system (noise=os)."
+BY_SERVER = "That holds for a server that follows the protocol: no client can enforce it."
+BY_CLIENT = "enforced by the client: its own ledger allows 3 contributions beyond the planned ones (retries)."
 EXACT_SUM = "Noise is added at the server, which sees each exact sum before."
 RECORDS = "Neighbouring data differ by one record, there or not."
 CLIENTS = "Neighbouring data differ in one client, whose contribution becomes zero."
@@ -45,11 +47,11 @@ PRIVATE: dict[str, tuple[tuple[str, ...], set[str]]] = {
     ),
     "client_dp under masks": (
         ("mechanism=client_dp", "delta=1e-2", "accountant=rdp", "secure_sum=pad"),
-        {*UNWEIGHTED, *PAD, SIMULATION, OS_NOISE, PIXELS, CLIENTS, EXACT_SUM, floating("client_dp")},
+        {*UNWEIGHTED, *PAD, SIMULATION, OS_NOISE, PIXELS, CLIENTS, BY_SERVER, EXACT_SUM, floating("client_dp")},
     ),
     "dp_ftrl": (
         ("mechanism=dp_ftrl", "delta=1e-2", "accountant=rdp"),
-        {*PLAIN, OS_NOISE, PIXELS, CLIENTS, EXACT_SUM, floating("dp_ftrl")},
+        {*PLAIN, OS_NOISE, PIXELS, CLIENTS, BY_SERVER, EXACT_SUM, floating("dp_ftrl")},
     ),
     "local_dp": (
         ("mechanism=local_dp", "delta=1e-2", "accountant=rdp"),
@@ -95,20 +97,27 @@ def test_a_card_of_a_mechanism_is_these_sentences_and_its_epsilon(name):
     overrides, sentences = PRIVATE[name]
     card = threat_card(workspace_of(*overrides))
     planned = [sentence for sentence in card if sentence.startswith("Run as planned, epsilon is ")]
+    most = [sentence for sentence in card if sentence.startswith("Whatever the server asks, epsilon is at most ")]
     assert len(planned) == 1
-    assert set(card) - set(planned) == sentences
-    assert len(card) == len(sentences) + 1, "a sentence is said twice"
+    assert len(most) == (BY_SERVER not in sentences)
+    assert all(sentence.partition(", ")[2].partition(", ")[2] == BY_CLIENT for sentence in most)
+    assert set(card) - {*planned, *most} == sentences
+    assert len(card) == len(sentences) + len(planned) + len(most), "a sentence is said twice"
 
 
 def test_a_coalition_with_an_epsilon_of_its_own_has_a_sentence():
     epsilons = explained(workspace_of("privacy=party_dp", "delta=1e-2"))["epsilon"]
-    starts = [sentence.rpartition(" is ")[0] for sentence in epsilons[2:]]
-    assert [sentence.rpartition(" against ")[2] for sentence in epsilons[1:]] == [
+    starts = [sentence.rpartition(" is ")[0] for sentence in epsilons[3:]]
+    assert [sentence.rpartition(" against ")[2] for sentence in (epsilons[1], *epsilons[3:])] == [
         "outsider and server and server with 1 party.",
         "server with 1 party.",
         "outsider.",
     ]
-    assert starts == ["Of party_dp, epsilon"] * 2
+    assert starts == ["Of party_dp, run as planned, epsilon"] * 2
+    assert epsilons[2].endswith(
+        ", enforced by the client and by each honest party: their own ledgers allow 3 contributions beyond the planned "
+        "ones (retries)."
+    )
 
 
 # ---- the epsilon of the whole run, by libraries that know nothing of the ledger

@@ -162,6 +162,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("delta", [0.0, 1.0, -1e-5, math.nan], [1e-12]),
     ("accountant", ["", "moments"], ["prv", "rdp", "pld"]),
     ("epsilon_budget", [0.0, -1.0, math.inf, math.nan], [0.1, None]),
+    ("retries", [-1], [0, 7]),
     ("data.partition", ["", "IID", "random"], ["iid", "dirichlet", "shards", "natural"]),
     ("data.features", ["", "pixels"], ["none", "scattering"]),
     ("data.alpha", [0.0, -1.0, math.inf, math.nan], [1e-9]),
