@@ -83,6 +83,7 @@ class Workspace:
             delta=config.delta,
             accountant=config.accountant,
             model=self.model,
+            random_examples=self.data.random_examples,
             party_noise=secure_sum.parties.noise,
         )
 
