@@ -29,6 +29,7 @@ from privacy.mechanisms.dp_sgd_ghost import Ghost, GhostLoss
 from privacy.mechanisms.dp_sgd_modes import AUTO, MODES, settled_mode, wrapped
 from privacy.mechanisms.dp_sgd_optimizers import Adaptive, Flat, PerLayer, Sourced
 from privacy.mechanisms.separate_examples import randomised, require_separate
+from privacy.randomness import Randomness
 from privacy.secure_sums.trust import Sentences
 
 KINDS: dict[str, Any] = {"flat": Flat, "per_layer": PerLayer, "adaptive": Adaptive}
@@ -188,6 +189,7 @@ class DpSgd(Mechanism):
         job.optimizer.param_groups[0]["params"] = [p for p in model.parameters() if p.requires_grad]
         optimizer = self._optimizer(job.optimizer, expected)
         optimizer.source = job.randomness.generator()
+        _seed_dropout(job.randomness, next(model.parameters()).device)
         assert job.loss is cross_entropy, "another mechanism has replaced the loss"
         job.loss = partial(cross_entropy, reduction="sum")
         if isinstance(optimizer, Ghost):
@@ -254,6 +256,18 @@ class PoissonBatches:
             for number, piece in enumerate(pieces, 1):
                 self._optimizer.signal_skip_step(number < len(pieces))
                 yield self._take(piece)
+
+
+def _seed_dropout(randomness: Randomness, device: torch.device) -> None:
+    """Seed torch's generators from the client's own randomness, as the server knows the seed of the run.
+
+    An example's dropout depends on its place in the draw. Were it known, one example more would change the gradients
+    of those behind it; as it is not, their distribution stays the same.
+    """
+    seed = int.from_bytes(randomness.key()[:8], "little")
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -18,12 +18,12 @@ from privacy.errors import ConfigError
 from privacy.mechanisms.contract import RandomExamples
 from privacy.mechanisms.dp_sgd_ghost import Ghost, GhostLoss, GhostModule
 from privacy.mechanisms.dp_sgd_optimizers import Flat, Sourced, norms_of, wide
-from privacy.mechanisms.separate_examples import FAULTS, constant_draws, one_line, refusal
+from privacy.mechanisms.separate_examples import FAULTS, affordable, constant_draws, one_line, refusal
 
 MODES = ("hooks", "ew", "functorch", "ghost")
 AUTO = "auto"
 SMALL = 50_000  # number of parameters above which per-example gradients cost more than ghost's second pass
-EXAMPLES = 2  # number of examples of the step by which a mode is tried
+EXAMPLES = 8  # number of examples of the step by which a mode is tried, less where they take long
 ROUNDING = 1e-2  # largest difference between the sums of clipped gradients, relative to the clip
 # torch warns that Opacus hooks a first layer whose input needs no gradient
 warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
@@ -71,7 +71,7 @@ def wrapped(model: torch.nn.Module, mode: str) -> Any:
 
 def fault(twin: torch.nn.Module, mode: str, random_examples: RandomExamples) -> str | None:
     """Return why a mode cannot take a model, in one line; None where it can."""
-    inputs, labels_B = random_examples(EXAMPLES)
+    inputs, labels_B = random_examples(affordable(twin, random_examples, 2, EXAMPLES))
     if mode == "ghost":
         narrow = next((name for name, one in twin.named_parameters() if one.element_size() < 4), None)
         if narrow is not None:
@@ -80,7 +80,7 @@ def fault(twin: torch.nn.Module, mode: str, random_examples: RandomExamples) -> 
         if repeated is not None:
             return f"ghost norms cannot add the uses of {repeated}, which takes part twice"
     with constant_draws():
-        singles = [_gradient(twin, inputs[i : i + 1], labels_B[i : i + 1]) for i in range(EXAMPLES)]
+        singles = [_gradient(twin, inputs[i : i + 1], labels_B[i : i + 1]) for i in range(len(labels_B))]
         norms = [float(norms_of(single)) for single in singles]
         bound = statistics.median(norms) or 1.0
         try:

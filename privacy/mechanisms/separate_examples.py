@@ -69,8 +69,7 @@ def require_separate(twin: torch.nn.Module, random_examples: RandomExamples, siz
     """
     with torch.random.fork_rng(devices=()):
         _require_same_gradients(twin, random_examples)
-        most = max(SMALLEST, MOST_OPERATIONS // _operations(twin, random_examples))
-        for size in sorted({SMALLEST, *(min(size, most) for size in sizes)}):
+        for size in sorted({SMALLEST, *(affordable(twin, random_examples, SMALLEST, size) for size in sizes)}):
             _require_same_outputs(twin, random_examples, size)
 
 
@@ -140,11 +139,11 @@ def _outputs_and_gradients(twin: torch.nn.Module, inputs: torch.Tensor) -> list[
     return [outputs.detach(), *gradients]
 
 
-def _operations(twin: torch.nn.Module, random_examples: RandomExamples) -> int:
-    """Return the number of floating-point operations of a forward pass over one example, at least 1."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+def affordable(twin: torch.nn.Module, random_examples: RandomExamples, least: int, wanted: int) -> int:
+    """Return the wanted size of a batch; a smaller one, of `least` examples or more, over `MOST_OPERATIONS`."""
+    with torch.no_grad(), constant_draws(), FlopCounterMode(display=False) as counter:
         twin(random_examples(1)[0])
-    return max(1, int(counter.get_total_flops()))
+    return max(least, min(wanted, MOST_OPERATIONS // max(1, int(counter.get_total_flops()))))
 
 
 def _require_same_outputs(twin: torch.nn.Module, random_examples: RandomExamples, size: int) -> None:

@@ -93,6 +93,23 @@ def test_under_a_mechanism_for_clients_a_buffer_is_in_the_clipped_update(name):
     assert update_D[0] != 0
 
 
+class Counting(Model):
+    """A model with a layer whose running mean depends on how many batches it has seen."""
+
+    def __init__(self, shape=IMAGE, classes=CLASSES) -> None:
+        super().__init__(shape, classes, "constant")
+        self.insert(0, torch.nn.BatchNorm2d(shape[0], momentum=None))
+
+
+def test_a_counter_of_one_client_does_not_reach_the_next_one_of_its_process():
+    """The mean over batches is weighted by their number; the control is a process that asks no other client before."""
+    options = ("model._target_=tests.adversary.test_buffers.Counting",)
+    alone = vector_of(workspace_of(*options), 1)
+    shared = workspace_of(*options)
+    vector_of(shared, 0)
+    assert (vector_of(shared, 1) == alone).all()
+
+
 def test_the_built_in_models_pass():
     for name in ("logistic", "mlp", "cnn"):
         DpSgd(1.0).settle(plan_of(model_of(name)))
