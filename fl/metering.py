@@ -34,7 +34,7 @@ _METRICS = {
 }
 UNITS = {metric: unit for unit, metrics in _METRICS.items() for metric in metrics}
 # diagnostics of mechanisms: figures about private values, which no epsilon covers
-DIAGNOSTICS = dict.fromkeys(("clipped_fraction", "update_norm", "signal_to_noise", "clip"), "1")
+DIAGNOSTICS = dict.fromkeys(("clipped_fraction", "update_norm", "not_finite", "signal_to_noise", "clip"), "1")
 _RESET_HIGH_WATER = b"5"  # proc(5): writing 5 resets the peak resident set size
 
 

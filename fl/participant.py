@@ -316,7 +316,7 @@ def client_job(
         config.epochs,
         config.steps,
     )
-    work.layout(work.model).load(global_D)
+    work.load(global_D)
     optimizer = work.client_optimizer(work.parameters, lr=plan.learning_rates[max(request.round, 1) - 1])
     randomness = plan.randomness(request.address, request.round)
     return ClientJob(

@@ -40,6 +40,7 @@ class Workspace:
         self.model = model.to(self.device)
         vectors.pool(self.model)
         self._layout = vectors.Layout(self.model)
+        self._counters = [(entry, entry.clone()) for entry in vectors.counters(self.model)]
         self.parameters = list(self.model.parameters())
         self._check_training()
         backend.settle(self._facts())
@@ -81,6 +82,7 @@ class Workspace:
             delta=config.delta,
             accountant=config.accountant,
             model=self.model,
+            random_examples=self.data.random_examples,
             party_noise=secure_sum.parties.noise,
         )
 
@@ -98,6 +100,16 @@ class Workspace:
         """Return the memory layout of the model's state: a new one for a model that a mechanism may have changed."""
         untouched = model is self.model and not self.plan.backend.mechanisms and self._layout.current
         return self._layout if untouched else vectors.Layout(model)
+
+    @torch.no_grad()
+    def load(self, global_D: torch.Tensor) -> None:
+        """Put the global weights, shape (D,), into the model, and its counters back to their start.
+
+        The next client of the process finds nothing of the last one.
+        """
+        self.layout(self.model).load(global_D)
+        for entry, start in self._counters:
+            entry.copy_(start)
 
     @cached_property
     def spec(self) -> VectorSpec:

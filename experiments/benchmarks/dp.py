@@ -9,6 +9,7 @@ import multiprocessing
 import statistics
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,8 +23,9 @@ from fl.config.build import build
 from fl.models.plain import Shape
 from fl.server import progress_bar
 from fl.training.local import clear_gradients
-from privacy.mechanisms.contract import Batch, ClientJob, Plan
-from privacy.mechanisms.dp_sgd import MODES, DpSgd
+from privacy.mechanisms.contract import Batch, ClientJob, Plan, RandomExamples
+from privacy.mechanisms.dp_sgd import DpSgd
+from privacy.mechanisms.dp_sgd_modes import MODES
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness
 
 SHAPES: dict[str, tuple[Shape, int]] = {
@@ -137,7 +139,7 @@ def private_step(model: torch.nn.Module, mode: str, batch: Batch, source: Random
     """The same step with the model, optimizer and loss that `DpSgd` prepares."""
     size = len(batch[1])
     mechanism = DpSgd(noise_multiplier=1.0, mode=mode, max_physical_batch_size=size)
-    mechanism.settle(_plan(model, size))
+    mechanism.settle(_plan(model, size, partial(_random, batch)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, fused=True)
     job = ClientJob("client/0", 1, {}, source, size, model, optimizer, _One(batch))
     mechanism.prepare(job)
@@ -157,7 +159,12 @@ class _One:
         return self._batch
 
 
-def _plan(model: torch.nn.Module, size: int) -> Plan:
+def _random(batch: Batch, count: int) -> Batch:
+    inputs, labels = batch
+    return torch.randn(count, *inputs.shape[1:]), labels[:1].cpu().expand(count)
+
+
+def _plan(model: torch.nn.Module, size: int, random_examples: RandomExamples) -> Plan:
     return Plan(
         clients=1,
         cohort_size=1,
@@ -179,6 +186,7 @@ def _plan(model: torch.nn.Module, size: int) -> Plan:
         delta=1e-5,
         accountant="rdp",
         model=model,
+        random_examples=random_examples,
     )
 
 

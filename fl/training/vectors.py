@@ -55,6 +55,11 @@ def _floating(model: torch.nn.Module) -> list[torch.Tensor]:
     return [entry for entry in model.state_dict(keep_vars=True).values() if entry.is_floating_point()]
 
 
+def counters(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Return the entries of the state that are no floating-point values, and so in no vector."""
+    return [entry for entry in model.state_dict(keep_vars=True).values() if not entry.is_floating_point()]
+
+
 def _side_by_side(entries: list[torch.Tensor]) -> torch.Tensor | None:
     """Return one view of all entries, where they are float32 and contiguous in one storage; else None."""
     end = entries[0].data_ptr() if entries else 0

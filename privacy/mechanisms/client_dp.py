@@ -17,7 +17,7 @@ from privacy.accounting import charges
 from privacy.accounting.charges import Charge
 from privacy.checks import LEAST_CLIP, MOST_CLIP, check_noise, clip_norm, positive, within
 from privacy.errors import ConfigError
-from privacy.mechanisms.client_clipping import clip_within, require_uniform, solve
+from privacy.mechanisms.client_clipping import clip_update, require_uniform, solve
 from privacy.mechanisms.contract import SERVER, ClientJob, Mechanism, Plan, ServerJob
 
 log = logging.getLogger("fedveil")
@@ -104,8 +104,7 @@ class ClientDp(Mechanism):
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
         """Clip the update, and record its norm and whether it was clipped."""
         clip = job.state["client_dp.clip"]
-        clipped_D, norm = clip_within(update_D, clip, self._rounding)
-        job.diagnostics |= {"client_dp.update_norm": norm, "client_dp.clipped_fraction": float(norm > clip)}
+        clipped_D, norm = clip_update(job, self.name, update_D, clip, self._rounding)
         if self.adaptive:
             job.extra.append(float(norm <= clip) - 0.5)  # half the sensitivity of a bit
         return clipped_D

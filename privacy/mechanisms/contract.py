@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential p
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, C, H, W) float32 and labels (B,) int64
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # mean over logits (B, classes) and labels (B,)
 
+RandomExamples = Callable[[int], Batch]  # that many random examples of the data set's shape and range, none of its own
+
 # the roles that may add a mechanism's noise
 CLIENT = "client"
 SERVER = "server"
@@ -56,6 +58,7 @@ class Plan:
     delta: float
     accountant: str
     model: torch.nn.Module
+    random_examples: RandomExamples
     party_noise: "PartyNoise | None" = None  # noise that the parties of the secure sum add to it
 
     @property

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from privacy.accounting.charges import Charge
 from privacy.checks import check_noise, clip_norm
 from privacy.errors import ConfigError
-from privacy.mechanisms.client_clipping import clip_to, require_uniform, solve
+from privacy.mechanisms.client_clipping import clip_update, require_uniform, solve
 from privacy.mechanisms.contract import CLIENT, ClientJob, Mechanism, Plan, ServerJob
 from privacy.noise import cost_of_integer_noise as noise
 from privacy.noise.integer_encoding import (
@@ -206,11 +206,7 @@ class DistributedDp(Mechanism):
         bits = self.modulus_bits
         assert grid is not None
         assert bits is not None
-        clipped_D, norm = clip_to(update_D, self.clip)
-        job.diagnostics |= {
-            "distributed_dp.update_norm": norm,
-            "distributed_dp.clipped_fraction": float(norm > self.clip),
-        }
+        clipped_D, _ = clip_update(job, self.name, update_D, self.clip)
         rotated_P = rotation_of(len(clipped_D), job.round).apply(clipped_D.cpu().numpy())
         generator = job.randomness.generator()
         rounded_P = conditional_round(rotated_P * grid.scale, grid.l2, generator)

@@ -35,7 +35,7 @@ from privacy.accounting import charges
 from privacy.accounting.charges import Charge
 from privacy.checks import check_noise, clip_norm
 from privacy.errors import ConfigError
-from privacy.mechanisms.client_clipping import clip_within, require_uniform, solve
+from privacy.mechanisms.client_clipping import clip_update, require_uniform, solve
 from privacy.mechanisms.contract import SERVER, ClientJob, Mechanism, Plan, ServerJob
 
 HISTORY = "dp_ftrl.noise"
@@ -122,9 +122,7 @@ class DpFtrl(Mechanism):
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
         """Clip the update, and record its norm and whether it was clipped."""
-        clipped_D, norm = clip_within(update_D, self.clip, self._rounding)
-        job.diagnostics |= {"dp_ftrl.update_norm": norm, "dp_ftrl.clipped_fraction": float(norm > self.clip)}
-        return clipped_D
+        return clip_update(job, self.name, update_D, self.clip, self._rounding)[0]
 
     def on_total(self, job: ServerJob, total_D: NDArray[np.float64]) -> NDArray[np.float64]:
         """Add row t of C^-1 z to the sum: noise_t = z_t - sum_j c_j noise_{t-j}.

@@ -7,10 +7,8 @@ the server.
 
 import logging
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterator
-from copy import deepcopy
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,8 +16,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from dp_accounting import DpEvent
-from opacus.grad_sample.utils import wrap_model
-from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 from opacus.validators import ModuleValidator
 from torch.nn.functional import cross_entropy
 
@@ -29,15 +25,16 @@ from privacy.accounting.charges import Charge
 from privacy.checks import check_noise, clip_norm, positive, within
 from privacy.errors import ConfigError
 from privacy.mechanisms.contract import CLIENT, Batch, ClientJob, Loader, Mechanism, Plan
-from privacy.mechanisms.dp_sgd_optimizers import KINDS, Adaptive, Sourced
+from privacy.mechanisms.dp_sgd_ghost import Ghost, GhostLoss
+from privacy.mechanisms.dp_sgd_modes import AUTO, MODES, settled_mode, wrapped
+from privacy.mechanisms.dp_sgd_optimizers import Adaptive, Flat, PerLayer, Sourced
+from privacy.mechanisms.separate_examples import randomised, require_separate
+from privacy.randomness import Randomness
 from privacy.secure_sums.trust import Sentences
 
-MODES = ("hooks", "ew", "functorch", "ghost")
-SMALL = 50_000  # number of parameters above which per-example gradients cost more than ghost's second pass
-CLIPPINGS = ("flat", "per_layer", "adaptive")
+KINDS: dict[str, Any] = {"flat": Flat, "per_layer": PerLayer, "adaptive": Adaptive}
+CLIPPINGS = tuple(KINDS)
 log = logging.getLogger("fedveil")
-# torch warns that Opacus hooks a first layer whose input needs no gradient
-warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
 
 
 class DpSgd(Mechanism):
@@ -74,7 +71,7 @@ class DpSgd(Mechanism):
         positive("mechanism.dp_sgd.unclipped_noise_fraction", unclipped_noise_fraction)
         within("mechanism.dp_sgd.target_unclipped_quantile", target_unclipped_quantile)
         _one_of("clipping", clipping, CLIPPINGS)
-        _one_of("mode", mode, ("auto", *MODES))
+        _one_of("mode", mode, (AUTO, *MODES))
         if mode == "ghost" and clipping != "flat":
             raise ConfigError.of("mechanism.dp_sgd.clipping", clipping, "mode=ghost clips flat only; choose mode=ew")
         if max_physical_batch_size < 1:
@@ -85,7 +82,8 @@ class DpSgd(Mechanism):
         self.target_epsilon = target_epsilon
         self.clip = clip
         self.clipping = clipping
-        self._mode = mode
+        self._wanted_mode = mode
+        self._settled_mode: str | None = None
         self.max_physical_batch_size = max_physical_batch_size
         self._adaptive = (target_unclipped_quantile, clip_learning_rate, min_clip, max_clip, unclipped_noise_fraction)
         self._plan: Plan | None = None
@@ -96,8 +94,8 @@ class DpSgd(Mechanism):
         """Check the plan and solve the noise for the client that pays most.
 
         Raises:
-            ConfigError: weights that reveal dataset sizes, a model that mixes examples, delta, FedProx, or an epsilon
-                out of reach.
+            ConfigError: weights that reveal dataset sizes, a model that mixes examples or keeps something of them, a
+                mode that the model cannot take, delta, FedProx, or an epsilon out of reach.
         """
         if not (plan.uniform_weights or plan.public_weights):
             raise ConfigError.of(
@@ -116,6 +114,10 @@ class DpSgd(Mechanism):
         if faults:
             reason = " ".join(str(faults[0]).split())
             raise ConfigError.of("model", type(plan.model).__name__, f"{reason} (GroupNorm takes its place)")
+        largest = min(plan.batch_size, self.max_physical_batch_size, max(plan.examples))
+        twin = randomised(plan.model, plan.random_examples)
+        require_separate(twin, plan.random_examples, [largest])
+        self._settled_mode = settled_mode(twin, self._wanted_mode, self.clipping, plan.random_examples)
         self._plan = plan
         if self.target_epsilon is not None:
             self.noise_multiplier = self._solve(plan, self.target_epsilon)
@@ -131,11 +133,9 @@ class DpSgd(Mechanism):
 
     @property
     def mode(self) -> str:
-        """The mode of computing per-example gradients; `auto` is resolved once the plan is known."""
-        if self._mode != "auto":
-            return self._mode
-        assert self._plan is not None
-        return default_mode(self._plan.model) if self.clipping == "flat" else "ew"
+        """The mode of computing per-example gradients; known after `settle`."""
+        assert self._settled_mode is not None
+        return self._settled_mode
 
     def _solve(self, plan: Plan, target_epsilon: float) -> float:
         """Return the least noise multiplier at which no client pays more than the target."""
@@ -189,12 +189,11 @@ class DpSgd(Mechanism):
         job.optimizer.param_groups[0]["params"] = [p for p in model.parameters() if p.requires_grad]
         optimizer = self._optimizer(job.optimizer, expected)
         optimizer.source = job.randomness.generator()
+        _seed_dropout(job.randomness, next(model.parameters()).device)
         assert job.loss is cross_entropy, "another mechanism has replaced the loss"
         job.loss = partial(cross_entropy, reduction="sum")
-        if self.mode == "ghost":
-            criterion = torch.nn.CrossEntropyLoss()
-            job.loss = DPLossFastGradientClipping(model, optimizer, criterion)
-            optimizer.norms = lambda: model.per_sample_gradient_norms
+        if isinstance(optimizer, Ghost):
+            job.loss = GhostLoss(model, optimizer)
         assert isinstance(job.batches, Loader), "another mechanism has taken the batches"
         job.batches = PoissonBatches(job.batches, job.examples, optimizer, rate, steps, self.max_physical_batch_size)
         job.model = model
@@ -203,13 +202,7 @@ class DpSgd(Mechanism):
     def _private_copy(self, model: torch.nn.Module) -> Any:
         """Return a wrapped copy with the model's weights: hooks must not stay on the model, which is shared."""
         if model not in self._copies:
-            # under a summed loss per-example gradients need no rescaling; under a mean Opacus would multiply them
-            options: dict[str, Any] = {"loss_reduction": "sum"}
-            if self.mode == "ghost":
-                options = {"max_grad_norm": self.clip, "use_ghost_clipping": True}
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about hooks and batch_first: no model here is affected
-                self._copies[model] = wrap_model(deepcopy(model), grad_sample_mode=self.mode, **options)
+            self._copies[model] = wrapped(model, self.mode)
         private = self._copies[model]
         with torch.no_grad():
             torch._foreach_copy_(list(private.state_dict().values()), list(model.state_dict().values()))
@@ -218,14 +211,12 @@ class DpSgd(Mechanism):
 
     def _optimizer(self, optimizer: torch.optim.Optimizer, expected: float) -> Sourced:
         assert self.noise_multiplier is not None
-        kind = "ghost" if self.mode == "ghost" else self.clipping
+        kind = Ghost if self.mode == "ghost" else KINDS[self.clipping]
         options: dict[str, Any] = {"max_grad_norm": self.clip}
         if self.clipping == "per_layer":
             count = len(optimizer.param_groups[0]["params"])
             options["max_grad_norm"] = [self.clip / math.sqrt(count)] * count
-        made: Sourced = KINDS[kind](
-            optimizer, noise_multiplier=self.noise_multiplier, expected_batch_size=expected, **options
-        )
+        made: Sourced = kind(optimizer, noise_multiplier=self.noise_multiplier, expected_batch_size=expected, **options)
         if isinstance(made, Adaptive):
             made.quantile, made.rate, made.least, made.most, fraction = self._adaptive
             made.count_std = max(fraction * expected, 0.51 * self.noise_multiplier)
@@ -237,14 +228,10 @@ class DpSgd(Mechanism):
         assert isinstance(optimizer, Sourced)
         if optimizer.seen:
             job.diagnostics["dp_sgd.clipped_fraction"] = optimizer.clipped / optimizer.seen
+        if optimizer.not_finite:
+            job.diagnostics["dp_sgd.not_finite"] = float(optimizer.not_finite)
         optimizer.zero_grad(set_to_none=True)  # per-example gradients take the memory of a batch times the model
         return update_D
-
-
-def default_mode(model: torch.nn.Module) -> str:
-    """Return the fastest mode by `fedveil bench dp`: `ew` for small convolutional models, `ghost` for all others."""
-    convolutional = any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
-    return "ew" if convolutional and sum(p.numel() for p in model.parameters()) <= SMALL else "ghost"
 
 
 class PoissonBatches:
@@ -269,6 +256,18 @@ class PoissonBatches:
             for number, piece in enumerate(pieces, 1):
                 self._optimizer.signal_skip_step(number < len(pieces))
                 yield self._take(piece)
+
+
+def _seed_dropout(randomness: Randomness, device: torch.device) -> None:
+    """Seed torch's generators from the client's own randomness, as the server knows the seed of the run.
+
+    An example's dropout depends on its place in the draw. Were it known, one example more would change the gradients
+    of those behind it; as it is not, their distribution stays the same.
+    """
+    seed = int.from_bytes(randomness.key()[:8], "little")
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

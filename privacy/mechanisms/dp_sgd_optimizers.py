@@ -2,16 +2,87 @@
 
 Opacus draws noise from a `torch.Generator`, whose seed has 64 bits at most. Here noise comes from a NumPy generator
 over ChaCha20, keyed by the operating system or, for reproducible experiments, by a seed. Floating-point Gaussians leak
-through their rounding (Mironov 2012): only the integer mechanisms are immune. Shapes: D values of all parameters.
+through their rounding (Mironov 2012): only the integer mechanisms are immune.
+
+Opacus's clipping is replaced too. It takes norms in the precision of the gradients, where they overflow (float32 beyond
+1e19) and round by more than its margin, and a gradient that is not finite makes the whole sum so. Here each example
+adds a finite vector of at most the bound, whatever its gradient: one that is not finite adds zero, and is counted.
+
+Shapes: B examples of a piece, D values of all parameters.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping, DPPerLayerOptimizer
+from opacus.optimizers import DPOptimizer, DPPerLayerOptimizer
+
+PART = 256  # number of squares that are added in the type of the gradients, in whatever order, before float64
+# what a clipped vector stays below its bound, relative: more than the rounding of its norm (2^-17 for PART squares in
+# float32), of its factor and of its products
+SPARE = 2.0**-16
+VANISHING = 1e-12  # norms below it may have lost squares below the range of float32
+SPARE_TF32 = 2.0**-9  # TF32 rounds both operands of a product to 11 bits
+
+
+def spare(like: torch.Tensor) -> float:
+    """Return the share of the bound that rounding may take, for products of tensors like this one."""
+    return SPARE_TF32 if like.is_cuda and torch.backends.cuda.matmul.allow_tf32 else SPARE
+
+
+def norms_of(samples: list[torch.Tensor]) -> torch.Tensor:
+    """Return the norm of each example's gradient, shape (B,), float64, from tensors (B, ...); it does not overflow.
+
+    A norm in float32 throughout would miss a hundredth of a long gradient, and one in float64 take thirty times as
+    long: only examples whose squares overflow or vanish in float32 are measured again in float64.
+    """
+    norms_B: torch.Tensor = torch.linalg.vector_norm(
+        torch.stack([_norms(sample.flatten(1)) for sample in samples]), dim=0
+    )
+    odd_B = ~(norms_B.isfinite() & (norms_B > VANISHING))
+    if odd_B.any():
+        exact = [torch.linalg.vector_norm(one[odd_B].flatten(1), dim=1, dtype=torch.float64) for one in samples]
+        norms_B[odd_B] = torch.linalg.vector_norm(torch.stack(exact), dim=0)
+    return norms_B
+
+
+def _norms(sample_BD: torch.Tensor) -> torch.Tensor:
+    """Return the norms over D, shape (B,), float64, by parts in the sample's own type."""
+    whole = sample_BD.shape[1] // PART * PART
+    parts = torch.linalg.vector_norm(sample_BD[:, :whole].reshape(len(sample_BD), whole // PART, PART), dim=2)
+    rest = torch.linalg.vector_norm(sample_BD[:, whole:], dim=1, keepdim=True)
+    norms_B: torch.Tensor = torch.linalg.vector_norm(torch.cat([parts, rest], dim=1).double(), dim=1)
+    return norms_B
+
+
+def clip_factors(norms_B: torch.Tensor, bound: float, like: torch.Tensor) -> torch.Tensor:
+    """Return the factor of each example, shape (B,), in the type of `like`: never above bound / norm.
+
+    It is 0 where the norm, in float64, is not finite. A vector times its factor, rounded, has a norm of at most the
+    bound.
+    """
+    exact_B = bound * (1 - spare(like)) / norms_B  # infinite for a norm of 0
+    factors_B = exact_B.to(like.dtype)
+    factors_B = torch.nextafter(
+        factors_B, torch.zeros_like(factors_B)
+    )  # a tiny factor may have been rounded up by half
+    factors_B = torch.where(exact_B >= 1, torch.ones_like(factors_B), factors_B)
+    return torch.where(norms_B.isfinite(), factors_B, torch.zeros_like(factors_B))
+
+
+def weighted_sum(factors_B: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
+    """Return the sum of one parameter's gradients (B, ...) times their factors; a factor of 0 takes no part in it."""
+    if not bool(factors_B.all()):  # 0 times infinity is NaN
+        kept = factors_B.nonzero().squeeze(1)
+        factors_B = factors_B[kept]
+        sample = sample[kept]
+    return torch.einsum("i,i...", factors_B, sample)
+
+
+def wide(sample: torch.Tensor) -> torch.Tensor:
+    """Return gradients in float32 at least: a factor or a sum of bfloat16 would round by more than noise hides."""
+    return sample if sample.element_size() >= 4 else sample.float()
 
 
 class Sourced(DPOptimizer):  # type: ignore[misc]
@@ -19,7 +90,8 @@ class Sourced(DPOptimizer):  # type: ignore[misc]
 
     source: np.random.Generator
     max_grad_norm: float
-    clipped = 0  # number of examples with a clipped gradient
+    clipped = 0  # number of examples with a clipped gradient, those that are not finite among them
+    not_finite = 0  # number of examples that added zero
     seen = 0
 
     @property
@@ -30,7 +102,13 @@ class Sourced(DPOptimizer):  # type: ignore[misc]
     def saw(self, norms: torch.Tensor) -> None:
         """Count the examples of a piece and the clipped ones, from the gradient norms, shape (B,)."""
         self.seen += len(norms)
-        self.clipped += int((norms > self.max_grad_norm).sum())
+        self.clipped += int((~(norms <= self.max_grad_norm)).sum())
+        self.not_finite += int((~norms.isfinite()).sum())
+
+    def add_clipped(self, parameter: Any, clipped: torch.Tensor) -> None:
+        """Add a piece's sum of clipped gradients to that of the draw."""
+        held = parameter.summed_grad
+        parameter.summed_grad = clipped if held is None else held + clipped
 
     def add_noise(self) -> None:
         """Write the noised sum of clipped gradients to `grad`."""
@@ -39,7 +117,8 @@ class Sourced(DPOptimizer):  # type: ignore[misc]
         noise_D = torch.from_numpy(self.source.standard_normal(total, np.float32)).mul_(self.noise_std)
         parts = torch.split(noise_D.to(parameters[0].device), [parameter.numel() for parameter in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = parameter.summed_grad.view_as(parameter) + part.view_as(parameter)
+            noised = parameter.summed_grad.view_as(parameter) + part.view_as(parameter)
+            parameter.grad = noised.to(parameter.dtype)  # a narrow type rounds after the noise
 
     def step_without_examples(self) -> None:
         """Take the step of an empty Poisson batch: noise alone, because an observer must not see that it was empty."""
@@ -59,13 +138,12 @@ class Flat(Sourced):
 
     def clip_and_accumulate(self) -> None:
         """Clip each example's gradient, and count the clipped examples."""
-        samples = self.grad_samples
-        norms = torch.stack([torch.linalg.vector_norm(sample.flatten(1), dim=1) for sample in samples]).norm(dim=0)
-        self.saw(norms)
-        factor = (self.max_grad_norm / (norms + 1e-6)).clamp_(max=1.0)
+        samples = [wide(sample) for sample in self.grad_samples]
+        norms_B = norms_of(samples)
+        self.saw(norms_B)
         for parameter, sample in zip(self.params, samples, strict=True):
-            clipped = torch.einsum("i,i...", factor, sample)
-            parameter.summed_grad = clipped if parameter.summed_grad is None else parameter.summed_grad + clipped
+            factors_B = clip_factors(norms_B, self.max_grad_norm, sample)
+            self.add_clipped(parameter, weighted_sum(factors_B, sample))
 
 
 class PerLayer(Sourced, DPPerLayerOptimizer):  # type: ignore[misc]
@@ -73,13 +151,13 @@ class PerLayer(Sourced, DPPerLayerOptimizer):  # type: ignore[misc]
 
     def clip_and_accumulate(self) -> None:
         """Clip by parameter; an example counts as clipped if the gradient of any parameter is."""
-        over = [
-            torch.linalg.vector_norm(sample.flatten(1), dim=1) > bound
-            for sample, bound in zip(self.grad_samples, self.max_grad_norms, strict=True)
-        ]
-        self.seen += len(over[0])
-        self.clipped += int(torch.stack(over).any(dim=0).sum())
-        DPPerLayerOptimizer.clip_and_accumulate(self)
+        samples = [wide(sample) for sample in self.grad_samples]
+        norms_PB = torch.stack([norms_of([sample]) for sample in samples])
+        norms_PB[:, ~norms_PB.isfinite().all(dim=0)] = math.inf  # one bad layer, and the example adds nothing to any
+        bounds_P = torch.tensor(self.max_grad_norms, dtype=norms_PB.dtype, device=norms_PB.device)
+        self.saw(self.max_grad_norm * (norms_PB / bounds_P[:, None]).amax(dim=0))
+        for parameter, sample, norms_B, bound in zip(self.params, samples, norms_PB, self.max_grad_norms, strict=True):
+            self.add_clipped(parameter, weighted_sum(clip_factors(norms_B, bound, sample), sample))
 
 
 class Adaptive(Flat):
@@ -105,7 +183,7 @@ class Adaptive(Flat):
     def saw(self, norms: torch.Tensor) -> None:
         """Count the examples within the bound, over all pieces of a draw."""
         super().saw(norms)
-        self._below += float((norms <= self.max_grad_norm).sum()) - len(norms) / 2
+        self._below += float((norms <= self.max_grad_norm).sum()) - len(norms) / 2  # NaN is not below
 
     def add_noise(self) -> None:
         """Add noise to the gradient and the count, and move the bound (section 2.1)."""
@@ -114,17 +192,3 @@ class Adaptive(Flat):
         moved = self.max_grad_norm * math.exp(-self.rate * (0.5 + below / self.expected_batch_size - self.quantile))
         self.max_grad_norm = min(max(moved, self.least), self.most)
         self._below = 0.0
-
-
-class Ghost(Sourced, DPOptimizerFastGradientClipping):  # type: ignore[misc]
-    """Ghost clipping: norms without per-example gradients; a second pass has clipped already (Li et al. 2022)."""
-
-    norms: Callable[[], torch.Tensor]  # returns the gradient norms of the last piece, shape (B,)
-
-    def accumulate(self) -> None:
-        """Count and accumulate; the gradients are clipped already."""
-        self.saw(self.norms())
-        super().accumulate()
-
-
-KINDS: dict[str, Any] = {"flat": Flat, "per_layer": PerLayer, "adaptive": Adaptive, "ghost": Ghost}

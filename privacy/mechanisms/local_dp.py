@@ -10,7 +10,7 @@ from privacy.accounting import calibration, charges
 from privacy.accounting.charges import Charge
 from privacy.checks import check_noise, clip_norm, positive
 from privacy.errors import ConfigError
-from privacy.mechanisms.client_clipping import clip_to, require_uniform, solve
+from privacy.mechanisms.client_clipping import clip_update, require_uniform, solve
 from privacy.mechanisms.contract import CLIENT, ClientJob, Mechanism, Plan
 
 
@@ -72,8 +72,7 @@ class LocalDp(Mechanism):
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
         """Clip, and add noise of `noise_multiplier` times twice the clip."""
         assert self.noise_multiplier is not None
-        clipped_D, norm = clip_to(update_D, self.clip)
+        clipped_D, _ = clip_update(job, self.name, update_D, self.clip)
         std = 2 * self.clip * self.noise_multiplier
         noise_D = job.randomness.generator().standard_normal(len(clipped_D), np.float32)
-        job.diagnostics |= {"local_dp.update_norm": norm, "local_dp.clipped_fraction": float(norm > self.clip)}
         return clipped_D + torch.from_numpy(noise_D).mul_(std).to(clipped_D.device)

@@ -14,7 +14,7 @@ from privacy.accounting import charges
 from privacy.accounting import epsilon as accounting
 from privacy.accounting.charges import Charge
 from privacy.errors import ConfigError
-from privacy.mechanisms.client_clipping import clip_within, require_uniform
+from privacy.mechanisms.client_clipping import clip_update, require_uniform
 from privacy.mechanisms.contract import PARTIES, ClientJob, Mechanism, Plan
 from privacy.noise.parties import PartyNoise
 
@@ -71,10 +71,7 @@ class PartyDp(Mechanism):
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
         """Clip the update, with room for the rounding to steps."""
         assert self._noise is not None
-        clip = self._noise.clip
-        clipped_D, norm = clip_within(update_D, clip, self._rounding)
-        job.diagnostics |= {"party_dp.update_norm": norm, "party_dp.clipped_fraction": float(norm > clip)}
-        return clipped_D
+        return clip_update(job, self.name, update_D, self._noise.clip, self._rounding)[0]
 
 
 def _coalition(colluders: int) -> str:

@@ -25,4 +25,5 @@ PLAN = Plan(
     delta=1e-3,
     accountant="rdp",
     model=torch.nn.Linear(1, 1),
+    random_examples=lambda count: (torch.randn(count, 1), torch.zeros(count, dtype=torch.int64)),
 )

@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 from fl.models import plain as models
 from fl.training import local as training
 from privacy.mechanisms.contract import Batch, ClientJob, Plan
-from privacy.mechanisms.dp_sgd import MODES, DpSgd
+from privacy.mechanisms.dp_sgd import DpSgd
+from privacy.mechanisms.dp_sgd_modes import MODES
 from privacy.randomness import Randomness
 
 IMAGE = (1, 28, 28)
@@ -71,7 +72,7 @@ class Scripted(Randomness):
         self.draws: list[NDArray[np.float64]] = []
 
     def key(self) -> bytes:
-        raise AssertionError("a key is not scripted")
+        return bytes(32)
 
     def generator(self):
         return self
@@ -110,7 +111,14 @@ def plan_of(model: torch.nn.Module, **changes) -> Plan:
         "dimension": sum(p.numel() for p in model.parameters()),
     }
     steps = {"batch_size": BATCH, "epochs": None, "steps": STEPS, "sample_rate": None}
-    return Plan(**weights | run | steps | {"delta": 1e-5, "accountant": "prv", "model": model} | changes)
+    other = {"delta": 1e-5, "accountant": "prv", "model": model, "random_examples": random_examples}
+    return Plan(**weights | run | steps | other | changes)
+
+
+def random_examples(count: int, shape: tuple[int, ...] = IMAGE) -> Batch:
+    """Random images, none of those of `examples_of`."""
+    generator = torch.Generator().manual_seed(11)
+    return torch.randn(count, *shape, generator=generator), torch.arange(count) % CLASSES
 
 
 def steps_of(rate: float, steps: int, sigma: float = 1.0) -> DpEvent:

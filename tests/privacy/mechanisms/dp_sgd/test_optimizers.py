@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from privacy.mechanisms.dp_sgd import MODES, DpSgd
+from privacy.mechanisms.dp_sgd import DpSgd
+from privacy.mechanisms.dp_sgd_modes import MODES
 from tests.privacy.mechanisms.dp_sgd.one_at_a_time import (
     CLIPPINGS,
     EXPECTED,
@@ -30,6 +31,9 @@ from tests.privacy.mechanisms.dp_sgd.one_at_a_time import (
     within,
 )
 
+# what a clipped gradient stays below its bound, for its rounding, times the sum of all steps
+TOLERANCE = dict.fromkeys(MODES, 5e-5) | {"ghost": 5e-4}
+
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("mode", MODES)
@@ -44,7 +48,7 @@ def test_flat_clipping_is_that_of_a_microbatch_loop(mode, name):
     wanted_D = microbatches(model, examples, source.draws, flat_clip(bound, seen))
     assert len(source.draws) == STEPS
     assert 0.2 < np.mean(np.array(seen) > bound) < 0.8
-    assert_close(found_D, wanted_D)
+    assert_close(found_D, wanted_D, TOLERANCE[mode])
     if mode != "ghost":
         assert job.diagnostics["dp_sgd.clipped_fraction"] == pytest.approx(np.mean(np.array(seen) > bound))
 
@@ -58,7 +62,7 @@ def test_under_a_public_rate_the_public_batch_size_divides(mode):
     found_D = trained(
         DpSgd(SIGMA, clip=bound, mode=mode), job_of(model, examples, source), plan_of(model, sample_rate=0.4)
     )
-    assert_close(found_D, microbatches(model, examples, source.draws, flat_clip(bound), 0.4, 8.0))
+    assert_close(found_D, microbatches(model, examples, source.draws, flat_clip(bound), 0.4, 8.0), TOLERANCE[mode])
 
 
 @pytest.mark.parametrize("mode", MODES[:3])

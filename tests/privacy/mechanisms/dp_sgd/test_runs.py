@@ -1,16 +1,14 @@
-"""Whole runs under DP-SGD: reproducible where they are seeded, and without an update that is not finite."""
+"""Whole runs under DP-SGD: reproducible where they are seeded, and finite whatever the gradients."""
 
 import math
-import re
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 
-from privacy.errors import PrivacyRefusal
 from privacy.mechanisms.contract import Batch, ClientJob, Mechanism
-from privacy.mechanisms.dp_sgd import MODES
+from privacy.mechanisms.dp_sgd_modes import MODES
 from tests.composed import examples_of as digits_of
 from tests.composed import gradient_at, run, vector_of, workspace_of
 
@@ -60,7 +58,7 @@ def test_a_run_of_noise_solved_for_epsilon(tmp_path):
 
 
 class Broken(Mechanism):
-    """A mechanism that spoils one client's inputs, so that its gradients and its update are not finite."""
+    """A mechanism that spoils one client's inputs, so that none of its gradients is finite."""
 
     name = "broken"
 
@@ -73,10 +71,9 @@ class Broken(Mechanism):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_update_that_is_not_finite_is_left_out_with_its_reason(tmp_path, caplog, mode):
+def test_a_client_whose_gradients_are_not_finite_takes_part_like_any_other(tmp_path, caplog, mode):
+    """A client that is left out would tell that it holds such examples."""
     broken = f"+mechanism.broken._target_={Broken.__module__}.Broken"
-    state = run(tmp_path / "run", *SEEDED, broken, f"mechanism.dp_sgd.mode={mode}")
+    state = run(tmp_path / "run", *SEEDED, broken, f"mechanism.dp_sgd.mode={mode}", "server.min_contributors=4")
     assert torch.isfinite(state.weights_D).all()
-    assert re.search(r"client/1 is left out at stage collect: .*NaN", caplog.text)
-    with pytest.raises(PrivacyRefusal, match="3 contributors are left of 4, 4 are needed; client/1 dropped out"):
-        run(tmp_path / "all", *SEEDED, broken, f"mechanism.dp_sgd.mode={mode}", "server.min_contributors=4")
+    assert "client/1" not in caplog.text

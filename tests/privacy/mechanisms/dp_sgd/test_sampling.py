@@ -8,7 +8,8 @@ import torch
 from dp_accounting.rdp import RdpAccountant
 from scipy.stats import binom, binomtest, chi2, chisquare
 
-from privacy.mechanisms.dp_sgd import MODES, DpSgd
+from privacy.mechanisms.dp_sgd import DpSgd
+from privacy.mechanisms.dp_sgd_modes import MODES
 from privacy.randomness import OsRandomness, SeededRandomness
 from tests.privacy.mechanisms.dp_sgd.one_at_a_time import (
     Examples,
@@ -27,12 +28,15 @@ def numbered(count: int) -> Examples:
     return Examples(torch.arange(count).reshape(-1, 1, 1, 1).float(), torch.arange(count))
 
 
+ALL = slice(None)
+
+
 def draws_of(count: int, randomness, **plan) -> list[list[int]]:
     """The drawn examples by step; an empty draw gives no batch, so it is missing."""
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 1))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, count))
     dp = DpSgd(1.0, max_physical_batch_size=10**9)
     job = job_of(model, numbered(count), randomness)
-    dp.settle(plan_of(model, examples=(count,), **plan))
+    dp.settle(plan_of(model, examples=(count,), random_examples=lambda count: numbered(count).take(ALL), **plan))
     dp.prepare(job)
     return [labels.tolist() for _, labels in job.batches]
 
