@@ -165,7 +165,9 @@ class Attempt(Round):
         super().serve(exchange)
 
     def _move(self, move: Move, exchange: Exchange) -> None:
-        struck = [a for place, a in enumerate(exchange.outbox) if move.who >> place & 1]
+        late = [address for _, address, _ in self.held_back] if move.kind == "delay" else []
+        roles = dict.fromkeys([*late, *exchange.outbox])  # those held back are asked though nobody waits for them
+        struck = [address for place, address in enumerate(roles) if move.who >> place & 1]
         crafted = {
             a: KINDS[move.kind](self, exchange, a, np.random.default_rng([move.draw, i])) for i, a in enumerate(struck)
         }

@@ -17,9 +17,9 @@ Then t is as large as the tolerated drop-outs allow (Bonawitz et al. 2017, secti
 
 A server closes the list of the clients that take part, and could close it over few: it says that the others did not
 advertise. So k, t and the number of clients that must be left are those of the whole cohort, whose size clients know
-from their configuration. A list that is too short for them is refused. On a shorter list t is the whole cohort's or
-more: as many colluding clients may be among fewer, and the coalition that reads an update never gets smaller. Fewer
-clients can still drop out after such a list, since whoever is not on it has dropped out already.
+from their configuration. A list that is too short for them is refused. On a shorter list k and t are the whole
+cohort's or more, since as many colluding clients may be among fewer: the coalition that reads an update never gets
+smaller. Fewer clients can still drop out after such a list, since whoever is not on it has dropped out already.
 
 The ring is a permutation that is derived from a hash of the closed list of round keys. A server that colludes with
 clients can leave out keys or make new ones until a ring suits it: the bound holds for each ring that it tries.
@@ -142,7 +142,7 @@ class Bounds:
         """The plan for a list of fewer clients than the whole cohort, whose plan is `whole`."""
         if whole.complete:
             return replace(whole, count=count, degree=count - 1)
-        risks = Risks(self.colluding(whole.count), count - whole.least, self.reading(whole))
+        risks = Risks(self.colluding(whole.count), count - whole.least)
         sparse = self._sparse(count, whole.degree, risks)
         if sparse is not None:
             return GraphPlan(count, *sparse, whole.least)
@@ -159,11 +159,7 @@ class Bounds:
         """The threshold in a complete graph: as high as tolerated drop-outs allow, and at least the secure value."""
         colluding = risks.colluding
         safe = colluding + 2 if self.server == CURIOUS else (count + colluding) // 2 + 1
-        return min(max(safe, self._reached(risks.coalition, count), count - risks.dropping), count)
-
-    def _reached(self, coalition: int, holders: int) -> int:
-        """The least threshold with which so many colluding neighbours are needed."""
-        return coalition if self.server == CURIOUS else math.ceil((coalition + holders) / 2)
+        return min(max(safe, count - risks.dropping), count)
 
     def colluding(self, count: int) -> int:
         """The largest number of clients that collude."""
@@ -183,17 +179,16 @@ class Bounds:
         least = most_bad if self.server == CURIOUS else math.ceil((most_bad + degree - 1) / 2)
         fewer = _tail(_hypergeometric(count, count - risks.dropping, degree)[::-1])[::-1]  # P(under i are left)
         most = int(np.argmax(fewer >= 2.0**-self.correctness_bits / count)) - 1  # number of shares that are left
-        threshold = max(least + 1, self._reached(risks.coalition, degree), 2)
+        threshold = max(least + 1, 2)
         return threshold if threshold <= min(most, degree) else None
 
 
 @dataclass(frozen=True)
 class Risks:
-    """The numbers of clients on a list that collude and that drop out, and the least coalition that may succeed."""
+    """The largest numbers of clients on a list that collude, and that drop out."""
 
     colluding: int
     dropping: int
-    coalition: int = 0
 
 
 @lru_cache(maxsize=256)
