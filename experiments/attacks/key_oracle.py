@@ -114,7 +114,10 @@ def recovered(here: Scene, honest: AttackAttempt, crafted: AttackAttempt) -> Ter
 def _integers(here: Scene, opened_D: NDArray[np.float64]) -> NDArray[np.uint64]:
     scheme: Any = here.scheme
     offset = len(here.clients) * scheme.fixed.levels
-    return (np.rint(opened_D / here.spec.bounds_D * scheme.fixed.levels) + offset).astype(np.uint64)
+    integers_D: NDArray[np.uint64] = np.rint(opened_D / here.spec.bounds_D * scheme.fixed.levels + offset).astype(
+        np.uint64
+    )
+    return integers_D
 
 
 def _ckks_key(ckks: Ckks, products_V: NDArray[np.float64]) -> Ternary | None:

@@ -36,13 +36,14 @@ ROUNDS = 2
 
 
 def roles_secrets(identities: Mapping[Address, Identity], stores: Mapping[Address, Path]) -> dict[str, bytes]:
-    """Private keys, whole and by half, and secret keys of SEAL, as they are stored and as numbers."""
+    """Private keys, whole and by half, secret keys of SEAL, and those of the linear check, as they are stored."""
     found: dict[str, bytes] = {}
     for address, identity in identities.items():
         found[f"{address} signing"], found[f"{address} exchange"] = (identity.to_bytes()[i : i + 32] for i in (0, 32))
-        file = stores[address] / "he.secret"
-        if file.exists():
-            found[f"{address} he.secret"] = file.read_bytes()
+        for name in ("he.secret", "he.check"):
+            file = stores[address] / name
+            if file.exists():
+                found[f"{address} {name}"] = file.read_bytes()
     return found
 
 
@@ -51,6 +52,7 @@ def as_numbers(work: Workspace, secrets: Mapping[str, bytes]) -> dict[str, bytes
     parameters = work.plan.backend.secure_sum.scheme(work.spec).parameters  # type: ignore[attr-defined]
     files = {name: data for name, data in secrets.items() if name.endswith("he.secret")}
     assert (parameters is None) == (not files)
+    assert any(name.endswith("he.check") for name in secrets) == bool(files)
     return {
         f"{name} as numbers": ring(parameters).secret_key.parse(data).residues_PKN.tobytes()
         for name, data in files.items()
@@ -68,7 +70,8 @@ def mask_keys(folder: Path, identities: Mapping[Address, Identity], roster: Rost
         client = str(request["address"]["address"])
         header = Header("mask", *(envelope[part] for part in ("run", "round", "attempt")), "", client, opener)
         key = identities[client].shared(roster[opener], header, records["salt"])
-        check_mac(key, [hashlib.sha256(records["message"]).digest()], records["tag"], client)
+        tag, sealed = (records["tag"][place] for place in (slice(32), slice(32, None)))
+        check_mac(key, [hashlib.sha256(records["message"]).digest(), sealed], tag, client)
         found[f"{file.stem} mask key"] = key
         found[f"{file.stem} mask seed"] = mac(key, [b"mask"])
     return found
