@@ -33,6 +33,7 @@ from fl.plan import RunPlan
 from privacy.addresses import Address, client_address, client_index
 from privacy.checks import UNITS
 from privacy.errors import ConfigError, PrivacyRefusal, RunRefused
+from results.files import damaged
 
 SIMULATED = "ledgers"  # the name of that folder, among the checkpoints
 LOCK = ".ledger.lock"
@@ -103,8 +104,11 @@ class OwnLedger:
         noted = None if self.store is None else self.store.get(HEAD)
         if noted is None:
             return EMPTY
-        lines, digest = json.loads(noted)
-        return int(lines), str(digest)
+        try:
+            lines, digest = json.loads(noted)
+            return int(lines), str(digest)
+        except (ValueError, TypeError):
+            raise damaged(self.folder / HEAD, "it holds no end of a ledger") from None
 
     def _require(self, file: LedgerFile, client: int) -> None:
         """Refuse a further contribution of a client beyond its budget."""

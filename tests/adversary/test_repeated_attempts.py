@@ -92,12 +92,16 @@ def epsilon_of(times: int, sigma: float) -> float:
 # ---- in process
 
 
-@pytest.mark.parametrize("same", [False, True], ids=["attempts", "one attempt"])
-def test_no_client_answers_beyond_its_budget(ledger_folder, same):
+def test_no_client_answers_beyond_its_budget(ledger_folder):
     work = work_of(*LOCAL)
-    assert len(answers(work, simulated(work), ATTEMPTS, same)) == MOST
+    assert len(answers(work, simulated(work), ATTEMPTS)) == MOST
     held = LedgerFile(ledger_folder, name="client-0.jsonl")
     assert held.head[0] == held.ledger.participations(0) == MOST
+
+
+def test_an_attempt_that_is_repeated_is_charged_each_time(ledger_folder):
+    work = work_of(*LOCAL)
+    assert len(answers(work, simulated(work), 2 * MOST, same=True)) == MOST
 
 
 def test_with_many_retries_the_average_tells_the_update(ledger_folder):
@@ -122,6 +126,15 @@ def test_a_restart_undoes_no_charge(ledger_folder):
         restarted()
         found += len(answers(work, simulated(work), 1))
     assert found == MOST
+
+
+def test_a_run_that_starts_afresh_has_new_ledgers(ledger_folder):
+    """With `force=true` the folder goes, and the process knows the ledgers that were in it."""
+    work = work_of(*LOCAL)
+    assert len(answers(work, simulated(work), MOST + 1)) == MOST
+    shutil.rmtree(ledger_folder)
+    assert len(answers(work, simulated(work), MOST + 1)) == MOST
+    assert LedgerFile(ledger_folder, name="client-0.jsonl").head[0] == MOST
 
 
 def test_several_processes_share_one_ledger(ledger_folder):
@@ -264,20 +277,19 @@ def test_workers_share_the_ledgers_of_a_run(tmp_path):
     totals = 0
     with ledgers.kept_in(tmp_path), inprocess.grid_of(work) as grid:
         server = Server(work, grid, inprocess.locate(grid, work.plan), Errand(tmp_path))
-        for number in range(60):
-            try:
-                server._sum(attempt_of(work, name=str(number)), [f"client/{client}" for client in range(4)])
+        for number in range(ATTEMPTS):
+            with suppress(TooFewContributors):
+                server._sum(attempt_of(work, name=str(number)), ["client/0"])
                 totals += 1
-            except TooFewContributors:
-                pass
     assert totals == MOST
+    assert LedgerFile(tmp_path / ledgers.SIMULATED, name="client-0.jsonl").head[0] == MOST
 
 
 # ---- a deployment's own folder
 
 
 def test_a_node_of_a_deployment_keeps_its_ledger_in_its_folder(tmp_path):
-    """Also under the plain sum, which needs no keys; every message comes to a new process."""
+    """Also under the plain sum, which needs no keys; every message comes to a new process. Then 1,000 more to one."""
     work = work_of(*LOCAL)
     for number in range(MOST):
         restarted()
@@ -285,7 +297,8 @@ def test_a_node_of_a_deployment_keeps_its_ledger_in_its_folder(tmp_path):
     restarted()
     with pytest.raises(PrivacyRefusal, match=f"has contributed {MOST} times"):
         participate(request(work, "more"), deployed(work, tmp_path / "own"))
-    assert (tmp_path / "own" / "runs" / work.plan.hash / NAME).exists()
+    assert answers(work, deployed(work, tmp_path / "own"), ATTEMPTS) == []
+    assert LedgerFile(tmp_path / "own" / "runs" / work.plan.hash).head[0] == MOST
 
 
 def test_a_node_without_a_folder_is_refused(tmp_path):
@@ -363,6 +376,15 @@ def test_an_own_ledger_that_lost_charges_is_noticed(tmp_path, damage):
         file.write_bytes(b"".join(lines[: 1 if damage == "older" else 2]))
     restarted()
     with pytest.raises(RunRefused, match=r"has lost charges: it has \d lines, and had 3"):
+        participate(request(work, "more"), context)
+
+
+def test_a_damaged_end_of_an_own_ledger_is_refused(tmp_path):
+    work = work_of(*LOCAL)
+    context = deployed(work, tmp_path)
+    participate(request(work, "0"), context)
+    (tmp_path / "runs" / work.plan.hash / ledgers.HEAD).write_bytes(b"{}")
+    with pytest.raises(RunRefused, match="ledger-head is damaged"):
         participate(request(work, "more"), context)
 
 

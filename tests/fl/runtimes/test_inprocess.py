@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +103,9 @@ def contexts() -> int:
     return sum(type(thing) is Context for thing in gc.get_objects())
 
 
-def exchange(work: Workspace, grid: InProcessGrid, stage: str, clients: range, round_: int, **record: int) -> int:
+def exchange(
+    work: Workspace, grid: InProcessGrid, stage: str, clients: Iterable[int], round_: int, **record: int
+) -> int:
     """One exchange with some clients; returns the number of replies."""
     asked = Exchange(stage, {f"client/{i}": dict(record) for i in clients}, lambda *_: None, stage != "unmask")
     model_D = work.initial_D.numpy()
@@ -161,7 +163,7 @@ def workers() -> Iterator[tuple[Workspace, WorkerGrid]]:
     work = workspace_of(*TRAINING, "runtime.workers=2")
     with grid_of(work) as grid:
         assert isinstance(grid, WorkerGrid)
-        assert exchange(work, grid, "collect", range(8), 1) == 8
+        assert exchange(work, grid, "collect", work.plan.cohort(1), 1) == 5
         yield work, grid
     assert not children(), "a worker outlived its grid"
 
@@ -178,7 +180,7 @@ def test_workers_change_no_bit(tmp_path, workers, reference):
 
 def test_a_context_travels_to_the_workers_and_back(workers):
     """The second stage finds the state of the first one, even where another worker serves it."""
-    masked = workspace_of(*TRAINING, *MASKED, *PROBE)
+    masked = workspace_of(*TRAINING, *MASKED, *PROBE, "cohort=8")
     grid = WorkerGrid(masked.plan.hash, 8, workers[1]._pool)
     assert exchange(masked, grid, "mask", range(8), 1) == 8
     assert exchange(masked, grid, "unmask", range(8), 1, there=8) == 8
