@@ -23,7 +23,9 @@ from privacy.mechanisms.separate_examples import FAULTS, affordable, constant_dr
 MODES = ("hooks", "ew", "functorch", "ghost")
 AUTO = "auto"
 SMALL = 50_000  # number of parameters above which per-example gradients cost more than ghost's second pass
-EXAMPLES = 8  # number of examples of the step by which a mode is tried, less where they take long
+EXAMPLES = 8  # number of examples of the step by which a mode is tried
+FEWEST = 2  # the same for a model that takes long, or has over LARGE parameters
+LARGE = 1_000_000
 ROUNDING = 1e-2  # largest difference between the sums of clipped gradients, relative to the clip
 # torch warns that Opacus hooks a first layer whose input needs no gradient
 warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
@@ -71,7 +73,8 @@ def wrapped(model: torch.nn.Module, mode: str) -> Any:
 
 def fault(twin: torch.nn.Module, mode: str, random_examples: RandomExamples) -> str | None:
     """Return why a mode cannot take a model, in one line; None where it can."""
-    inputs, labels_B = random_examples(affordable(twin, random_examples, 2, EXAMPLES))
+    wanted = FEWEST if sum(parameter.numel() for parameter in twin.parameters()) > LARGE else EXAMPLES
+    inputs, labels_B = random_examples(affordable(twin, random_examples, FEWEST, wanted))
     if mode == "ghost":
         narrow = next((name for name, one in twin.named_parameters() if one.element_size() < 4), None)
         if narrow is not None:

@@ -71,9 +71,12 @@ def clip_factors(norms_B: torch.Tensor, bound: float, like: torch.Tensor) -> tor
     return torch.where(norms_B.isfinite(), factors_B, torch.zeros_like(factors_B))
 
 
-def weighted_sum(factors_B: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
-    """Return the sum of one parameter's gradients (B, ...) times their factors; a factor of 0 takes no part in it."""
-    if not bool(factors_B.all()):  # 0 times infinity is NaN
+def weighted_sum(factors_B: torch.Tensor, sample: torch.Tensor, finite: bool) -> torch.Tensor:
+    """Return the sum of one parameter's gradients (B, ...) times their factors.
+
+    Where not all are `finite`, a gradient with a factor of 0 takes no part: 0 times infinity is NaN.
+    """
+    if not finite:
         kept = factors_B.nonzero().squeeze(1)
         factors_B = factors_B[kept]
         sample = sample[kept]
@@ -141,9 +144,10 @@ class Flat(Sourced):
         samples = [wide(sample) for sample in self.grad_samples]
         norms_B = norms_of(samples)
         self.saw(norms_B)
+        finite = bool(norms_B.isfinite().all())  # asked once: a GPU waits for it
         for parameter, sample in zip(self.params, samples, strict=True):
             factors_B = clip_factors(norms_B, self.max_grad_norm, sample)
-            self.add_clipped(parameter, weighted_sum(factors_B, sample))
+            self.add_clipped(parameter, weighted_sum(factors_B, sample, finite))
 
 
 class PerLayer(Sourced, DPPerLayerOptimizer):  # type: ignore[misc]
@@ -153,11 +157,13 @@ class PerLayer(Sourced, DPPerLayerOptimizer):  # type: ignore[misc]
         """Clip by parameter; an example counts as clipped if the gradient of any parameter is."""
         samples = [wide(sample) for sample in self.grad_samples]
         norms_PB = torch.stack([norms_of([sample]) for sample in samples])
-        norms_PB[:, ~norms_PB.isfinite().all(dim=0)] = math.inf  # one bad layer, and the example adds nothing to any
+        finite_B = norms_PB.isfinite().all(dim=0)
+        norms_PB[:, ~finite_B] = math.inf  # one bad layer, and the example adds nothing to any
+        finite = bool(finite_B.all())
         bounds_P = torch.tensor(self.max_grad_norms, dtype=norms_PB.dtype, device=norms_PB.device)
         self.saw(self.max_grad_norm * (norms_PB / bounds_P[:, None]).amax(dim=0))
         for parameter, sample, norms_B, bound in zip(self.params, samples, norms_PB, self.max_grad_norms, strict=True):
-            self.add_clipped(parameter, weighted_sum(clip_factors(norms_B, bound, sample), sample))
+            self.add_clipped(parameter, weighted_sum(clip_factors(norms_B, bound, sample), sample, finite))
 
 
 class Adaptive(Flat):

@@ -110,18 +110,18 @@ def test_a_backward_pass_that_mixes_is_refused():
 
 
 class Gated(nn.Module):
-    """A branch that mixes, behind a weight that starts at zero."""
+    """A branch that mixes, behind two weights that start at zero, so that they have no gradient either."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layer = nn.Linear(PIXELS, CLASSES)
-        self.gate = nn.Linear(PIXELS, CLASSES)
+        self.gate = nn.Linear(PIXELS, CLASSES, bias=False)
+        self.scale = nn.Parameter(torch.zeros(CLASSES))
         nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         flat = inputs.flatten(1)
-        return self.layer(flat) + self.gate(flat).mean(0)
+        return self.layer(flat) + self.scale * self.gate(flat).mean(0)
 
 
 def test_weights_that_start_at_zero_hide_nothing():
