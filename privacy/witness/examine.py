@@ -36,6 +36,7 @@ FALSE_ALARM = 1e-9  # probability per run
 SAMPLE = 1024  # number of values of a series that the store keeps
 LAST = "witness"  # name of these samples in the store
 SIGNATURE_BYTES = 64
+_SEARCHES = 8  # least number of searches of an upload that share their half of its chance: its update, and its boxes
 _MOST_BYTES = (1 << 20, 1 << 10)  # of an upload and of its texts: a fixed part, and a part for each value
 _SPARE = 4  # reserve factor on the uploads of a run, for rehearsals and rounds that are tried again
 
@@ -48,11 +49,11 @@ def allowance(rounds: int, cohort: int) -> float:
 def least_piece_bytes(length: int, allowed: float, searched_bytes: int = 0, pieces: int = 0) -> int:
     """The least size of a piece of a vector of `length` values that an upload may not show.
 
-    `allowed` is that of an upload, `searched_bytes` its size, `pieces` the number of pieces that are looked for; both
-    count where they are larger than those of any secure sum here.
+    `allowed` is the chance of a false alarm for an upload, `searched_bytes` its size, `pieces` the number of pieces that
+    are looked for; both count where they are larger than those of any secure sum here.
     """
     usual = _MOST_BYTES[0] + length * _MOST_BYTES[1]
-    return piece_bytes(max(usual, searched_bytes), max(usual, pieces), allowed / 2)
+    return piece_bytes(max(usual, searched_bytes), max(usual, pieces), allowed / 2 / _SEARCHES)
 
 
 @dataclass(frozen=True)
@@ -120,17 +121,19 @@ def _check_pieces(secure_sum: SecureSum, declared: Declarations, upload: Upload)
     sent = {name: _as_bytes(name, upload.records[name]) for name in protected}
     encodings = tuple(secure_sum.encodings(upload.stage, upload.vector_D, upload.me))
     searched = [(name, data) for name, kind in protected.items() for data in (sent[name], *kind.searched)]
-    if name := _shows(searched, Plaintext(upload.vector_D, encodings), upload):
+    boxes = {name: kind for name, kind in protected.items() if isinstance(kind, Boxed)}
+    allowed = upload.allowed * min(1.0, _SEARCHES / (1 + len(boxes)))
+    if name := _shows(searched, Plaintext(upload.vector_D, encodings), upload, allowed):
         raise _Seen(f"{name} holds a piece of the update")
-    for name, kind in protected.items():
-        if isinstance(kind, Boxed) and _shows([(name, sent[name])], Content(kind.inside), upload):
+    for name, box in boxes.items():
+        if _shows([(name, sent[name])], Content(box.inside), upload, allowed):
             raise _Seen(f"{name} is a box that shows its content")
 
 
-def _shows(searched: Sequence[tuple[str, bytes]], written: Written, upload: Upload) -> str | None:
+def _shows(searched: Sequence[tuple[str, bytes]], written: Written, upload: Upload, allowed: float) -> str | None:
     """Return the name of a byte string that holds a piece of what is written; None where none of them does."""
     data = b"".join(data for _, data in searched)
-    least = least_piece_bytes(len(upload.vector_D), upload.allowed, len(data), written.pieces)
+    least = least_piece_bytes(len(upload.vector_D), allowed, len(data), written.pieces)
     place = find_piece(data, written, least)
     if place is None:
         return None

@@ -113,6 +113,15 @@ def test_three_values_may_pass_as_the_card_says(monkeypatch):
     assert alarms("pad") == 0
 
 
+def test_a_mask_that_all_clients_share_passes_as_the_card_says(monkeypatch):
+    """Another limit that the card states: the difference of two uploads is that of their updates, and nobody looks."""
+    honest = codecs._PadScheme.draw_mask
+    monkeypatch.setattr(
+        codecs._PadScheme, "draw_mask", lambda self, key: honest(self, b"of this round alone".ljust(32))
+    )
+    assert alarms("pad") == 0
+
+
 def test_the_last_ciphertext_alone_without_encryption_stops_the_upload(monkeypatch):
     """SEAL writes plaintexts of CKKS as values at its roots of unity, which look uniform: only the search sees them."""
     count = ciphertexts_of("ckks-nvflare")
