@@ -49,8 +49,8 @@ def allowance(rounds: int, cohort: int) -> float:
 def least_piece_bytes(length: int, allowed: float, searched_bytes: int = 0, pieces: int = 0) -> int:
     """The least size of a piece of a vector of `length` values that an upload may not show.
 
-    `allowed` is the chance of a false alarm for an upload, `searched_bytes` its size, `pieces` the number of pieces that
-    are looked for; both count where they are larger than those of any secure sum here.
+    `allowed` is the chance of a false alarm for an upload, `searched_bytes` its size, `pieces` the number of pieces
+    looked for; both count where they are larger than those of any secure sum here.
     """
     usual = _MOST_BYTES[0] + length * _MOST_BYTES[1]
     return piece_bytes(max(usual, searched_bytes), max(usual, pieces), allowed / 2 / _SEARCHES)
