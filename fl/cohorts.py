@@ -1,7 +1,7 @@
-"""The cohort of each round: the whole schedule, made before the first round from the run's seed alone.
+"""The cohort of each round: the whole schedule, made before the first round from the run's seed.
 
-The only fact of the data that the schedule depends on is which clients hold examples. So the schedule is public, and
-accounting may rely on it.
+The only fact of the data that the schedule depends on is which clients hold examples. So the schedule is public where
+all of them do (`data.allow_empty=false`), and accounting may rely on it.
 """
 
 from collections.abc import Sequence

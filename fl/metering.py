@@ -33,7 +33,8 @@ _METRICS = {
     "1": ("clipped_values", "ciphertexts", "comm_rounds"),
 }
 UNITS = {metric: unit for unit, metrics in _METRICS.items() for metric in metrics}
-# diagnostics of mechanisms: figures about private values, which no epsilon covers
+# diagnostics of mechanisms: the first three are exact figures about private values, which no epsilon covers; the others
+# are computed from noised values
 DIAGNOSTICS = dict.fromkeys(("clipped_fraction", "update_norm", "not_finite", "signal_to_noise", "clip"), "1")
 _RESET_HIGH_WATER = b"5"  # proc(5): writing 5 resets the peak resident set size
 

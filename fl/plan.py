@@ -72,7 +72,7 @@ class RunPlan:
 
     @cached_property
     def schedule(self) -> cohorts.Schedule:
-        """The cohort of each round (entry 0 is round 1), each sorted; from the run's seed alone."""
+        """The cohort of each round (entry 0 is round 1), each sorted; from the seed and the clients with data."""
         config = self.config
         return cohorts.schedule(config.sampler, self.candidates, self.cohort_size, config.rounds, config.seed)
 
@@ -141,6 +141,16 @@ class RunPlan:
     def hides_something(self) -> bool:
         """True where the secure sum hides contributions, or a part of each; another role must then help to open it."""
         return self.backend.secure_sum.hides or self.backend.secure_sum.needs.roster
+
+    @property
+    def private(self) -> bool:
+        """True where a mechanism promises an epsilon."""
+        return any(mechanism.unit is not None for mechanism in self.backend.mechanisms)
+
+    @property
+    def tells_figures(self) -> bool:
+        """True where exact figures about private values are reported: on request, or where no epsilon is promised."""
+        return self.config.runtime.client_diagnostics or not self.private
 
     @property
     def min_contributors(self) -> int:

@@ -172,7 +172,8 @@ class Server:
         total = (self._measured_sum if measured else self._sum)(attempt, [client_address(client) for client in cohort])
         self.meter.quantiles("update_norm")
         self.meter.add("server", "protocol", "survivors", len(total.survivors), "1")
-        self.meter.add("server", "protocol", "clipped", total.clipped, "1")
+        if self.work.plan.tells_figures:
+            self.meter.add("server", "protocol", "clipped", total.clipped, "1")
         return total
 
     def _sum(self, attempt: Attempt, addresses: Sequence[Address]) -> Total:

@@ -7,12 +7,14 @@ card's epsilon is that of the run as planned; a run's ledger holds its actual ep
 
 from collections.abc import Iterator
 
+from fl.card.outputs import ABSENCE, FIGURES, REPORTED, TIMES
 from fl.plan import HIDDEN_AMONG
 from fl.workspace import Workspace
 from privacy.accounting.ledger import Ledger
 from privacy.mechanisms.contract import CLIENT, NOISERS, PARTIES, SERVER, Mechanism
 from privacy.secure_sums.trust import EVERYTHING, SERVER_ALONE, TOPICS, Coalition, Trust
-from privacy.witness.examine import FALSE_ALARM
+from privacy.witness.examine import FALSE_ALARM, allowance, least_piece_bytes
+from privacy.witness.plaintext_search import RUN
 
 NEIGHBOURS = {
     "add_remove": "differ by one {unit}, there or not",
@@ -131,9 +133,15 @@ def _witness(work: Workspace) -> Iterator[str]:
     if not work.plan.config.witness:
         yield "Nobody looks at what clients send (witness=false): protection that is not switched on goes unnoticed."
         return
+    allowed = allowance(work.plan.config.rounds, work.plan.cohort_size)
+    run_bytes = least_piece_bytes(work.spec.length, allowed) + 1  # packed values begin within a byte
     yield (
-        "Each client looks at its upload before it leaves: absence and reuse of protection stop the run, weak seeds go "
-        f"unnoticed; a false alarm has a probability of at most {FALSE_ALARM:g}."
+        f"Each client looks at its upload before it leaves: protection that is absent, even from {RUN} values in a row "
+        f"of {run_bytes} bytes or more (zeros aside), or that is the client's last one again, stops the run."
+    )
+    yield (
+        "Shorter runs of values, a mask that several clients share and weak seeds go unnoticed; a false alarm has a "
+        f"probability of at most {FALSE_ALARM:g}."
     )
     yield "Any client can end the run by saying that it saw something."
 
@@ -251,11 +259,18 @@ def _trusting(work: Workspace) -> bool:
 
 
 def _reports(work: Workspace) -> Iterator[str]:
+    """Yield what the server and the results tell beside the updates."""
+    runtime = work.plan.config.runtime
     yield "Who takes part in which round, and when each answers, is in sight of the server."
-    if work.plan.config.runtime.client_diagnostics:
-        yield "Clients report exact norms and clipped fractions (runtime.client_diagnostics=true), beyond any epsilon."
-    if work.plan.backend.secure_sum.hides and work.plan.config.runtime.client_metrics:
+    if work.plan.config.data.allow_empty:
+        yield "Clients without examples are never asked, so the cohorts tell which these are (data.allow_empty=true)."
+    if work.plan.private:
+        yield from (TIMES, ABSENCE)
+        yield from (REPORTED,) if runtime.client_metrics else ()
+    elif work.plan.backend.secure_sum.hides and runtime.client_metrics:
         yield "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
+    if runtime.client_diagnostics:
+        yield FIGURES
 
 
 def _beyond(work: Workspace) -> Iterator[str]:
@@ -281,6 +296,5 @@ def _sizes(work: Workspace) -> Iterator[str]:
 
 
 def _data(work: Workspace) -> Iterator[str]:
-    private = any(mechanism.unit is not None for mechanism in work.plan.backend.mechanisms)
-    if private and work.plan.config.data.features == "none":
+    if work.plan.private and work.plan.config.data.features == "none":
         yield "Pixels are normalised with the mean and deviation of all training images, which no epsilon covers."

@@ -48,7 +48,7 @@ class DataConfig:
 
 @dataclass
 class SamplerConfig:
-    """The sampler that draws cohorts, from the seed alone."""
+    """The sampler that draws cohorts, from the seed, among the clients that hold examples."""
 
     name: str = "uniform"  # or separated: keeps the two limits below for each client
     min_separation: int | None = None  # least rounds from a participation to the next; null: the largest possible value

@@ -19,6 +19,7 @@ from privacy.checks import LEAST_CLIP, MOST_CLIP, check_noise, clip_norm, positi
 from privacy.errors import ConfigError
 from privacy.mechanisms.client_clipping import clip_update, require_uniform, solve
 from privacy.mechanisms.contract import SERVER, ClientJob, Mechanism, Plan, ServerJob
+from privacy.mechanisms.signal import signal_to_noise
 
 log = logging.getLogger("fedveil")
 
@@ -114,12 +115,12 @@ class ClientDp(Mechanism):
         generator = job.randomness.generator()
         clip = job.state["client_dp.clip"]
         std = self.sum_multiplier * clip
-        noise = std * math.sqrt(len(total_D))
-        job.diagnostics["client_dp.signal_to_noise"] = float(np.linalg.norm(total_D)) / noise if noise else math.inf
         job.diagnostics["client_dp.clip"] = clip
         if self.adaptive:
             job.state["client_dp.clip"] = self._moved(clip, job.take_extra(1)[0], job.cohort_size, generator)
-        return total_D + std * generator.standard_normal(len(total_D))
+        noised_D = total_D + std * generator.standard_normal(len(total_D))
+        job.diagnostics["client_dp.signal_to_noise"] = signal_to_noise(noised_D, std * math.sqrt(len(total_D)))
+        return noised_D
 
     def _moved(self, clip: float, below: float, cohort_size: int, generator: np.random.Generator) -> float:
         """Return the clip after a geometric step towards the quantile (Andrew et al. 2021, section 2.1)."""

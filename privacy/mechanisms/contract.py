@@ -111,7 +111,7 @@ class ServerJob:
     state: dict[str, float] = field(default_factory=dict)  # lasts the whole run, and is sent to clients
     secrets: dict[str, torch.Tensor] = field(default_factory=dict)  # lasts the whole run, and is sent to nobody
     extra: list[float] = field(default_factory=list)  # sums of the extra values that clients added to their updates
-    diagnostics: dict[str, float] = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)  # they stand in the results: of noised values alone
 
     def take_extra(self, count: int) -> list[float]:
         """Remove and return the last `count` extra sums: mechanisms run in reverse order, so last added, first out."""

@@ -30,6 +30,7 @@ from privacy.checks import check_noise, clip_norm
 from privacy.errors import ConfigError
 from privacy.mechanisms.client_clipping import clip_update, require_uniform, solve
 from privacy.mechanisms.contract import CLIENT, ClientJob, Mechanism, Plan, ServerJob
+from privacy.mechanisms.signal import signal_to_noise
 from privacy.noise import cost_of_integer_noise as noise
 from privacy.noise.integer_encoding import (
     MAX_MODULUS_BITS,
@@ -226,7 +227,7 @@ class DistributedDp(Mechanism):
         assert bits is not None
         rotated_P = from_modulus(total_D, bits) / grid.scale
         noise_norm = math.sqrt(len(rotated_P) * grid.variance * len(job.survivors)) / grid.scale
-        job.diagnostics["distributed_dp.signal_to_noise"] = float(np.linalg.norm(rotated_P)) / noise_norm
+        job.diagnostics["distributed_dp.signal_to_noise"] = signal_to_noise(rotated_P, noise_norm)
         return rotation_of(self._dimension, job.round).invert(rotated_P)
 
 

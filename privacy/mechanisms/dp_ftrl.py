@@ -37,6 +37,8 @@ from privacy.checks import check_noise, clip_norm
 from privacy.errors import ConfigError
 from privacy.mechanisms.client_clipping import clip_update, require_uniform, solve
 from privacy.mechanisms.contract import SERVER, ClientJob, Mechanism, Plan, ServerJob
+from privacy.mechanisms.signal import signal_to_noise
+from privacy.secure_sums.trust import Sentences
 
 HISTORY = "dp_ftrl.noise"
 log = logging.getLogger("fedveil")
@@ -116,6 +118,11 @@ class DpFtrl(Mechanism):
         log.info("dp_ftrl: bands=%d, %.3g MB of noise are kept", bands, (bands - 1) * plan.dimension * 8e-6)
         return bands
 
+    def sentences(self) -> Sentences:
+        """Return the sentence about the noise that the server keeps, where it keeps any."""
+        kept = "The server's checkpoints hold the noise of the last rounds: whoever reads them takes it off the models."
+        return {"noise": (kept,)} if self.window > 1 else {}
+
     def charge(self, client: int) -> Charge | None:  # noqa: ARG002
         """Return one Gaussian for each participation; the unit is the client, whose contributions are zeroed out."""
         return self._charge
@@ -127,7 +134,8 @@ class DpFtrl(Mechanism):
     def on_total(self, job: ServerJob, total_D: NDArray[np.float64]) -> NDArray[np.float64]:
         """Add row t of C^-1 z to the sum: noise_t = z_t - sum_j c_j noise_{t-j}.
 
-        The diagnostics compare the sum with the expected norm of this round's noise, before later rounds subtract it.
+        The diagnostics compare the noised sum with the expected norm of this round's noise, before later rounds
+        subtract it.
         """
         history_HD = self._history(job, len(total_D))
         noise_D = job.randomness.generator().standard_normal(len(total_D))
@@ -137,8 +145,9 @@ class DpFtrl(Mechanism):
         kept_HD = np.concatenate([noise_D[None], history_HD])[: self.window - 1]
         job.secrets[HISTORY] = torch.from_numpy(kept_HD)  # a new tensor: a failed round leaves the old one unchanged
         expected = float(self._round_std_R[job.round - 1]) * math.sqrt(len(total_D))
-        job.diagnostics["dp_ftrl.signal_to_noise"] = float(np.linalg.norm(total_D)) / expected if expected else math.inf
-        return total_D + noise_D
+        noised_D: NDArray[np.float64] = total_D + noise_D
+        job.diagnostics["dp_ftrl.signal_to_noise"] = signal_to_noise(noised_D, expected)
+        return noised_D
 
     def _history(self, job: ServerJob, dimension: int) -> NDArray[np.float64]:
         """Return the noise of the last rounds, latest first, shape (H, D)."""

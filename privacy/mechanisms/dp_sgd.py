@@ -124,12 +124,17 @@ class DpSgd(Mechanism):
             log.info("dp_sgd: noise_multiplier=%.4f for epsilon=%g", self.noise_multiplier, self.target_epsilon)
 
     def sentences(self) -> Sentences:
-        """Return the sentence about sampling rates of the clients' own, unless weights tell the same."""
+        """Return the sentences about times, and about sampling rates of the clients' own: unless weights tell them."""
         assert self._plan is not None
-        if self._plan.sample_rate is not None or not self._plan.uniform_weights:
-            return {}
+        timed = "The time of a step tells how many records it drew, which epsilon takes for a secret."
+        if self._plan.sample_rate is not None:
+            return {"in sight": (timed,)}
+        sizes = (
+            "This epsilon takes each client's number of examples as known: its sampling rate, its steps and the scale "
+            "of its noise follow from it, and a record more or less may change them (training.sample_rate=null)."
+        )
         told = "The sampling rate is batch_size over a client's examples, so it tells them (training.sample_rate=null)."
-        return {"in sight": (told,)}
+        return {"epsilon": (sizes,), "in sight": ((told, timed) if self._plan.uniform_weights else (timed,))}
 
     @property
     def mode(self) -> str:

@@ -1,22 +1,24 @@
 """The wire witness: a last check of a client's upload before it is sent, while the plaintext is known. It fails closed.
 
 A secure sum declares the distribution of each record of an upload while protection is on (`declared`). The witness
-checks that every sent record is declared, that no piece of the plaintext is visible in any encoding (`windows`), and
-that the numbers declared as uniform are uniform (`uniformity`). It tests the numbers of the upload, also inside boxes;
-their successive differences; the differences between the upload's ciphertexts; and the differences to the same client's
-last upload. The store keeps a sample of that upload, so a reused mask or a reused ciphertext randomness is found. One
-client per round also rehearses: it protects its vector once more, under keys with which it can open the result. It then
-checks that the two uploads are independent, that the second one opens to the vector, and that masks inside an
-encryption are uniform and differ.
+checks that every sent record is declared, that no piece of the plaintext is visible in any encoding
+(`plaintext_search`), and that the numbers declared as uniform are uniform (`uniformity`). It tests the numbers of the
+upload, also inside boxes; their successive differences; the differences between the upload's ciphertexts; and the
+differences to the same client's last upload. The store keeps a sample of that upload, so a reused mask or a reused
+ciphertext randomness is found. One client per round also rehearses: it protects its vector once more, under keys with
+which it can open the result. It then checks that the two uploads are independent, that the second one opens to the
+vector, and that masks inside an encryption are uniform and differ.
 
-The witness detects absent protection and reuse. It does not detect weak seeds: a predictable generator with a good
-distribution looks like a good one. It checks only the stage that carries the contribution, as the plaintext is not
-known at other stages.
+The witness detects absent protection, and a client's own protection that comes twice. It does not detect a mask that
+several clients share, for it compares none of them, nor weak seeds: a predictable generator with a good distribution
+looks like a good one. It checks only the stage that carries the contribution, as the plaintext is not known at other
+stages.
 
 The probability that it stops a correct run is at most `FALSE_ALARM`, by the sum over all its tests.
 """
 
 import io
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,19 +29,31 @@ from privacy.secure_sums.contract import Participant, Records, SecureSum, Store,
 from privacy.secure_sums.declarations import Boxed, Declarations, Fixed, Integers, Numbers, Open, Rehearsal
 from privacy.secure_sums.signed_replies import NUMBERS, SIGNATURE
 from privacy.secure_sums.vectors import Vector
-from privacy.witness.plaintext_search import WINDOW_BYTES, holds_any, most_windows, windows_of
+from privacy.witness.plaintext_search import Content, Plaintext, Written, find_piece, piece_bytes
 from privacy.witness.uniformity import SERIES, too_regular
 
 FALSE_ALARM = 1e-9  # probability per run
 SAMPLE = 1024  # number of values of a series that the store keeps
 LAST = "witness"  # name of these samples in the store
 SIGNATURE_BYTES = 64
+_SEARCHES = 8  # least number of searches of an upload that share their half of its chance: its update, and its boxes
+_MOST_BYTES = (1 << 20, 1 << 10)  # of an upload and of its texts: a fixed part, and a part for each value
 _SPARE = 4  # reserve factor on the uploads of a run, for rehearsals and rounds that are tried again
 
 
 def allowance(rounds: int, cohort: int) -> float:
     """The allowed chance of a false alarm for one upload of a run."""
     return FALSE_ALARM / (_SPARE * rounds * cohort)
+
+
+def least_piece_bytes(length: int, allowed: float, searched_bytes: int = 0, pieces: int = 0) -> int:
+    """The least size of a piece of a vector of `length` values that an upload may not show.
+
+    `allowed` is the chance of a false alarm for an upload, `searched_bytes` its size, `pieces` the number of pieces
+    looked for; both count where they are larger than those of any secure sum here.
+    """
+    usual = _MOST_BYTES[0] + length * _MOST_BYTES[1]
+    return piece_bytes(max(usual, searched_bytes), max(usual, pieces), allowed / 2 / _SEARCHES)
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,7 @@ def examine(secure_sum: SecureSum, upload: Upload, rehearse: bool) -> None:
             return
         rehearsal = _rehearsed(secure_sum, upload) if rehearse else None
         _check_records(upload.records, declared)
-        _check_windows(secure_sum, declared, upload)
+        _check_pieces(secure_sum, declared, upload)
         _check_numbers(declared, rehearsal, upload)
     except FedveilError as error:
         raise _alarm(upload, f"it cannot check the upload: {error}") from error
@@ -101,20 +115,30 @@ def _check_records(records: Records, declared: Declarations) -> None:
             raise _Seen(f"{name} is not {wanted} bytes")
 
 
-def _check_windows(secure_sum: SecureSum, declared: Declarations, upload: Upload) -> None:
+def _check_pieces(secure_sum: SecureSum, declared: Declarations, upload: Upload) -> None:
     """Check that no plaintext is visible in a protected record or its content, and no content of a box outside it."""
-    me = upload.me
     protected = {name: kind for name, kind in declared.items() if not isinstance(kind, Open)}
-    searched = {name: [_as_bytes(name, upload.records[name]), *kind.searched] for name, kind in protected.items()}
-    windows_W = windows_of(upload.vector_D, secure_sum.encodings(upload.stage, upload.vector_D, me), me.randomness)
-    searched_bytes = sum(len(data) for texts in searched.values() for data in texts)
-    most = most_windows(searched_bytes, upload.allowed / 2)
-    for name, texts in searched.items():
-        if any(holds_any(data, windows_W[:most]) for data in texts):
-            raise _Seen(f"{name} holds a piece of the update")
-    for name, kind in protected.items():
-        if isinstance(kind, Boxed) and kind.inside[:WINDOW_BYTES] in searched[name][0]:
+    sent = {name: _as_bytes(name, upload.records[name]) for name in protected}
+    encodings = tuple(secure_sum.encodings(upload.stage, upload.vector_D, upload.me))
+    searched = [(name, data) for name, kind in protected.items() for data in (sent[name], *kind.searched)]
+    boxes = {name: kind for name, kind in protected.items() if isinstance(kind, Boxed)}
+    allowed = upload.allowed * min(1.0, _SEARCHES / (1 + len(boxes)))
+    if name := _shows(searched, Plaintext(upload.vector_D, encodings), upload, allowed):
+        raise _Seen(f"{name} holds a piece of the update")
+    for name, box in boxes.items():
+        if _shows([(name, sent[name])], Content(box.inside), upload, allowed):
             raise _Seen(f"{name} is a box that shows its content")
+
+
+def _shows(searched: Sequence[tuple[str, bytes]], written: Written, upload: Upload, allowed: float) -> str | None:
+    """Return the name of a byte string that holds a piece of what is written; None where none of them does."""
+    data = b"".join(data for _, data in searched)
+    least = least_piece_bytes(len(upload.vector_D), allowed, len(data), written.pieces)
+    place = find_piece(data, written, least)
+    if place is None:
+        return None
+    ends = np.cumsum([len(data) for _, data in searched]).tolist()
+    return searched[bisect_right(ends, place)][0]
 
 
 def _as_bytes(name: str, value: Value) -> bytes:

@@ -19,7 +19,6 @@ from tenseal import sealapi
 
 from privacy.checks import positive
 from privacy.errors import ConfigError, MalformedContribution
-from privacy.randomness import Randomness
 from privacy.secure_sums.declarations import Encoding
 from privacy.secure_sums.he.ciphers import DecryptionKey, EncryptionKey
 from privacy.secure_sums.he.declarations import plaintext_encodings
@@ -140,12 +139,9 @@ class Ckks:
         rows_CV[:, :-1] = np.concatenate([values_D, padding]).reshape(len(rows_CV), -1)
         return (self._encode(row_V.view(np.complex128) if self.parameters.dense else row_V) for row_V in rows_CV)
 
-    def written(self, values_D: Floats, randomness: Randomness) -> list[Encoding]:
-        """Return the encoding of a random part of a vector, as long as one ciphertext holds."""
-        held = self.values_per_ciphertext
-        first = held * int(randomness.generator().integers(self.ciphertexts(len(values_D))))
-        [plaintext] = self.plaintexts(values_D[first : first + held], self.bound)
-        return plaintext_encodings(self.parameters, plaintext)
+    def written(self, values_D: Floats) -> list[Encoding]:
+        """Return the encoding of a vector by prime, over all its plaintexts."""
+        return plaintext_encodings(self.parameters, self.plaintexts(values_D, self.bound))
 
     def _encode(self, slots: NDArray[Any]) -> Any:
         plaintext = sealapi.Plaintext()

@@ -89,8 +89,8 @@ class CipherScheme(ABC):
         """Return a mask as uniform numbers."""
 
     @abstractmethod
-    def encodings(self, vector_D: Vector, randomness: Randomness) -> Iterable[Encoding]:
-        """Return the encoding of a vector before protection, or of a random part of it."""
+    def encodings(self, vector_D: Vector) -> Iterable[Encoding]:
+        """Return the encodings of a vector before protection."""
 
 
 @lru_cache(maxsize=4)  # SEAL takes milliseconds to load a key, as long as the encryption of a small model
@@ -157,8 +157,8 @@ class _CkksScheme(CipherScheme):
     def numbers_of_mask(self, mask: Mask) -> Sequence[Numbers]:
         return mask_numbers(self.ckks.parameters, mask)
 
-    def encodings(self, vector_D: Vector, randomness: Randomness) -> Iterable[Encoding]:
-        return self.ckks.written(vector_D / self.spec.bounds_D, randomness)
+    def encodings(self, vector_D: Vector) -> Iterable[Encoding]:
+        return self.ckks.written(vector_D / self.spec.bounds_D)
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class _BfvScheme(CipherScheme):
     def numbers_of_mask(self, mask: Mask) -> Sequence[Numbers]:
         return self.bfv.mask_numbers(mask)
 
-    def encodings(self, vector_D: Vector, randomness: Randomness) -> Iterable[Encoding]:  # noqa: ARG002
+    def encodings(self, vector_D: Vector) -> Iterable[Encoding]:
         return (Encoding(self.fixed.encode(vector_D), self.fixed.value_bits),)
 
 
@@ -289,7 +289,7 @@ class _PadScheme(CipherScheme):
     def numbers_of_mask(self, mask: Mask) -> Sequence[Numbers]:
         return (Numbers.of("mask", mask, 1 << self.bits),)
 
-    def encodings(self, vector_D: Vector, randomness: Randomness) -> Iterable[Encoding]:  # noqa: ARG002
+    def encodings(self, vector_D: Vector) -> Iterable[Encoding]:
         return (Encoding(self.fixed.encode(vector_D), self.bits),)
 
 

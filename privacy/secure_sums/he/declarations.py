@@ -7,7 +7,7 @@ Shapes: C ciphertexts of a message, P polynomials of a ciphertext (2, or 1 with 
 R = K * N.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,8 +71,8 @@ def mask_numbers(parameters: HeParameters, mask_CR: Residues) -> list[Numbers]:
     return [Numbers(f"mask modulo prime {index}", mask_CKN[:, index], q) for index, q in enumerate(here.moduli)]
 
 
-def plaintext_encodings(parameters: HeParameters, plaintext: Any) -> list[Encoding]:
-    """Return a SEAL plaintext of CKKS by prime: the record that an encryption that does nothing would send."""
+def plaintext_encodings(parameters: HeParameters, plaintexts: Iterable[Any]) -> list[Encoding]:
+    """Return SEAL plaintexts of CKKS by prime: the records that an encryption that does nothing would send."""
     here = ring(parameters)
-    residues_KN = here.plaintext.parse(save(plaintext)).residues_PKN[0]
-    return [Encoding(row_N, packed_bits(q)) for row_N, q in zip(residues_KN, here.moduli, strict=True)]
+    residues_CKN = np.stack([here.plaintext.parse(save(plaintext)).residues_PKN[0] for plaintext in plaintexts])
+    return [Encoding(residues_CKN[:, index].reshape(-1), packed_bits(q)) for index, q in enumerate(here.moduli)]

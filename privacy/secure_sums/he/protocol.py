@@ -360,7 +360,7 @@ class OpenedSum(SecureSum):
 
     def encodings(self, stage: str, vector_D: Vector, me: Participant) -> Iterable[Encoding]:
         """The encodings of the scheme."""
-        return self._witnessed(stage, me.spec).encodings(self._encrypted(stage, vector_D, me), me.randomness)
+        return self._witnessed(stage, me.spec).encodings(self._encrypted(stage, vector_D, me))
 
     def rehearse(
         self, stage: str, inbound: Records, me: Participant, vector_D: Vector, sent: Records

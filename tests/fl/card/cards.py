@@ -17,18 +17,25 @@ TWO_ROUNDS = (
 WEIGHTS = "Weights tell how many examples a client holds, not declared public (training.weighting=examples)."
 WHEN = "Who takes part in which round, and when each answers, is in sight of the server."
 TIMES = "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
+COSTS = "Times and peaks of memory in the results depend on the data, and no epsilon covers them."
+ABSENCE = "Who drops out, and the reason that a client gives, stand in the results, and no epsilon covers them."
+REPORTED = "Clients report the times and the memory of their phases (runtime.client_metrics=true), beyond any epsilon."
 MODELS = "The models themselves tell of the data whatever epsilon, or its absence, allows."
 LIES = "A client that lies about a hidden update or weight is not found out by the sum."
 STRANGERS = "A roster keeps strangers out, not several of its clients who subtract their updates from a sum."
+LOOKS = (
+    "Each client looks at its upload before it leaves: protection that is absent, even from 10 values in a row of 17 "
+    "bytes or more (zeros aside), or that is the client's last one again, stops the run."
+)
 ALARMS = (
-    "Each client looks at its upload before it leaves: absence and reuse of protection stop the run, weak seeds go "
-    "unnoticed; a false alarm has a probability of at most 1e-09."
+    "Shorter runs of values, a mask that several clients share and weak seeds go unnoticed; a false alarm has a "
+    "probability of at most 1e-09."
 )
 ENDS = "Any client can end the run by saying that it saw something."
 
-
 OPEN = {WHEN, MODELS}
-WITNESSED = {ALARMS, ENDS}
+UNCOVERED = {COSTS, ABSENCE, REPORTED}  # of a run with an epsilon
+WITNESSED = {LOOKS, ALARMS, ENDS}
 HIDDEN = {
     *OPEN,
     TIMES,

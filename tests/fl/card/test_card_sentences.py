@@ -10,7 +10,19 @@ from opacus.accountants import RDPAccountant
 
 from fl.threats import explained, threat_card
 from tests.composed import workspace_of
-from tests.fl.card.cards import CARDS, NEIGHBOURS, OF_TEN, PAD, PLAIN, SIMULATION, TRUSTED, UNWEIGHTED, WRONG_SERVER
+from tests.fl.card.cards import (
+    CARDS,
+    NEIGHBOURS,
+    OF_TEN,
+    PAD,
+    PLAIN,
+    SIMULATION,
+    TIMES,
+    TRUSTED,
+    UNCOVERED,
+    UNWEIGHTED,
+    WRONG_SERVER,
+)
 
 PIXELS = "Pixels are normalised with the mean and deviation of all training images, which no epsilon covers."
 OS_NOISE = "Noise comes from ChaCha20 under keys of the operating system (noise=os)."
@@ -20,6 +32,7 @@ EXACT_SUM = "Noise is added at the server, which sees each exact sum before."
 RECORDS = "Neighbouring data differ by one record, there or not."
 CLIENTS = "Neighbouring data differ in one client, whose contribution becomes zero."
 DP_SGD = ("mechanism=dp_sgd", "delta=1e-5", "accountant=rdp", "training.steps=5", "training.epochs=null")
+STEPS = "The time of a step tells how many records it drew, which epsilon takes for a secret."
 SERVER_READS = "The server alone reads one client's update"
 
 
@@ -32,31 +45,62 @@ PRIVATE: dict[str, tuple[tuple[str, ...], set[str]]] = {
         (*DP_SGD, "noise=seeded", "runtime.client_diagnostics=true"),
         {
             *TRUSTED,
+            *UNCOVERED,
+            STEPS,
             PIXELS,
             RECORDS,
             floating("dp_sgd"),
             f"{SERVER_READS}, as dp_sgd noised it.",
             "Noise comes from the seed (noise=seeded): whoever knows it takes the noise off, so nothing is protected.",
             "The sampling rate is batch_size over a client's examples, so it tells them (training.sample_rate=null).",
-            "Clients report exact norms and clipped fractions (runtime.client_diagnostics=true), beyond any epsilon.",
+            "This epsilon takes each client's number of examples as known: its sampling rate, its steps and the scale "
+            "of its noise follow from it, and a record more or less may change them (training.sample_rate=null).",
+            "Clients report exact norms, clipped fractions and numbers of cut values "
+            "(runtime.client_diagnostics=true), beyond any epsilon.",
         },
     ),
     "dp_sgd of features at a public rate": (
         (*DP_SGD, "training.sample_rate=0.1", "data.features=scattering"),
-        {*TRUSTED, OS_NOISE, RECORDS, floating("dp_sgd"), f"{SERVER_READS}, as dp_sgd noised it."},
+        {*TRUSTED, *UNCOVERED, STEPS, OS_NOISE, RECORDS, floating("dp_sgd"), f"{SERVER_READS}, as dp_sgd noised it."},
     ),
     "client_dp under masks": (
         ("mechanism=client_dp", "delta=1e-2", "accountant=rdp", "secure_sum=pad"),
-        {*UNWEIGHTED, *PAD, SIMULATION, OS_NOISE, PIXELS, CLIENTS, BY_SERVER, EXACT_SUM, floating("client_dp")},
+        {
+            *(UNWEIGHTED - {TIMES}),
+            *UNCOVERED,
+            *PAD,
+            SIMULATION,
+            OS_NOISE,
+            PIXELS,
+            CLIENTS,
+            BY_SERVER,
+            EXACT_SUM,
+            floating("client_dp"),
+        },
     ),
     "dp_ftrl": (
         ("mechanism=dp_ftrl", "delta=1e-2", "accountant=rdp"),
-        {*PLAIN, OS_NOISE, PIXELS, CLIENTS, BY_SERVER, EXACT_SUM, floating("dp_ftrl")},
+        {*PLAIN, *UNCOVERED, OS_NOISE, PIXELS, CLIENTS, BY_SERVER, EXACT_SUM, floating("dp_ftrl")},
+    ),
+    "dp_ftrl in bands": (
+        ("mechanism=dp_ftrl", "delta=1e-2", "accountant=rdp", "cohort=2"),
+        {
+            *PLAIN,
+            *UNCOVERED,
+            OS_NOISE,
+            PIXELS,
+            CLIENTS,
+            BY_SERVER,
+            EXACT_SUM,
+            floating("dp_ftrl"),
+            "The server's checkpoints hold the noise of the last rounds: whoever reads them takes it off the models.",
+        },
     ),
     "local_dp": (
         ("mechanism=local_dp", "delta=1e-2", "accountant=rdp"),
         {
             *TRUSTED,
+            *UNCOVERED,
             OS_NOISE,
             PIXELS,
             floating("local_dp"),
@@ -67,7 +111,8 @@ PRIVATE: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "distributed_dp": (
         ("mechanism=distributed_dp", "delta=1e-2", "secure_sum=secagg", "clients=10", "server.min_contributors=6"),
         {
-            *(UNWEIGHTED - {"Nothing is opened over fewer than 2 clients (server.min_contributors)."}),
+            *(UNWEIGHTED - {TIMES, "Nothing is opened over fewer than 2 clients (server.min_contributors)."}),
+            *UNCOVERED,
             *NEIGHBOURS,
             *OF_TEN,
             WRONG_SERVER,

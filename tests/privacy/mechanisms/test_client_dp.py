@@ -60,9 +60,21 @@ def test_what_it_tells_of_itself():
     mechanism.on_update(job, torch.tensor([0.0, 2.0]))
     assert job.diagnostics == {"client_dp.update_norm": 2.0, "client_dp.clipped_fraction": 0.0}
     server = server_job(clip=2.0)
-    mechanism.on_total(server, np.full(400, 3.0))
-    # the signal's norm is 60; the noise's, in expectation, the root of 400 times 0.5 * 2
-    assert server.diagnostics == {"client_dp.signal_to_noise": 60 / 20, "client_dp.clip": 2.0}
+    noised_D = mechanism.on_total(server, np.full(40_000, 3.0))
+    # the noise's norm is, in expectation, the root of 40,000 times 0.5 * 2
+    told = math.sqrt((np.linalg.norm(noised_D) / 200) ** 2 - 1)
+    assert server.diagnostics == {"client_dp.signal_to_noise": pytest.approx(told), "client_dp.clip": 2.0}
+    assert told == pytest.approx(600 / 200, rel=0.02), "near that of the exact sum, whose norm is 600"
+
+
+def test_a_sum_that_noise_hides_has_no_signal():
+    told = []
+    for number in range(1, 40):
+        server = server_job(clip=2.0, round_=number)
+        ClientDp(noise_multiplier=0.5).on_total(server, np.zeros(400))
+        told.append(server.diagnostics["client_dp.signal_to_noise"])
+    assert 0.0 in told
+    assert max(told) < 0.6
 
 
 # ---- the adaptive clip

@@ -1,6 +1,7 @@
 """The noise that DP-FTRL remembers, and its diagnostics. H is remembered rounds, D values of the model."""
 
 import io
+import math
 
 import numpy as np
 import pytest
@@ -54,7 +55,9 @@ def test_what_it_tells_of_itself():
     rows_T = np.linalg.norm(np.linalg.inv(strategy(10, 30)), axis=1)
     for number in range(1, 31):
         server = server_job(number, memory)
-        mechanism.on_total(server, np.full(400, 3.0))
+        noised_D = mechanism.on_total(server, np.full(400, 30.0))
         std = SIGMA * CLIP * np.linalg.norm(strategy(10, 30)[:, 0]) * rows_T[number - 1]
-        assert server.diagnostics == {"dp_ftrl.signal_to_noise": pytest.approx(60 / (20 * std))}
+        told = math.sqrt((np.linalg.norm(noised_D) / (20 * std)) ** 2 - 1)
+        assert server.diagnostics == {"dp_ftrl.signal_to_noise": pytest.approx(told)}
+        assert told == pytest.approx(600 / (20 * std), rel=0.3), "near that of the exact sum"
         assert server.state == {}, "told to clients"

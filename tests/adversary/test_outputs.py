@@ -1,0 +1,309 @@
+"""The promise of epsilon over all that a run writes: neighbouring data change nothing in it that nobody has named.
+
+The adversary reads the results: rows, summary, checkpoints, ledger, state, log and what a tracker is told. Two runs
+have the same noise, and data that differ in one record or in one client. Each output that differs is a function of the
+noised sum, or has its sentence on the card; `fl/card/outputs.py` is the table.
+"""
+
+import io
+import json
+import logging
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.execute import execute
+from experiments.tracking import _figures, _series
+from fl import plan as planning
+from fl.card.outputs import FRESH, NAMED, NOISED, SWITCHED, output_of
+from fl.checkpoint import HEADER_BYTES
+from fl.threats import threat_card
+from fl.training import local
+from fl.workspace import workspace
+from privacy.mechanisms.client_dp import ClientDp
+from privacy.mechanisms.dp_ftrl import DpFtrl
+from results.store import RunDirectory
+from tests.composed import SMALL, compose, workspace_of
+from tests.privacy.mechanisms.client_jobs import PLAN, server_job
+
+PRIVATE = ("noise=seeded", "accountant=rdp", "server.evaluate_every=1", "training.epochs=1", "output.progress=false")
+MASKS = ("secure_sum=pad", "secure_sum.keys=clients")
+MECHANISMS = {
+    "dp_sgd": ("mechanism=dp_sgd", "delta=1e-5", "training.sample_rate=0.1"),
+    "dp_sgd at a rate of its own": ("mechanism=dp_sgd", "delta=1e-5"),
+    "client_dp": (
+        "mechanism=client_dp",
+        "delta=1e-2",
+        "mechanism.client_dp.adaptive=true",
+        "+mechanism.client_dp.bit_noise_fraction=0.2",
+        "server=fedavgm",
+    ),
+    "client_dp under masks": ("mechanism=client_dp", "delta=1e-2", "mechanism.client_dp.clip=3", *MASKS),
+    "local_dp": ("mechanism=local_dp", "delta=1e-2"),
+    "dp_ftrl": ("mechanism=dp_ftrl", "delta=1e-2", "cohort=2"),
+    "distributed_dp": ("mechanism=distributed_dp", "delta=1e-2"),
+}
+
+
+# ---- neighbouring data
+
+
+def without_a_record(monkeypatch) -> None:
+    _changed_partition(monkeypatch, lambda indices: indices[1:])
+
+
+def with_another_record(monkeypatch) -> None:
+    _changed_partition(monkeypatch, lambda indices: np.append(indices[1:], indices[-1]))
+
+
+def _changed_partition(monkeypatch, change) -> None:
+    honest = planning.partition
+
+    def partition(*arguments):
+        first, *others = honest(*arguments)
+        return [change(first), *others]
+
+    monkeypatch.setattr(planning, "partition", partition)
+
+
+def without_a_client(monkeypatch) -> None:
+    """Zero out the contribution of a client: it trains on nothing."""
+    honest = local.train
+
+    def train(job, proximal_mu):
+        if job.address != "client/0":
+            honest(job, proximal_mu)
+
+    monkeypatch.setattr(local, "train", train)
+
+
+def with_another_client(monkeypatch) -> None:
+    _changed_partition(monkeypatch, lambda indices: indices[:40])
+
+
+NEIGHBOURS = {"record": (without_a_record, with_another_record), "client": (without_a_client, with_another_client)}
+
+
+# ---- all that a run writes
+
+
+class Lines(logging.Handler):
+    """The lines of the log, without the numbers of the rounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def written(folder: Path, *overrides: str) -> dict[str, Any]:
+    """Every output of a run, by the names of `fl/card/outputs.py`."""
+    workspace.cache_clear()
+    handler = Lines()
+    log = logging.getLogger("fedveil")
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.DEBUG)
+    try:
+        execute(compose(*SMALL, *overrides, *PRIVATE, f"out={folder}"))
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        workspace.cache_clear()
+    run = RunDirectory(folder)
+    found: dict[str, Any] = {"log/left out": [line for line in handler.lines if "is left out" in line]}
+    found["log"] = [line for line in handler.lines if "is left out" not in line]
+    found |= {f"summary/{key}": value for key, value in (run.summary() or {}).items()}
+    found |= {f"status/{key}": value for key, value in (run.status() or {}).items()}
+    found["environment"] = (folder / "environment.json").read_text()
+    return found | _rows(run) | _checkpoint(folder) | _ledger(folder)
+
+
+def _rows(run: RunDirectory) -> dict[str, Any]:
+    found = defaultdict(list)
+    rows = run.rows()
+    for _, number, where, stage, metric, value, _ in rows.iter_rows():
+        found[f"rows/{where.partition('/')[0]}/{stage}.{metric}"].append((number, where, value))
+    told = {f"rows/{who}/{stage}.{metric}" for _, key, _ in _series(rows) for who, stage, metric in [_split(key)]}
+    assert told <= found.keys(), "a tracker is told more than the rows hold"
+    assert _figures(run.summary() or {}).keys() <= (run.summary() or {}).keys()
+    return {name: sorted(values) for name, values in found.items()}
+
+
+def _split(key: str) -> tuple[str, str, str]:
+    who, _, rest = key.partition("/")
+    stage, _, metric = rest.rpartition("/")
+    return who, stage, metric
+
+
+def _checkpoint(folder: Path) -> dict[str, Any]:
+    last = max((folder / "checkpoints").glob("*.ckpt"))
+    content = torch.load(io.BytesIO(last.read_bytes()[HEADER_BYTES:]), weights_only=True)
+    assert content.keys() == {"state", "generators"}
+    state = {f"checkpoint/{key}": repr(_plain(value)) for key, value in content["state"].items()}
+    return state | {"checkpoint/generators": repr(_plain(content["generators"]))}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _ledger(folder: Path) -> dict[str, Any]:
+    found = defaultdict(list)
+    for line in (folder / "checkpoints" / "ledger.jsonl").read_text().splitlines():
+        for key, value in json.loads(line).items():
+            found[f"ledger/{key}"].append(value)
+    return dict(found)
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    """The names of all outputs that are not in both runs, or have another value."""
+    return {name for name in one.keys() | other.keys() if one.get(name, []) != other.get(name, [])}
+
+
+def unnamed(names: set[str], card: str) -> set[str]:
+    """The outputs that no line of the table explains, or whose sentence is missing from the card."""
+    lines = {name: output_of(name) for name in names}
+    return {
+        name
+        for name, line in lines.items()
+        if line is None or line.category == SWITCHED or (line.category == NAMED and line.reason not in card)
+    }
+
+
+def unit_of(overrides) -> str:
+    return "record" if overrides[0] == "mechanism=dp_sgd" else "client"
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_what_differs_between_neighbours_is_noised_or_named(name, tmp_path, monkeypatch):
+    overrides = MECHANISMS[name]
+    card = "\n".join(threat_card(workspace_of(*overrides, *PRIVATE)))
+    base = written(tmp_path / "base", *overrides)
+    for number, neighbour in enumerate(NEIGHBOURS[unit_of(overrides)]):
+        with monkeypatch.context() as changed:
+            neighbour(changed)
+            other = written(tmp_path / str(number), *overrides)
+        differ = differences(base, other)
+        assert "checkpoint/weights_D" in differ, "the data did differ"
+        assert not unnamed(differ, card), neighbour.__name__
+
+
+def test_a_client_that_diverges_is_named(tmp_path, monkeypatch):
+    """Neighbours of which one has a client whose update is not finite: who is left out, and why."""
+    overrides = MECHANISMS["local_dp"]
+    card = "\n".join(threat_card(workspace_of(*overrides, *PRIVATE)))
+    base = written(tmp_path / "base", *overrides)
+    honest = local.train
+
+    def train(job, proximal_mu):
+        honest(job, proximal_mu)
+        if job.address == "client/0":
+            next(job.model.parameters()).data.fill_(float("nan"))
+
+    monkeypatch.setattr(local, "train", train)
+    differ = differences(base, written(tmp_path / "other", *overrides))
+    expected = {"rows/client/collect.dropped", "rows/server/protocol.survivors", "summary/dropped", "log/left out"}
+    assert expected <= differ
+    assert unnamed(differ, card) == {"rows/client/collect.up_bytes"}, "that it sent nothing; sizes tell nothing else"
+
+
+@pytest.mark.slow
+def test_of_noise_by_parties_too(tmp_path, monkeypatch):
+    overrides = ("privacy=party_dp", "delta=1e-2")
+    card = "\n".join(threat_card(workspace_of(*overrides, *PRIVATE)))
+    base = written(tmp_path / "base", *overrides)
+    without_a_client(monkeypatch)
+    differ = differences(base, written(tmp_path / "other", *overrides))
+    assert "checkpoint/weights_D" in differ
+    assert not unnamed(differ, card)
+
+
+def test_an_exact_figure_would_be_noticed(tmp_path, monkeypatch):
+    """The control: on request clients report exact figures, which this test sees, and the card says so."""
+    overrides = (*MECHANISMS["client_dp"], "runtime.client_diagnostics=true")
+    card = "\n".join(threat_card(workspace_of(*overrides, *PRIVATE)))
+    base = written(tmp_path / "base", *overrides)
+    without_a_client(monkeypatch)
+    leaks = unnamed(differences(base, written(tmp_path / "other", *overrides)), card)
+    assert {"rows/client/client_dp.update_norm", "rows/server/client_dp.update_norm_q50"} <= leaks
+    assert all(output_of(name).category == SWITCHED for name in leaks)
+    assert output_of("rows/client/client_dp.update_norm").reason in card
+
+
+def test_values_that_are_cut_are_counted_on_request_only(tmp_path):
+    overrides = ("mechanism=client_dp", "delta=1e-2", "mechanism.client_dp.clip=3", *MASKS)
+    cut = (*overrides, "secure_sum.bound=0.01")
+    assert "rows/client/flatten.clipped_values" not in written(tmp_path / "quiet", *cut)
+    told = written(tmp_path / "told", *cut, "runtime.client_diagnostics=true")
+    assert "rows/client/flatten.clipped_values" in told
+    assert "rows/server/protocol.clipped" in told
+
+
+# ---- what the server's half tells is a function of the noised sum
+
+
+class Fixed:
+    """A source whose Gaussian noise is known."""
+
+    def __init__(self, noise_D: np.ndarray) -> None:
+        self._noise_D = noise_D
+
+    def generator(self) -> "Fixed":
+        return self
+
+    def standard_normal(self, length: int) -> np.ndarray:
+        assert length == len(self._noise_D)
+        return self._noise_D.copy()
+
+
+@pytest.mark.parametrize("kind", [ClientDp, DpFtrl])
+def test_sums_that_noise_makes_equal_are_told_alike(kind):
+    mechanism = kind(noise_multiplier=1.3, clip=2.0)
+    mechanism.settle(PLAN)
+    generator = np.random.default_rng(1)
+    noise_D = generator.standard_normal(500)
+    total_D = generator.normal(0, 3, 500)
+    std = float((mechanism.on_total(_job(np.ones(500)), np.zeros(500)))[0])
+    moved_D = generator.normal(0, 3, 500)
+    jobs = _job(noise_D), _job(noise_D - moved_D / std)
+    released_D, again_D = mechanism.on_total(jobs[0], total_D), mechanism.on_total(jobs[1], total_D + moved_D)
+    assert np.allclose(released_D, again_D)
+    assert jobs[0].diagnostics
+    assert jobs[0].diagnostics == pytest.approx(jobs[1].diagnostics)
+
+
+def _job(noise_D: np.ndarray) -> Any:
+    job = server_job(clip=2.0)
+    job.randomness = Fixed(noise_D)
+    return job
+
+
+# ---- the table
+
+
+def test_no_line_of_the_table_is_behind_another():
+    """A line that is never reached says nothing."""
+    from fl.card.outputs import OUTPUTS
+
+    for output in OUTPUTS:
+        example = re.sub(r"\*", "server/x" if output.names.startswith("rows/*") else "x", output.names)
+        assert output_of(example) is not None
+        assert output.category in (NOISED, SWITCHED, NAMED, FRESH)
+        assert output.reason
+
+
+def test_an_output_that_nobody_named_is_a_leak():
+    assert unnamed({"rows/server/client_dp.exact_norm", "summary/accuracy"}, "") == {"rows/server/client_dp.exact_norm"}
+    assert unnamed({"rows/client/train.wall"}, "") == {"rows/client/train.wall"}, "its sentence is missing"
