@@ -17,8 +17,8 @@ TIMES = "Times and peaks of memory in the results depend on the data, and no eps
 ABSENCE = "Who drops out, and the reason that a client gives, stand in the results, and no epsilon covers them."
 REPORTED = "Clients report the times and the memory of their phases (runtime.client_metrics=true), beyond any epsilon."
 FIGURES = (
-    "Clients report exact norms, clipped fractions and numbers of cut values (runtime.client_diagnostics=true), beyond "
-    "any epsilon."
+    "Clients report exact norms, clipped fractions, and numbers of values that were cut and of gradients that were not "
+    "finite (runtime.client_diagnostics=true), beyond any epsilon."
 )
 SIZES = "This epsilon takes each client's number of examples as known"  # said by dp_sgd
 
@@ -35,7 +35,7 @@ class Output:
     reason: str
 
 
-_EXACT = ("update_norm", "update_norm_q*", "clipped_fraction", "clipped_values", "clipped")
+_EXACT = ("update_norm", "update_norm_q*", "clipped_fraction", "not_finite", "clipped_values", "clipped")
 _COSTS = ("wall", "cpu", "compute", "part", "witness", "peak_*", "comm_wall")
 _MODEL = "a function of the model, which is the noised sum's"
 OUTPUTS = (

@@ -55,8 +55,8 @@ PRIVATE: dict[str, tuple[tuple[str, ...], set[str]]] = {
             "The sampling rate is batch_size over a client's examples, so it tells them (training.sample_rate=null).",
             "This epsilon takes each client's number of examples as known: its sampling rate, its steps and the scale "
             "of its noise follow from it, and a record more or less may change them (training.sample_rate=null).",
-            "Clients report exact norms, clipped fractions and numbers of cut values "
-            "(runtime.client_diagnostics=true), beyond any epsilon.",
+            "Clients report exact norms, clipped fractions, and numbers of values that were cut and of gradients that "
+            "were not finite (runtime.client_diagnostics=true), beyond any epsilon.",
         },
     ),
     "dp_sgd of features at a public rate": (
