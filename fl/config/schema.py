@@ -97,7 +97,7 @@ class RuntimeConfig:
     workers: int = 0  # processes of the in-process runtime; 0: clients run in the driver itself
     gpus_per_client: float = 1.0  # share of a GPU that a client occupies, for worker processes and for Ray
     client_metrics: bool = True  # clients report times and memory (a time reveals something of a data set's size)
-    client_diagnostics: bool = False  # clients report exact norms and clipped fractions, which no epsilon covers
+    client_diagnostics: bool = False  # clients report exact norms and numbers of clipped values, beyond any epsilon
     measure_sum_error: bool = False  # a test: clients also send their contributions in the clear; nothing is protected
     cpus_per_client: float = 1.0  # Ray: CPU cores per client
     address: str | None = None  # Ray: address of an existing cluster
