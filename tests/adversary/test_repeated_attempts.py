@@ -64,7 +64,7 @@ def deployed(work: Workspace, folder: Path, **own: float) -> Context:
 
 
 def answers(work: Workspace, context: Context, attempts: int, same: bool = False) -> list[np.ndarray]:
-    """What a client answers in many attempts at round 1, or many times in one of them; refusals are left out."""
+    """The answers of a client in many attempts at round 1, or many times in one of them; refusals are left out."""
     found = []
     for number in range(attempts):
         with suppress(PrivacyRefusal):
