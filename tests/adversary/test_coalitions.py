@@ -43,13 +43,13 @@ def test_so_it_is_in_other_cohorts(count, server):
 
 @pytest.mark.parametrize("minimum", [2, 8, 9, 10])
 def test_so_it_is_where_more_must_contribute(minimum):
-    """Of ten all must: a list of survivors without the victim is refused."""
+    """Ten of ten must: a list of survivors without the victim is refused."""
     check(10, MALICIOUS, minimum)
 
 
 @pytest.mark.parametrize("colluding", [1, 2])
 def test_on_a_sparse_graph_the_printed_coalition_stands_beside_the_victim(colluding):
-    """Of 32 clients with 20 neighbours: all that are on one side of the ring hear that the victim survived."""
+    """The 32 clients have 20 neighbours each: all on one side of the ring hear that the victim survived."""
     world = world_of(32)
     assert printed(reference(world), 32) == 2
     attempt = world.attempt()

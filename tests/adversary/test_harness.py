@@ -31,7 +31,7 @@ def secagg() -> World:
 
 
 def asked(world: World, move: Move) -> list[tuple[str, str, Records]]:
-    """What is said beyond an honest attempt, or in its place; a fresh attempt is made before, for replays."""
+    """All that is said in an attempt with one move, after an honest attempt at another round, for replays."""
     honest = world.attempt(number=1)
     honest.aggregate()
     start = len(world.said)

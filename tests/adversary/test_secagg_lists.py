@@ -70,7 +70,7 @@ def tried_again(server: str) -> tuple[World, Vector]:
 
 
 def test_a_round_that_is_tried_again_may_tell_two_sums_as_the_card_says_of_a_curious_server():
-    """Of clients that release nothing the first time, as many as the threshold release their shares the next time."""
+    """The threshold is met twice: by clients that release their shares the first time, and by others the next time."""
     world, difference_D = tried_again(CURIOUS)
     assert difference_D == pytest.approx(world.vectors["client/0"][:-1], abs=1e-3)
     told = reference(world).trust(world.spec).sentences["protocol"]

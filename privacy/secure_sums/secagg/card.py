@@ -1,4 +1,4 @@
-"""What the card says of secure aggregation: who must not collude, who holds and sees what, and how many must be left.
+"""The card of secure aggregation: who must not collude, who holds and sees what, and how many must be left.
 
 All numbers are of `graph.Bounds`, whose plans clients enforce on the lists that a server sends them.
 """

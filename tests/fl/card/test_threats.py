@@ -145,7 +145,7 @@ def test_every_line_is_a_sentence():
 
 
 def test_the_assumption_is_that_of_the_clients_who_hold_data():
-    """Of 200 clients fewer hold data, and cohorts of those are asked."""
+    """Fewer than 200 clients hold data, and cohorts of those are asked."""
     empty = ("data.partition=dirichlet", "data.alpha=0.01", "data.allow_empty=true")
     topics = explained(workspace_of("secure_sum=secagg", "clients=200", *empty))
     (coalition,) = topics["coalition"]

@@ -46,7 +46,7 @@ def test_stragglers_are_left_out_at_the_deadline_and_counted_before_it(tmp_path,
 
 @pytest.mark.parametrize("name", [one for one in ALL if one != "plain"])
 def test_a_single_client_that_is_left_is_not_opened(tmp_path, name):
-    """Nor are fewer than half under secure aggregation, where half may drop out."""
+    """Under secure aggregation, where half may drop out, fewer than half are not opened either."""
     work = Workspace(canonical(*BASE, *OF[name], "faults.dropout_rate=0.93", "server.min_share=0.2"))
     needed = 5 if name == "secagg" else 2
     with pytest.raises(TooFewContributors, match=rf"contributors are left of 10, {needed} are needed; .* on purpose"):

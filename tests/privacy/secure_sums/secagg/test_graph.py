@@ -148,7 +148,7 @@ RATES = [(0.3, 0.05, M), (0.3, 0.05, C), (0.1, 0.3, M), (0.4, 0.1, M), (0.5, 0.0
 
 @pytest.mark.parametrize("rates", RATES)
 def test_a_shorter_list_is_refused_or_takes_as_many_who_collude(rates):
-    """And however short, the cohort's drop-outs are withstood: on a list that has them no more may be missing."""
+    """The cohort's drop-outs are withstood however short the list: whoever is not on it is one of them."""
     limits = bounds(*rates)
     for cohort in (2, 3, 7, 10, 20, 31, 32, 33, 40, 64, 100, 150):
         if 0 < limits.colluding(cohort) > cohort - 2:
