@@ -231,7 +231,7 @@ class Mixing(nn.Sequential):
 
 def test_a_run_is_refused_before_its_first_round():
     """A mechanism for clients clips whole updates, so it does not matter there."""
-    own = "model._target_=tests.adversary.test_batch_mixing.Mixing"
+    own = "model._target_=tests.adversary.clients.test_batch_mixing.Mixing"
     with pytest.raises(ConfigError, match=r"model=Mixing: .*\(at 1 Function\)"):
         workspace_of("mechanism=dp_sgd", own)
     workspace_of(own)

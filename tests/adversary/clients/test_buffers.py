@@ -50,7 +50,7 @@ class Model(torch.nn.Sequential):
         super().__init__(Remembers(kind), torch.nn.Flatten(), torch.nn.Linear(math.prod(shape), classes))
 
 
-OWN = ("model._target_=tests.adversary.test_buffers.Model",)
+OWN = ("model._target_=tests.adversary.clients.test_buffers.Model",)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ class Counting(Model):
 
 def test_a_counter_of_one_client_does_not_reach_the_next_one_of_its_process():
     """The mean over batches is weighted by their number; the control is a process that asks no other client before."""
-    options = ("model._target_=tests.adversary.test_buffers.Counting",)
+    options = ("model._target_=tests.adversary.clients.test_buffers.Counting",)
     alone = vector_of(workspace_of(*options), 1)
     shared = workspace_of(*options)
     vector_of(shared, 0)

@@ -12,7 +12,7 @@ import pytest
 from privacy.errors import TooFewContributors
 from privacy.secure_sums.secagg.graph import MALICIOUS, SERVERS, GraphPlan
 from privacy.secure_sums.secagg.protocol import SecAggSum
-from tests.adversary.secagg import Careless, Lied, clients, printed, reads, reference, world_of
+from tests.adversary.sums.secagg import Careless, Lied, clients, printed, reads, reference, world_of
 
 # ---- secure aggregation, by the real protocol
 

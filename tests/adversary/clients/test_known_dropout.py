@@ -44,7 +44,11 @@ def test_what_is_dropped_comes_from_the_clients_own_randomness(mode):
 
 def test_a_client_of_a_run_drops_what_the_runs_seed_does_not_tell():
     """The control: without a mechanism the seed of the run decides, and two clients' answers are the same."""
-    own = ("model._target_=tests.adversary.test_known_dropout.Dropping", "training.batch_size=10000", "noise=os")
+    own = (
+        "model._target_=tests.adversary.clients.test_known_dropout.Dropping",
+        "training.batch_size=10000",
+        "noise=os",
+    )
     private = workspace_of("mechanism=dp_sgd", f"mechanism.dp_sgd.noise_multiplier={SILENT}", *own)
     first, second = (torch.from_numpy(vector_of(private)) for _ in range(2))
     assert float((first - second).norm()) > 0.1 * float(first[:-1].norm())

@@ -7,7 +7,7 @@ from privacy.secure_sums.secagg.graph import CURIOUS, MALICIOUS
 from privacy.secure_sums.secagg.protocol import SecAggSum
 from privacy.secure_sums.vectors import Vector
 from tests.adversary.harness import World
-from tests.adversary.secagg import Careless, clients, flow, printed, reads, reference, world_of
+from tests.adversary.sums.secagg import Careless, clients, flow, printed, reads, reference, world_of
 from tests.experiments.command import fedveil
 from tests.privacy.secure_sums.secagg.rounds import STAGES
 

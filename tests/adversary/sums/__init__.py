@@ -1,0 +1,1 @@
+"""Adversaries by promise: each test plays the one that a printed promise names."""
