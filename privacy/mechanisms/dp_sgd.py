@@ -40,7 +40,7 @@ log = logging.getLogger("fedveil")
 class DpSgd(Mechanism):
     """DP-SGD. Exactly one of `noise_multiplier` and `target_epsilon` is given; the run sets delta and accountant.
 
-    `mode=auto` takes the fastest mode for the model. `clip` bounds the norm of an example's gradient, and
+    `mode=auto` takes the fastest mode that can take the model. `clip` bounds the norm of an example's gradient, and
     `max_physical_batch_size` bounds memory: a larger draw is summed piece by piece before its one step of noise.
     """
 

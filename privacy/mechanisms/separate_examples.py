@@ -41,7 +41,7 @@ class _Constant(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run the operation, and overwrite what it drew."""
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **(kwargs or {}))
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         drawn = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name == "randperm":
@@ -131,7 +131,7 @@ def _require_same_gradients(twin: torch.nn.Module, random_examples: RandomExampl
 
 def _outputs_and_gradients(twin: torch.nn.Module, inputs: torch.Tensor) -> list[torch.Tensor]:
     """Return the output of the first example, and the gradients of its loss, under one seed."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
     outputs = twin(inputs)[:1]
     loss = cross_entropy(outputs, torch.zeros(1, dtype=torch.int64))
@@ -147,15 +147,18 @@ def affordable(twin: torch.nn.Module, random_examples: RandomExamples, least: in
 
 
 def _require_same_outputs(twin: torch.nn.Module, random_examples: RandomExamples, size: int) -> None:
-    """Compare the common examples of two batches of this size, and the first with what it gives alone."""
+    """Compare the common examples of two batches of this size, and a few with what they give alone."""
     first, second = _batches(random_examples, size)
     common = size - size // 2
     with torch.no_grad(), constant_draws():
-        outputs, others, alone = (twin(inputs) for inputs in (first, second, first[:1]))
+        outputs, others = (twin(inputs) for inputs in (first, second))
+        alone = [twin(first[place : place + 1]) for place in range(SMALLEST)]
     if not _same(outputs[:common], others[:common]):
         raise refusal(twin, _mixed(_culprit(twin, first, second, common, _same)))
-    if not _close(outputs[:1], alone):
-        raise refusal(twin, _mixed(_culprit(twin, first, first[:1], 1, _close)))
+    for place, own in enumerate(alone):
+        if not _close(outputs[place : place + 1], own):
+            turned = first.roll(-place, 0)  # that example comes first
+            raise refusal(twin, _mixed(_culprit(twin, turned, turned[:1], 1, _close)))
 
 
 def _mixed(culprit: str | None) -> str:
