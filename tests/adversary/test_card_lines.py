@@ -98,7 +98,7 @@ def first_cards() -> dict[str, tuple[str, ...]]:
     """Each sentence, and what is overridden on the first card that says it."""
     found: dict[str, tuple[str, ...]] = {}
     for overrides, sentences in (*CARDS.values(), *PRIVATE.values()):
-        for sentence in sentences:
+        for sentence in sorted(sentences):  # each worker of pytest must find the same order
             found.setdefault(sentence, overrides)
     return found
 
