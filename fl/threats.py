@@ -285,6 +285,10 @@ def _beyond(work: Workspace) -> Iterator[str]:
             "A server that gives two rounds the same model and other clients reads the difference of their sums: "
             "the noise of a mechanism alone limits that."
         )
+        yield (
+            "A server that gives one client of a round another model than the others, whose updates it makes zero, "
+            "alone reads that client's update from the sum: the noise of a mechanism alone limits that."
+        )
     yield "The models themselves tell of the data whatever epsilon, or its absence, allows."
 
 
