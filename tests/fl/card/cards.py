@@ -318,7 +318,8 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *PARTIES,
             *DEALT,
             SIMULATION,
-            "The total weight tells how many contributions kept to the norm.",
+            "The total weight tells how many contributions kept to the norm: the others are left out, so what is "
+            "opened may hold fewer than the least number, even one alone.",
         },
     ),
     "secagg": (
