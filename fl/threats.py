@@ -225,18 +225,16 @@ def _enforced(work: Workspace, unit: str) -> str:
     if not all(_withstands(work, mechanism) for mechanism in mechanisms):
         return "That holds for a server that follows the protocol: no client can enforce it."
     most = _ledger(work, config.retries).worst(config.delta, config.accountant)[unit]
-    if config.epsilon_budget is not None:
-        most = min(most, config.epsilon_budget)
+    budget = config.epsilon_budget
     shared = any(mechanism.noised_by == PARTIES for mechanism in mechanisms)
-    who = (
-        "the client and by each honest party: their own ledgers allow"
-        if shared
-        else "the client: its own ledger allows"
-    )
-    return (
-        f"Whatever the server asks, epsilon is at most {most:.3g} for a {unit}, enforced by {who} {config.retries} "
-        "contributions beyond the planned ones (retries)."
-    )
+    who = "the client and by each honest party: their own ledgers" if shared else "the client: its own ledger"
+    if budget is not None and budget < most:
+        most = budget
+        rule = "refuse what would exceed it" if shared else "refuses what would exceed it"
+        rule = f"{rule} (epsilon_budget)"
+    else:
+        rule = f"{'allow' if shared else 'allows'} {config.retries} contributions beyond the planned ones (retries)"
+    return f"Whatever the server asks, epsilon is at most {most:.3g} for a {unit}, enforced by {who} {rule}."
 
 
 def _withstands(work: Workspace, mechanism: Mechanism) -> bool:
@@ -284,6 +282,10 @@ def _beyond(work: Workspace) -> Iterator[str]:
         yield (
             "A server that gives two rounds the same model and other clients reads the difference of their sums: "
             "the noise of a mechanism alone limits that."
+        )
+        yield (
+            "A server that gives one client of a round another model than the others, whose updates it makes zero, "
+            "alone reads that client's update from the sum: the noise of a mechanism alone limits that."
         )
     yield "The models themselves tell of the data whatever epsilon, or its absence, allows."
 

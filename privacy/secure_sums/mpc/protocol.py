@@ -362,4 +362,7 @@ def _limits(meeting: Meeting, aggregate: str) -> Iterator[str]:
     if meeting.insecure_provider:
         yield "Party/0 deals for all parties, and could read every update (secure_sum.insecure_provider=true)."
     if aggregate == "norm_bounded":
-        yield "The total weight tells how many contributions kept to the norm."
+        yield (
+            "The total weight tells how many contributions kept to the norm: the others are left out, so what is "
+            "opened may hold fewer than the least number, even one alone."
+        )

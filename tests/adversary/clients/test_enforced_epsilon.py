@@ -91,6 +91,7 @@ def test_the_largest_epsilon_on_the_card_is_that_of_the_budget():
     capped = workspace_of(*LOCAL, f"epsilon_budget={epsilon_of(3, sigma)}")
     [line] = [line for line in threat_card(capped) if line.startswith("Whatever the server asks")]
     assert f"epsilon is at most {epsilon_of(3, sigma):.3g} for a client" in line
+    assert line.endswith("its own ledger refuses what would exceed it (epsilon_budget).")
 
 
 def test_retries_where_nobody_counts_them_are_refused():

@@ -14,6 +14,10 @@ TWO_ROUNDS = (
     "A server that gives two rounds the same model and other clients reads the difference of their sums: "
     "the noise of a mechanism alone limits that."
 )
+ONE_MODEL = (
+    "A server that gives one client of a round another model than the others, whose updates it makes zero, "
+    "alone reads that client's update from the sum: the noise of a mechanism alone limits that."
+)
 WEIGHTS = "Weights tell how many examples a client holds, not declared public (training.weighting=examples)."
 WHEN = "Who takes part in which round, and when each answers, is in sight of the server."
 TIMES = "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
@@ -42,6 +46,7 @@ HIDDEN = {
     LIES,
     STRANGERS,
     TWO_ROUNDS,
+    ONE_MODEL,
     *WITNESSED,
     AMONG_TWO,
     WEIGHTS,
@@ -313,7 +318,8 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *PARTIES,
             *DEALT,
             SIMULATION,
-            "The total weight tells how many contributions kept to the norm.",
+            "The total weight tells how many contributions kept to the norm: the others are left out, so what is "
+            "opened may hold fewer than the least number, even one alone.",
         },
     ),
     "secagg": (
