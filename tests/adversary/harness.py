@@ -10,7 +10,7 @@
 A malicious server is `ask`, or `moves` (drop, delay, split, repeat, ask again, swap, strike off, lie, replay, mix and
 corrupt). A malicious client, keyholder or party is a `liar` that replaces the role's answer. A colluder is a `double`:
 it has the memory and the store of a role at this moment, and answers anything as often as it is asked. A dealer, whom
-no server asks, is a process in `tests/privacy/secure_sums/mpc/committee.py`.
+no server asks, is a process in `tests/adversary/sums/dealing.py`.
 
 An honest role answers, or refuses with a `ProtocolError` or a `PrivacyRefusal`. Any other exception ends the test.
 """

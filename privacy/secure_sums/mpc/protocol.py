@@ -116,7 +116,7 @@ class CryptenSum(SecureSum):
         coalitions = [self.parties.roles]
         holds = {"each party": "one additive share of each update"}
         if meeting.dealer is not None:
-            coalitions.append(("the dealer", "any one party"))
+            coalitions += [("the dealer", "any one party"), ("the dealer", "the server")]
             holds["the dealer"] = "the correlated randomness that products consume"
         if meeting.insecure_provider:
             coalitions = [(party_address(0),)]
@@ -349,7 +349,11 @@ def _assumption(meeting: Meeting) -> str:
     if meeting.insecure_provider:
         return "party/0 is trusted: it deals, and could read every update (secure_sum.insecure_provider=true)"
     collude = f"not all {parties} parties collude (any {parties - 1} may, with the server)"
-    return collude if meeting.dealer is None else f"{collude}, and the dealer colludes with none of them"
+    return (
+        collude
+        if meeting.dealer is None
+        else f"{collude}, and the dealer colludes with none of them, nor with the server"
+    )
 
 
 def _limits(meeting: Meeting, aggregate: str) -> Iterator[str]:
@@ -359,6 +363,7 @@ def _limits(meeting: Meeting, aggregate: str) -> Iterator[str]:
     yield f"Messages between the parties are not encrypted: they {where}."
     if meeting.dealer is not None:
         yield "The dealer can read every client's update with the help of any one party or of the parties' messages."
+        yield "A dealer that deals wrong values can have one client's update opened in place of the result."
     if meeting.insecure_provider:
         yield "Party/0 deals for all parties, and could read every update (secure_sum.insecure_provider=true)."
     if aggregate == "norm_bounded":

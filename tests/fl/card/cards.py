@@ -105,10 +105,13 @@ NO_DEALER = "Not all 3 parties collude (any 2 may, with the server)."
 ALL_PARTIES = "Party/0 and party/1 and party/2 together read one client's update."
 ON_THE_MACHINE = "Messages between the parties are not encrypted: they stay on the machine."
 DEALT = {
-    "Not all 3 parties collude (any 2 may, with the server), and the dealer colludes with none of them.",
+    "Not all 3 parties collude (any 2 may, with the server), and the dealer colludes with none of them, nor "
+    "with the server.",
     "The dealer holds the correlated randomness that products consume.",
     ALL_PARTIES,
     "The dealer and any one party together read one client's update.",
+    "The dealer and the server together read one client's update.",
+    "A dealer that deals wrong values can have one client's update opened in place of the result.",
     "The dealer can read every client's update with the help of any one party or of the parties' messages.",
     ON_THE_MACHINE,
 }

@@ -8,7 +8,7 @@ Shapes: a mask has the shape of the tensor that it hides.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from datetime import timedelta
@@ -77,8 +77,15 @@ class Client:
         return self._stream
 
     def ttp_request(self, function: str, device: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return party 0's last part, int64, of the shape that the dealer states."""
-        size = self._ask(function, *args, **kwargs)
+        """Return party 0's last part, int64.
+
+        Raises:
+            PeerLost: the dealer is gone, or offers another shape than that of the result.
+        """
+        size = _dealt_size(function, *args, **kwargs)
+        stated = self._ask(function, *args, **kwargs)
+        if not isinstance(stated, torch.Size) or stated != size:
+            raise PeerLost("the dealer deals another number of values than it was asked for")
         communicator, dealer = _communicator()
         with _naming_the_dealer():
             result: torch.Tensor = communicator.receive_words(size, dealer)
@@ -86,7 +93,9 @@ class Client:
 
     def spent(self) -> Spent:
         """Return the resources that the dealer used since the last call; for party 0."""
-        return Spent(*self._ask(SPENT))
+        with _naming_the_dealer():
+            sent_bytes, rounds, communication_s, cpu_s = self._ask(SPENT)
+            return Spent(int(sent_bytes), int(rounds), float(communication_s), float(cpu_s))
 
     @staticmethod
     def _ask(function: str, *args: Any, **kwargs: Any) -> Any:
@@ -103,6 +112,20 @@ def _naming_the_dealer() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise PeerLost(f"the dealer ended, or did not answer in time: {reason(error)}") from error
+    except PeerLost:
+        raise
+    except Exception as error:  # what unpickling raises is up to the bytes
+        raise PeerLost(f"the dealer's answer cannot be read: {reason(error)}") from error
+
+
+def _dealt_size(function: str, *args: Any, **kwargs: Any) -> torch.Size:
+    """Return the shape of the answer to a request, from the shapes in the request."""
+    if function == "additive":
+        left, right, operation, *more = args
+        parts = [torch.empty(size, device="meta") for size in (left, right)]
+        size: torch.Size = getattr(torch, operation)(*parts, *more, **kwargs).size()
+        return size
+    return torch.broadcast_shapes(*args)
 
 
 def _communicator() -> tuple[Any, int]:
@@ -161,11 +184,20 @@ class Dealer(TTPServer):  # type: ignore[misc]
             function, args, kwargs = request
             if function == SPENT:
                 communicator.send_obj(astuple(meter.take()), 0, communicator.ttp_group)
-                continue
-            assert function in self.functions, function
-            result = getattr(self, function)(*args, **kwargs)
-            communicator.send_obj(result.size(), 0, communicator.ttp_group)
-            communicator.send_words(result, 0)
+            else:
+                self.answer(function, args, kwargs)
+
+    def answer(self, function: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Deal what party 0 asks for, and send it the last part."""
+        assert function in self.functions, function
+        self.send(getattr(self, function)(*args, **kwargs))
+
+    @staticmethod
+    def send(words: torch.Tensor) -> None:
+        """Send party 0 a shape, then as many words, int64."""
+        communicator = crypten.communicator.get()
+        communicator.send_obj(words.size(), 0, communicator.ttp_group)
+        communicator.send_words(words, 0)
 
 
 def _next_request(communicator: Any) -> Any:
