@@ -27,6 +27,7 @@ from privacy.secure_sums.vectors import Segment, VectorSpec
 UPDATE = "update"
 EXTRA = "extra"
 WEIGHT = "weight"
+PASSIVE = ("the server is trusted", "the server follows the protocol")  # assumptions of a server that breaks no rule
 HIDDEN_AMONG = 2  # contributions at least, by default
 _ROUNDING = 1e-9  # 7 % of 100 clients are 7, though 0.07 * 100 is a little more in floating point
 
@@ -130,7 +131,11 @@ class RunPlan:
         if self.config.runtime.measure_sum_error:
             return "a test: the server is told every client's contribution"
         assumption = self.backend.secure_sum.assumed(self.cohort_size)
-        return f"the server is passive and relays public keys as they are: {assumption}" if self.relayed else assumption
+        if self.relayed:
+            return f"the server is passive and relays public keys as they are: {assumption}"
+        if self.hides_something and not assumption.startswith(PASSIVE):  # no protocol binds a client to a model
+            return f"all clients get the same model, and {assumption}"
+        return assumption
 
     @property
     def relayed(self) -> bool:

@@ -94,6 +94,11 @@ def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
     subtracting = _subtracting(work)
     if subtracting:
         yield f"{_together(subtracting)} {EVERYTHING.reads}{_as_released(work, CLIENT, PARTIES)}."
+    if work.plan.hides_something:
+        yield (
+            "A server that gives one client of a round another model than the others, whose updates it makes zero, "
+            "alone reads that client's update from the sum: the noise of a mechanism alone limits that."
+        )
 
 
 def _together(coalition: Coalition) -> str:
@@ -282,10 +287,6 @@ def _beyond(work: Workspace) -> Iterator[str]:
         yield (
             "A server that gives two rounds the same model and other clients reads the difference of their sums: "
             "the noise of a mechanism alone limits that."
-        )
-        yield (
-            "A server that gives one client of a round another model than the others, whose updates it makes zero, "
-            "alone reads that client's update from the sum: the noise of a mechanism alone limits that."
         )
     yield "The models themselves tell of the data whatever epsilon, or its absence, allows."
 

@@ -57,6 +57,7 @@ OUTPUTS = (
     *(Output(name, NAMED, SIZES) for name in ("rows/*/ledger.epsilon_*", "ledger/charges")),
     Output("checkpoint/started", FRESH, "the clock"),
     Output("ledger/attempt", FRESH, "a random name"),
+    Output("checkpoint/ledger", FRESH, "the length of the ledger, and its last digest"),
     Output("ledger/digest", FRESH, "a function of the random name"),
     *(Output(f"status/{key}", FRESH, "the clock, or the process") for key in ("started", "ended", "pid")),
 )

@@ -25,6 +25,7 @@ from fl.checkpoint import HEADER_BYTES
 from fl.threats import threat_card
 from fl.training import local
 from fl.workspace import workspace
+from privacy.errors import PrivacyRefusal
 from privacy.mechanisms.client_dp import ClientDp
 from privacy.mechanisms.dp_ftrl import DpFtrl
 from results.store import RunDirectory
@@ -200,17 +201,17 @@ def test_what_differs_between_neighbours_is_noised_or_named(name, tmp_path, monk
         assert not unnamed(differ, card), neighbour.__name__
 
 
-def test_a_client_that_diverges_is_named(tmp_path, monkeypatch):
-    """Neighbours of which one has a client whose update is not finite: who is left out, and why."""
+def test_a_client_that_refuses_is_named(tmp_path, monkeypatch):
+    """Neighbours of which one has a client that cannot answer: who is left out, and why."""
     overrides = MECHANISMS["local_dp"]
     card = "\n".join(threat_card(workspace_of(*overrides, *PRIVATE)))
     base = written(tmp_path / "base", *overrides)
     honest = local.train
 
     def train(job, proximal_mu):
-        honest(job, proximal_mu)
         if job.address == "client/0":
-            next(job.model.parameters()).data.fill_(float("nan"))
+            raise PrivacyRefusal("an example of this client cannot be trained on")
+        honest(job, proximal_mu)
 
     monkeypatch.setattr(local, "train", train)
     differ = differences(base, written(tmp_path / "other", *overrides))

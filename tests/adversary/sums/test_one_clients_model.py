@@ -42,7 +42,7 @@ def test_a_sum_is_the_update_of_the_one_client_with_another_model_as_the_card_sa
     sum_D, update_D = opened_D(work, models_of(work, np.full(len(work.initial_D), LOST, np.float32)))
     assert np.abs(update_D).max() > 0.01
     np.testing.assert_allclose(sum_D, update_D, atol=4 * work.tolerance + 1e-6)
-    assert ONE_MODEL in explained(work)["beyond"]
+    assert ONE_MODEL in explained(work)["coalition"]
 
 
 def test_control_a_sum_over_one_model_is_no_update():

@@ -61,7 +61,7 @@ TRUSTED = {
 }
 PLAIN = {*TRUSTED, "The server alone reads one client's update."}
 KEYHOLDER = {
-    "The server and the keyholder do not collude.",
+    "All clients get the same model, and the server and the keyholder do not collude.",
     "The server and the keyholder together read one client's update.",
     SUBTRACTED,
     "The server sees protected messages, and the sum.",
@@ -101,12 +101,12 @@ PARTIES = {
     "The parties are assumed to follow the protocol: security is passive.",
     "The parties learn each round's total, too.",
 }
-NO_DEALER = "Not all 3 parties collude (any 2 may, with the server)."
+NO_DEALER = "All clients get the same model, and not all 3 parties collude (any 2 may, with the server)."
 ALL_PARTIES = "Party/0 and party/1 and party/2 together read one client's update."
 ON_THE_MACHINE = "Messages between the parties are not encrypted: they stay on the machine."
 DEALT = {
-    "Not all 3 parties collude (any 2 may, with the server), and the dealer colludes with none of them, nor "
-    "with the server.",
+    "All clients get the same model, and not all 3 parties collude (any 2 may, with the server), and the dealer "
+    "colludes with none of them, nor with the server.",
     "The dealer holds the correlated randomness that products consume.",
     ALL_PARTIES,
     "The dealer and any one party together read one client's update.",
@@ -149,7 +149,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         {
             *HIDDEN,
             SIMULATION,
-            "The server and any client do not collude.",
+            "All clients get the same model, and the server and any client do not collude.",
             "Each client holds the key of its own mask (the client that is elected to open: the keys of all masks).",
             "The server sees protected messages, and the sum.",
             "Any one client sees the sum.",
@@ -182,7 +182,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         {
             *(HIDDEN | PAD | {SIMULATION})
             - {
-                "The server and the keyholder do not collude.",
+                "All clients get the same model, and the server and the keyholder do not collude.",
                 "The server and the keyholder together read one client's update.",
                 SUBTRACTED,
             },
@@ -212,7 +212,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         (*DEPLOYED, LAB, "runtime.roster=relayed"),
         {
             *(HIDDEN - {STRANGERS}),
-            *(PAD - {"The server and the keyholder do not collude."}),
+            *(PAD - {"All clients get the same model, and the server and the keyholder do not collude."}),
             "The server is passive and relays public keys as they are: the server and the keyholder do not collude.",
             "A server that exchanges keys alone reads one client's update.",
             "Public keys came through the server, so this protects against a passive server only: one that exchanges "
@@ -277,7 +277,8 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *(HIDDEN - {TIMES}),
             SIMULATION,
             WITHOUT_KEYHOLDER,
-            "The server and the keyholder do not collude, and 0.75 of each update is in the clear.",
+            "All clients get the same model, and the server and the keyholder do not collude, and 0.75 of each update "
+            "is in the clear.",
             "The keyholder holds the secret key and the keys of all masks.",
             "Each client holds the key of its own mask.",
             "The keyholder sees the sum.",
@@ -309,7 +310,8 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *PARTIES,
             ON_THE_MACHINE,
             SIMULATION,
-            "Party/0 is trusted: it deals, and could read every update (secure_sum.insecure_provider=true).",
+            "All clients get the same model, and party/0 is trusted: it deals, and could read every update "
+            "(secure_sum.insecure_provider=true).",
             "Party/0 alone reads one client's update.",
             "Party/0 deals for all parties, and could read every update (secure_sum.insecure_provider=true).",
         },
@@ -334,7 +336,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *OF_TEN,
             WRONG_SERVER,
             SIMULATION,
-            "The server does not collude with 4 of a client's 9 neighbours.",
+            "All clients get the same model, and the server does not collude with 4 of a client's 9 neighbours.",
             "The server and 4 of a client's 9 neighbours together read one client's update.",
         },
     ),
@@ -358,7 +360,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             AMONG.format(50),
             *NEIGHBOURS,
             SIMULATION,
-            "The server does not collude with 6 of a client's 66 neighbours.",
+            "All clients get the same model, and the server does not collude with 6 of a client's 66 neighbours.",
             "The server and 6 of a client's 66 neighbours together read one client's update.",
             f"{GONE} Its masks are removed with the shares of 36 neighbours.",
             "It takes 36 neighbours where the server follows the protocol.",

@@ -36,15 +36,27 @@ def card(*overrides: str) -> str:
         (("mechanism=client_dp", "delta=1e-2"), "Noise is added at the server", "Clients add the noise in shares"),
         (("privacy=fedml_he",), "a part of one client's update", "reads one client's update"),
         (("privacy=fedml_he", MEASURED), "The server alone reads one client's update.", "a part of"),
-        (("secure_sum=pad",), "The server and the keyholder do not collude.", "trusted"),
-        (("secure_sum=crypten",), "Not all 3 parties collude (any 2 may, with the server).", "trusted"),
+        (
+            ("secure_sum=pad",),
+            "All clients get the same model, and the server and the keyholder do not collude.",
+            "trusted",
+        ),
+        (
+            ("secure_sum=crypten",),
+            "All clients get the same model, and not all 3 parties collude (any 2 may, with the server).",
+            "trusted",
+        ),
         (("secure_sum=crypten",), "security is passive", "keyholder"),
         (("secure_sum=crypten",), "Party/0 and party/1 and party/2 together read one client's update.", "dealer"),
         (MEDIAN, "The dealer and any one party together read one client's update.", "could read"),
         ((*MEDIAN, "secure_sum.insecure_provider=true"), "Party/0 alone reads one client's update.", "dealer"),
-        ((*MEDIAN, "secure_sum.insecure_provider=true"), "Party/0 is trusted: it deals", "not all"),
+        ((*MEDIAN, "secure_sum.insecure_provider=true"), "party/0 is trusted: it deals", "not all"),
         (("secure_sum=ckks", "secure_sum.keys=clients"), "The server and any one client together read", "keyholder"),
-        (("secure_sum=ckks",), "The server and the keyholder together read one client's update.", "alone reads"),
+        (
+            ("secure_sum=ckks",),
+            "The server and the keyholder together read one client's update.",
+            "The server alone reads",
+        ),
         (UNMASKED, "A server that breaks the protocol alone reads one client's update.", "together read"),
         (("privacy=fedml_he",), "The server alone reads a part of one client's update.", "together read"),
         ((*RELAYED, "clients=3"), "A server that exchanges keys alone reads one client's update.", "posing less"),
@@ -61,7 +73,7 @@ def card(*overrides: str) -> str:
         ),
         (
             ("secure_sum=secagg", "clients=10"),
-            "The server does not collude with 4 of a client's 9 neighbours.",
+            "All clients get the same model, and the server does not collude with 4 of a client's 9 neighbours.",
             "trusted",
         ),
         (
@@ -101,7 +113,11 @@ def card(*overrides: str) -> str:
         ),
         (("secure_sum=pad",), "simulation", "over one client"),
         (("server.min_contributors=1",), "trusted", "over one client"),
-        (("secure_sum=ckks",), "The server and the keyholder do not collude.", "masks=false"),
+        (
+            ("secure_sum=ckks",),
+            "All clients get the same model, and the server and the keyholder do not collude.",
+            "masks=false",
+        ),
         (UNMASKED, "The server follows the protocol: the server and the keyholder do not collude.", "opens the sum"),
         (UNMASKED, "the keyholder decrypts whatever the server sends it", "flooding_bits=0"),
         (UNMASKED, "Noise hides the key of a round in its opened sum, to 2^-30", "tells the server the secret key"),
@@ -148,9 +164,9 @@ def test_the_assumption_is_that_of_the_clients_who_hold_data():
     """Fewer than 200 clients hold data, and cohorts of those are asked."""
     empty = ("data.partition=dirichlet", "data.alpha=0.01", "data.allow_empty=true")
     topics = explained(workspace_of("secure_sum=secagg", "clients=200", *empty))
-    (coalition,) = topics["coalition"]
+    coalition = topics["coalition"][0]
     named = coalition.removeprefix("The server and ").removesuffix(" together read one client's update.")
-    assert topics["trust"] == [f"The server does not collude with {named}."]
+    assert topics["trust"] == [f"All clients get the same model, and the server does not collude with {named}."]
 
 
 CARDS = "tests.outside.cards"
@@ -169,7 +185,7 @@ def test_a_sum_from_outside_says_its_own_sentences_by_topic():
 def test_a_hiding_sum_that_says_nothing_about_itself_is_said_to():
     topics = explained(workspace_of(f"secure_sum._target_={CARDS}.SilentSum"))
     assert "not who holds which key or sees what" in topics["trust"][1]
-    assert topics["coalition"] == ["The server alone reads one client's update."]
+    assert topics["coalition"][0] == "The server alone reads one client's update."
     honest = explained(workspace_of("secure_sum._target_=tests.outside.masked_sum.MaskedSum"))
     assert len(honest["trust"]) == 1, "a sum that hides nothing has nothing to explain"
 

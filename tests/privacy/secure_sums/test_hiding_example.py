@@ -196,6 +196,6 @@ def test_its_sabotaged_form_ends_the_run(tmp_path):
 
 def test_its_card_is_its_own():
     card = threat_card(workspace_of(*HIDING))
-    assert card[0] == "The server and the keyholder do not collude."
+    assert card[0] == "All clients get the same model, and the server and the keyholder do not collude."
     assert "The server and the keyholder together read one client's update." in card
     assert "The keyholder holds the seeds of all masks." in card

@@ -125,7 +125,7 @@ def _dealt_size(function: str, *args: Any, **kwargs: Any) -> torch.Size:
         parts = [torch.empty(size, device="meta") for size in (left, right)]
         size: torch.Size = getattr(torch, operation)(*parts, *more, **kwargs).size()
         return size
-    return torch.broadcast_shapes(*args)
+    return torch.broadcast_shapes(*args)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _communicator() -> tuple[Any, int]:
