@@ -168,7 +168,7 @@ def test_another_round_over_the_same_model_does_as_the_card_says(name):
 @pytest.mark.parametrize("name", ["pad", "ckks", "bfv", "crypten"])
 def test_the_card_prints_the_coalition_and_the_least_number(name):
     topics = explained(workspace_of(f"secure_sum={name}", "clients=9"))
-    assert topics["coalition"][-1] == "The server and 4 of the clients in a sum together read one client's update."
+    assert "The server and 4 of the clients in a sum together read one client's update." in topics["coalition"]
     assert "Nothing is opened over fewer than 5 clients (server.min_share)." in topics["drop-out"]
 
 
