@@ -158,7 +158,7 @@ class SecAggSum(SecureSum):
         there = yield Exchange(
             "advertise", {address: {} for address in cohort}, has.take_keys, names=("keys", "signed")
         )
-        require_contributors(there, spec)
+        require_contributors(there, _enough(spec, self.plan(spec.cohort_size, spec.cohort_size)))
         closed, listed = has.close(there)
         ring = self.ring(closed, spec)
         sharers = yield Exchange("share_keys", dict.fromkeys(there, listed), has.take_boxes(ring), names=("boxes",))
