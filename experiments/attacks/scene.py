@@ -6,6 +6,7 @@ server's half is the protocol's own except for the request to open, which the at
 Shapes: D is the length of the vector that is summed, C the number of clients.
 """
 
+import os
 import secrets
 import tempfile
 from collections import defaultdict
@@ -256,9 +257,15 @@ def configured(overrides: Sequence[str]) -> Workspace:
 @contextmanager
 def _keys(plan: RunPlan) -> Iterator[None]:
     """Keep keys and stores in a temporary folder, as a simulation does."""
-    with tempfile.TemporaryDirectory() as folder, keys.variable(keys.KEYS_VARIABLE, folder):
+    before = os.environ.get(keys.KEYS_VARIABLE)
+    with tempfile.TemporaryDirectory() as folder:
         keys.set_up(Path(folder), plan.everybody)
-        yield
+        try:
+            yield
+        finally:
+            os.environ.pop(keys.KEYS_VARIABLE)
+            if before is not None:
+                os.environ[keys.KEYS_VARIABLE] = before
 
 
 def _trained(work: Workspace, address: Address) -> Vector:
