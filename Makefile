@@ -38,7 +38,8 @@ run: $(STAMP) ## The main job: a first table, on data that is embedded
 	$(BIN)/fedveil table results/runs/first_table --columns $(FIRST_COLUMNS)
 
 readme: $(STAMP) ## Write that table and its picture into the README
-	$(BIN)/fedveil sweep experiment=first_table force=true out=results/runs/readme
+	rm -rf results/runs/readme
+	$(BIN)/fedveil sweep experiment=first_table out=results/runs/readme
 	$(BIN)/python -m experiments.readme results/runs/readme $(FIRST_COLUMNS)
 
 test: lint types pytest ## Everything that must pass before a commit

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from flwr.app import RecordDict
 
+from fl.given import given_digest
 from fl.metering import Phases, parts
 from fl.plan import RunPlan
 from fl.training import local as training
@@ -101,6 +102,9 @@ def participant(
     credentials: Credentials | None = None,
 ) -> Participant:
     """Return the role that a request addresses, with its randomness and device."""
+    given = b""
+    if request.model_D is not None and credentials is not None:  # without keys nothing is bound to it
+        given = given_digest(request.model_D, request.state)
     return Participant(
         address=request.address,
         run=work.plan.hash,
@@ -112,6 +116,7 @@ def participant(
         credentials=credentials,
         noise=work.plan.randomness(request.address, request.round),
         device=str(work.device),
+        given=given,
     )
 
 

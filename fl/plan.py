@@ -27,7 +27,6 @@ from privacy.secure_sums.vectors import Segment, VectorSpec
 UPDATE = "update"
 EXTRA = "extra"
 WEIGHT = "weight"
-PASSIVE = ("the server is trusted", "the server follows the protocol")  # assumptions of a server that breaks no rule
 HIDDEN_AMONG = 2  # contributions at least, by default
 _ROUNDING = 1e-9  # 7 % of 100 clients are 7, though 0.07 * 100 is a little more in floating point
 
@@ -133,9 +132,12 @@ class RunPlan:
         assumption = self.backend.secure_sum.assumed(self.cohort_size)
         if self.relayed:
             return f"the server is passive and relays public keys as they are: {assumption}"
-        if self.hides_something and not assumption.startswith(PASSIVE):  # no protocol binds a client to a model
-            return f"all clients get the same model, and {assumption}"
-        return assumption
+        withstands = self.backend.secure_sum.withstands
+        if not self.hides_something or assumption.startswith("the server is trusted"):
+            return assumption
+        if not withstands.malicious:
+            return f"the server follows the protocol, and {assumption}"
+        return assumption if withstands.several_models else f"all clients get the same model, and {assumption}"
 
     @property
     def relayed(self) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from fl.given import given_digest
 from fl.metering import Meter
 from fl.transport import Attempt, Transport, require_intact, unpack
 from privacy.addresses import Address, is_client
@@ -51,6 +52,8 @@ def _run_exchange(
     abort_on_invalid: bool,
     roster: Roster | None,
 ) -> None:
+    if exchange.collect and model_D is not None and roster is not None:  # without keys nothing is bound to it
+        exchange.given = given_digest(model_D, attempt.state)
     for address, content in transport.replies(exchange, attempt, model_D):
         try:
             with meter.compute(exchange.stage):

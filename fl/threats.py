@@ -94,7 +94,8 @@ def _coalitions(work: Workspace, trust: Trust) -> Iterator[str]:
     subtracting = _subtracting(work)
     if subtracting:
         yield f"{_together(subtracting)} {EVERYTHING.reads}{_as_released(work, CLIENT, PARTIES)}."
-    if work.plan.hides_something:
+    withstands = work.plan.backend.secure_sum.withstands
+    if work.plan.hides_something and withstands.malicious and not withstands.several_models:
         yield (
             "A server that gives one client of a round another model than the others, whose updates it makes zero, "
             "alone reads that client's update from the sum: the noise of a mechanism alone limits that."
@@ -255,10 +256,9 @@ def _withstands(work: Workspace, mechanism: Mechanism) -> bool:
 
 def _trusting(work: Workspace) -> bool:
     """True where the secure sum hides contributions at most from a server that follows the protocol."""
-    plan = work.plan
     coalitions = (*_read_by(work), _subtracting(work))
     alone = any(len(coalition) == 1 and SERVER in coalition[0] for coalition in coalitions)
-    return alone or "the server follows the protocol" in plan.assumption
+    return alone or work.plan.relayed or not work.plan.backend.secure_sum.withstands.malicious
 
 
 def _reports(work: Workspace) -> Iterator[str]:
@@ -287,6 +287,10 @@ def _beyond(work: Workspace) -> Iterator[str]:
         yield (
             "A server that gives two rounds the same model and other clients reads the difference of their sums: "
             "the noise of a mechanism alone limits that."
+        )
+        yield (
+            "A server that breaks the protocol chooses the models: a sum over weights that few examples move tells of "
+            "these examples, and the noise of a mechanism alone limits that."
         )
     yield "The models themselves tell of the data whatever epsilon, or its absence, allows."
 

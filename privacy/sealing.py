@@ -2,7 +2,8 @@
 
 All primitives are those of `cryptography`: Ed25519 (RFC 8032), X25519 (RFC 7748), HKDF-SHA256 (RFC 5869),
 ChaCha20-Poly1305 and ChaCha20 (RFC 8439). Every signature, box and key is bound to a header: its purpose, the
-configuration, run, round, attempt and stage, the sender and the receiver. It is invalid under any other header.
+configuration, run, round, attempt and stage, the sender and the receiver, and where the protocol wants it the digest
+of what the server gave for training. It is invalid under any other header.
 Detection of replays is up to the protocol.
 """
 
@@ -54,11 +55,12 @@ class Header:
     stage: str
     sender: str
     receiver: str
+    given: bytes = b""  # `Participant.given`, where a protocol binds contributions to it
 
     def encode(self) -> bytes:
         """Encode the header injectively, for any strings."""
         parts = self.purpose, self.run, self.round, self.attempt, self.stage, self.sender, self.receiver
-        return framed(*(str(part).encode("utf-8", "surrogatepass") for part in parts))
+        return framed(*(str(part).encode("utf-8", "surrogatepass") for part in parts), self.given)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from privacy.randomness import Randomness
 from privacy.sealing import Header, Identity, Roster
 from privacy.secure_sums.declarations import Declarations, Encoding, Open, Rehearsal
 from privacy.secure_sums.meeting import Peers
-from privacy.secure_sums.traits import Carries, Needs, Parties
+from privacy.secure_sums.traits import Carries, Needs, Parties, Withstands
 from privacy.secure_sums.trust import EVERYTHING, UNSAID, Trust
 from privacy.secure_sums.vectors import Total, Vector, VectorSpec
 
@@ -41,8 +41,8 @@ Pay = Callable[[Collection[Address]], None]  # charges these clients in the ledg
 class Exchange:
     """One round trip: the driver sends `outbox` and passes each reply to `receive` as it arrives.
 
-    `collect` marks the stage that asks clients for their contribution: the driver attaches the global model. If the
-    protocol sets `timeout_s`, the driver stops waiting after so many seconds.
+    `collect` marks the stage that asks clients for their contribution: the driver attaches the global model, and sets
+    `given` to its digest. If the protocol sets `timeout_s`, the driver stops waiting after so many seconds.
     """
 
     stage: str
@@ -51,6 +51,7 @@ class Exchange:
     collect: bool = False
     timeout_s: float | None = None
     names: Collection[str] | None = None  # record names that an answer may hold; None: any
+    given: bytes = b""  # digest of what the driver gives for training at the stage that collects
     _answered: set[Address] = field(default_factory=set, init=False, repr=False)
 
     def deliver(self, address: Address, records: Records) -> None:
@@ -118,6 +119,7 @@ class Participant:
     credentials: Credentials | None = None  # set where the protocol needs a roster
     noise: Randomness | None = None  # source of the noise that this role adds to a sum; None: `randomness`
     device: str = "cpu"  # torch device to compute on
+    given: bytes = b""  # digest of what this client was given for training; empty at stages that do not collect
     inside: dict[str, bytes] = field(default_factory=dict, repr=False)  # plaintexts of its boxes, by record name
     pay: Pay = field(default=lambda _: None, repr=False)  # a party calls it before it adds noise to a sum
 
@@ -132,9 +134,9 @@ class Participant:
             raise PrivacyRefusal(f"{self.address} has no keys: the roster was not set up")
         return self.credentials
 
-    def header(self, purpose: str, sender: Address, receiver: Address) -> Header:
-        """The header that binds a signature, box or key to this attempt."""
-        return Header(purpose, self.run, self.round, self.attempt, "", sender, receiver)
+    def header(self, purpose: str, sender: Address, receiver: Address, given: bytes = b"") -> Header:
+        """The header that binds a signature, box or key to this attempt and, with `given`, to one model."""
+        return Header(purpose, self.run, self.round, self.attempt, "", sender, receiver, given)
 
 
 class SecureSum(ABC):
@@ -146,6 +148,7 @@ class SecureSum(ABC):
     needs: Needs = Needs()  # before the first round: a roster, a survey
     carries: Carries = Carries()  # vectors: residues or floats, their bound, their weights; and the result
     parties: Parties = Parties()  # roles beside clients and server, their connection, their noise
+    withstands: Withstands = Withstands()  # a server that breaks the protocol, where the sum hides anything
     stages: tuple[str, ...] = ()  # the stages of a round at which clients are asked; empty: not listed
 
     @property

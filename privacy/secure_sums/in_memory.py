@@ -4,6 +4,7 @@ A request goes from the server's half through `to_role` to `answer`, and the rep
 subclass that overrides one of these methods is an adversary, a witness or a clock.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
@@ -30,6 +31,7 @@ from privacy.secure_sums.vectors import Total, Vector, VectorSpec
 
 T = TypeVar("T")
 SETUP_ROUND = 0
+GIVEN = hashlib.sha256(b"a model").digest()
 
 
 class Passed(NamedTuple):
@@ -61,6 +63,8 @@ class InMemory:
     run_hash: str = "00" * 32
     number: int = 1  # number of the round
     attempt: str = "attempt"
+    given: bytes = GIVEN  # digest of the model that everybody is given, those in `givens` aside
+    givens: Mapping[Address, bytes] = field(default_factory=dict)
     memories: dict[Address, dict[str, Value]] = field(default_factory=dict)
     refused: dict[Address, Exception] = field(default_factory=dict)
     wire: list[Passed] | None = None
@@ -114,6 +118,7 @@ class InMemory:
     def serve(self, exchange: Exchange) -> None:
         """Ask the roles that are there, and deliver each reply."""
         self.stage = exchange.stage
+        exchange.given = self.given if exchange.collect else b""
         for address, answered in self.answers(exchange, self.there(exchange)):
             try:
                 reply = answered()
@@ -168,6 +173,7 @@ class InMemory:
         """The reply of a role to an exchange, as the server receives it."""
         request = self.to_role(exchange, address)
         me = self.party(address)
+        me.given = me.given if exchange.collect else b""
         contribution = self.contribution(exchange, address)
         with self.timed(address):
             reply = self.answer(exchange.stage, request, me, contribution)
@@ -205,6 +211,7 @@ class InMemory:
             memory=self.memories.setdefault(address, {}),
             randomness=self.randomness(address),
             credentials=self.credentials(address),
+            given=self.givens.get(address, self.given),
         )
 
     def randomness(self, address: Address) -> Randomness:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""The traits of a secure sum in three groups: its needs before a round, its vectors, and its parties."""
+"""The traits of a secure sum in four groups: its needs before a round, vectors, parties, and what it withstands."""
 
 import math
 from dataclasses import dataclass
@@ -48,3 +48,18 @@ class Parties:
     roles: tuple[Address, ...] = ()
     meeting: Meeting | None = None
     noise: "PartyNoise | None" = None
+
+
+@dataclass(frozen=True)
+class Withstands:
+    """What a protocol that hides contributions withstands. By default nothing: its server follows the protocol.
+
+    `malicious`: a server that breaks the protocol. `several_models`: one that gives clients different models, too. Its
+    masks or keys are bound to `Participant.given`, so only contributions to one model add up to anything.
+    """
+
+    malicious: bool = False
+    several_models: bool = False
+
+
+MALICIOUS_SERVER = Withstands(malicious=True, several_models=True)

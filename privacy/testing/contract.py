@@ -14,6 +14,7 @@ from privacy.errors import (
     DuplicateSender,
     MalformedContribution,
     NonFiniteContribution,
+    PrivacyRefusal,
     ProtocolError,
     TooFewContributors,
     UnknownSender,
@@ -251,6 +252,21 @@ class SecureSumContract:
         assert "client/1" in round_.refused
         assert total.survivors == ("client/0", "client/2")
         assert_sum(total, contributions, secure_sum)
+
+    def test_contributions_to_two_models_do_not_add_up(self, secure_sum: SecureSum) -> None:
+        if not secure_sum.withstands.several_models:
+            pytest.skip("this sum does not bind contributions to a model")
+        contributions = {client: np.zeros_like(vector) for client, vector in vectors(5, 20).items()}
+        victim = vectors(5, 20)["client/1"]
+        contributions["client/1"] = victim
+        round_ = Round(secure_sum, spec_of(20, 5, 2), contributions, givens={"client/1": b"another model"})
+        try:
+            total = round_.run()
+        except (PrivacyRefusal, ProtocolError):
+            return
+        if "client/1" in total.survivors:
+            off = np.abs(total.update_D - victim[:-1]).max()
+            assert off > 0.1, "the server reads the update of the one client with another model"
 
     def test_an_unknown_stage_is_refused(self, secure_sum: SecureSum) -> None:
         round_ = Round(secure_sum, spec_of(6, 3), vectors(3, 6))

@@ -3,7 +3,7 @@
 Each client adds a mask to its vector, modulo 2^64, and seals the seed of the mask to the keyholder. The server adds the
 masked vectors and hands the keyholder the sealed seeds of the same clients. The keyholder answers with the sum of their
 masks: once in an attempt, and for one set of clients in a round. Its own view is seeds alone, and that of the server
-masked vectors alone. A server that sends clients different models is beyond this example.
+masked vectors alone. Seeds are sealed for one model only: a server that sends clients different models opens nothing.
 
 Shapes: D is the length of the vector.
 """
@@ -33,7 +33,7 @@ from privacy.secure_sums.contract import (
 from privacy.secure_sums.declarations import Boxed, Declarations, Encoding, Numbers, Uniform
 from privacy.secure_sums.fixed_point import FixedPoint
 from privacy.secure_sums.one_set_a_round import note_set
-from privacy.secure_sums.traits import Carries, Needs, Parties
+from privacy.secure_sums.traits import MALICIOUS_SERVER, Carries, Needs, Parties
 from privacy.secure_sums.trust import LEFT_OUT, Trust
 from privacy.secure_sums.vectors import Vector, VectorSpec
 
@@ -46,6 +46,7 @@ class HidingSum(SecureSum):
     hides = True
     needs = Needs(roster=True)
     parties = Parties(roles=(KEYHOLDER,))
+    withstands = MALICIOUS_SERVER
     stages = ("mask",)
 
     def __init__(self, bound: float = 1.0, value_bits: int = 24) -> None:
@@ -84,9 +85,14 @@ class HidingSum(SecureSum):
         def receive_masks(_: Address, records: Records) -> None:
             masks.append(array_of(records, "masks", np.uint64, spec.length))
 
-        there = yield Exchange("mask", {address: {} for address in cohort}, receive_masked, collect=True)
+        masking = Exchange("mask", {address: {} for address in cohort}, receive_masked, collect=True)
+        there = yield masking
         require_contributors(there, spec)
-        request = {"contributors": ",".join(there), **{address: seeds[address] for address in there}}
+        request = {
+            "contributors": ",".join(there),
+            "given": masking.given,
+            **{client: seeds[client] for client in there},
+        }
         yield Exchange("unmask", {KEYHOLDER: request}, receive_masks)
         if not masks:
             raise PrivacyRefusal("the keyholder did not open the sum")
@@ -103,7 +109,7 @@ class HidingSum(SecureSum):
         values_D = self._fixed(me.spec).encode(me.spec.check(contribution()))
         seed = me.randomness.key()
         me.inside["seed"] = seed  # for the witness of this client, which cannot open the box
-        box = seal(me.own.identity, me.own.roster, _header(me, me.address), seed, me.randomness)
+        box = seal(me.own.identity, me.own.roster, _header(me, me.address, me.given), seed, me.randomness)
         return {"masked": values_D + self.expanded(seed, me.spec.length), "seed": box}
 
     def _unmask(self, inbound: Records, me: Participant) -> Records:
@@ -116,7 +122,8 @@ class HidingSum(SecureSum):
         note_set(contributors, me, me.own)
         masks_D = np.zeros(me.spec.length, np.uint64)
         for client in contributors:
-            seed = open_box(me.own.identity, me.own.roster, _header(me, client), inbound.get(client))
+            header = _header(me, client, bytes_of(inbound, "given"))
+            seed = open_box(me.own.identity, me.own.roster, header, inbound.get(client))
             masks_D += self.expanded(seed, me.spec.length)
         return {"masks": masks_D}
 
@@ -136,5 +143,5 @@ class HidingSum(SecureSum):
         return [Encoding(fixed.encode(vector_D), fixed.value_bits)]
 
 
-def _header(me: Participant, client: Address) -> Header:
-    return me.header("mask seed", client, KEYHOLDER)
+def _header(me: Participant, client: Address, given: bytes) -> Header:
+    return me.header("mask seed", client, KEYHOLDER, given)

@@ -1,6 +1,7 @@
 """Sums that one party, the opener, opens. Stages: collect, open; where the clients share a key, elect before them.
 
-Each client i and the opener derive k_i from their static keys, bound to configuration, run, round and attempt. The
+Each client i and the opener derive k_i from their static keys, bound to configuration, run, round and attempt, and to
+the digest of the model that the client was given: the opener opens a sum over one model only. The
 client masks its vector with the expansion of k_i, encrypts the result (except under `pad`), and authenticates the
 message, and its digest for the linear check, with k_i. The server adds the messages and sends the opener the sum, the
 list of its contributors, and their tags. The opener checks every tag, that enough clients contributed, that it has not
@@ -51,7 +52,7 @@ from privacy.secure_sums.he.codecs import CipherScheme, Mask, sum_of_masks
 from privacy.secure_sums.he.key_delivery import SECRET, STAGES, KeyDelivery, ignored
 from privacy.secure_sums.he.linear_check import LinearCheck
 from privacy.secure_sums.one_set_a_round import note_set
-from privacy.secure_sums.traits import Carries, Needs, Parties
+from privacy.secure_sums.traits import MALICIOUS_SERVER, Carries, Needs, Parties, Withstands
 from privacy.secure_sums.trust import Trust, of_opener, subtracting
 from privacy.secure_sums.vectors import OrderedSum, Sum, Vector, VectorSpec
 from privacy.spans import span
@@ -90,10 +91,10 @@ class Gathering:
             self.open_part.add(address, clear)
         self.tags[address] = hashlib.sha256(message).digest() + salt + tag
 
-    def request(self, contributors: Sequence[Address]) -> Records:
-        """The records that the opener needs."""
+    def request(self, contributors: Sequence[Address], given: bytes) -> Records:
+        """The records that the opener needs; `given` is the digest of what all contributors were given."""
         tags = b"".join(self.tags[address] for address in contributors)
-        return {"sum": self.adder.message(), "contributors": ",".join(contributors), "tags": tags}
+        return {"sum": self.adder.message(), "contributors": ",".join(contributors), "tags": tags, "given": given}
 
 
 class OpenedSum(SecureSum):
@@ -117,8 +118,8 @@ class OpenedSum(SecureSum):
         self.stages = ("collect",) if self.parties.roles else ("elect", "collect", "open")
         self._keys = KeyDelivery(shared=not self.parties.roles, symmetric=self.symmetric, rotated=not masks)
         other = "the keyholder" if self.parties.roles else "any client"
-        honest = "" if masks else "the server follows the protocol: "
-        self.assumption = f"{honest}the server and {other} do not collude"
+        self.withstands = MALICIOUS_SERVER if masks else Withstands()
+        self.assumption = f"the server and {other} do not collude"
 
     @property
     @abstractmethod
@@ -186,9 +187,10 @@ class OpenedSum(SecureSum):
         """Add the contributions, and have the sum opened once."""
         opener, cohort = yield from self._assemble(cohort, spec)
         gathering = self._gathering(cohort, spec)
-        there = yield self._collection("collect", opener, cohort, gathering)
+        collection = self._collection("collect", opener, cohort, gathering)
+        there = yield collection
         require_contributors(there, spec)
-        request = gathering.request(there)
+        request = gathering.request(there, collection.given)
         opened = list[Sum]()
 
         def receive(_: Address, records: Records) -> None:
@@ -312,6 +314,7 @@ class OpenedSum(SecureSum):
         if not own.store.claim(f"opened-{me.run}-{me.round}-{me.attempt}"):
             raise PrivacyRefusal(f"round {me.round} was opened before, in this attempt")
         contributors = _contributors(inbound, me)
+        me = replace(me, given=bytes_of(inbound, "given"))  # contributors with another model have other keys
         keys = self._authenticated(scheme, contributors, inbound, me, own)
         note_set(contributors, me, own)
         mask = None
@@ -426,7 +429,7 @@ def _contributors(inbound: Records, me: Participant) -> list[Address]:
 def _mask_key(me: Participant, own: Credentials, client: Address, opener: Address, salt: bytes) -> bytes:
     """The key k_i that a client shares with the opener, the same at both ends."""
     peer = opener if me.address == client else client
-    return own.identity.shared(own.roster[peer], me.header("mask", client, opener), salt)
+    return own.identity.shared(own.roster[peer], me.header("mask", client, opener, me.given), salt)
 
 
 def _parts(entry: bytes) -> Iterator[bytes]:

@@ -93,7 +93,8 @@ class SelectiveSum(OpenedSum):
         """Sum the sensitivities of one cohort, and send every client the positions to encrypt."""
         opener, cohort = yield from self._assemble(clients[: spec.cohort_size], spec)
         gathering = super()._gathering(cohort, spec)
-        there = yield self._collection("sensitivity", opener, cohort, gathering)
+        collection = self._collection("sensitivity", opener, cohort, gathering)
+        there = yield collection
         require_contributors(there, spec)
         chosen: list[Records] = []
 
@@ -102,7 +103,7 @@ class SelectiveSum(OpenedSum):
             Selection.from_bytes(bits, spec, self.fraction)
             chosen.append({"chooser": opener, "positions": bits, "signed": bytes_of(records, "signed")})
 
-        yield Exchange("rank", {opener: gathering.request(there)}, receive)
+        yield Exchange("rank", {opener: gathering.request(there, collection.given)}, receive)
         if not chosen:
             raise PrivacyRefusal(f"{opener} did not choose the values to encrypt")
         if not (yield Exchange("positions", dict.fromkeys(clients, chosen[0]), ignored)):

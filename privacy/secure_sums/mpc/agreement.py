@@ -1,8 +1,9 @@
 """Agreement of the MPC parties on the set of contributions that count, without trust in the server.
 
-A client signs a manifest: a fresh number, and the hash of the box of every party. The hashes are taken over the sealed
-boxes, not over the shares: an adversary with all shares but one could test guesses of a vector against the hash of the
-last share.
+A client signs a manifest: a fresh number, and the hash of the box of every party. The signature is bound to the digest
+of the model that the client was given, and the parties leave out a client that was given another one. The hashes are
+taken over the sealed boxes, not over the shares: an adversary with all shares but one could test guesses of a vector
+against the hash of the last share.
 
 Each party checks the manifests that it received against its own boxes, and sends its peers a signed list of the hashes
 of these manifests. The set consists of the contributions on every list. Each party signs the set, checks that all
@@ -64,7 +65,7 @@ class Manifest:
     def signed(self, me: Participant) -> bytes:
         """The signed manifest, as bytes for the message."""
         body = self.submission + b"".join(self.digests)
-        return body + me.own.identity.sign(me.header("mpc manifest", me.address, EVERYBODY), body)
+        return body + me.own.identity.sign(me.header("mpc manifest", me.address, EVERYBODY, me.given), body)
 
 
 def manifest_bytes(parties: int) -> int:
@@ -84,7 +85,7 @@ def check_box(manifest: bytes, index: int, box: bytes) -> None:
 
 
 def check_manifest(manifest: bytes, client: Address, parties: int, me: Participant) -> None:
-    """Check that a client signed this manifest in this attempt.
+    """Check that a client signed this manifest in this attempt, over the model that `me` knows to be given.
 
     Raises:
         BadSignature: the client did not sign it.
@@ -95,7 +96,7 @@ def check_manifest(manifest: bytes, client: Address, parties: int, me: Participa
         raise MalformedContribution(f"a manifest has {manifest_bytes(parties)} bytes, got {len(manifest)}")
     body = manifest[:-SIGNATURE_BYTES]
     signature = manifest[-SIGNATURE_BYTES:]
-    me.own.roster.verify(me.header("mpc manifest", client, EVERYBODY), body, signature)
+    me.own.roster.verify(me.header("mpc manifest", client, EVERYBODY, me.given), body, signature)
 
 
 @dataclass

@@ -22,4 +22,5 @@ def pair_keys(me: "Address", own: "Credentials", meeting: Meeting, run: str) -> 
 
 def _pair(run: str, me: "Address", peer: "Address") -> Header:
     """The header of a pair key, the same at both ends."""
-    return Header("mpc pair", run, 0, "", "", *sorted((me, peer)))
+    first, second = sorted((me, peer))
+    return Header("mpc pair", run, 0, "", "", first, second)

@@ -50,7 +50,7 @@ from privacy.secure_sums.mpc.aggregates import by_name as mpc_aggregates
 from privacy.secure_sums.mpc.aggregates.by_name import named
 from privacy.secure_sums.mpc.agreement import Manifest, Taken, agree, check_box, manifest_bytes, number_of
 from privacy.secure_sums.mpc.shares import WIDTHS, Elements, ShareRing
-from privacy.secure_sums.traits import Carries, Needs, Parties
+from privacy.secure_sums.traits import MALICIOUS_SERVER, Carries, Needs, Parties
 from privacy.secure_sums.trust import LEFT_OUT, Trust, subtracting
 from privacy.secure_sums.vectors import Sum, Total, Vector, VectorSpec
 from privacy.spans import span
@@ -75,6 +75,7 @@ class CryptenSum(SecureSum):
     name = "crypten"
     hides = True
     needs = Needs(roster=True)
+    withstands = MALICIOUS_SERVER
     stages = ("share",)
 
     def __init__(
@@ -159,7 +160,8 @@ class CryptenSum(SecureSum):
             boxes[address] = received
 
         outbox: dict[Address, Records] = {address: {} for address in cohort}
-        there = yield Exchange("share", outbox, collect, collect=True, names=(*self.parties.roles, "manifest"))
+        sharing = Exchange("share", outbox, collect, collect=True, names=(*self.parties.roles, "manifest"))
+        there = yield sharing
         require_contributors(there, spec)
         reports: dict[Address, Records] = {}
 
@@ -171,8 +173,9 @@ class CryptenSum(SecureSum):
                 spec.check_sum(records.get("sum"))
             reports[address] = records
 
+        sent = {address: boxes[address] for address in there}
         handed = {
-            role: self._handed(index, {address: boxes[address] for address in there}, manifests)
+            role: {**self._handed(index, sent, manifests), "given": sharing.given}
             for index, role in enumerate(self.parties.roles)
         }
         yield Exchange("reveal", handed, receive, timeout_s=self._meeting.timeout_s)
@@ -281,7 +284,7 @@ class CryptenSum(SecureSum):
         complaint: FedveilError | None = None
         try:
             with span("open"):
-                taken.take(inbound, me)
+                taken.take(inbound, replace(me, given=bytes_of(inbound, "given")))
             me.pay(tuple(taken.manifests))
         except FedveilError as error:  # the other parties wait for this complaint
             complaint = error

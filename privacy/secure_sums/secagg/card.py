@@ -14,8 +14,7 @@ def assumption(bounds: Bounds, cohort: int) -> str:
     """The sentence that names the clients that must not collude, for a cohort of this size."""
     if cohort == 1:
         return "the server is trusted: a cohort of one client has nobody to hide among"
-    honest = "the server follows the protocol: it" if bounds.server == CURIOUS else "the server"
-    return f"{honest} does not collude with {_colluding(bounds, cohort, 1)}"
+    return f"the server does not collude with {_colluding(bounds, cohort, 1)}"
 
 
 def trust(bounds: Bounds, spec: VectorSpec) -> Trust:
@@ -52,7 +51,8 @@ def _limits(bounds: Bounds, spec: VectorSpec) -> list[str]:
         "A round that is interrupted while its sum is opened, and tried again without some of its clients, may tell "
         "the server the difference of two sums."
     )
-    left = f"Of a cohort of {cohort}, {plan.least} must be left, or the round is refused."
+    least = max(plan.least, spec.least)
+    left = f"Of a cohort of {cohort}, {least} must be left, or the round is refused."
     chosen = (
         "A server that colludes with clients can try keys until a graph suits it: a try succeeds with probability "
         f"2^-{bounds.security_bits} at most (secure_sum.collusion_rate={bounds.collusion_rate:g})."

@@ -3,7 +3,8 @@
 A client has two fresh X25519 keys in each attempt. The neighbours can rebuild the mask key if the client drops out.
 Nobody can rebuild the box key. If one key served both purposes, a party that rebuilt the key of a dropped client could
 read the shares that were sealed to it. The client signs both keys under the roster. All derived keys are bound to a
-digest of the closed list of keys, so two clients with different lists derive different keys.
+digest of the closed list of keys, so two clients with different lists derive different keys. Mask seeds are also bound
+to the digest of the model that the client was given: masks of two clients with different models do not cancel.
 """
 
 import hashlib
@@ -107,14 +108,14 @@ class ClosedList:
         """The SHA-256 of names and keys."""
         return hashlib.sha256(framed(_LIST, self.clients.encode(), self.public)).digest()
 
-    def mask_seed(self, private: X25519PrivateKey, own: Address, peer: Address) -> bytes:
-        """The seed of the mask of a pair, from the private mask key of either client.
+    def mask_seed(self, private: X25519PrivateKey, own: Address, peer: Address, given: bytes) -> bytes:
+        """The seed of the mask of a pair that was given one model, from the private mask key of either client.
 
         Raises:
             BadSignature: the peer's key is of low order.
         """
         secret = _agreed(private, self.keys[peer][:KEY_BYTES], peer)
-        return derive(secret, framed(_MASK, self.digest, *(client.encode() for client in sorted((own, peer)))))
+        return derive(secret, framed(_MASK, self.digest, given, *(client.encode() for client in sorted((own, peer)))))
 
     def box_keys(self, private: X25519PrivateKey, own: Address, peer: Address) -> tuple[bytes, bytes]:
         """The key of boxes to a peer and the key of boxes from it, derived from the own private box key.

@@ -10,7 +10,7 @@ release their shares of the seed; for a client that dropped out, their shares of
     share_keys   each verifies the whole list, refuses one that is too short for its cohort, derives the graph from its
                  digest (`secagg_graph`), and seals its shares
     mask         each opens the shares that its neighbours sealed to it, and sends its masked vector (`secagg_masks`)
-    confirm      each signs the list of the clients whose vectors arrived: the survivors
+    confirm      each signs the list of the clients whose vectors arrived, the survivors, and the model's digest
     unmask       each releases its shares, if at least t of its neighbours signed the same list as itself
 
 A dishonest server can send different lists. But a client that releases shares is a survivor on its own list, and t of
@@ -65,7 +65,7 @@ from privacy.secure_sums.secagg.keys import (
 from privacy.secure_sums.secagg.masks import MaskedVectors
 from privacy.secure_sums.secagg.server_state import BOX_BYTES, Collected
 from privacy.secure_sums.secagg.shamir import SHARE_BYTES, split
-from privacy.secure_sums.traits import Carries, Needs
+from privacy.secure_sums.traits import MALICIOUS_SERVER, Carries, Needs, Withstands
 from privacy.secure_sums.trust import Trust
 from privacy.secure_sums.vectors import Vector, VectorSpec
 from privacy.spans import span
@@ -80,6 +80,7 @@ _OPENERS = "secagg.openers"
 _SHARERS = "secagg.sharers"
 _SHARES = "secagg.shares"
 _SURVIVORS = "secagg.survivors"
+_GIVEN = "secagg.given"
 _SECRETS = (_KEYS, _SEED, _OWN, _OPENERS, _SHARES)
 
 
@@ -110,6 +111,7 @@ class SecAggSum(SecureSum):
         self.carries = Carries(exact=True, bound=float(bound))
         self._value_bits = value_bits
         self._bounds = Bounds(dropout_rate, collusion_rate, server, security_bits, correctness_bits)
+        self.withstands = MALICIOUS_SERVER if server == MALICIOUS else Withstands(several_models=True)
         self.assumption = self.assumed(max(clients if cohort is None else cohort, 1))
 
     def assumed(self, cohort_size: int) -> str:
@@ -169,7 +171,8 @@ class SecAggSum(SecureSum):
             masked.add(sum_, bytes_of(records, "masked"))
 
         boxes = {address: has.delivery(address, ring) for address in sharers}
-        survivors = yield Exchange("mask", boxes, add, collect=True, names=("masked",))
+        masking = Exchange("mask", boxes, add, collect=True, names=("masked",))
+        survivors = yield masking
         require_contributors(survivors, _enough(spec, ring.plan))
         names: Records = {"survivors": ",".join(sorted(survivors))}
         confirmed = yield Exchange("confirm", dict.fromkeys(survivors, names), has.take_signature, names=("signed",))
@@ -177,7 +180,7 @@ class SecAggSum(SecureSum):
         signatures = {address: has.signatures(address, ring) for address in confirmed}
         released = yield Exchange("unmask", signatures, has.take_shares(ring), names=("shares",))
         require_contributors(released, spec)
-        added, subtracted = has.masks_left(closed, ring, survivors)
+        added, subtracted = has.masks_left(closed, ring, survivors, masking.given)
         return spec.total(masked.opened(sum_, added, subtracted, len(survivors)), survivors)
 
     # ---- the clients' half
@@ -238,7 +241,7 @@ class SecAggSum(SecureSum):
         _once("masked", me)
         vector_D = me.spec.check(contribution())
         added, subtracted = _seeds(keys, closed, sharers, me)
-        me.memory.update({_SHARERS: ",".join(sharers), _SHARES: shares})
+        me.memory.update({_SHARERS: ",".join(sharers), _SHARES: shares, _GIVEN: me.given})
         return {"masked": self.masked(me.spec).protect(vector_D, added, subtracted)}
 
     def _confirm(self, inbound: Records, me: Participant) -> Records:
@@ -254,14 +257,15 @@ class SecAggSum(SecureSum):
         _once("confirmed", me)
         me.memory[_SURVIVORS] = ",".join(survivors)
         header = me.header("secagg survivors", me.address, EVERYBODY)
-        return {"signed": me.own.identity.sign(header, _statement(survivors, closed))}
+        return {"signed": me.own.identity.sign(header, _statement(survivors, closed, bytes_of(me.memory, _GIVEN)))}
 
     def _unmask(self, inbound: Records, me: Participant) -> Records:
         _, closed, ring = self._recalled(me)
         survivors = _names(me, _SURVIVORS, "confirmed no survivors")
         signers = _named(inbound, "signers", ring.holders(me.address))
         with span("verify"):
-            agreeing = _agreeing(inbound, signers, _statement(survivors, closed), ring.plan.threshold, me)
+            statement = _statement(survivors, closed, bytes_of(me.memory, _GIVEN))
+            agreeing = _agreeing(inbound, signers, statement, ring.plan.threshold, me)
         if agreeing < ring.plan.threshold:
             signed = f"{agreeing} neighbours of {me.address} signed the same survivors as it did"
             raise PrivacyRefusal(f"{signed}, {ring.plan.threshold} must")
@@ -340,7 +344,7 @@ def _seeds(
     """The seeds of the masks that a client adds, its own first, and the seeds of those that it subtracts."""
     with span("agree"):
         private = private_key(keys.mask)
-        seeds = {other: closed.mask_seed(private, me.address, other) for other in sharers}
+        seeds = {other: closed.mask_seed(private, me.address, other, me.given) for other in sharers}
     added = [bytes_of(me.memory, _SEED), *(seed for other, seed in seeds.items() if me.address < other)]
     return added, [seed for other, seed in seeds.items() if other < me.address]
 
@@ -385,9 +389,9 @@ def _names(me: Participant, name: str, otherwise: str) -> list[Address]:
     return [address for address in str(me.memory[name]).split(",") if address]
 
 
-def _statement(survivors: Sequence[Address], closed: ClosedList) -> bytes:
-    """The statement that clients sign: the survivors, bound to this closed list."""
-    return framed(closed.digest, ",".join(survivors).encode())
+def _statement(survivors: Sequence[Address], closed: ClosedList, given: bytes) -> bytes:
+    """The statement that clients sign: the survivors, bound to this closed list and to what the signer was given."""
+    return framed(closed.digest, given, ",".join(survivors).encode())
 
 
 def _agreeing(inbound: Records, signers: Sequence[Address], statement: bytes, enough: int, me: Participant) -> int:

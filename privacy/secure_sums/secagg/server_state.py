@@ -91,9 +91,11 @@ class Collected:
         return take
 
     def masks_left(
-        self, closed: ClosedList, ring: NeighbourRing, survivors: Sequence[Address]
+        self, closed: ClosedList, ring: NeighbourRing, survivors: Sequence[Address], given: bytes
     ) -> tuple[list[bytes], list[bytes]]:
         """The seeds of the masks to be added to the sum, and of those to be subtracted.
+
+        `given` is the digest of what the survivors were given.
 
         Raises:
             PrivacyRefusal: there are too few shares of a secret, or the shares of a key are wrong.
@@ -111,7 +113,7 @@ class Collected:
                 raise PrivacyRefusal(f"the shares of {client}'s key do not give it: a client released a wrong one")
             with span("agree"):
                 for other in filter(there.__contains__, ring.neighbours(client)):
-                    seed = closed.mask_seed(private, client, other)
+                    seed = closed.mask_seed(private, client, other, given)
                     (subtracted if other < client else added).append(seed)
         return added, subtracted
 

@@ -119,7 +119,7 @@ class Lied:
         seed, key = (combine(shares, self.ring.plan.holders) for shares in (seeds, keys))
         masked = self.attempt.secure_sum.masked(self.attempt.spec)  # type: ignore[attr-defined]
         pairs = {
-            other: self.closed.mask_seed(private_key(key), victim, other)
+            other: self.closed.mask_seed(private_key(key), victim, other, self.attempt.given)
             for other in str(self.requests["mask", victim]["sharers"]).split(",")
         }
         sum_ = masked.zero()
@@ -137,7 +137,8 @@ class Lied:
 
     def _signed(self, colluder: Address, names: Sequence[Address]) -> bytes:
         me: Participant = self.attempt.party(colluder)
-        return me.own.identity.sign(me.header("secagg survivors", colluder, EVERYBODY), _statement(names, self.closed))
+        statement = _statement(names, self.closed, self.attempt.given)
+        return me.own.identity.sign(me.header("secagg survivors", colluder, EVERYBODY), statement)
 
 
 def stories(names: Sequence[Address], victim: Address, colluders: Collection[Address], lies: bool) -> Iterator[Told]:

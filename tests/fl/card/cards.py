@@ -18,6 +18,10 @@ ONE_MODEL = (
     "A server that gives one client of a round another model than the others, whose updates it makes zero, "
     "alone reads that client's update from the sum: the noise of a mechanism alone limits that."
 )
+CRAFTED = (
+    "A server that breaks the protocol chooses the models: a sum over weights that few examples move tells of these "
+    "examples, and the noise of a mechanism alone limits that."
+)
 WEIGHTS = "Weights tell how many examples a client holds, not declared public (training.weighting=examples)."
 WHEN = "Who takes part in which round, and when each answers, is in sight of the server."
 TIMES = "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
@@ -46,7 +50,7 @@ HIDDEN = {
     LIES,
     STRANGERS,
     TWO_ROUNDS,
-    ONE_MODEL,
+    CRAFTED,
     *WITNESSED,
     AMONG_TWO,
     WEIGHTS,
@@ -61,7 +65,7 @@ TRUSTED = {
 }
 PLAIN = {*TRUSTED, "The server alone reads one client's update."}
 KEYHOLDER = {
-    "All clients get the same model, and the server and the keyholder do not collude.",
+    "The server and the keyholder do not collude.",
     "The server and the keyholder together read one client's update.",
     SUBTRACTED,
     "The server sees protected messages, and the sum.",
@@ -75,7 +79,7 @@ KEY_BY_CLIENT = (
 MASK_KEYS = {"The keyholder holds the keys of all masks.", "Each client holds the key of its own mask."}
 PAD = {*KEYHOLDER, *MASK_KEYS}
 UNMASKED = {
-    "The server follows the protocol: the server and the keyholder do not collude.",
+    "The server follows the protocol, and the server and the keyholder do not collude.",
     "The keyholder holds the secret key.",
     "The server sees protected messages, and the sum.",
     "The keyholder sees the sum.",
@@ -101,11 +105,11 @@ PARTIES = {
     "The parties are assumed to follow the protocol: security is passive.",
     "The parties learn each round's total, too.",
 }
-NO_DEALER = "All clients get the same model, and not all 3 parties collude (any 2 may, with the server)."
+NO_DEALER = "Not all 3 parties collude (any 2 may, with the server)."
 ALL_PARTIES = "Party/0 and party/1 and party/2 together read one client's update."
 ON_THE_MACHINE = "Messages between the parties are not encrypted: they stay on the machine."
 DEALT = {
-    "All clients get the same model, and not all 3 parties collude (any 2 may, with the server), and the dealer "
+    "Not all 3 parties collude (any 2 may, with the server), and the dealer "
     "colludes with none of them, nor with the server.",
     "The dealer holds the correlated randomness that products consume.",
     ALL_PARTIES,
@@ -149,7 +153,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         {
             *HIDDEN,
             SIMULATION,
-            "All clients get the same model, and the server and any client do not collude.",
+            "The server and any client do not collude.",
             "Each client holds the key of its own mask (the client that is elected to open: the keys of all masks).",
             "The server sees protected messages, and the sum.",
             "Any one client sees the sum.",
@@ -182,7 +186,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         {
             *(HIDDEN | PAD | {SIMULATION})
             - {
-                "All clients get the same model, and the server and the keyholder do not collude.",
+                "The server and the keyholder do not collude.",
                 "The server and the keyholder together read one client's update.",
                 SUBTRACTED,
             },
@@ -212,7 +216,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
         (*DEPLOYED, LAB, "runtime.roster=relayed"),
         {
             *(HIDDEN - {STRANGERS}),
-            *(PAD - {"All clients get the same model, and the server and the keyholder do not collude."}),
+            *(PAD - {"The server and the keyholder do not collude."}),
             "The server is passive and relays public keys as they are: the server and the keyholder do not collude.",
             "A server that exchanges keys alone reads one client's update.",
             "Public keys came through the server, so this protects against a passive server only: one that exchanges "
@@ -250,7 +254,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *HIDDEN,
             *ANY_CLIENT_OPENS,
             SIMULATION,
-            "The server follows the protocol: the server and any client do not collude.",
+            "The server follows the protocol, and the server and any client do not collude.",
             "The server sees protected messages, and the sum.",
             "A server that breaks the protocol alone reads one client's update.",
         },
@@ -261,8 +265,8 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *(HIDDEN - {TIMES}),
             *ANY_CLIENT_OPENS,
             SIMULATION,
-            "The server follows the protocol: the server and any client do not collude, and 0.9 of each update is in "
-            "the clear.",
+            "The server follows the protocol, and the server and any client do not collude, and 0.9 of each update is "
+            "in the clear.",
             "The server sees 0.9 of each update, and the sum.",
             "The server alone reads a part of one client's update.",
             "The server sees 0.9 of the values of each client's update, and which they are; the others were chosen by "
@@ -277,8 +281,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *(HIDDEN - {TIMES}),
             SIMULATION,
             WITHOUT_KEYHOLDER,
-            "All clients get the same model, and the server and the keyholder do not collude, and 0.75 of each update "
-            "is in the clear.",
+            "The server and the keyholder do not collude, and 0.75 of each update is in the clear.",
             "The keyholder holds the secret key and the keys of all masks.",
             "Each client holds the key of its own mask.",
             "The keyholder sees the sum.",
@@ -310,8 +313,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *PARTIES,
             ON_THE_MACHINE,
             SIMULATION,
-            "All clients get the same model, and party/0 is trusted: it deals, and could read every update "
-            "(secure_sum.insecure_provider=true).",
+            "Party/0 is trusted: it deals, and could read every update (secure_sum.insecure_provider=true).",
             "Party/0 alone reads one client's update.",
             "Party/0 deals for all parties, and could read every update (secure_sum.insecure_provider=true).",
         },
@@ -336,7 +338,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *OF_TEN,
             WRONG_SERVER,
             SIMULATION,
-            "All clients get the same model, and the server does not collude with 4 of a client's 9 neighbours.",
+            "The server does not collude with 4 of a client's 9 neighbours.",
             "The server and 4 of a client's 9 neighbours together read one client's update.",
         },
     ),
@@ -349,7 +351,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             *OF_TEN,
             AGAIN,
             SIMULATION,
-            "The server follows the protocol: it does not collude with 6 of a client's 9 neighbours.",
+            "The server follows the protocol, and the server does not collude with 6 of a client's 9 neighbours.",
             "The server and 6 of a client's 9 neighbours together read one client's update.",
         },
     ),
@@ -360,7 +362,7 @@ CARDS: dict[str, tuple[tuple[str, ...], set[str]]] = {
             AMONG.format(50),
             *NEIGHBOURS,
             SIMULATION,
-            "All clients get the same model, and the server does not collude with 6 of a client's 66 neighbours.",
+            "The server does not collude with 6 of a client's 66 neighbours.",
             "The server and 6 of a client's 66 neighbours together read one client's update.",
             f"{GONE} Its masks are removed with the shares of 36 neighbours.",
             "It takes 36 neighbours where the server follows the protocol.",

@@ -121,7 +121,7 @@ PRIVATE: dict[str, tuple[tuple[str, ...], set[str]]] = {
             PIXELS,
             CLIENTS,
             "Nothing is opened over fewer than 6 clients (server.min_contributors).",
-            "All clients get the same model, and the server does not collude with 4 of a client's 9 neighbours.",
+            "The server does not collude with 4 of a client's 9 neighbours.",
             "The server and 4 of a client's 9 neighbours together read one client's update, as distributed_dp noised "
             "it.",
         },

@@ -38,19 +38,19 @@ def card(*overrides: str) -> str:
         (("privacy=fedml_he", MEASURED), "The server alone reads one client's update.", "a part of"),
         (
             ("secure_sum=pad",),
-            "All clients get the same model, and the server and the keyholder do not collude.",
+            "The server and the keyholder do not collude.",
             "trusted",
         ),
         (
             ("secure_sum=crypten",),
-            "All clients get the same model, and not all 3 parties collude (any 2 may, with the server).",
+            "Not all 3 parties collude (any 2 may, with the server).",
             "trusted",
         ),
         (("secure_sum=crypten",), "security is passive", "keyholder"),
         (("secure_sum=crypten",), "Party/0 and party/1 and party/2 together read one client's update.", "dealer"),
         (MEDIAN, "The dealer and any one party together read one client's update.", "could read"),
         ((*MEDIAN, "secure_sum.insecure_provider=true"), "Party/0 alone reads one client's update.", "dealer"),
-        ((*MEDIAN, "secure_sum.insecure_provider=true"), "party/0 is trusted: it deals", "not all"),
+        ((*MEDIAN, "secure_sum.insecure_provider=true"), "Party/0 is trusted: it deals", "not all"),
         (("secure_sum=ckks", "secure_sum.keys=clients"), "The server and any one client together read", "keyholder"),
         (
             ("secure_sum=ckks",),
@@ -73,7 +73,7 @@ def card(*overrides: str) -> str:
         ),
         (
             ("secure_sum=secagg", "clients=10"),
-            "All clients get the same model, and the server does not collude with 4 of a client's 9 neighbours.",
+            "The server does not collude with 4 of a client's 9 neighbours.",
             "trusted",
         ),
         (
@@ -86,7 +86,7 @@ def card(*overrides: str) -> str:
         (("secure_sum=secagg", "clients=100"), "can try keys until a graph suits it", "keyholder"),
         (
             ("secure_sum=secagg", "secure_sum.server=curious"),
-            "The server follows the protocol: it does not",
+            "The server follows the protocol, and the server does not",
             "It takes",
         ),
         (("secure_sum=secagg",), "one party plays all roles", "Noise"),
@@ -115,10 +115,14 @@ def card(*overrides: str) -> str:
         (("server.min_contributors=1",), "trusted", "over one client"),
         (
             ("secure_sum=ckks",),
-            "All clients get the same model, and the server and the keyholder do not collude.",
+            "The server and the keyholder do not collude.",
             "masks=false",
         ),
-        (UNMASKED, "The server follows the protocol: the server and the keyholder do not collude.", "opens the sum"),
+        (
+            UNMASKED,
+            "The server follows the protocol, and the server and the keyholder do not collude.",
+            "opens the sum",
+        ),
         (UNMASKED, "the keyholder decrypts whatever the server sends it", "flooding_bits=0"),
         (UNMASKED, "Noise hides the key of a round in its opened sum, to 2^-30", "tells the server the secret key"),
         ((*UNMASKED, "secure_sum.flooding_bits=0"), "An opened sum tells the server the secret key", "Noise hides"),
@@ -166,7 +170,7 @@ def test_the_assumption_is_that_of_the_clients_who_hold_data():
     topics = explained(workspace_of("secure_sum=secagg", "clients=200", *empty))
     coalition = topics["coalition"][0]
     named = coalition.removeprefix("The server and ").removesuffix(" together read one client's update.")
-    assert topics["trust"] == [f"All clients get the same model, and the server does not collude with {named}."]
+    assert topics["trust"] == [f"The server does not collude with {named}."]
 
 
 CARDS = "tests.outside.cards"

@@ -19,9 +19,12 @@ from privacy.errors import (
 from privacy.secure_sums.contract import array_of
 from privacy.secure_sums.declarations import Fixed, Numbers, Uniform
 from privacy.secure_sums.signed_replies import fingerprint
+from privacy.secure_sums.traits import Withstands
 from privacy.testing.contract import SecureSumContract, vectors
 from privacy.testing.harness import UPDATE_BOUND, Round, spec_of
 from tests.composed import workspace_of
+from tests.fl.card.cards import ONE_MODEL
+from tests.outside import hiding_sum
 from tests.outside.bare_hiding import BareHidingSum
 from tests.outside.hiding_sum import HidingSum
 from tests.privacy.witness.test_examine import BOUND, uploaded
@@ -196,6 +199,26 @@ def test_its_sabotaged_form_ends_the_run(tmp_path):
 
 def test_its_card_is_its_own():
     card = threat_card(workspace_of(*HIDING))
-    assert card[0] == "All clients get the same model, and the server and the keyholder do not collude."
+    assert card[0] == "The server and the keyholder do not collude."
     assert "The server and the keyholder together read one client's update." in card
     assert "The keyholder holds the seeds of all masks." in card
+
+
+@pytest.mark.parametrize(
+    ("withstands", "assumed", "said"),
+    [
+        (Withstands(), "The server follows the protocol, and the server and the keyholder do not collude.", False),
+        (Withstands(malicious=True), "All clients get the same model, and the server and the keyholder do not", True),
+    ],
+)
+def test_a_sum_that_does_not_say_what_it_withstands_has_that_on_its_card(monkeypatch, withstands, assumed, said):
+    monkeypatch.setattr(HidingSum, "withstands", withstands)
+    card = threat_card(workspace_of(*HIDING))
+    assert card[0].startswith(assumed)
+    assert (ONE_MODEL in card) == said
+
+
+def test_the_contract_finds_a_sum_that_binds_its_clients_to_no_model(monkeypatch):
+    monkeypatch.setattr(hiding_sum, "_header", lambda me, client, _: me.header("mask seed", client, KEYHOLDER))
+    with pytest.raises(AssertionError, match="reads the update of the one client with another model"):
+        SecureSumContract().test_contributions_to_two_models_do_not_add_up(HidingSum(UPDATE_BOUND))

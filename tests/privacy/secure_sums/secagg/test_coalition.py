@@ -226,7 +226,8 @@ def test_from_the_threshold_on_the_coalition_reads_an_update(size):
     if size == 3:
         words = np.frombuffer(round_.passed["mask", "client/0"][1]["masked"], np.uint8)[:1].astype(np.int64) % MODULUS
         masks = [
-            round_.table[closed.mask_seed(private_key(key), "client/0", other)][0] for other in addresses(COUNT)[1:]
+            round_.table[closed.mask_seed(private_key(key), "client/0", other, round_.given)][0]
+            for other in addresses(COUNT)[1:]
         ]
         opened = int(words[0]) - int(round_.table[seed][0]) - sum(map(int, masks))
         assert opened % MODULUS == inputs["client/0"]
