@@ -9,7 +9,8 @@ import pytest
 from fl.threats import threat_card
 from privacy.secure_sums.trust import TOPICS
 from tests.composed import workspace_of
-from tests.fl.card.cards import CARDS, MODELS, WHEN
+from tests.fl.card.cards import CARDS
+from tests.fl.card.sentences import MODELS, WHEN
 from tests.fl.card.test_card_sentences import PRIVATE
 
 BEYOND = {WHEN, MODELS}

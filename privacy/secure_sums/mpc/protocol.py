@@ -123,7 +123,7 @@ class CryptenSum(SecureSum):
             coalitions = [(party_address(0),)]
         sees = {"the server": "sealed boxes, and the opened result", "each party": "the opened result"}
         drop_out = f"{LEFT_OUT} The loss of a party ends the run."
-        limits = {"protocol": tuple(_limits(meeting, self._aggregate.name))}
+        limits = {"protocol": (*_limits(meeting), *self._aggregate.limits(spec))}
         return Trust(tuple(coalitions), drop_out, holds, sees, sentences=limits, subtracting=subtracting(spec))
 
     def ring(self, spec: VectorSpec) -> ShareRing:
@@ -326,7 +326,7 @@ class CryptenSum(SecureSum):
         if isinstance(self._aggregate, mpc_aggregates.Sum):
             ring = self.ring(me.spec)
             return ring.decode(revealed(self._aggregate, integers_CD).astype(ring.dtype))
-        return self._aggregate.reveal(integers_CD, self._fractional_bits, me.noise or me.randomness)
+        return self._aggregate.reveal(integers_CD, self._fractional_bits, me.noise or me.randomness, me.spec.least)
 
 
 def revealed(aggregate: mpc_aggregates.Sum, shares_CD: torch.Tensor) -> NDArray[np.int64]:
@@ -359,7 +359,7 @@ def _assumption(meeting: Meeting) -> str:
     )
 
 
-def _limits(meeting: Meeting, aggregate: str) -> Iterator[str]:
+def _limits(meeting: Meeting) -> Iterator[str]:
     yield "The parties are assumed to follow the protocol: security is passive."
     yield "The parties learn each round's total, too."
     where = "stay on the machine" if meeting.tunnel is None else f"go through the tunnel {meeting.tunnel}"
@@ -369,8 +369,3 @@ def _limits(meeting: Meeting, aggregate: str) -> Iterator[str]:
         yield "A dealer that deals wrong values can have one client's update opened in place of the result."
     if meeting.insecure_provider:
         yield "Party/0 deals for all parties, and could read every update (secure_sum.insecure_provider=true)."
-    if aggregate == "norm_bounded":
-        yield (
-            "The total weight tells how many contributions kept to the norm: the others are left out, so what is "
-            "opened may hold fewer than the least number, even one alone."
-        )

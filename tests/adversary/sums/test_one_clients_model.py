@@ -17,7 +17,7 @@ from fl.threats import explained
 from privacy.errors import BadSignature, PrivacyRefusal, ProtocolError
 from privacy.testing.harness import Round
 from tests.composed import rows_in, run_with_set_up, workspace_of
-from tests.fl.card.cards import ONE_MODEL
+from tests.fl.card.sentences import ONE_MODEL
 
 VICTIM = "client/0"
 LOST = 2.0**40  # the next float32 is 2^17 further

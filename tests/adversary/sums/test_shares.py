@@ -20,7 +20,7 @@ from privacy.secure_sums.contract import require_contributors
 from privacy.secure_sums.vectors import Vector
 from privacy.testing.harness import Round
 from tests.composed import SMALL, compose, workspace_of
-from tests.fl.card.cards import TWO_ROUNDS
+from tests.fl.card.sentences import TWO_ROUNDS
 
 LENGTH = 6
 VICTIM = "client/0"

@@ -10,8 +10,8 @@ from opacus.accountants import RDPAccountant
 
 from fl.threats import explained, threat_card
 from tests.composed import workspace_of
-from tests.fl.card.cards import (
-    CARDS,
+from tests.fl.card.cards import CARDS
+from tests.fl.card.sentences import (
     NEIGHBOURS,
     OF_TEN,
     PAD,

@@ -23,7 +23,7 @@ from privacy.secure_sums.traits import Withstands
 from privacy.testing.contract import SecureSumContract, vectors
 from privacy.testing.harness import UPDATE_BOUND, Round, spec_of
 from tests.composed import workspace_of
-from tests.fl.card.cards import ONE_MODEL
+from tests.fl.card.sentences import ONE_MODEL
 from tests.outside import hiding_sum
 from tests.outside.bare_hiding import BareHidingSum
 from tests.outside.hiding_sum import HidingSum

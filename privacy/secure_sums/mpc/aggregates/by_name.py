@@ -33,7 +33,13 @@ class Sum(Aggregate):
         if spec.modulus_bits is None:
             require_range(spec, fractional_bits)
 
-    def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:  # noqa: ARG002
+    def _revealed(
+        self,
+        shares_CL: torch.Tensor,
+        fractional_bits: int,
+        randomness: Randomness,  # noqa: ARG002
+        least: int,  # noqa: ARG002
+    ) -> NDArray[np.float64]:
         return decoded(_total(shares_CL), fractional_bits)
 
     def residues(self, shares_CL: torch.Tensor) -> NDArray[np.int64]:

@@ -47,10 +47,13 @@ class Aggregate(ABC):
             ConfigError: a value or a sum may leave its range; the message gives the arithmetic.
         """
 
-    def reveal(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:
+    def reveal(
+        self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness, least: int = 1
+    ) -> NDArray[np.float64]:
         """The opened aggregate, shape (L,): a sum of updates, then the total weight. Every party makes the same call.
 
-        `shares_CL` are this party's shares, int64, on the device to compute on; `randomness` is this party's own.
+        `shares_CL` are this party's shares, int64, on the device to compute on; `randomness` is this party's own. At
+        `least` so many contributions must count in what is opened.
 
         Raises:
             PeerLost: a peer or the dealer is dead or stalled.
@@ -60,7 +63,7 @@ class Aggregate(ABC):
 
         assert shares_CL.dtype == torch.int64
         with crypten_party.computing():
-            return self._revealed(shares_CL, fractional_bits, randomness)
+            return self._revealed(shares_CL, fractional_bits, randomness, least)
 
     def noise(self, parties: int, fractional_bits: int) -> "PartyNoise | None":  # noqa: ARG002
         """The noise that the parties add, in steps of 2^-fractional_bits; None where they add none.
@@ -70,8 +73,14 @@ class Aggregate(ABC):
         """
         return None
 
+    def limits(self, spec: VectorSpec) -> Iterator[str]:  # noqa: ARG002
+        """Sentences for the threat card about what the opened value tells of few clients."""
+        yield from ()
+
     @abstractmethod
-    def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:
+    def _revealed(
+        self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness, least: int
+    ) -> NDArray[np.float64]:
         """Compute `reveal` while all parties are known to be connected."""
 
 

@@ -48,7 +48,13 @@ class NoisedSum(Aggregate):
         noise.require_drawable()
         require_range(spec, fractional_bits, noise.reach)
 
-    def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:
+    def _revealed(
+        self,
+        shares_CL: torch.Tensor,
+        fractional_bits: int,
+        randomness: Randomness,
+        least: int,  # noqa: ARG002
+    ) -> NDArray[np.float64]:
         from privacy.secure_sums.mpc.crypten import bit_circuits as mpc
 
         noise = self.noise(mpc.parties(), fractional_bits)

@@ -16,6 +16,7 @@ Both sides are scaled by the largest 2^H for which they stay below 2^63, and N^2
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -25,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from privacy.checks import positive
-from privacy.errors import ConfigError
+from privacy.errors import ConfigError, TooFewContributors
 from privacy.randomness import Randomness
 from privacy.secure_sums.mpc.aggregates.contract import (
     SIGNED_LIMIT,
@@ -104,8 +105,9 @@ def grid(dimension: int, fractional_bits: int, norm: float, coordinate_bound: fl
 class NormBounded(Aggregate):
     """`norm` bounds the update, whatever its weight; `coordinate_bound` is B, by default the norm in mode `zero`.
 
-    The weight of a contribution that is left out does not count either. The parties open the sum and the total weight.
-    The factor bits of the sum are rounded off before, to half a step.
+    The weight of a contribution that is left out does not count either. The parties first open the number of
+    contributions that count and, if these are enough, the sum and the total weight. The factor bits of the sum are
+    rounded off before, to half a step.
     """
 
     name = "norm_bounded"
@@ -149,7 +151,13 @@ class NormBounded(Aggregate):
         remedy = f"at most {fitting[-1]}" if fitting else "lower secure_sum.aggregate.coordinate_bound"
         raise ConfigError.of("secure_sum.fractional_bits", fractional_bits, f"{arithmetic}, must fit 63 bits: {remedy}")
 
-    def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:  # noqa: ARG002
+    def _revealed(
+        self,
+        shares_CL: torch.Tensor,
+        fractional_bits: int,
+        randomness: Randomness,  # noqa: ARG002
+        least: int,
+    ) -> NDArray[np.float64]:
         from privacy.secure_sums.mpc.crypten import bit_circuits as mpc
 
         made = self._grid(shares_CL.shape[1] - 1, fractional_bits)
@@ -161,10 +169,18 @@ class NormBounded(Aggregate):
         norms_C = sum(mpc.squared(update_CD[:, block]).sum(1) for block in step)
         assert isinstance(norms_C, torch.Tensor)
         factors_2C = mpc.product(_fitting(norms_C, weight_C, made), valid_C.expand(2, -1).contiguous())
+        _require_counted(int(mpc.opened(factors_2C[1].sum(0, keepdim=True))[0]), least)
         sums = [mpc.matrix_product(factors_2C[:1], update_CD[:, block])[0] for block in step]
         weight = mpc.opened(mpc.product(factors_2C[1], weight_C).sum(0, keepdim=True))
         opened = [mpc.rounded_shift(one, made.factor_bits) if made.factor_bits else mpc.opened(one) for one in sums]
         return decoded(torch.cat([*opened, weight]), fractional_bits)
+
+    def limits(self, spec: VectorSpec) -> Iterator[str]:  # noqa: ARG002
+        """The sentence about the number of contributions that count."""
+        yield (
+            "The parties learn how many contributions keep to the norm, and open nothing over fewer than the least "
+            "number."
+        )
 
     @staticmethod
     def _valid(
@@ -180,6 +196,11 @@ class NormBounded(Aggregate):
             within_CW = mpc.both(hidden.at_least(-made.bound), hidden.at_most(made.bound))
             valid_C = mpc.both(valid_C, mpc.all_set(within_CW))
         return mpc.bits_to_integers(valid_C)
+
+
+def _require_counted(counted: int, least: int) -> None:
+    if counted < least:
+        raise TooFewContributors(f"{counted} contributions kept to the norm, {least} are needed")
 
 
 def _fitting(norms_C: torch.Tensor, weight_C: torch.Tensor, made: NormGrid) -> torch.Tensor:

@@ -8,6 +8,8 @@ Both need equal weights and ignore the weights that were sent: the total weight 
 n times the mean. A coordinate of the median is the value of one contributor, or the mean of two, and is opened as such.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -46,7 +48,13 @@ class _Middle(Aggregate):
         require_updates(self.name, spec)
         require_range(spec, fractional_bits)
 
-    def _revealed(self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness) -> NDArray[np.float64]:  # noqa: ARG002
+    def _revealed(
+        self,
+        shares_CL: torch.Tensor,
+        fractional_bits: int,
+        randomness: Randomness,  # noqa: ARG002
+        least: int,  # noqa: ARG002
+    ) -> NDArray[np.float64]:
         contributors = len(shares_CL)
         dimension = shares_CL.shape[1] - 1
         trim = self._trim(contributors)
@@ -92,6 +100,12 @@ class TrimmedMean(_Middle):
             allowed = f"must be above 2 * secure_sum.aggregate.trim = {2 * self._dropped}"
             raise ConfigError.of("server.min_contributors", spec.min_contributors, allowed)
 
+    def limits(self, spec: VectorSpec) -> Iterator[str]:
+        """The sentence about the number of clients in the value of a coordinate."""
+        least = max(1, spec.least - 2 * self._dropped)
+        few = "the value of one client" if least == 1 else f"the mean over {least} clients"
+        yield f"A coordinate of the result can be {few}; nobody learns whose."
+
     def _trim(self, contributors: int) -> int:
         if contributors <= 2 * self._dropped:
             needed = 2 * self._dropped + 1
@@ -106,6 +120,10 @@ class Median(_Middle):
 
     def __init__(self, memory_mib: float = 256.0) -> None:
         super().__init__(memory_mib)
+
+    def limits(self, spec: VectorSpec) -> Iterator[str]:  # noqa: ARG002
+        """The sentence about the client whose value is opened."""
+        yield "Each coordinate of the result is the value of one client, or the mean of two; nobody learns whose."
 
     def _trim(self, contributors: int) -> int:
         return (contributors - 1) // 2

@@ -99,10 +99,13 @@ class Committee:
                 raise result
         return results
 
-    def reveal(self, aggregate: Aggregate, contributions_CL: np.ndarray, fractional_bits: int) -> np.ndarray:
+    def reveal(
+        self, aggregate: Aggregate, contributions_CL: np.ndarray, fractional_bits: int, least: int = 1
+    ) -> np.ndarray:
         """Share integers, aggregate, and check that all parties open the same result."""
         self._calls += 1
-        own = [(aggregate, shares, fractional_bits, self._calls) for shares in shared(contributions_CL, self.parties)]
+        common = fractional_bits, self._calls, least
+        own = [(aggregate, shares, *common) for shares in shared(contributions_CL, self.parties)]
         first, *others = self.call(reveal, own)
         for other in others:
             np.testing.assert_array_equal(first, other)
@@ -132,12 +135,12 @@ def shared(contributions: np.ndarray, parties: int) -> list[np.ndarray]:
     return [*shares, contributions - sum(shares)]
 
 
-def reveal(aggregate: Aggregate, shares: np.ndarray, fractional_bits: int, call: int) -> np.ndarray:
+def reveal(aggregate: Aggregate, shares: np.ndarray, fractional_bits: int, call: int, least: int = 1) -> np.ndarray:
     """Reveal in the process of a party."""
     from privacy.secure_sums.mpc.crypten.compat import crypten
 
     own = SeededRandomness("reveal", call, crypten.communicator.get().get_rank())
-    return aggregate.reveal(torch.from_numpy(shares), fractional_bits, own)
+    return aggregate.reveal(torch.from_numpy(shares), fractional_bits, own, least)
 
 
 def _party(rank: int, meeting: Meeting, private: Path, keys: dict[int, bytes], pipe: Any) -> None:

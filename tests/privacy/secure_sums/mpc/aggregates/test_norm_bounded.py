@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.errors import ConfigError
+from privacy.errors import ConfigError, TooFewContributors
 from privacy.secure_sums.mpc.aggregates.by_name import named
 from privacy.secure_sums.mpc.aggregates.norm_bounded import NormBounded, NormGrid, grid
 from tests.privacy.secure_sums.mpc.aggregates.specs import spec_of
@@ -288,3 +288,17 @@ def test_a_range_that_cannot_hold_is_refused_by_its_arithmetic():
 def test_options_out_of_range_are_named(options, message):
     with pytest.raises(ConfigError, match=message):
         named("norm_bounded", **options)
+
+
+# ---- clients that exceed the norm on purpose, so that one honest client alone counts
+
+
+@pytest.mark.parametrize("options", [{}, {"mode": "rescale"}], ids=["zero", "rescale"])
+def test_a_sum_that_one_client_is_left_in_is_opened_only_where_one_is_enough(three_parties, options):
+    aggregate = named("norm_bounded", norm=1.0, coordinate_bound=2.0, **options)
+    colluding_CL = steps(np.full((3, 70), 3.0), np.ones(3))
+    victim_CL = steps(of_norm([0.5], 70, 1), np.ones(1))
+    rows_CL = np.vstack([colluding_CL, victim_CL])
+    with pytest.raises(TooFewContributors, match="1 contributions kept to the norm, 2 are needed"):
+        three_parties.reveal(aggregate, rows_CL, BITS, least=2)
+    np.testing.assert_allclose(three_parties.reveal(aggregate, rows_CL, BITS), victim_CL[0] / ONE, atol=1 / ONE)
