@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from flwr.app import RecordDict
 
-from fl.given import given_digest
 from fl.metering import Phases, parts
 from fl.plan import RunPlan
 from fl.training import local as training
 from fl.training.generators import seed_generators
+from fl.training.given import given_digest
 from fl.training.sensitivity import sensitivity
 from fl.transport import ENVELOPE, note_of, pack
 from fl.workspace import Workspace

@@ -7,8 +7,8 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from fl.given import given_digest
 from fl.metering import Meter
+from fl.training.given import given_digest
 from fl.transport import Attempt, Transport, require_intact, unpack
 from privacy.addresses import Address, is_client
 from privacy.errors import PrivacyRefusal, ProtocolError

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from fl import participant
-from fl.given import given_digest
 from fl.metering import Phases
 from fl.participant import Request, contribution
 from fl.threats import explained
+from fl.training.given import given_digest
 from privacy.errors import BadSignature, PrivacyRefusal, ProtocolError
 from privacy.testing.harness import Round
 from tests.composed import rows_in, run_with_set_up, workspace_of
