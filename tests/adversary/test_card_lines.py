@@ -19,6 +19,7 @@ MASKED = ("secure_sum.masks=true", "secure_sum.broadcast=false", "secure_sum.flo
 
 # a part of a sentence, and what makes it false; the first line that fits decides
 FALSE_UNDER: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("are cut (secure_sum.bound)", ("secure_sum.bound=2",)),
     # ---- trust, keys, coalitions
     ("The server is trusted: it sees", ("secure_sum=pad",)),
     ("The server sees each client's update.", ("secure_sum=pad",)),
