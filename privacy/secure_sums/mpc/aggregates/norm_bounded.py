@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from privacy.checks import positive
-from privacy.errors import ConfigError, TooFewContributors
+from privacy.errors import ConfigError, PrivacyRefusal, TooFewContributors
 from privacy.randomness import Randomness
 from privacy.secure_sums.mpc.aggregates.contract import (
     SIGNED_LIMIT,
@@ -169,7 +169,7 @@ class NormBounded(Aggregate):
         norms_C = sum(mpc.squared(update_CD[:, block]).sum(1) for block in step)
         assert isinstance(norms_C, torch.Tensor)
         factors_2C = mpc.product(_fitting(norms_C, weight_C, made), valid_C.expand(2, -1).contiguous())
-        _require_counted(int(mpc.opened(factors_2C[1].sum(0, keepdim=True))[0]), least)
+        _require_counted(int(mpc.opened(factors_2C[1].sum(0, keepdim=True))[0]), len(weight_C), least)
         sums = [mpc.matrix_product(factors_2C[:1], update_CD[:, block])[0] for block in step]
         weight = mpc.opened(mpc.product(factors_2C[1], weight_C).sum(0, keepdim=True))
         opened = [mpc.rounded_shift(one, made.factor_bits) if made.factor_bits else mpc.opened(one) for one in sums]
@@ -198,7 +198,9 @@ class NormBounded(Aggregate):
         return mpc.bits_to_integers(valid_C)
 
 
-def _require_counted(counted: int, least: int) -> None:
+def _require_counted(counted: int, contributors: int, least: int) -> None:
+    if not 0 <= counted <= contributors:
+        raise PrivacyRefusal(f"{counted} of {contributors} contributions kept to the norm: what was dealt is wrong")
     if counted < least:
         raise TooFewContributors(f"{counted} contributions kept to the norm, {least} are needed")
 
