@@ -34,6 +34,8 @@ class DecodingRequest:
     train_split: str
     test_split: str
     natural_column: str | None
+    config: str | None
+    unseen_labels: str
 
     @classmethod
     def of(cls, config: DataConfig) -> "DecodingRequest":
@@ -41,8 +43,9 @@ class DecodingRequest:
         return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
     def reading(self) -> list[str | None]:
-        """Return the names of the splits and columns that are read from a table."""
-        return [self.train_split, self.test_split, self.image_column, self.label_column, self.natural_column]
+        """Return the names of the configuration, the splits and the columns that are read from a table."""
+        columns = [self.image_column, self.label_column, self.natural_column]
+        return [self.config, self.train_split, self.test_split, *columns]
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,19 @@ def choose_splits(request: DecodingRequest, splits: Iterable[str], place: str) -
     """Return the names of the training and of the test split; a set of a single split has no test split.
 
     Raises:
-        ConfigError: a split is missing; the message names its key and the splits that exist.
+        ConfigError: a split is missing, and the message names its key and the splits that exist; or both are the same.
     """
     names = list(splits)
     if request.train_split not in names:
         raise missing("train_split", request.train_split, place, "splits", names)
-    if request.test_split in names:
+    if request.test_split in names and request.test_split != request.train_split:
         return request.train_split, request.test_split
-    if len(names) > 1:
-        raise missing("test_split", request.test_split, place, "splits", names)
-    return request.train_split, None
+    if len(names) == 1 and request.test_split in (DataConfig.test_split, request.train_split):
+        return request.train_split, None
+    if request.test_split == request.train_split:
+        allowed = f"must be another split than data.train_split; {place} has the splits {', '.join(names)}"
+        raise ConfigError.of("data.test_split", request.test_split, allowed)
+    raise missing("test_split", request.test_split, place, "splits", names)
 
 
 def decode_table(

@@ -84,8 +84,8 @@ def test_the_hub_reads_what_a_folder_reads(tmp_path: Path, capfd: pytest.Capture
 
 
 def test_jpeg_is_said_so(tmp_path: Path) -> None:
-    images, labels = examples(20, (8, 8, 3))
-    for split in ("train", "test"):
+    for split, seed in (("test", 1), ("train", 2)):
+        images, labels = examples(20, (8, 8, 3), seed)
         cells = [encoded(pixels, "JPEG") for pixels in images]
         write_parquet(tmp_path / f"{split}.parquet", cells, image="img", labels=labels)
     data = load_data(node("cifar10", path=str(tmp_path)))
@@ -97,8 +97,8 @@ def test_jpeg_is_said_so(tmp_path: Path) -> None:
 
 
 def test_missing_columns_and_splits_are_named(tmp_path: Path) -> None:
-    images, labels = examples(6)
     for split in ("train", "validation"):
+        images, labels = examples(6, seed=len(split))
         write_parquet(tmp_path / f"{split}.parquet", images, labels=labels)
     path = str(tmp_path)
     assert message(node(path=path)) == f"data.test_split=test: {path} has the splits train, validation"
