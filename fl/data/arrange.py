@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fl.data.decoding import DecodingRequest, RawImages
 from fl.data.hub import one_line
 from fl.data.labels import Indexed, indexed
+from fl.data.published import require_published
 from fl.data.sources import Source
 from privacy.errors import ConfigError
 
@@ -27,7 +28,7 @@ def arrange(source: Source, request: DecodingRequest) -> Kept:
     """Read a source and convert it to the form that the cache keeps.
 
     Raises:
-        ConfigError: the source cannot be read, or its splits do not fit together.
+        ConfigError: the source cannot be read, its splits do not fit together, or it is another set than its name says.
     """
     train, test = _read(source, request)
     notes = [source.place]
@@ -41,7 +42,9 @@ def arrange(source: Source, request: DecodingRequest) -> Kept:
     facts = {"name": request.name, "pixel_max": source.pixel_max, "mean_C": mean_C, "std_C": std_C}
     facts["classes"] = len(labels.classes_K)
     facts["origin"] = "; ".join(note for note in (*notes, labels.note, _jpeg_note(request, train)) if note)
-    return facts, _arrays(train, test, labels)
+    arrays = _arrays(train, test, labels)
+    require_published(request.name, " (".join(notes) + ")" * (len(notes) - 1), facts, arrays)
+    return facts, arrays
 
 
 def _read(source: Source, request: DecodingRequest) -> tuple[RawImages, RawImages | None]:

@@ -58,6 +58,11 @@ class RawImages:
     jpeg: bool = False
 
 
+def stamps(files: Iterable[Path]) -> list[Any]:
+    """Return the paths, sizes and times of files, which change when the files do."""
+    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
 def missing(key: str, value: str, place: str, kind: str, names: Iterable[str]) -> ConfigError:
     """Return the error for a split or a column that a place does not have."""
     return ConfigError.of(f"data.{key}", value, f"{place} has the {kind} {', '.join(names)}")

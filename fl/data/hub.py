@@ -61,7 +61,9 @@ class Hub:
             return splits
 
         assert self.request.hub is not None
-        hub = FederatedDataset(dataset=self.request.hub, partitioners={}, shuffle=False, preprocessor=choose)
+        hub = FederatedDataset(
+            dataset=self.request.hub, subset=self.request.config, partitioners={}, shuffle=False, preprocessor=choose
+        )
         with _quiet_hub() as trouble:
             try:
                 hub.load_split(self.request.train_split)

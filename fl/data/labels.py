@@ -109,7 +109,7 @@ def _left_out(test_N: NDArray[Any], kept_N: NDArray[np.bool_]) -> str:
 
 
 def _uniform(test_N: NDArray[Any]) -> str:
-    several = (test_N != test_N[0]).any()
+    several = len(test_N) == 1 or (test_N != test_N[0]).any()
     return "" if several else f"all {len(test_N)} test examples have the label {_text(test_N[0])}"
 
 

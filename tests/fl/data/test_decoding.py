@@ -48,7 +48,7 @@ def test_a_split_in_several_files_keeps_its_order(tmp_path: Path) -> None:
 
 def write_femnist(folder: Path) -> Examples:
     """60 images by 4 writers with labels like the hub's `flwrlabs/femnist`, in one split."""
-    images, _ = examples(60)
+    images, _ = examples(60, (28, 28))
     letters = [["7", "a", "B"][i % 3] for i in range(60)]
     writers = [f"f{i % 4:04}_{i % 4}" for i in range(60)]
     file = folder / "data" / "train-00000-of-00001.parquet"
@@ -83,6 +83,7 @@ def test_the_hub_reads_what_a_folder_reads(tmp_path: Path, capfd: pytest.Capture
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.usefixtures("small_sets")
 def test_jpeg_is_said_so(tmp_path: Path) -> None:
     for split, seed in (("test", 1), ("train", 2)):
         images, labels = examples(20, (8, 8, 3), seed)
