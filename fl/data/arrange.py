@@ -3,6 +3,8 @@
 Shape suffixes: N examples, C channels, H height, W width.
 """
 
+import hashlib
+import json
 import zlib
 from typing import Any
 
@@ -43,6 +45,7 @@ def arrange(source: Source, request: DecodingRequest) -> Kept:
     facts["classes"] = len(labels.classes_K)
     facts["origin"] = "; ".join(note for note in (*notes, labels.note, _jpeg_note(request, train)) if note)
     arrays = _arrays(train, test, labels)
+    facts["fingerprint"] = _fingerprint(source, labels, arrays)
     require_published(request.name, " (".join(notes) + ")" * (len(notes) - 1), facts, arrays)
     return facts, arrays
 
@@ -97,6 +100,20 @@ def _arrays(train: RawImages, test: RawImages, labels: Indexed) -> Arrays:
     if train.owners_N is not None:
         arrays["natural_ids"] = np.unique(train.owners_N, return_inverse=True)[1].astype(np.int64)
     return arrays
+
+
+def _fingerprint(source: Source, labels: Indexed, arrays: Arrays) -> dict[str, Any]:
+    """Return what tells this data from other data, as JSON values: a digest, and what people can compare."""
+    told: dict[str, Any] = {"shape": list(arrays["train_images"].shape[1:])}
+    names = [str(label) for label in labels.classes_K]
+    for split in ("train", "test"):
+        counts = np.bincount(arrays[f"{split}_labels"], minlength=len(names)).tolist()
+        told[split] = {"examples": sum(counts), "labels": dict(zip(names, counts, strict=True))}
+    digest = hashlib.sha256(json.dumps([told, source.pixel_max]).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return {**told, "sha256": digest.hexdigest()}
 
 
 def _statistics(images_NCHW: NDArray[np.uint8], pixel_max: int) -> tuple[list[float], list[float]]:

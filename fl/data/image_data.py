@@ -31,7 +31,7 @@ from fl.data.hub import DATA_VARIABLE, one_line
 from fl.data.sources import find
 
 CACHE_VARIABLE = "FEDVEIL_CACHE"
-CACHE_FORMAT = 2  # version of the cache's content; increase it with every change of the content
+CACHE_FORMAT = 3  # version of the cache's content; increase it with every change of the content
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,8 @@ class ImageData:
         std_C: likewise; 1 for a channel that is constant, and for features.
         natural_ids: owner (N,) of each training example, in 0..owners-1, where the set names owners.
         origin: the place it was read from, in one line, with its differences from the original set.
+        fingerprint: as JSON values, shape, examples and labels of both splits, and a SHA-256 of all images and labels:
+            it is the same wherever the same data are read. Features have that of their images.
     """
 
     name: str
@@ -66,6 +68,7 @@ class ImageData:
     std_C: torch.Tensor
     natural_ids: NDArray[np.int64] | None
     origin: str
+    fingerprint: dict[str, Any] = field(default_factory=dict)
     _affine: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @property
