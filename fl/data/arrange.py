@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.data.decoding import DecodingRequest, RawImages
-from fl.data.hub import one_line
+from fl.data.images import one_line
 from fl.data.labels import Indexed, indexed
 from fl.data.published import require_published
 from fl.data.sources import Source

@@ -27,7 +27,8 @@ from fl.config.schema import DataConfig
 from fl.data import features
 from fl.data.arrange import Arrays, Kept, arrange
 from fl.data.decoding import DecodingRequest
-from fl.data.hub import DATA_VARIABLE, one_line
+from fl.data.hub import DATA_VARIABLE
+from fl.data.images import one_line
 from fl.data.sources import find
 
 CACHE_VARIABLE = "FEDVEIL_CACHE"

@@ -95,7 +95,7 @@ def _named(folder: Path, request: DecodingRequest, found: Sequence[Found]) -> Se
     return named
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def visible(folder: Path) -> Iterator[Path]:
     """Return the files that are not hidden, in the order of their paths."""
     for file in sorted(itertools.chain.from_iterable(folder.glob(f"{above}*") for above in LEVELS)):
         parts = file.relative_to(folder).parts
@@ -105,7 +105,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _parquet(folder: Path) -> Iterator[Found]:
     sets: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for file in _files(folder):
+    for file in visible(folder):
         match = PARQUET_NAME.fullmatch(file.name)
         if match is None:
             continue
@@ -117,7 +117,7 @@ def _parquet(folder: Path) -> Iterator[Found]:
 
 def _idx(folder: Path) -> Iterator[Found]:
     sets: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for file in _files(folder):
+    for file in visible(folder):
         match = IDX_NAME.fullmatch(file.name)
         if match is None:
             continue

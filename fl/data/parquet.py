@@ -2,14 +2,18 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fl.data.decoding import BATCH_ROWS, DecodingRequest, RawImages, choose_splits, decode_table, stamps
+from fl.data.decoding import BATCH_ROWS, DecodingRequest, RawImages, Table, choose_splits, decode_table, stamps
+from fl.data.images import file_of, one_line
 from fl.data.layout import Found
 from privacy.errors import ConfigError
+
+LFS = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,15 @@ class ParquetFolder:
     pixel_max: ClassVar[int] = 255
 
     def identity(self) -> list[Any]:
-        """Return the cache key, made from the files with sizes and times, and the splits and columns to read."""
-        return ["parquet", *self.request.reading(), *stamps(itertools.chain(*self.found.splits.values()))]
+        """Return the cache key, made from the files with sizes and times, and the splits and columns to read.
+
+        The files of images that a table names without holding them count, too.
+        """
+        files = [*itertools.chain(*self.found.splits.values())]
+        wanted = (self.request.train_split, self.request.test_split)
+        read = itertools.chain.from_iterable(self.found.splits.get(split, []) for split in wanted)
+        named = itertools.chain.from_iterable(_named(file, self.request.image_column) for file in read)
+        return ["parquet", *self.request.reading(), *stamps(files), *stamps(sorted({*named}))]
 
     def read(self) -> tuple[RawImages, RawImages | None]:
         """Decode both splits; see `Source.read`."""
@@ -32,18 +43,16 @@ class ParquetFolder:
         return self._decode(train, True), (self._decode(test, False) if test else None)
 
     def _decode(self, split: str, owned: bool) -> RawImages:
-        import pyarrow.parquet as pq
-
         files = self.found.splits[split]
-        tables = [pq.ParquetFile(file) for file in files]
+        tables = [opened(file) for file in files]
         self._require_same_types(files, [table.schema_arrow for table in tables])
 
         def batches(columns: list[str]) -> Iterable[Any]:
             return (batch for table in tables for batch in table.iter_batches(BATCH_ROWS, columns=columns))
 
         rows = sum(table.metadata.num_rows for table in tables)
-        names = tables[0].schema_arrow.names
-        return decode_table(self.request, batches, rows, place=self.place, names=names, owned=owned)
+        table = Table(self.place, split, tables[0].schema_arrow.names, owned, files[0].parent)
+        return decode_table(self.request, table, batches, rows)
 
     def _require_same_types(self, files: Sequence[Path], schemas: Sequence[Any]) -> None:
         """Refuse shards of a split whose columns have other names or types than those of the first one.
@@ -65,19 +74,62 @@ class ParquetFolder:
         Raises:
             ConfigError: the message names two files.
         """
-        import pyarrow.parquet as pq
-
         column = self.request.label_column
         named = {
             file: names
             for file in itertools.chain.from_iterable(self.found.splits[split] for split in splits)
-            if (names := _class_names(pq.read_schema(file), column)) is not None
+            if (names := _class_names(opened(file).schema_arrow, column)) is not None
         }
         for file, names in named.items():
             first = next(iter(named))
             if names != named[first]:
                 told = f"{self.place} names its classes differently in {first.name} and {file.name}"
                 raise ConfigError.of("data.label_column", column, told)
+
+
+def opened(file: Path) -> Any:
+    """Open a parquet file.
+
+    Raises:
+        ConfigError: it is none; the message names it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        with file.open("rb") as stream:
+            pointer = stream.read(len(LFS)) == LFS
+        why = "it is a pointer of Git LFS: fetch it with git lfs pull" if pointer else one_line(error)
+        raise ConfigError(f"{file}: is no parquet file, {why}") from error
+
+
+def _named(file: Path, column: str) -> Iterator[Path]:
+    """Return the files of images that exist and that a table names without holding them."""
+    table = opened(file)
+    if column not in table.schema_arrow.names or _holds_all(table, column):
+        return
+    for batch in table.iter_batches(BATCH_ROWS, columns=[column]):
+        for cell in batch.column(column).to_pylist():
+            named = file_of(cell, file.parent) if isinstance(cell, str) or _is_pair(cell) else None
+            if named is not None and os.path.isfile(named):  # false, too, for a text that is no path
+                yield named
+
+
+def _is_pair(cell: Any) -> bool:
+    return isinstance(cell, dict) and {"bytes", "path"} <= cell.keys()
+
+
+def _holds_all(table: Any, column: str) -> bool:
+    """True where the statistics of a file say that each image is in it; without statistics it may hold paths."""
+    names = (column, f"{column}.bytes")
+    for group in range(table.metadata.num_row_groups):
+        chunks = [table.metadata.row_group(group).column(number) for number in range(table.metadata.num_columns)]
+        held = [chunk for chunk in chunks if chunk.path_in_schema in names]
+        if not held or any(not chunk.is_stats_set or chunk.statistics.null_count for chunk in held):
+            return False
+    return not str(table.schema_arrow.field(column).type).endswith("string")
 
 
 def _types(schema: Any) -> dict[str, str]:

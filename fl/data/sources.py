@@ -5,6 +5,7 @@ libraries that read the files are slow to import, so they are imported where the
 """
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +16,14 @@ import numpy as np
 from fl.data.decoding import DecodingRequest, RawImages
 from fl.data.hub import DATA_VARIABLE, Hub, not_found
 from fl.data.idx import IdxFolder
-from fl.data.layout import choose
+from fl.data.layout import choose, visible
 from fl.data.parquet import ParquetFolder
 from privacy.errors import ConfigError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # folder of the package dataset-fashion-mnist
+
+PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp"}
+ENDINGS = 3  # kinds of files that a message lists
 
 
 class Source(Protocol):
@@ -77,7 +81,18 @@ def _given(path: str, request: DecodingRequest) -> Source:
     if source := _open(folder, request):
         return source
     expected = "train.parquet (or the hub's train-00000-of-00001.parquet) or train-images-idx3-ubyte[.gz]"
-    raise ConfigError.of("data.path", path, f"holds no images; expected are files like {expected}")
+    raise ConfigError.of("data.path", path, f"holds {_instead(folder)}; expected are files like {expected}")
+
+
+def _instead(folder: Path) -> str:
+    """Return what a folder holds in place of a data set, by the endings of its files."""
+    endings = Counter(file.suffix.lower() or "no ending" for file in visible(folder))
+    if not endings:
+        return "no files"
+    told = ", ".join(f"{count} with {ending}" for ending, count in endings.most_common(ENDINGS))
+    if endings.keys() & PICTURES:
+        return f"files of single images ({told}), which are not read: write them into a parquet file, or their paths"
+    return f"files of other kinds ({told})"
 
 
 def _open(folder: Path, request: DecodingRequest) -> Source | None:

@@ -117,7 +117,9 @@ def test_images_that_do_not_fit_together(tmp_path: Path) -> None:
     small = examples(3)[0]
     large = examples(3, (7, 5))[0]
     write_parquet(tmp_path / "train.parquet", [*small, *large], labels=[0] * 6)
-    assert "images differ in size, 6x5x1 and 7x5x1" in message(node(path=str(tmp_path)))
+    assert "images of train differ in size, 6x5x1 in row 0 and 7x5x1 in row 3: resize them" in message(
+        node(path=str(tmp_path))
+    )
     write_parquet(tmp_path / "train.parquet", small, labels=[0] * 3)
     write_parquet(tmp_path / "test.parquet", large, labels=[0] * 3)
     assert "training images have the shape (3, 1, 6, 5)" in message(node(path=str(tmp_path)))

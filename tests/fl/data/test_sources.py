@@ -131,7 +131,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
 def test_a_path_without_images(tmp_path: Path) -> None:
     assert message(node(path=str(tmp_path / "no"))) == f"data.path={tmp_path / 'no'}: there is no such folder"
     (tmp_path / "README.md").touch()
-    assert message(node(path=str(tmp_path))).startswith(f"data.path={tmp_path}: holds no images; expected are")
+    assert message(node(path=str(tmp_path))).startswith(
+        f"data.path={tmp_path}: holds files of other kinds (1 with .md); "
+    )
 
 
 @pytest.mark.usefixtures("small_sets")
