@@ -36,6 +36,9 @@ def arrange(source: Source, request: DecodingRequest) -> Kept:
     notes = [source.place]
     if test is None:
         train, test = _hold_out(train)
+        if not len(test.labels_N):
+            told = f"{source.place} has no label twice, so there is no example to hold out as a test"
+            raise ConfigError.of("data.label_column", request.label_column, told)
         notes.append(f"no test split, so {HELD_OUT:.0%} of the examples were held out")
     _require_fit(source, request, train, test)
     labels = indexed(request, source.place, train.labels_N, test.labels_N)

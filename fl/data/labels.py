@@ -126,4 +126,5 @@ def _listed(texts: Iterable[str]) -> str:
 
 
 def _text(value: Any) -> str:
-    return " ".join(str(value).split()) or repr(str(value))
+    text = str(value)
+    return text if text and text == " ".join(text.split()) else repr(text)

@@ -116,6 +116,17 @@ def test_test_labels_that_are_all_the_same_are_noted(tmp_path: Path) -> None:
     assert load_data(node(path=path)).origin == f"{path}; all 3 test examples have the label 0"
 
 
+def test_labels_that_differ_in_blanks_are_told_apart(tmp_path: Path) -> None:
+    path = write_splits(tmp_path, ["cat", "dog"] * 5, ["cat ", "dog"])
+    assert "test labels that training lacks, 'cat ' (1 example), beside cat, dog" in message(node(path=path))
+
+
+def test_labels_that_all_occur_once_leave_nothing_to_test(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", examples(10)[0], labels=list(range(10)))
+    expected = f"data.label_column=label: {tmp_path} has no label twice, so there is no example to hold out as a test"
+    assert message(node(path=str(tmp_path))) == expected
+
+
 @pytest.mark.parametrize("keys", [{"test_split": "train"}, {"train_split": "test"}])
 def test_a_split_is_not_tested_on_itself(keys: dict[str, str], tmp_path: Path) -> None:
     path = write_splits(tmp_path, [0, 1] * 5, [0, 1] * 5)
