@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from privacy.errors import FedveilError
+from privacy.errors import FedveilError, nearest
 
 USAGE = """usage: fedveil COMMAND ...
 
@@ -67,7 +67,8 @@ def _dispatch(arguments: list[str]) -> int:
         return _hydra(command, rest)
     if command in PRINTING:
         return int(import_module(PRINTING[command]).main(rest))
-    print(f"fedveil: error: {command}: allowed are {', '.join(COMMANDS)}", file=sys.stderr)
+    allowed = f"allowed are {', '.join(COMMANDS)}{nearest(command, COMMANDS)}"
+    print(f"fedveil: error: {command}: {allowed}", file=sys.stderr)
     return 2
 
 

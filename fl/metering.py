@@ -16,7 +16,7 @@ import os
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -30,7 +30,7 @@ from results.rows import PART, WITNESS, Row
 _METRICS = {
     "s": ("wall", "cpu", "comm_wall", PART),
     "bytes": ("peak_rss", "peak_cuda", "ciphertext_bytes", "comm_bytes"),
-    "1": ("clipped_values", "ciphertexts", "comm_rounds"),
+    "1": ("clipped_values", "noised_values_cut", "ciphertexts", "comm_rounds"),
 }
 UNITS = {metric: unit for unit, metrics in _METRICS.items() for metric in metrics}
 # diagnostics of mechanisms: the first three are exact figures about private values, which no epsilon covers; the others
@@ -93,7 +93,7 @@ class Phases:
         self._cuda = device.type == "cuda"
         self._mark = _high_water(os.getpid())
         self.diagnostics: Mapping[str, float] = {}
-        self.clipped_values = 0  # number of the vector's values that were cut to the bound of the range
+        self.cut: dict[str, int] = {}  # number of values that were cut to the bound of the range, by metric
         self._closed: list[tuple[str, float, float, float | None, float | None]] = []
         usage = self._read()
         self._begin(usage)
@@ -123,8 +123,7 @@ class Phases:
     def metrics(self) -> dict[str, float]:
         """Return all phases by `name.metric`: sums of times, the highest peaks, and the mechanisms' diagnostics."""
         found: dict[str, float] = dict(self.diagnostics)
-        if self.clipped_values:
-            found["flatten.clipped_values"] = float(self.clipped_values)
+        found |= {f"flatten.{metric}": float(number) for metric, number in self.cut.items() if number}
         for name, wall_s, cpu_s, peak_bytes, taken_bytes in self._closed:
             found[f"{name}.wall"] = found.get(f"{name}.wall", 0.0) + wall_s
             found[f"{name}.cpu"] = found.get(f"{name}.cpu", 0.0) + cpu_s
@@ -183,6 +182,14 @@ class Meter:
         for stage, values in told.items():
             for percent in (25, 50, 75):
                 self.add("server", stage, f"{metric}_q{percent}", float(np.percentile(values, percent)), "1")
+
+    def values(self, metrics: Collection[str]) -> dict[str, float]:
+        """Return what each participant told in this round of any of some metrics, at any stage, summed."""
+        told: dict[str, float] = defaultdict(float)
+        for (where, _, name, _), value in self._values.items():
+            if name in metrics:
+                told[where] += value
+        return dict(told)
 
     def witnessing_s(self, lanes: int) -> float:
         """Return how long a round waited for its clients' witnesses, in seconds, where `lanes` clients ran at once.

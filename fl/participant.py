@@ -260,7 +260,8 @@ def _floats(work: Workspace, job: ClientJob, global_D: torch.Tensor, conduct: Co
     if update_D is not host_D:  # the one crossing from the device
         host_D.copy_(update_D)
     over = limited(host_D, work.spec.segments[0].bound)
-    phases.clipped_values = over if work.plan.tells_figures else 0
+    if work.plan.cut_metric is not None:
+        phases.cut[work.plan.cut_metric] = over
     host[len(global_D) : -1] = job.extra
     host[-1] = v
     phases.end("transfer")

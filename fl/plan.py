@@ -160,6 +160,17 @@ class RunPlan:
         return self.config.runtime.client_diagnostics or not self.private
 
     @property
+    def cut_metric(self) -> str | None:
+        """The metric in which clients tell how many values they cut to the bound of the sum; None where they may not.
+
+        A number of values that carry all of their noise already is post-processing, which epsilon covers.
+        """
+        if self.tells_figures:
+            return "clipped_values"
+        private = [type(mechanism) for mechanism in self.backend.mechanisms if mechanism.unit is not None]
+        return "noised_values_cut" if all("server" in kind.holds_against for kind in private) else None
+
+    @property
     def min_contributors(self) -> int:
         """The least number of contributions over which a sum is opened, which its openers enforce.
 

@@ -4,6 +4,7 @@ Shapes: D is the number of values of the model.
 """
 
 import logging
+import math
 import secrets
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from fl.metering import Meter
 from fl.participant import SETUP_ROUND
 from fl.rounds import drive
 from fl.sum_error import ClearContributions, require_within
-from fl.training import vectors
+from fl.training import ranges, vectors
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace
 from privacy.addresses import Address, client_address
@@ -71,6 +72,7 @@ class Server:
         deadline_s = work.plan.config.server.deadline_s
         self.transport = Transport(grid, nodes, self.meter, deadline_s, errand.poll_s)
         self._roster = _roster(work, errand)
+        self._cut = _cut_values(work)
         self._checkpoints = Checkpoints(errand.folder, errand.keep_checkpoints)
         state = self._checkpoints.latest()
         self.ledger = LedgerFile(errand.folder, EMPTY if state is None else state.ledger)
@@ -174,6 +176,9 @@ class Server:
         self.meter.add("server", "protocol", "survivors", len(total.survivors), "1")
         if self.work.plan.tells_figures:
             self.meter.add("server", "protocol", "clipped", total.clipped, "1")
+        if self._cut is not None:
+            share = self._cut.share(self.meter.values(ranges.CUT), total.survivors, number)
+            self.meter.add("server", "protocol", "cut_share", share, "1")
         return total
 
     def _sum(self, attempt: Attempt, addresses: Sequence[Address]) -> Total:
@@ -311,6 +316,14 @@ def progress_bar(wanted: bool) -> Progress:
         TextColumn("{task.fields[note]}"),
     )
     return Progress(*columns, console=console, disable=not (wanted and console.is_terminal))
+
+
+def _cut_values(work: Workspace) -> ranges.CutValues | None:
+    update = work.spec.segments[0]
+    if work.plan.cut_metric is None or work.spec.modulus_bits is not None or math.isinf(update.bound):
+        return None
+    faults = work.plan.config.faults
+    return ranges.CutValues(update.length, update.bound, bool(faults.kind or faults.scaled_clients))
 
 
 def _roster(work: Workspace, errand: Errand) -> Roster | None:

@@ -5,16 +5,19 @@ the lines in order. The secure sum and the mechanisms say their own sentences, w
 card's epsilon is that of the run as planned; a run's ledger holds its actual epsilon.
 """
 
+import math
 from collections.abc import Iterator
 
 from fl.card.outputs import ABSENCE, FIGURES, READ, REPORTED, TIMES
 from fl.plan import HIDDEN_AMONG
+from fl.training.ranges import MOST_SHARE
 from fl.workspace import Workspace
 from privacy.accounting.ledger import Ledger
 from privacy.mechanisms.contract import CLIENT, NOISERS, PARTIES, SERVER, Mechanism
 from privacy.secure_sums.trust import EVERYTHING, SERVER_ALONE, TOPICS, Coalition, Trust
 from privacy.witness.examine import FALSE_ALARM, allowance, least_piece_bytes
 from privacy.witness.plaintext_search import RUN
+from results.rows import TOLD_SHARE
 
 NEIGHBOURS = {
     "add_remove": "differ by one {unit}, there or not",
@@ -40,7 +43,7 @@ def explained(work: Workspace) -> dict[str, list[str]]:
         "noise": list(_noise(work)),
         "epsilon": list(_epsilon(work)),
         "in sight": [*_sizes(work), *_data(work), *_reports(work)],
-        "beyond": list(_beyond(work)),
+        "beyond": [*_cut(work), *_beyond(work)],
     }
     topics = {topic: [*told.get(topic, ()), *computed.get(topic, ())] for topic in dict.fromkeys((*TOPICS, *told))}
     return {topic: lines for topic, lines in topics.items() if lines}
@@ -274,6 +277,19 @@ def _reports(work: Workspace) -> Iterator[str]:
         yield "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
     if runtime.client_diagnostics:
         yield FIGURES
+
+
+def _cut(work: Workspace) -> Iterator[str]:
+    """Yield the sentence about values beyond the range of the sum."""
+    update = work.spec.segments[0]
+    if work.spec.modulus_bits is not None or math.isinf(update.bound):
+        return
+    cut = f"Values of an update beyond {update.bound:g} are cut (secure_sum.bound)"
+    if work.plan.cut_metric is None:
+        yield f"{cut}, and nobody counts them, as no epsilon would cover that."
+    else:
+        told = f"from {TOLD_SHARE:.1%} of a round's on it is said"
+        yield f"{cut}: {told}, and from {MOST_SHARE:.0%} of most clients' on the run ends."
 
 
 def _beyond(work: Workspace) -> Iterator[str]:

@@ -11,7 +11,7 @@ from fl.config import consistency
 from fl.config.build import build
 from fl.data.image_data import ImageData, load_data
 from fl.plan import RunPlan
-from fl.training import devices, vectors
+from fl.training import devices, ranges, vectors
 from fl.training.generators import preserved_generators, seed_generators
 from privacy.errors import ConfigError
 from privacy.mechanisms.contract import Plan
@@ -47,6 +47,7 @@ class Workspace:
         consistency.check(config, backend, int(self.plan.candidates[0]))
         # what is summed is known once the mechanisms have settled; whether it can be, shows here
         self.tolerance = backend.secure_sum.tolerance(self.spec)
+        ranges.require_steps(self.plan, self.spec, self.tolerance)
 
     def _check_training(self) -> None:
         """Build the objects that a round needs, so that a mistake is found here, before the first client trains."""

@@ -18,11 +18,21 @@ FedveilError
 Errors cross process boundaries, so each keeps its whole message as its only positional argument.
 """
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 
 def shown(text: object, most: int = 60) -> str:
     """Return a peer's text for use in one line: at most `most` characters, unprintable ones replaced."""
     line = "".join(character if character.isprintable() else "?" for character in str(text)[: most + 1])
     return line if len(line) <= most else f"{line[:most]}..."
+
+
+def nearest(text: str, allowed: Sequence[str]) -> str:
+    """Return the end of a line about a name that is not allowed: the likely one as a question, or nothing."""
+    plain = {name.replace("_", "").lower(): name for name in allowed}
+    close = get_close_matches(text.replace("_", "").lower(), list(plain), n=1)
+    return f"; did you mean {plain[close[0]]}?" if close else ""
 
 
 class FedveilError(Exception):

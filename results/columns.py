@@ -53,6 +53,7 @@ COLUMNS = (
     Column("rejected", "rejected", decimals=1),
     Column("faults", "faults on purpose", decimals=1),
     Column("sum_error", "error of the sum (1e-9)", "largest", scale=1e9),
+    Column("cut_share", "values cut (%)", "largest", scale=100, decimals=3),
     Column("peak_rss_bytes", "peak RSS (MiB)", scale=2**-20, decimals=0),
     Column("peak_cuda_bytes", "peak CUDA (MiB)", scale=2**-20, decimals=0),
 )

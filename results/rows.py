@@ -22,6 +22,9 @@ PART = "part"  # the metric of a step's time
 WITNESS = "witness"  # the phase in which a client inspects its own upload; not an overhead of the protection
 
 
+TOLD_SHARE = 0.001  # of a round's values, cut to the bound of a sum: from here on, a warning and a note
+
+
 class Row(NamedTuple):
     """One measurement."""
 

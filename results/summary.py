@@ -31,6 +31,7 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
     - `dropped`, `rejected`: the number of contributions that went missing or were refused, over all rounds;
     - `faults`: the number of injected faults, over all rounds (`faults` in the configuration);
     - `sum_error`: the largest absolute error of a sum, over its values and all rounds (`runtime.measure_sum_error`);
+    - `cut_share`: the largest share of a round's values that clients cut to `secure_sum.bound`;
     - `peak_rss_bytes`, `peak_cuda_bytes`: the largest of any address and phase but the witness.
 
     Args:
@@ -49,6 +50,7 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
         "rejected": _count(rounds, "^rejected$"),
         "faults": _count(rounds, "^fault_"),
         "sum_error": _server(rounds, "protocol", "sum_error")["value"].max(),
+        "cut_share": _server(rounds, "protocol", "cut_share")["value"].max(),
         "peak_rss_bytes": _largest(frame, "peak_rss"),
         "peak_cuda_bytes": _largest(frame, "peak_cuda"),
         "parameters": parameters,

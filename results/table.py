@@ -15,6 +15,7 @@ from results.labels import LAST, Parts, label_parts, text_of
 from results.networks import replay
 from results.networks.links import Network
 from results.render import NOISE, Sheet
+from results.rows import TOLD_SHARE
 
 
 def table(runs: pl.DataFrame, columns: Sequence[str] | None = None, networks: Sequence[Network] = ()) -> Sheet:
@@ -112,7 +113,14 @@ def _unfinished(runs: pl.DataFrame) -> list[dict[str, Any]]:
 def _notes(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Notes on figures with fewer seeds than their row, and on runs that stopped before their last round."""
     partial = [note for row in rows for column in columns if (note := _partial(row, column))]
-    return partial + [f"{row['configuration']}: {row['status']}." for row in rows if row["status"] != "finished"]
+    cut = [
+        f"{row['configuration']}: {100 * row['cut_share']:.2g} % of a round's values were cut to secure_sum.bound, "
+        "which is no cost of privacy."
+        for row in rows
+        if (row["cut_share"] or 0.0) >= TOLD_SHARE
+    ]
+    stopped = [f"{row['configuration']}: {row['status']}." for row in rows if row["status"] != "finished"]
+    return [*partial, *cut, *stopped]
 
 
 def _meanings(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -28,7 +28,7 @@ def alone(here: Scene, request: Records, uploads: Uploads) -> Records:
     size = len(tags) // len(contributors)
     place = contributors.index(VICTIM)
     own = tags[size * place : size * (place + 1)]
-    return {"sum": here.total([message_of(uploads[VICTIM])]), "contributors": VICTIM, "tags": own}
+    return {**request, "sum": here.total([message_of(uploads[VICTIM])]), "contributors": VICTIM, "tags": own}
 
 
 def spliced(here: Scene, request: Records, uploads: Uploads) -> Records:

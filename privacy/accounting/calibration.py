@@ -13,6 +13,7 @@ from privacy.errors import ConfigError
 LEAST_SIGMA = 1e-3
 MOST_SIGMA = 1e6
 SIGMA_TOLERANCE = 1e-3
+LEAST_SPENT = 0.9  # of the target: a solved noise that costs less hides a jump of the accountant's epsilon
 
 
 def analytic_gaussian_sigma(epsilon: float, delta: float) -> float:
@@ -39,7 +40,7 @@ def solve_noise_multiplier(
 
     Raises:
         ConfigError: target_epsilon is out of reach (the message names the smallest reachable epsilon), or is met with
-            almost no noise; or one of the errors of `epsilon`.
+            almost no noise; the noise that meets it costs far less; or one of the errors of `epsilon`.
     """
     positive("target_epsilon", target_epsilon)
 
@@ -57,6 +58,13 @@ def solve_noise_multiplier(
     if sigma > MOST_SIGMA:
         least = epsilon(event_of(MOST_SIGMA), delta, accountant, relation)
         allowed = f"the smallest epsilon of accountant={accountant} at delta={delta} is {least:.4g}, whatever the noise"
+        raise ConfigError.of("target_epsilon", target_epsilon, allowed)
+    spent = epsilon(event_of(sigma), delta, accountant, relation)
+    if spent < LEAST_SPENT * target_epsilon:
+        allowed = (
+            f"accountant={accountant} jumps over it at delta={delta:g}: it finds epsilon {spent:.3g} at a noise "
+            f"multiplier of {sigma:.4g}, and more than the target below; use another, or give noise_multiplier itself"
+        )
         raise ConfigError.of("target_epsilon", target_epsilon, allowed)
     return sigma
 

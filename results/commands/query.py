@@ -1,6 +1,7 @@
 """`fedveil query "SQL"`: the runs and their measurements as two tables for Polars' SQL."""
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import polars as pl
 from polars.exceptions import PolarsError
 
-from privacy.errors import ConfigError, shown
+from privacy.errors import ConfigError, nearest, shown
 from results import store
 from results.columns import Column
 from results.index import collect_under
@@ -20,6 +21,7 @@ from results.runs import RUNS
 RUNS_TABLE = "runs"
 ROWS_TABLE = "rows"
 ROWS = pl.Schema({"path": pl.String(), **MEASURED})
+METRIC = re.compile(r"\bmetric\"?\s*=\s*'([^']*)'", re.IGNORECASE)  # in a query, the metric that it asks for
 MOST = 300  # most characters kept of a message of Polars
 TABLES = f"""tables:
   {RUNS_TABLE}  one row a run: {", ".join(RUNS)}
@@ -75,7 +77,18 @@ def query(sql: str, runs: pl.DataFrame) -> pl.DataFrame:
         raise _refused((str(error).splitlines() or [type(error).__name__])[0]) from error
     if not answer.width:
         raise _refused("the query returns no columns")
+    if answer.is_empty():
+        _require_metrics(sql, runs["path"])
     return answer
+
+
+def _require_metrics(sql: str, paths: Iterable[str]) -> None:
+    """Refuse a query that asks for a metric of which there is no row: its answer is empty for no other reason."""
+    known = sorted(_rows(paths).select(pl.col("metric").unique().cast(pl.String())).collect()["metric"])
+    for metric in METRIC.findall(sql):
+        if known and metric not in known:
+            found = nearest(metric, known) or f"; there are {', '.join(known)}"
+            raise _refused(f"no row has the metric {shown(metric)}{found}")
 
 
 def _refused(reason: str) -> ConfigError:

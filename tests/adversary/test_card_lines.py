@@ -19,6 +19,7 @@ MASKED = ("secure_sum.masks=true", "secure_sum.broadcast=false", "secure_sum.flo
 
 # a part of a sentence, and what makes it false; the first line that fits decides
 FALSE_UNDER: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("are cut (secure_sum.bound)", ("secure_sum.bound=2",)),
     # ---- trust, keys, coalitions
     ("The server is trusted: it sees", ("secure_sum=pad",)),
     ("The server sees each client's update.", ("secure_sum=pad",)),
@@ -51,7 +52,7 @@ FALSE_UNDER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("The dealer and the server together", ("secure_sum.insecure_provider=true",)),
     ("A dealer that deals wrong values", ("secure_sum.insecure_provider=true",)),
     ("The dealer can read every client's update", ("secure_sum.insecure_provider=true",)),
-    ("party/0 is trusted", ("secure_sum.insecure_provider=false",)),
+    ("arty/0 is trusted", ("secure_sum.insecure_provider=false",)),
     ("Party/0 alone reads", ("secure_sum.insecure_provider=false",)),
     ("Party/0 deals for all", ("secure_sum.insecure_provider=false",)),
     ("It takes 6 neighbours", ("secure_sum.server=curious",)),

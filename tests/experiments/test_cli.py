@@ -176,7 +176,7 @@ def test_usage(here: Here) -> None:
 
 
 def test_an_unknown_command_is_refused(here: Here) -> None:
-    assert refused(here("rum")) == f"rum: allowed are {', '.join(cli.COMMANDS)}"
+    assert refused(here("rum")) == f"rum: allowed are {', '.join(cli.COMMANDS)}; did you mean run?"
 
 
 def test_a_threat_card_is_printed_by_topic(here: Here) -> None:

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.experiments.command import QUICK, Here, fedveil, read, refused
 
 RUN = ("run", *QUICK, "rounds=2", "clients=3", "out=run")
@@ -19,6 +21,7 @@ print(json.dumps([len(runs), runs[0].data.metrics["accuracy"], len(points), para
 """
 
 
+@pytest.mark.slow
 def test_mlflow_has_parameters_rounds_and_summary_once(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/mlflow.db"
     for _ in range(2):

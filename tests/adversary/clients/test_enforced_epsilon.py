@@ -43,7 +43,7 @@ def test_a_party_that_refuses_tells_the_others_before_it_adds_noise(monkeypatch)
         address="party/0", run="", round=1, attempt="a", spec=work.spec, memory={}, randomness=None, pay=refuse
     )
     with pytest.raises(PrivacyRefusal, match="no more of"):
-        work.plan.backend.secure_sum.respond("reveal", {}, me, lambda: None)
+        work.plan.backend.secure_sum.respond("reveal", {"given": b""}, me, lambda: None)
     assert told == ["no more of ('client/1',)"]
 
 

@@ -134,6 +134,7 @@ def test_a_run_opens_nothing_where_a_client_had_another_model(monkeypatch, tmp_p
         run_with_set_up(tmp_path, "secure_sum=pad", "rounds=1")
 
 
+@pytest.mark.slow
 def test_parties_leave_out_a_client_that_had_another_model(monkeypatch, tmp_path):
     monkeypatch.setattr(participant, "given_digest", Rounding())
     run_with_set_up(tmp_path, "secure_sum=crypten", "rounds=1")

@@ -33,6 +33,9 @@ REPORTED = "Clients report the times and the memory of their phases (runtime.cli
 MODELS = "The models themselves tell of the data whatever epsilon, or its absence, allows."
 LIES = "A client that lies about a hidden update or weight is not found out by the sum."
 STRANGERS = "A roster keeps strangers out, not several of its clients who subtract their updates from a sum."
+CUT = "Values of an update beyond 1 are cut (secure_sum.bound)"
+COUNTED = f"{CUT}: from 0.1% of a round's on it is said, and from 10% of most clients' on the run ends."
+UNCOUNTED = f"{CUT}, and nobody counts them, as no epsilon would cover that."
 LOOKS = (
     "Each client looks at its upload before it leaves: protection that is absent, even from 10 values in a row of 17 "
     "bytes or more (zeros aside), or that is the client's last one again, stops the run."
@@ -53,6 +56,7 @@ HIDDEN = {
     STRANGERS,
     TWO_ROUNDS,
     CRAFTED,
+    COUNTED,
     *WITNESSED,
     AMONG_TWO,
     WEIGHTS,

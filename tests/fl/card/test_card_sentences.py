@@ -12,6 +12,8 @@ from fl.threats import explained, threat_card
 from tests.composed import workspace_of
 from tests.fl.card.cards import CARDS
 from tests.fl.card.sentences import (
+    AMONG_TWO,
+    COUNTED,
     NEIGHBOURS,
     OF_TEN,
     PAD,
@@ -19,6 +21,7 @@ from tests.fl.card.sentences import (
     SIMULATION,
     TIMES,
     TRUSTED,
+    UNCOUNTED,
     UNCOVERED,
     UNWEIGHTED,
     WRONG_SERVER,
@@ -66,7 +69,8 @@ PRIVATE: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "client_dp under masks": (
         ("mechanism=client_dp", "delta=1e-2", "accountant=rdp", "secure_sum=pad"),
         {
-            *(UNWEIGHTED - {TIMES}),
+            *(UNWEIGHTED - {TIMES, COUNTED}),
+            UNCOUNTED,
             *UNCOVERED,
             *PAD,
             SIMULATION,
@@ -111,7 +115,7 @@ PRIVATE: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "distributed_dp": (
         ("mechanism=distributed_dp", "delta=1e-2", "secure_sum=secagg", "clients=10", "server.min_contributors=6"),
         {
-            *(UNWEIGHTED - {TIMES, "Nothing is opened over fewer than 2 clients (server.min_contributors)."}),
+            *(UNWEIGHTED - {AMONG_TWO, COUNTED, TIMES}),
             *UNCOVERED,
             *NEIGHBOURS,
             *OF_TEN,

@@ -86,6 +86,7 @@ def test_a_broadcast_counts_the_download_of_every_client(tmp_path):
     assert np.allclose(down["value"], up["value"][0], rtol=0.02)
 
 
+@pytest.mark.slow
 def test_distributed_noise_under_an_exact_sum_is_that_under_the_plain_one(tmp_path):
     noised = ("mechanism=distributed_dp", "delta=1e-2", "noise=seeded")
     plain = run_with_set_up(tmp_path / "plain", *noised)
@@ -133,6 +134,7 @@ def test_a_keyholder_that_is_killed_ends_the_run_in_one_line(tmp_path, monkeypat
     assert torch.equal(again.weights_D, run_with_set_up(tmp_path / "whole", "secure_sum=pad").weights_D)
 
 
+@pytest.mark.slow
 def test_values_beyond_the_bound_are_cut_and_counted(tmp_path):
     run_with_set_up(tmp_path, "secure_sum=pad", "secure_sum.bound=0.001", "rounds=1")
     rows = rows_in(tmp_path / "checkpoints")

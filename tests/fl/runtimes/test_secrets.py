@@ -19,7 +19,8 @@ from fl.runtimes.committee import attended
 from fl.runtimes.inprocess import InProcessGrid
 from fl.runtimes.serving import serve
 from fl.server import Errand
-from fl.transport import ENVELOPE, unpack
+from fl.training.given import given_digest
+from fl.transport import ENVELOPE, MODEL, read_array, unpack
 from fl.workspace import Workspace, workspace
 from privacy.addresses import Address
 from privacy.sealing import Header, Identity, Roster, check_mac, mac
@@ -68,7 +69,9 @@ def mask_keys(folder: Path, identities: Mapping[Address, Identity], roster: Rost
         envelope = request[ENVELOPE]
         opener = str(unpack(request)["opener"])
         client = str(request["address"]["address"])
-        header = Header("mask", *(envelope[part] for part in ("run", "round", "attempt")), "", client, opener)
+        given = given_digest(read_array(MODEL, request[MODEL][MODEL]), {})
+        when = (envelope[part] for part in ("run", "round", "attempt"))
+        header = Header("mask", *when, "", client, opener, given)
         key = identities[client].shared(roster[opener], header, records["salt"])
         tag, sealed = (records["tag"][place] for place in (slice(32), slice(32, None)))
         check_mac(key, [hashlib.sha256(records["message"]).digest(), sealed], tag, client)

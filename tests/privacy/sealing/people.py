@@ -13,16 +13,16 @@ RANDOMNESS = SeededRandomness("sealing")
 PEOPLE = {name: Identity.generate(RANDOMNESS) for name in ("client/0", "client/1", "keyholder")}
 ALICE, BOB, EVE = PEOPLE.values()
 ROSTER = Roster({name: person.public for name, person in PEOPLE.items()})
-HEADER = Header("update", "ab" * 32, 3, "0123456789abcdef", "collect", "client/0", "client/1")
+HEADER = Header("update", "ab" * 32, 3, "0123456789abcdef", "collect", "client/0", "client/1", b"model")
 P = 2**255 - 19
 
 texts = st.text(st.characters(exclude_categories=()), max_size=4)
-headers = st.builds(Header, texts, texts, st.integers(0), texts, texts, texts, texts)
+headers = st.builds(Header, texts, texts, st.integers(0), texts, texts, texts, texts, st.binary(max_size=4))
 
 
 def other_headers() -> list[Header]:
     """Headers with one field changed each, to a value that the roster knows."""
-    changed = {"sender": "keyholder", "receiver": "keyholder", "round": 4}
+    changed = {"sender": "keyholder", "receiver": "keyholder", "round": 4, "given": b"another"}
     return [replace(HEADER, **{name: changed.get(name, str(value)[:-1])}) for name, value in asdict(HEADER).items()]
 
 

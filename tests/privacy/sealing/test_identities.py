@@ -27,7 +27,7 @@ def test_headers_are_told_apart(one, other):
 @settings(deadline=None)
 @given(headers, st.sampled_from(list(asdict(HEADER))), st.data())
 def test_every_field_of_a_header_counts(header, name, data):
-    value = data.draw(st.integers(0) if name == "round" else texts)
+    value = data.draw({"round": st.integers(0), "given": st.binary(max_size=4)}.get(name, texts))
     changed = replace(header, **{name: value})
     assert (changed.encode() == header.encode()) == (getattr(header, name) == value)
 

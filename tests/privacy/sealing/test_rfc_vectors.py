@@ -66,7 +66,7 @@ def test_a_box_is_what_it_says():
     box = seal(ALICE, ROSTER, HEADER, b"secret", RANDOMNESS)
     exchange = X25519PrivateKey.from_private_bytes(BOB.to_bytes()[32:]).exchange
     secrets = b"".join(exchange(X25519PublicKey.from_public_bytes(k)) for k in (box[:32], ALICE.public.exchange))
-    fields = (b"update", b"ab" * 32, b"3", b"0123456789abcdef", b"collect", b"client/0", b"client/1")
+    fields = (b"update", b"ab" * 32, b"3", b"0123456789abcdef", b"collect", b"client/0", b"client/1", b"model")
     header = framed(*fields)
     key = hkdf(secrets, framed(b"fedveil box 1", header, box[:32], ALICE.public.exchange, BOB.public.exchange))
     assert ChaCha20Poly1305(key).decrypt(bytes(12), box[32:], header) == b"secret"

@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,22 @@ def test_what_has_no_answer_is_refused_in_one_line(runs: Path, sql: str, named: 
     assert named in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert "tables are runs and rows" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("wal", "no row has the metric wal; did you mean wall?"),
+        ("zzz", "no row has the metric zzz; there are up_bytes, wall"),
+    ],
+)
+def test_a_metric_of_which_there_is_no_row_is_refused(runs: Path, metric: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        main([f"SELECT value FROM rows WHERE metric = '{metric}'", str(runs)])
+
+
+def test_an_answer_may_be_empty_for_another_reason(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(runs, "SELECT value FROM rows WHERE metric = 'wall' AND value > 9", capsys).is_empty()
 
 
 def test_a_damaged_file_of_rows_is_refused_in_one_line(runs: Path) -> None:

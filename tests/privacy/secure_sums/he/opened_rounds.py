@@ -111,7 +111,7 @@ def forged(round_: Recorded, summed: list[Address], named: list[Address]) -> Rec
     for address in summed:
         adder.add(sent[address][0])
     tags = b"".join(sent[address][1] for address in named)
-    return {"sum": adder.message(), "contributors": ",".join(named), "tags": tags}
+    return {"sum": adder.message(), "contributors": ",".join(named), "tags": tags, "given": round_.given}
 
 
 def collected(round_: Recorded, address: Address, opener: Address) -> Records:

@@ -123,7 +123,7 @@ def test_who_cannot_be_in_a_sum(round_, contributors, error, match):
         opened(round_, request)
 
 
-@pytest.mark.parametrize("missing", ["sum", "tags", "contributors"])
+@pytest.mark.parametrize("missing", ["sum", "tags", "contributors", "given"])
 def test_half_a_request_opens_nothing(round_, missing):
     request = {name: value for name, value in round_.request.items() if name != missing}
     with pytest.raises((ProtocolError, PrivacyRefusal)):
@@ -134,6 +134,11 @@ def test_half_a_request_opens_nothing(round_, missing):
 def test_tags_of_another_time_open_nothing(round_, other):
     with pytest.raises(BadSignature, match="client/0 did not authenticate"):
         opened(round_, round_.request, at_opener(round_, **other))
+
+
+def test_tags_for_another_model_open_nothing(round_):
+    with pytest.raises(BadSignature, match="client/0 did not authenticate"):
+        opened(round_, {**round_.request, "given": b"another model"})
 
 
 def test_nobody_else_opens(round_):

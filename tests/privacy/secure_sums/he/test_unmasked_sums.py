@@ -10,6 +10,7 @@ from privacy.errors import ConfigError, PrivacyRefusal, ProtocolError, TooFewCon
 from privacy.secure_sums.contract import SecureSum
 from privacy.secure_sums.he.key_delivery import PUBLIC, SECRET
 from privacy.secure_sums.he.sums import BfvSum, CkksSum
+from privacy.secure_sums.traits import MALICIOUS_SERVER, Withstands
 from privacy.testing.contract import SecureSumContract, vectors
 from privacy.testing.harness import Round, spec_of
 from tests.privacy.secure_sums.he.opened_rounds import BOUND, COUNT, HOLDERS, LENGTH, Recorded, numbers, recorded
@@ -179,7 +180,6 @@ def test_configuration_errors_are_one_line(make, line):
     assert "\n" not in str(caught.value)
 
 
-def test_the_assumption_says_that_the_server_must_be_honest():
-    assert CkksSum(masks=False).assumption == (
-        "the server follows the protocol: the server and the keyholder do not collude"
-    )
+def test_the_server_must_be_honest():
+    assert CkksSum(masks=False).withstands == Withstands()
+    assert CkksSum(masks=True).withstands == MALICIOUS_SERVER

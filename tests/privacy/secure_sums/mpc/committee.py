@@ -100,7 +100,7 @@ class Committee:
         return results
 
     def reveal(
-        self, aggregate: Aggregate, contributions_CL: np.ndarray, fractional_bits: int, least: int = 1
+        self, aggregate: Aggregate, contributions_CL: np.ndarray, fractional_bits: int, least: int = 0
     ) -> np.ndarray:
         """Share integers, aggregate, and check that all parties open the same result."""
         self._calls += 1
@@ -135,7 +135,7 @@ def shared(contributions: np.ndarray, parties: int) -> list[np.ndarray]:
     return [*shares, contributions - sum(shares)]
 
 
-def reveal(aggregate: Aggregate, shares: np.ndarray, fractional_bits: int, call: int, least: int = 1) -> np.ndarray:
+def reveal(aggregate: Aggregate, shares: np.ndarray, fractional_bits: int, call: int, least: int = 0) -> np.ndarray:
     """Reveal in the process of a party."""
     from privacy.secure_sums.mpc.crypten.compat import crypten
 
