@@ -10,7 +10,8 @@ from experiments.tracking import track
 from fl import runtimes
 from fl.checkpoint import Checkpoints
 from fl.config.checks import check
-from fl.config.identity import hash_of, to_json
+from fl.config.identity import from_json, hash_of, to_json
+from fl.data.image_data import load_data
 from fl.keys.folders import read_roster
 from fl.ledger import LedgerFile
 from fl.plan import RunPlan
@@ -23,7 +24,7 @@ from privacy.checks import UNITS
 from privacy.errors import FedveilError, RunRefused
 from privacy.sealing import Roster
 from results.environment import describe
-from results.store import RunDirectory, default_directory, open_run
+from results.store import RunDirectory, changes, default_directory, marked, open_run
 from results.summary import summarise
 
 INTERRUPTED = "interrupted"
@@ -36,11 +37,12 @@ class FailedEarlier(RunRefused):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a configuration. `fresh` is False where its results existed already."""
+    """The outcome of a configuration. `fresh` is False where its results existed already; `note` is one clause."""
 
     directory: Path
     summary: dict[str, Any]
     fresh: bool
+    note: str = ""
 
 
 def directory_of(config: DictConfig, config_hash: str, sweep: bool) -> Path:
@@ -62,21 +64,47 @@ def execute(config: DictConfig, sweep: bool = False, since: float | None = None)
         FedveilError: a one-line message; status.json records it, and the rows measured so far are kept.
     """
     canonical = to_json(config)
-    directory = directory_of(config, hash_of(canonical), sweep)
+    data, unread = _data(canonical)
+    directory, note = _place(directory_of(config, hash_of(canonical), sweep), config, data, sweep)
     if not sweep:
         _refuse_early(config, canonical, directory)
     yaml = OmegaConf.to_yaml(config, resolve=True)
-    with open_run(directory, canonical, yaml, config.force, waits=sweep, since=since if sweep else None) as run:
+    ours = since if sweep else None
+    with open_run(directory, canonical, yaml, config.force, data=data, waits=sweep, since=ours) as run:
         if run.finished:
             track(config, run)
-            return Outcome(directory, run.summary() or {}, fresh=False)
+            known = "" if run.data() is not None else "its data were not recorded"
+            return Outcome(directory, run.summary() or {}, fresh=False, note=unread or known)
         if sweep and not config.output.retry:
             _refuse_failed(run)
         run.write_status("running")
         run.write_environment(describe())
         summary = _run(run, canonical, config)
         track(config, run)
-        return Outcome(directory, summary, fresh=True)
+        return Outcome(directory, summary, fresh=True, note=note)
+
+
+def _data(canonical: str) -> tuple[dict[str, Any] | None, str]:
+    """Return the fingerprint of the data that a configuration names; or None, and why they cannot be read.
+
+    A run that has finished needs its data no more, and another one refuses for the same reason in its turn.
+    """
+    try:
+        return load_data(from_json(canonical).data).fingerprint, ""
+    except FedveilError as error:
+        return None, f"its data cannot be compared, {error}"
+
+
+def _place(directory: Path, config: DictConfig, data: dict[str, Any] | None, sweep: bool) -> tuple[Path, str]:
+    """Return the folder of a run, and a clause on why it is a new one.
+
+    Where the user has not named the folder itself, a run on other data gets one of its own, and the earlier run stays.
+    """
+    named = config.out is not None and not sweep
+    held = None if named or config.force else RunDirectory(directory).data()
+    if data is None or held is None or held == data:
+        return directory, ""
+    return marked(directory, data), f"the data are not those of {directory}: {changes(held, data)}"
 
 
 def _refuse_early(config: DictConfig, canonical: str, directory: Path) -> None:

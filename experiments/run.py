@@ -174,8 +174,14 @@ def _run(config: DictConfig, sweep: bool) -> Ended:
 
     started = os.environ.get(sharing.STARTED)
     outcome = execute(config, sweep, None if started is None else float(started))
-    note = "" if outcome.fresh else " (finished earlier; force=true runs it again)"
-    return f"{_figures(outcome.summary)} in {outcome.directory}{note}", outcome
+    return f"{_figures(outcome.summary)} in {outcome.directory}{_note(outcome)}", outcome
+
+
+def _note(outcome: "Outcome") -> str:
+    clauses = [] if outcome.fresh else ["finished earlier", "force=true runs it again"]
+    if outcome.note:
+        clauses.insert(len(clauses) // 2, outcome.note)
+    return f" ({'; '.join(clauses)})" if clauses else ""
 
 
 def _figures(summary: Summary) -> str:

@@ -55,6 +55,7 @@ KEYS = "keys"  # the folder of this node's keys, in a deployment
 RESIDENT = "resident"  # the socket of the process that plays the role
 APPROVED_VARIABLE = "FEDVEIL_APPROVED_CONFIG"
 MEMORY_ROUND = "memory-round"
+DATA_READ = "data-read"  # the digest of this node's data, as the run found them
 
 
 def reply(message: Message, context: Context) -> Message:
@@ -83,6 +84,7 @@ def participate(content: RecordDict, context: Context) -> RecordDict:
     if envelope is None or to is None:
         raise ProtocolError("a message without an envelope or an address")
     work = accept(str(envelope["config"]), context)
+    _require_same_data(work, context)
     request = Request(
         own_address(str(to["address"]), context),
         str(envelope["stage"]),
@@ -129,6 +131,24 @@ def accept(canonical: str, context: Context) -> Workspace:
     work = workspace(canonical)
     work.activate()
     return work
+
+
+def _require_same_data(work: Workspace, context: Context) -> None:
+    """Refuse data of a deployment's client that are not those with which it began the run.
+
+    They are the client's own, and the server does not know them, so nobody else could tell.
+
+    Raises:
+        ConfigError: the data changed during the run.
+    """
+    if not _stands_alone(context):
+        return
+    digest = str(work.data.fingerprint["sha256"])
+    noted = context.state.get(DATA_READ)
+    if noted is not None and noted != {"sha256": digest}:
+        allowed = "the data of this node changed during the run: put them back, or start the run afresh"
+        raise ConfigError.of("data.name", work.data.name, allowed)
+    context.state[DATA_READ] = ConfigRecord({"sha256": digest})
 
 
 def conduct_of(work: Workspace, state: RecordDict) -> Conduct:

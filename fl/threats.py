@@ -8,7 +8,7 @@ card's epsilon is that of the run as planned; a run's ledger holds its actual ep
 import math
 from collections.abc import Iterator
 
-from fl.card.outputs import ABSENCE, FIGURES, REPORTED, TIMES
+from fl.card.outputs import ABSENCE, FIGURES, READ, REPORTED, TIMES
 from fl.plan import HIDDEN_AMONG
 from fl.training.ranges import MOST_SHARE
 from fl.workspace import Workspace
@@ -271,7 +271,7 @@ def _reports(work: Workspace) -> Iterator[str]:
     if work.plan.config.data.allow_empty:
         yield "Clients without examples are never asked, so the cohorts tell which these are (data.allow_empty=true)."
     if work.plan.private:
-        yield from (TIMES, ABSENCE)
+        yield from (TIMES, ABSENCE, READ)
         yield from (REPORTED,) if runtime.client_metrics else ()
     elif work.plan.backend.secure_sum.hides and runtime.client_metrics:
         yield "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."

@@ -39,6 +39,13 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(plain(values), indent=2, allow_nan=False) + "\n")
 
 
+def write_private_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write one JSON object as `write_json` does, for the owner of the file alone."""
+    with replacing(path) as temporary:
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps(plain(values), indent=2, allow_nan=False) + "\n")
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file, or None where there is no file.
 

@@ -12,11 +12,12 @@ import polars as pl
 from privacy.errors import ConfigError, RunRefused
 from results.columns import SUMMARISED, TEXTS
 from results.former_names import renamed
-from results.store import CONFIG, ENDED, LOCK, STATUS, SUMMARY, RunDirectory, is_locked
+from results.store import CONFIG, ENDED, LOCK, STATUS, SUMMARY, RunDirectory, is_locked, short
 
 PROTECTION = ("secure_sum", "mechanism", "noise", "delta", "accountant", "epsilon_budget", "witness")
 STAMPED = ("", f"/{CONFIG}", f"/{STATUS}", f"/{SUMMARY}")  # the folder itself, and the files read from it
 PLAIN_SUM = "privacy.PlainSum"
+FINGERPRINT = "fingerprint"  # key of `data`, in the identity of a row alone
 
 # the two long texts shared by many runs are categories, to save memory
 RUNS = pl.Schema(
@@ -142,7 +143,7 @@ def _read(run: RunDirectory) -> dict[str, object]:
         "error": _optional_text(status.get("error")),
         "ended": _optional_text(status.get("ended")),
         "summarised": ended,
-        **_identity(renamed(run.configuration() or {})),
+        **_identity(_with_data(renamed(run.configuration() or {}), run.data())),
         **({key: _number(summary.get(key)) for key in SUMMARISED} if ended else {}),
         **{key: _optional_text(summary.get(key)) for key in TEXTS},
     }
@@ -157,6 +158,13 @@ def is_plain(configuration: Mapping[str, Any]) -> bool:
     """True for a resolved configuration without protection, the baseline of the others."""
     secure_sum = configuration.get("secure_sum") or {}
     return secure_sum.get("_target_") == PLAIN_SUM and not configuration.get("mechanism")
+
+
+def _with_data(configuration: dict[str, Any], data: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Add the data that a run read to its configuration: runs on other data are no seeds of one row, and no twins."""
+    if data is None:
+        return configuration
+    return {**configuration, "data": {**configuration.get("data", {}), FINGERPRINT: short(data)}}
 
 
 def _identity(configuration: Mapping[str, Any]) -> dict[str, object]:

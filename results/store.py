@@ -4,6 +4,8 @@ It is `results/runs/<experiment>/<first 16 hex digits of the configuration's has
 
 - .fedveil.lock: locked by the kernel while a run writes; its presence marks a folder as ours
 - config.json: the canonical configuration; its SHA-256 is the run's identity
+- data.json: the shape, the examples and labels, and a digest of the data that the run read; for the owner alone. The
+  configuration names a place alone, so this is compared before a run goes on, or is taken as finished.
 - config.yaml: the resolved configuration, for people
 - environment.json: versions and hardware
 - status.json: running, finished, failed or budget_exhausted; start time, process and error
@@ -34,6 +36,9 @@ CONFIG = "config.json"
 STATUS = "status.json"
 SUMMARY = "summary.json"
 ROWS = "rows.parquet"
+DATA = "data.json"
+DIGEST = "sha256"
+LISTED = 4  # differences of data that a message lists
 # In the order in which a fresh start removes them: the marks of a finished run first, its identity last,
 # so that a process killed in between leaves a folder that can still be identified.
 TRACKED = "tracked.json"  # the trackers that have the run, by name, and their locations
@@ -46,6 +51,7 @@ WRITTEN = (
     "checkpoints",
     "keys",
     "config.yaml",
+    DATA,
     CONFIG,
 )
 STATUSES = ("running", "finished", "failed", "budget_exhausted")
@@ -81,6 +87,10 @@ class RunDirectory:
     def configuration(self) -> dict[str, Any] | None:
         """The canonical configuration, or None where none was written yet."""
         return files.read_json(self.path / CONFIG)
+
+    def data(self) -> dict[str, Any] | None:
+        """The record of the data that the run read, or None where there is none, as of earlier versions."""
+        return files.read_json(self.path / DATA)
 
     def status(self) -> dict[str, Any] | None:
         """`status`, `started`, `ended`, `pid`, `error` and other entries of the run's state."""
@@ -121,6 +131,7 @@ def open_run(
     resolved_yaml: str,
     force: bool,
     *,
+    data: Mapping[str, Any] | None = None,
     waits: bool = False,
     since: float | None = None,
 ) -> Iterator[RunDirectory]:
@@ -131,12 +142,13 @@ def open_run(
         canonical: the configuration as canonical JSON; its SHA-256 identifies the run.
         resolved_yaml: the same for people, with the keys outside the identity.
         force: remove the files of an earlier run (and nothing else), and start afresh.
+        data: the fingerprint of the data that the run reads; None where they cannot be read.
         waits: wait for another run that holds the folder, without limit, instead of an error.
         since: in seconds since 1970; `force` keeps runs that ended later.
 
     Raises:
-        RunRefused: another run holds the folder, or it holds another configuration or a damaged run (unless
-            `force`), or files that fedveil did not write (always).
+        RunRefused: another run holds the folder, or it holds another configuration, a run on other data or a damaged
+            run (unless `force`), or files that fedveil did not write (always).
     """
     run = RunDirectory(directory)
     try:
@@ -149,7 +161,35 @@ def open_run(
         if force and not _ended_after(run, since):
             _remove_run(directory)
         _adopt(run, canonical, resolved_yaml)
+        _adopt_data(run, data)
         yield run
+
+
+def marked(directory: Path, data: Mapping[str, Any]) -> Path:
+    """Return the folder of a run on other data, beside that of its configuration."""
+    return directory.with_name(f"{directory.name}-{short(data)}")
+
+
+def short(data: Mapping[str, Any]) -> str:
+    """Return eight hexadecimal digits that stand for some data."""
+    return str(data[DIGEST])[:8]
+
+
+def changes(held: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """Return how data differ from those of a record, in one line."""
+    before = _flat(held)
+    now = _flat(data)
+    keys = [key for key in dict.fromkeys((*before, *now)) if key != DIGEST and before.get(key) != now.get(key)]
+    told = [f"{key} {now.get(key, 'none')}, not {before.get(key, 'none')}" for key in keys[:LISTED]]
+    more = [f"{len(keys) - LISTED} more differences"] if len(keys) > LISTED else []
+    return "; ".join(told + more) or "other images or another order, with the same numbers of examples and labels"
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return flat
 
 
 def is_locked(directory: Path) -> bool:
@@ -209,6 +249,16 @@ def _adopt(run: RunDirectory, canonical: str, resolved_yaml: str) -> None:
     if not run.finished:
         files.write_text(run.path / "config.yaml", resolved_yaml)
     run.checkpoints.mkdir(exist_ok=True)
+
+
+def _adopt_data(run: RunDirectory, data: Mapping[str, Any] | None) -> None:
+    """Refuse a folder whose run read other data; write the record into a run that has not ended."""
+    held = run.data()
+    if held is None and data is not None and not run.finished:
+        files.write_private_json(run.path / DATA, data)
+    elif held is not None and data is not None and held != data:
+        told = f"{run.path} holds a run on other data (now {changes(held, data)})"
+        raise RunRefused(f"{told}: choose another out=, or replace it with force=true")
 
 
 def _refuse_remains(directory: Path) -> None:

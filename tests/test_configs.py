@@ -17,7 +17,7 @@ from fl.config.build import build
 from fl.config.checks import check
 from fl.config.identity import from_json, to_json
 from fl.config.schema import RUNTIMES
-from fl.data.image_data import LOSSLESS_ORIGINALS
+from fl.data.arrange import LOSSLESS_ORIGINALS
 from fl.workspace import Workspace
 from privacy.backend import PrivacyBackend
 from results.former_names import FORMER

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.hydra.compose import composed
 from experiments.hydra.error_lines import CONFIGS
-from fl.config.identity import UNHASHED, to_json
+from fl.config.identity import identified, to_json
 
 # groups whose option is found by their values; `privacy` names those of mechanism and secure_sum together
 GROUPS = (
@@ -76,8 +76,7 @@ def overrides_of(configuration: Values) -> list[str] | None:
 
 
 def _identity(config: DictConfig) -> dict[str, Any]:
-    resolved = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    return {key: value for key, value in resolved.items() if key not in UNHASHED}
+    return identified(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
 
 
 def _differences(have: Values, want: Values, above: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,8 +1,9 @@
 """The outputs of a run under differential privacy, one line for each kind, and why it is allowed to depend on the data.
 
-An output is a name: `rows/ROLE/STAGE.METRIC`, `summary/KEY`, `checkpoint/KEY`, `ledger/KEY`, `status/KEY` or `log`. A
-role is `server`, `client`, `party`, `keyholder`, `dealer` or `transport`. What a run writes and no line names is a
-leak: `tests/adversary/test_outputs.py` runs each mechanism on neighbouring data and looks up all that differs.
+An output is a name: `rows/ROLE/STAGE.METRIC`, `summary/KEY`, `checkpoint/KEY`, `ledger/KEY`, `status/KEY`, `data/KEY`
+or `log`. A role is `server`, `client`, `party`, `keyholder`, `dealer` or `transport`. What a run writes and no line
+names is a leak: `tests/adversary/test_outputs.py` runs each mechanism on neighbouring data and looks up all that
+differs.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ FRESH = "fresh"  # differs between any two runs: clocks, processes, random names
 
 TIMES = "Times and peaks of memory in the results depend on the data, and no epsilon covers them."
 ABSENCE = "Who drops out, and the reason that a client gives, stand in the results, and no epsilon covers them."
+READ = (
+    "A digest of the data, and the numbers of its examples and labels, stand beside the results (data.json, for its "
+    "owner alone), and no epsilon covers them."
+)
 REPORTED = "Clients report the times and the memory of their phases (runtime.client_metrics=true), beyond any epsilon."
 FIGURES = (
     "Clients report exact norms, clipped fractions, and numbers of values that were cut and of gradients that were not "
@@ -46,6 +51,7 @@ OUTPUTS = (
     *(Output(f"rows/*.{metric}", NAMED, ABSENCE) for metric in ("dropped", "rejected", "survivors")),
     *(Output(f"summary/{key}", NAMED, ABSENCE) for key in ("dropped", "rejected")),
     Output("log/left out", NAMED, ABSENCE),
+    Output("data/*", NAMED, READ),
     Output("rows/client/flatten.noised_values_cut", NOISED, "counted in an update that carries all of its noise"),
     Output("rows/server/protocol.cut_share", NOISED, "counted likewise, or on request as FIGURES says"),
     Output("summary/cut_share", NOISED, "the largest of these shares"),

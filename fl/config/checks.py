@@ -23,6 +23,7 @@ from fl.config.schema import (
     RUNTIMES,
     SAMPLERS,
     TENSORBOARD,
+    UNSEEN_LABELS,
     WEIGHTINGS,
 )
 from fl.faults.options import KINDS, LATE, MESSAGES
@@ -69,6 +70,7 @@ CHECKS: tuple[Check, ...] = (
     _at_least("sampler.min_separation", 1),
     _at_least("sampler.max_participations", 1),
     _one_of("data.features", FEATURES),
+    _one_of("data.unseen_labels", UNSEEN_LABELS),
     _one_of("noise", NOISES),
     ("delta", lambda v: 0 < v < 1, "must lie between 0 and 1"),
     _one_of("accountant", ACCOUNTANTS),

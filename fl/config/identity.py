@@ -2,28 +2,42 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from fl.config.checks import check
-from fl.config.schema import FedveilConfig
+from fl.config.schema import REFUSE, FedveilConfig
 
 # Output folders and console options change no result, so they are not part of a configuration's identity.
 # The public keys of a roster are not part of it either: each node that approves a configuration has its own roster.
 UNHASHED = ("out", "force", "output", "tracking", "roster")
+# Keys that came after configurations had been approved and run, with the values that stand for what was before. At
+# these values they are left out of the canonical text, so that configurations of before keep their hash.
+LATER: dict[str, dict[str, Any]] = {"data": {"config": None, "unseen_labels": REFUSE}}
 
 
 def to_json(config: DictConfig) -> str:
-    """Return the resolved configuration without the keys of `UNHASHED`, as canonical JSON.
+    """Return the resolved configuration without the keys of `UNHASHED` and `LATER`, as canonical JSON.
 
     Keys are sorted, except for the mechanisms, which are applied in the given order.
     """
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-    identity = {key: _sorted(value) for key, value in sorted(values.items()) if key not in UNHASHED}
+    identity = {key: _sorted(value) for key, value in sorted(identified(values).items())}
     identity["mechanism"] = {name: _sorted(value) for name, value in values["mechanism"].items()}
     return json.dumps(identity, separators=(",", ":"))
+
+
+def identified(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a resolved configuration that are part of its identity."""
+    return {key: _before(LATER.get(key, {}), value) for key, value in values.items() if key not in UNHASHED}
+
+
+def _before(later: Mapping[str, Any], value: Any) -> Any:
+    """Return a group without the keys of `LATER` that have the values of before."""
+    return {key: held for key, held in value.items() if later.get(key, ...) != held} if later else value
 
 
 def _sorted(value: Any) -> Any:
@@ -37,7 +51,7 @@ def hash_of(canonical: str) -> str:
 
 
 def from_json(canonical: str) -> FedveilConfig:
-    """Parse and check the output of `to_json`; keys of `UNHASHED` take their defaults.
+    """Parse and check the output of `to_json`; keys of `UNHASHED` and `LATER` take their defaults.
 
     Raises:
         ConfigError: as `check`.

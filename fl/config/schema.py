@@ -14,6 +14,9 @@ from omegaconf import MISSING, OmegaConf
 from fl.faults.options import FaultsConfig
 
 FEATURES = ("none", "scattering")
+REFUSE = "refuse"
+LEAVE_OUT = "leave_out"
+UNSEEN_LABELS = (REFUSE, LEAVE_OUT)
 PARTITIONS = ("iid", "dirichlet", "shards", "natural")
 WEIGHTINGS = ("examples", "uniform")
 RUNTIMES = ("inprocess", "ray", "deployment")
@@ -33,11 +36,13 @@ class DataConfig:
 
     name: str = MISSING
     path: str | None = None  # folder with parquet or IDX files; searched before FEDVEIL_DATA and the hub
+    config: str | None = None  # configuration among several in a folder or repository, as the error lists them
     hub: str | None = None  # repository on the Hugging Face hub
     image_column: str = "image"
     label_column: str = "label"
     train_split: str = "train"
     test_split: str = "test"
+    unseen_labels: str = REFUSE  # or leave_out: test examples with labels that training lacks are counted, not scored
     features: str = "none"  # none: the models take pixels; scattering: they take frozen features of the pixels
     partition: str = "iid"
     alpha: float = 0.5  # concentration of the Dirichlet partition

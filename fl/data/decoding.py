@@ -1,12 +1,11 @@
-"""Decoding of columns of encoded images to arrays of bytes, with a progress bar on a terminal.
+"""Decoding of columns of images to arrays of bytes, with a progress bar on a terminal.
 
 Shape suffixes: N examples, C channels, H height, W width.
 """
 
 import contextlib
-import io
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.config.schema import DataConfig
+from fl.data.images import pixels_of
 from privacy.errors import ConfigError
 
 BATCH_ROWS = 1000
-GREY_MODES = ("1", "L", "LA")
-COLOUR_MODES = ("RGB", "RGBA", "P", "CMYK", "YCbCr")
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,8 @@ class DecodingRequest:
     train_split: str
     test_split: str
     natural_column: str | None
+    config: str | None
+    unseen_labels: str
 
     @classmethod
     def of(cls, config: DataConfig) -> "DecodingRequest":
@@ -41,8 +41,9 @@ class DecodingRequest:
         return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
 
     def reading(self) -> list[str | None]:
-        """Return the names of the splits and columns that are read from a table."""
-        return [self.train_split, self.test_split, self.image_column, self.label_column, self.natural_column]
+        """Return the names of the configuration, the splits and the columns that are read from a table."""
+        columns = [self.image_column, self.label_column, self.natural_column]
+        return [self.config, self.train_split, self.test_split, *columns]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,30 @@ class RawImages:
     jpeg: bool = False
 
 
+@dataclass(frozen=True)
+class Table:
+    """One split as a table.
+
+    Attributes:
+        place: its source, in messages.
+        split: its name, in messages.
+        names: of its columns.
+        owned: true where owners are to be read.
+        folder: the place from which paths of images start; None where there is none.
+    """
+
+    place: str
+    split: str
+    names: Sequence[str]
+    owned: bool
+    folder: Path | None = None
+
+
+def stamps(files: Iterable[Path]) -> list[Any]:
+    """Return the paths, sizes and times of files, which change when the files do."""
+    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
 def missing(key: str, value: str, place: str, kind: str, names: Iterable[str]) -> ConfigError:
     """Return the error for a split or a column that a place does not have."""
     return ConfigError.of(f"data.{key}", value, f"{place} has the {kind} {', '.join(names)}")
@@ -64,56 +89,70 @@ def choose_splits(request: DecodingRequest, splits: Iterable[str], place: str) -
     """Return the names of the training and of the test split; a set of a single split has no test split.
 
     Raises:
-        ConfigError: a split is missing; the message names its key and the splits that exist.
+        ConfigError: a split is missing, and the message names its key and the splits that exist; or both are the same.
     """
     names = list(splits)
     if request.train_split not in names:
         raise missing("train_split", request.train_split, place, "splits", names)
-    if request.test_split in names:
+    if request.test_split in names and request.test_split != request.train_split:
         return request.train_split, request.test_split
-    if len(names) > 1:
-        raise missing("test_split", request.test_split, place, "splits", names)
-    return request.train_split, None
+    if len(names) == 1 and request.test_split in (DataConfig.test_split, request.train_split):
+        return request.train_split, None
+    if request.test_split == request.train_split:
+        allowed = f"must be another split than data.train_split; {place} has the splits {', '.join(names)}"
+        raise ConfigError.of("data.test_split", request.test_split, allowed)
+    raise missing("test_split", request.test_split, place, "splits", names)
 
 
 def decode_table(
-    request: DecodingRequest, batches: Callable[[list[str]], Iterable[Any]], rows: int, **table: Any
+    request: DecodingRequest, table: Table, batches: Callable[[list[str]], Iterable[Any]], rows: int
 ) -> RawImages:
     """Decode a split from batches of an Arrow table.
 
     Args:
         request: names the columns.
+        table: describes the split.
         batches: returns the batches of the columns in its argument, with `rows` rows in all.
         rows: length N of the result.
-        **table: `place`, `names` of the table's columns, and `owned`, true where owners are to be read.
 
     Raises:
-        ConfigError: a column is missing or holds another type (its key is named), or the images differ in size.
+        ConfigError: a column is missing or holds another type (its key is named), an image cannot be decoded (its row
+            is named), or the images differ in size or channels.
     """
-    columns = _columns(request, **table)
-    place = table["place"]
+    columns = _columns(request, table)
     labels: list[NDArray[Any]] = []
     owners: list[NDArray[Any]] = []
 
     def cells() -> Iterator[Any]:
         for batch in batches(list(columns.values())):
-            labels.append(_values(batch.column(columns["label_column"]), request, "label_column", place))
+            labels.append(_values(batch.column(columns["label_column"]), request, "label_column", table.place))
             if "natural_column" in columns:
-                owners.append(_values(batch.column(columns["natural_column"]), request, "natural_column", place))
-            yield from batch.column(columns["image_column"]).to_pylist()
+                owners.append(_values(batch.column(columns["natural_column"]), request, "natural_column", table.place))
+            images = batch.column(columns["image_column"])
+            _require_images(images.type, request, table.place)
+            yield from images.to_pylist()
 
-    images_NCHW, jpeg = _decode_images(cells(), rows, request, place)
+    images_NCHW, jpeg = _decode_images(cells(), rows, request, table)
     return RawImages(images_NCHW, np.concatenate(labels), np.concatenate(owners) if owners else None, jpeg)
 
 
-def _columns(request: DecodingRequest, place: str, names: list[str], owned: bool) -> dict[str, str]:
+def _columns(request: DecodingRequest, table: Table) -> dict[str, str]:
     wanted = {"image_column": request.image_column, "label_column": request.label_column}
-    if owned and request.natural_column is not None:
+    if table.owned and request.natural_column is not None:
         wanted["natural_column"] = request.natural_column
     for key, column in wanted.items():
-        if column not in names:
-            raise missing(key, column, place, "columns", names)
+        if column not in table.names:
+            raise missing(key, column, table.place, "columns", table.names)
     return wanted
+
+
+def _require_images(kind: Any, request: DecodingRequest, place: str) -> None:
+    """Refuse a column of another type than bytes, paths, or the hub's pairs of both."""
+    fields = {field.name for field in kind} if str(kind).startswith("struct") else set()
+    if {"bytes", "path"} <= fields or str(kind) in ("binary", "large_binary", "string", "large_string"):
+        return
+    told = f"{place} has {kind} there, no encoded images and no paths of files"
+    raise ConfigError.of("data.image_column", request.image_column, told)
 
 
 def _values(column: Any, request: DecodingRequest, key: str, place: str) -> NDArray[Any]:
@@ -127,44 +166,35 @@ def _values(column: Any, request: DecodingRequest, key: str, place: str) -> NDAr
 
 
 def _decode_images(
-    cells: Iterator[Any], rows: int, request: DecodingRequest, place: str
+    cells: Iterator[Any], rows: int, request: DecodingRequest, table: Table
 ) -> tuple[NDArray[np.uint8], bool]:
     images_NHWC: NDArray[np.uint8] | None = None
     jpeg = False
     with progress(rows, f"decoding {request.name}") as advance:
         for row, cell in enumerate(cells):
-            pixels_HWC, encoding = _decode(cell, request, place)
+            try:
+                pixels_HWC, encoding = pixels_of(cell, table.folder)
+            except ConfigError as error:
+                raise ConfigError(f"{table.place}: the image in row {row} of {table.split} {error}") from error
             jpeg = jpeg or encoding == "JPEG"
             if images_NHWC is None:
                 images_NHWC = np.empty((rows, *pixels_HWC.shape), np.uint8)
             if pixels_HWC.shape != images_NHWC.shape[1:]:
-                sizes = f"{_size(images_NHWC.shape[1:])} and {_size(pixels_HWC.shape)}"
-                raise ConfigError(f"{place}: images differ in size, {sizes}; resize them")
+                difference = _difference(images_NHWC.shape[1:], pixels_HWC.shape, row)
+                raise ConfigError(f"{table.place}: images of {table.split} differ in {difference}")
             images_NHWC[row] = pixels_HWC
             advance()
     if images_NHWC is None:
-        raise ConfigError(f"{place}: holds no examples")
+        raise ConfigError(f"{table.place}: holds no examples")
     return np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2)), jpeg
 
 
-def _decode(cell: Any, request: DecodingRequest, place: str) -> tuple[NDArray[np.uint8], str | None]:
-    """Return one image as (H, W, C) and its encoding, from bytes or from the hub's {bytes, path}."""
-    from PIL import Image
-
-    if isinstance(cell, dict) and {"bytes", "path"} <= cell.keys():
-        cell = cell["bytes"] or Path(cell["path"]).read_bytes()
-    if not isinstance(cell, bytes):
-        raise ConfigError.of("data.image_column", request.image_column, f"{place} has no encoded images there")
-    with Image.open(io.BytesIO(cell)) as image:
-        if image.mode not in GREY_MODES + COLOUR_MODES:
-            raise ConfigError(f"{place}: needs images of 8 bits a channel, not of mode {image.mode}")
-        mode = "L" if image.mode in GREY_MODES else "RGB"
-        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
-        return pixels.reshape(image.height, image.width, -1), image.format
-
-
-def _size(shape_HWC: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape_HWC))
+def _difference(first_HWC: tuple[int, ...], other_HWC: tuple[int, ...], row: int) -> str:
+    if first_HWC[:2] == other_HWC[:2]:
+        kinds = ["grey" if shape[2] == 1 else "colour" for shape in (first_HWC, other_HWC)]
+        return f"channels, {kinds[0]} in row 0 and {kinds[1]} in row {row}: make all grey or all colour"
+    sizes = ["x".join(map(str, shape)) for shape in (first_HWC, other_HWC)]
+    return f"size, {sizes[0]} in row 0 and {sizes[1]} in row {row}: resize them"
 
 
 @contextlib.contextmanager

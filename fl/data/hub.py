@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fl.data.decoding import BATCH_ROWS, DecodingRequest, RawImages, choose_splits, decode_table
+from fl.data.decoding import BATCH_ROWS, DecodingRequest, RawImages, Table, choose_splits, decode_table
+from fl.data.images import one_line
 from privacy.errors import ConfigError
 
 DATA_VARIABLE = "FEDVEIL_DATA"
@@ -48,7 +49,8 @@ class Hub:
     def read(self) -> tuple[RawImages, RawImages | None]:
         """Download and decode both splits; see `Source.read` in fl/data/sources.py."""
         train, test = self._download()
-        return self._decode(train, True), (None if test is None else self._decode(test, False))
+        names = self.request.train_split, self.request.test_split
+        return self._decode(train, names[0], True), (None if test is None else self._decode(test, names[1], False))
 
     def _download(self) -> tuple[Any, Any]:
         from flwr_datasets import FederatedDataset
@@ -61,7 +63,9 @@ class Hub:
             return splits
 
         assert self.request.hub is not None
-        hub = FederatedDataset(dataset=self.request.hub, partitioners={}, shuffle=False, preprocessor=choose)
+        hub = FederatedDataset(
+            dataset=self.request.hub, subset=self.request.config, partitioners={}, shuffle=False, preprocessor=choose
+        )
         with _quiet_hub() as trouble:
             try:
                 hub.load_split(self.request.train_split)
@@ -72,18 +76,12 @@ class Hub:
                 raise not_found(self.request, [*self.looked, f"{self.place} ({why})"]) from error
         return chosen[0], chosen[1]
 
-    def _decode(self, dataset: Any, owned: bool) -> RawImages:
+    def _decode(self, dataset: Any, split: str, owned: bool) -> RawImages:
         def batches(columns: list[str]) -> Any:
             return dataset.select_columns(columns).with_format("arrow").iter(BATCH_ROWS)
 
-        return decode_table(
-            self.request, batches, len(dataset), place=self.place, names=dataset.column_names, owned=owned
-        )
-
-
-def one_line(error: BaseException) -> str:
-    """Format a library's error for use inside a one-line message."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        table = Table(self.place, split, dataset.column_names, owned)
+        return decode_table(self.request, table, batches, len(dataset))
 
 
 @contextlib.contextmanager

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import warnings
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -26,19 +25,14 @@ from numpy.typing import NDArray
 
 from fl.config.schema import DataConfig
 from fl.data import features
-from fl.data.decoding import DecodingRequest, RawImages
-from fl.data.hub import DATA_VARIABLE, one_line
-from fl.data.sources import Source, find
-from privacy.errors import ConfigError
+from fl.data.arrange import Arrays, Kept, arrange
+from fl.data.decoding import DecodingRequest
+from fl.data.hub import DATA_VARIABLE
+from fl.data.images import one_line
+from fl.data.sources import find
 
 CACHE_VARIABLE = "FEDVEIL_CACHE"
-CACHE_FORMAT = 1  # version of the cache's content; increase it with every change of the content
-HELD_OUT = 0.1  # share of the examples that becomes the test split, where a set has none
-LOSSLESS_ORIGINALS = ("mnist", "fashion_mnist", "cifar10", "femnist")  # published results used their exact pixels
-STATISTICS_ROWS = 4096
-
-Arrays = dict[str, NDArray[Any]]
-Kept = tuple[dict[str, Any], Arrays]  # a few facts, as JSON values, and a few arrays
+CACHE_FORMAT = 3  # version of the cache's content; increase it with every change of the content
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +56,8 @@ class ImageData:
         std_C: likewise; 1 for a channel that is constant, and for features.
         natural_ids: owner (N,) of each training example, in 0..owners-1, where the set names owners.
         origin: the place it was read from, in one line, with its differences from the original set.
+        fingerprint: as JSON values, shape, examples and labels of both splits, and a SHA-256 of all images and labels:
+            it is the same wherever the same data are read. Features have that of their images.
     """
 
     name: str
@@ -73,6 +69,7 @@ class ImageData:
     std_C: torch.Tensor
     natural_ids: NDArray[np.int64] | None
     origin: str
+    fingerprint: dict[str, Any] = field(default_factory=dict)
     _affine: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -128,8 +125,8 @@ def load_data(config: DataConfig) -> ImageData:
 @lru_cache(maxsize=8)
 def _load(request: DecodingRequest, _data_variable: str | None, root: Path) -> ImageData:
     source = find(request)
-    entry = _entry(root, request.name, [CACHE_FORMAT, request.name, source.identity()])
-    return _image_data(*_kept(entry, lambda: _arrange(source, request)))
+    entry = _entry(root, request.name, [CACHE_FORMAT, request.name, request.unseen_labels, source.identity()])
+    return _image_data(*_kept(entry, lambda: arrange(source, request)))
 
 
 @lru_cache(maxsize=8)
@@ -186,70 +183,6 @@ def _one_at_a_time(entry: Path) -> contextlib.AbstractContextManager[Any]:
         return FileLock(f"{entry}.lock").acquire()
     except OSError:  # a folder that cannot be written needs no lock
         return contextlib.nullcontext()
-
-
-def _arrange(source: Source, request: DecodingRequest) -> Kept:
-    """Read a source and convert it to the form that the cache keeps."""
-    try:
-        train, test = source.read()
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError.of("data.name", request.name, f"{source.place} cannot be read, {one_line(error)}") from error
-    origin = source.place
-    if test is None:
-        train, test = _hold_out(train)
-        origin += f"; no test split, so {HELD_OUT:.0%} of the examples were held out"
-    shapes = train.images_NCHW.shape, test.images_NCHW.shape
-    if not shapes[0][0] or not shapes[1][0] or shapes[0][1:] != shapes[1][1:]:
-        raise ConfigError(f"{source.place}: training images have the shape {shapes[0]} and test images {shapes[1]}")
-    arrays = _arrays(train, test)
-    mean_C, std_C = _statistics(train.images_NCHW, source.pixel_max)
-    facts = {"name": request.name, "pixel_max": source.pixel_max, "mean_C": mean_C, "std_C": std_C}
-    facts["classes"] = 1 + int(max(arrays["train_labels"].max(), arrays["test_labels"].max()))
-    facts["origin"] = origin + _jpeg_note(request, train)
-    return facts, arrays
-
-
-def _jpeg_note(request: DecodingRequest, train: RawImages) -> str:
-    if not train.jpeg:
-        return ""
-    return "; JPEG re-encoding, not the original pixels" if request.name in LOSSLESS_ORIGINALS else "; JPEG images"
-
-
-def _hold_out(raw: RawImages) -> tuple[RawImages, RawImages]:
-    """Split by examples in a fixed way: the seed of a run moves no example between training and test."""
-    rows = np.random.default_rng(0).permutation(len(raw.labels_N))
-    cut = max(1, round(HELD_OUT * len(rows)))
-    return _take(raw, np.sort(rows[cut:])), _take(raw, np.sort(rows[:cut]))
-
-
-def _take(raw: RawImages, rows: NDArray[np.int64]) -> RawImages:
-    owners_N = None if raw.owners_N is None else raw.owners_N[rows]
-    return RawImages(raw.images_NCHW[rows], raw.labels_N[rows], owners_N, raw.jpeg)
-
-
-def _arrays(train: RawImages, test: RawImages) -> Arrays:
-    labels = np.concatenate([train.labels_N, test.labels_N])
-    indices = np.unique(labels, return_inverse=True)[1].astype(np.int64)
-    arrays: Arrays = {"train_images": train.images_NCHW, "test_images": test.images_NCHW}
-    arrays["train_labels"], arrays["test_labels"] = np.split(indices, [len(train.labels_N)])
-    if train.owners_N is not None:
-        arrays["natural_ids"] = np.unique(train.owners_N, return_inverse=True)[1].astype(np.int64)
-    return arrays
-
-
-def _statistics(images_NCHW: NDArray[np.uint8], pixel_max: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel, from exact counts of each value."""
-    counts_CV = np.zeros((images_NCHW.shape[1], 256), np.int64)
-    for start in range(0, len(images_NCHW), STATISTICS_ROWS):  # bincount takes eight times the memory of its bytes
-        for channel, counts_V in enumerate(counts_CV):
-            counts_V += np.bincount(images_NCHW[start : start + STATISTICS_ROWS, channel].ravel(), minlength=256)
-    values_V = np.arange(256) / pixel_max
-    share_CV = counts_CV / counts_CV.sum(axis=1, keepdims=True)
-    mean_C = share_CV @ values_V
-    std_C = np.sqrt((share_CV * (values_V - mean_C[:, None]) ** 2).sum(axis=1))
-    return mean_C.tolist(), np.where(std_C > 0, std_C, 1.0).tolist()
 
 
 def _image_data(facts: dict[str, Any], arrays: Arrays) -> ImageData:

@@ -4,27 +4,26 @@ A source finds one data set and reads it once, as plain arrays; `fl/data/image_d
 libraries that read the files are slow to import, so they are imported where they are used.
 """
 
-import gzip
-import itertools
 import os
-import re
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fl.data.decoding import BATCH_ROWS, DecodingRequest, RawImages, choose_splits, decode_table
+from fl.data.decoding import DecodingRequest, RawImages
 from fl.data.hub import DATA_VARIABLE, Hub, not_found
+from fl.data.idx import IdxFolder
+from fl.data.layout import choose, visible
+from fl.data.parquet import ParquetFolder
 from privacy.errors import ConfigError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # folder of the package dataset-fashion-mnist
 
-IDX_NAME = re.compile(r"(train|t10k|test)[-._](images|labels)[-._]idx\d[-._]ubyte(\.gz)?")
-PARQUET_NAME = re.compile(r"(.+?)(-\d{5}-of-\d{5})?(-[0-9a-f]{16})?\.parquet")  # as the hub's own writer names them
+PICTURES = {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp"}
+ENDINGS = 3  # kinds of files that a message lists
 
 
 class Source(Protocol):
@@ -59,6 +58,8 @@ def find(request: DecodingRequest) -> Source:
         if source := _open(folder, request):
             return source
     if request.name == "digits":
+        if request.config is not None:
+            raise ConfigError.of("data.config", request.config, "the embedded digits are one set: leave it out")
         return Digits()
     looked = ["data.path (not set)"] + ([] if os.environ.get(DATA_VARIABLE) else [f"{DATA_VARIABLE} (not set)"])
     looked += [f"{folder} (no parquet or IDX files)" for folder in _known_folders(request.name)]
@@ -80,31 +81,26 @@ def _given(path: str, request: DecodingRequest) -> Source:
     if source := _open(folder, request):
         return source
     expected = "train.parquet (or the hub's train-00000-of-00001.parquet) or train-images-idx3-ubyte[.gz]"
-    raise ConfigError.of("data.path", path, f"holds no images; expected are files like {expected}")
+    raise ConfigError.of("data.path", path, f"holds {_instead(folder)}; expected are files like {expected}")
+
+
+def _instead(folder: Path) -> str:
+    """Return what a folder holds in place of a data set, by the endings of its files."""
+    endings = Counter(file.suffix.lower() or "no ending" for file in visible(folder))
+    if not endings:
+        return "no files"
+    told = ", ".join(f"{count} with {ending}" for ending, count in endings.most_common(ENDINGS))
+    if endings.keys() & PICTURES:
+        return f"files of single images ({told}), which are not read: write them into a parquet file, or their paths"
+    return f"files of other kinds ({told})"
 
 
 def _open(folder: Path, request: DecodingRequest) -> Source | None:
-    # Three levels hold the layouts of the hub (data/train-*.parquet) and of torchvision (MNIST/raw/...).
-    files = sorted(itertools.chain.from_iterable(folder.glob(f"{above}*") for above in ("", "*/", "*/*/")))
-    if parquet := [file for file in files if file.suffix == ".parquet"]:
-        return ParquetFolder(str(folder), _by_split(parquet), request)
-    if idx := [file for file in files if IDX_NAME.fullmatch(file.name)]:
-        return IdxFolder(str(folder), idx, request)
-    return None
-
-
-def _by_split(files: list[Path]) -> dict[str, list[Path]]:
-    splits: dict[str, list[Path]] = {}
-    for file in files:
-        match = PARQUET_NAME.fullmatch(file.name)
-        split = match[1] if match else file.stem
-        # The hub's automatic conversion writes train/0000.parquet.
-        splits.setdefault(file.parent.name if split.isdigit() else split, []).append(file)
-    return splits
-
-
-def _stat(files: Iterable[Path]) -> list[Any]:
-    return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    found = choose(folder, request)
+    if found is None:
+        return None
+    place = str(folder) if request.config is None else f"{folder}, configuration {found.name}"
+    return (ParquetFolder if found.kind == "parquet" else IdxFolder)(place, found, request)
 
 
 @dataclass(frozen=True)
@@ -127,89 +123,3 @@ class Digits:
         images = pixels.astype(np.uint8).reshape(-1, 1, 8, 8)
         train, test, train_y, test_y = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
         return RawImages(train, train_y), RawImages(test, test_y)
-
-
-@dataclass(frozen=True)
-class IdxFolder:
-    """A folder in the format of the MNIST site (LeCun et al. 1998), with gzipped or plain files."""
-
-    place: str
-    files: list[Path]
-    request: DecodingRequest
-    pixel_max: ClassVar[int] = 255
-
-    def identity(self) -> list[Any]:
-        """Return the cache key, made from the files with their sizes and times."""
-        return ["idx", self.request.natural_column, *_stat(self.files)]
-
-    def read(self) -> tuple[RawImages, RawImages | None]:
-        """Read both splits; see `Source.read`."""
-        if self.request.natural_column is not None:
-            raise ConfigError.of(
-                "data.natural_column", self.request.natural_column, f"{self.place} has IDX files, without owners"
-            )
-        return self._split("train"), (self._split("test") if self._file("test", "images") else None)
-
-    def _split(self, split: str) -> RawImages:
-        images, labels = (self._file(split, role) for role in ("images", "labels"))
-        if images is None or labels is None:
-            names = ", ".join(file.name for file in self.files)
-            raise ConfigError(f"{self.place}: needs images and labels of the split {split}, has {names}")
-        images_NHW = read_idx(images)
-        labels_N = read_idx(labels)
-        if images_NHW.ndim != 3 or labels_N.shape != images_NHW.shape[:1]:
-            raise ConfigError(f"{images}: has the shape {images_NHW.shape}, its labels {labels_N.shape}")
-        return RawImages(images_NHW[:, None], labels_N)
-
-    def _file(self, split: str, role: str) -> Path | None:
-        """Return the first file with images or labels of a split; the MNIST site calls its test split t10k."""
-        names = ("train",) if split == "train" else ("t10k", "test")
-        matches = ((IDX_NAME.fullmatch(file.name), file) for file in self.files)
-        return next((file for match, file in matches if match and match[1] in names and match[2] == role), None)
-
-
-def read_idx(file: Path) -> NDArray[np.uint8]:
-    """Read an IDX file of bytes: two zeros, the type 8, the number of axes, big-endian sizes, then the values.
-
-    Raises:
-        ConfigError: the file has another format or type, or is cut short.
-    """
-    data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    if data[:3] != b"\0\0\x08":
-        raise ConfigError(f"{file}: is not an IDX file of bytes")
-    shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
-    values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
-    if values.size != shape.prod():
-        raise ConfigError(f"{file}: holds {values.size} values where its header says {shape.prod()}")
-    return values.reshape(shape)
-
-
-@dataclass(frozen=True)
-class ParquetFolder:
-    """A folder of parquet files in the layout of the Hugging Face hub: file names begin with their split."""
-
-    place: str
-    files: dict[str, list[Path]]
-    request: DecodingRequest
-    pixel_max: ClassVar[int] = 255
-
-    def identity(self) -> list[Any]:
-        """Return the cache key, made from the files with sizes and times, and the splits and columns to read."""
-        return ["parquet", *self.request.reading(), *_stat(itertools.chain(*self.files.values()))]
-
-    def read(self) -> tuple[RawImages, RawImages | None]:
-        """Decode both splits; see `Source.read`."""
-        train, test = choose_splits(self.request, self.files, self.place)
-        return self._decode(train, True), (self._decode(test, False) if test else None)
-
-    def _decode(self, split: str, owned: bool) -> RawImages:
-        import pyarrow.parquet as pq
-
-        tables = [pq.ParquetFile(file) for file in self.files[split]]
-
-        def batches(columns: list[str]) -> Iterable[Any]:
-            return (batch for table in tables for batch in table.iter_batches(BATCH_ROWS, columns=columns))
-
-        rows = sum(table.metadata.num_rows for table in tables)
-        names = tables[0].schema_arrow.names
-        return decode_table(self.request, batches, rows, place=self.place, names=names, owned=owned)

@@ -92,6 +92,7 @@ FALSE_UNDER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Clients report the times and the memory", ("runtime.client_metrics=false",)),
     ("Times and peaks of memory", ("mechanism=none",)),
     ("Who drops out, and the reason", ("mechanism=none",)),
+    ("A digest of the data", ("mechanism=none",)),
     ("Clients report exact norms", ("runtime.client_diagnostics=false",)),
 )
 WITHOUT_IT = ("secure_sum=plain",)  # for all other sentences of a secure sum

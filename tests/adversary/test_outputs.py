@@ -123,6 +123,7 @@ def written(folder: Path, *overrides: str) -> dict[str, Any]:
     found["log"] = [line for line in handler.lines if "is left out" not in line]
     found |= {f"summary/{key}": value for key, value in (run.summary() or {}).items()}
     found |= {f"status/{key}": value for key, value in (run.status() or {}).items()}
+    found |= {f"data/{key}": value for key, value in (run.data() or {}).items()}
     found["environment"] = (folder / "environment.json").read_text()
     return found | _rows(run) | _checkpoint(folder) | _ledger(folder)
 
@@ -199,6 +200,14 @@ def test_what_differs_between_neighbours_is_noised_or_named(name, tmp_path, monk
         differ = differences(base, other)
         assert "checkpoint/weights_D" in differ, "the data did differ"
         assert not unnamed(differ, card), neighbour.__name__
+
+
+def test_the_record_of_the_data_is_named(tmp_path):
+    overrides = MECHANISMS["client_dp"]
+    written_keys = {key for key in written(tmp_path / "run", *overrides) if key.startswith("data/")}
+    assert written_keys == {"data/shape", "data/train", "data/test", "data/sha256"}
+    assert not unnamed(written_keys, "\n".join(threat_card(workspace_of(*overrides, *PRIVATE))))
+    assert unnamed(written_keys, "\n".join(threat_card(workspace_of(*PRIVATE)))) == written_keys
 
 
 def test_a_client_that_refuses_is_named(tmp_path, monkeypatch):

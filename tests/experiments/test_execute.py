@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from fl.checkpoint import Checkpoints
+from fl.config.identity import identified
 from results.rows import SCHEMA, read_rows
 from tests.experiments.command import QUICK, Here, read, refused
 
@@ -46,6 +47,7 @@ def test_a_run_leaves_its_files_behind(finished: Path) -> None:
         ".fedveil.lock",
         "config.json",
         "config.yaml",
+        "data.json",
         "environment.json",
         "rows.parquet",
         "summary.json",
@@ -56,7 +58,9 @@ def test_a_run_leaves_its_files_behind(finished: Path) -> None:
     assert isinstance(config, DictConfig)
     assert (config["cohort"], config["rounds"], config["out"]) == (2, 3, "run")
     assert config["model"] == {"_target_": "fl.models.Logistic"}
-    assert {name: config[name] for name in read(finished, "config")} == read(finished, "config")
+    resolved = OmegaConf.to_container(config)
+    assert isinstance(resolved, dict)
+    assert identified(resolved) == read(finished, "config")
     status = read(finished, "status")
     assert (status["status"], status["error"]) == ("finished", None)
     assert status["started"] < status["ended"]

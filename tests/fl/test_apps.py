@@ -7,9 +7,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from fl.apps import client_app
 from fl.config.identity import hash_of
 from fl.keys import folders as keys
-from fl.node import APPROVED, APPROVED_VARIABLE, KEYS, PARTITION
+from fl.node import APPROVED, APPROVED_VARIABLE, DATA_READ, KEYS, PARTITION
 from fl.runtimes.inprocess import InProcessGrid
 from fl.transport import ADDRESS, ARRAYS, ENVELOPE, FAILURE, METRICS, MODEL, read_report, unpack
+from fl.workspace import workspace
 from privacy.secure_sums.plain import PlainSum
 from privacy.secure_sums.signed_replies import reply_header, verified
 from tests.composed import MASKED, PROBE, canonical
@@ -52,6 +53,19 @@ TWO_STAGES = canonical(*PROBE, *MASKED)
 def test_a_node_answers_a_configuration_that_it_approved():
     content = ask(PLAIN, node(PLAIN))
     assert unpack(content)["vector"].shape == (651,)
+
+
+def test_a_client_whose_data_change_during_a_run_refuses(monkeypatch):
+    context = node(PLAIN)
+    assert FAILURE not in ask(PLAIN, context)
+    assert FAILURE not in ask(PLAIN, context, round_=2)
+    monkeypatch.setitem(workspace(PLAIN).data.fingerprint, "sha256", "f" * 64)
+    kind, message = failure_of(ask(PLAIN, context, round_=3))
+    assert (kind, message) == (
+        "ConfigError",
+        "data.name=digits: the data of this node changed during the run: put them back, or start the run afresh",
+    )
+    assert FAILURE not in ask(PLAIN, node(PLAIN)), "another run"
 
 
 @pytest.mark.parametrize("changes", [("seed=2",), ("training.lr=0.051",), MASKED, ("+mechanism.probe.double=true",)])
@@ -169,7 +183,7 @@ def test_memory_lasts_one_attempt_at_one_round(later):
     ask(TWO_STAGES, context, "mask")
     kept = unpack(context.state)["seed"]
     assert failure_of(ask(TWO_STAGES, context, "unmask", **later))[0] == "KeyError"
-    assert not context.state, "the secret of an earlier attempt is still there"
+    assert set(context.state) == {DATA_READ}, "the secret of an earlier attempt is still there"
     assert failure_of(ask(TWO_STAGES, context, "unmask"))[0] == "KeyError"
     ask(TWO_STAGES, context, "mask")
     assert unpack(context.state)["seed"] != kept

@@ -25,6 +25,10 @@ WHEN = "Who takes part in which round, and when each answers, is in sight of the
 TIMES = "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
 COSTS = "Times and peaks of memory in the results depend on the data, and no epsilon covers them."
 ABSENCE = "Who drops out, and the reason that a client gives, stand in the results, and no epsilon covers them."
+READ = (
+    "A digest of the data, and the numbers of its examples and labels, stand beside the results (data.json, for its "
+    "owner alone), and no epsilon covers them."
+)
 REPORTED = "Clients report the times and the memory of their phases (runtime.client_metrics=true), beyond any epsilon."
 MODELS = "The models themselves tell of the data whatever epsilon, or its absence, allows."
 LIES = "A client that lies about a hidden update or weight is not found out by the sum."
@@ -43,7 +47,7 @@ ALARMS = (
 ENDS = "Any client can end the run by saying that it saw something."
 
 OPEN = {WHEN, MODELS}
-UNCOVERED = {COSTS, ABSENCE, REPORTED}  # of a run with an epsilon
+UNCOVERED = {COSTS, ABSENCE, READ, REPORTED}  # of a run with an epsilon
 WITNESSED = {LOOKS, ALARMS, ENDS}
 HIDDEN = {
     *OPEN,

@@ -77,6 +77,16 @@ def test_the_hash_ignores_what_changes_no_result_and_nothing_else(key):
     assert same == (key in NOT_IDENTITY)
 
 
+def test_a_configuration_without_the_later_keys_keeps_the_hash_of_before():
+    of_before = {
+        *("name", "path", "hub", "image_column", "label_column", "train_split", "test_split", "features"),
+        *("partition", "alpha", "shards", "natural_column", "allow_empty"),
+    }
+    assert json.loads(to_json(BASE))["data"].keys() == of_before
+    assert from_json(to_json(BASE)).data.unseen_labels == "refuse"
+    assert json.loads(to_json(compose("data.config=full")))["data"].keys() == {*of_before, "config"}
+
+
 def test_keys_that_a_group_adds_count_too():
     assert hash_of(to_json(compose("+mechanism.probe._target_=a.B"))) != hash_of(to_json(BASE))
     assert hash_of(to_json(compose("+training.optimizer.maximize=true"))) != hash_of(to_json(BASE))
@@ -165,6 +175,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("retries", [-1], [0, 7]),
     ("data.partition", ["", "IID", "random"], ["iid", "dirichlet", "shards", "natural"]),
     ("data.features", ["", "pixels"], ["none", "scattering"]),
+    ("data.unseen_labels", ["", "score"], ["refuse", "leave_out"]),
     ("data.alpha", [0.0, -1.0, math.inf, math.nan], [1e-9]),
     ("data.shards", [0], [1]),
     ("training.batch_size", [0], [1]),

@@ -48,7 +48,7 @@ def test_a_split_in_several_files_keeps_its_order(tmp_path: Path) -> None:
 
 def write_femnist(folder: Path) -> Examples:
     """60 images by 4 writers with labels like the hub's `flwrlabs/femnist`, in one split."""
-    images, _ = examples(60)
+    images, _ = examples(60, (28, 28))
     letters = [["7", "a", "B"][i % 3] for i in range(60)]
     writers = [f"f{i % 4:04}_{i % 4}" for i in range(60)]
     file = folder / "data" / "train-00000-of-00001.parquet"
@@ -83,9 +83,10 @@ def test_the_hub_reads_what_a_folder_reads(tmp_path: Path, capfd: pytest.Capture
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.usefixtures("small_sets")
 def test_jpeg_is_said_so(tmp_path: Path) -> None:
-    images, labels = examples(20, (8, 8, 3))
-    for split in ("train", "test"):
+    for split, seed in (("test", 1), ("train", 2)):
+        images, labels = examples(20, (8, 8, 3), seed)
         cells = [encoded(pixels, "JPEG") for pixels in images]
         write_parquet(tmp_path / f"{split}.parquet", cells, image="img", labels=labels)
     data = load_data(node("cifar10", path=str(tmp_path)))
@@ -97,8 +98,8 @@ def test_jpeg_is_said_so(tmp_path: Path) -> None:
 
 
 def test_missing_columns_and_splits_are_named(tmp_path: Path) -> None:
-    images, labels = examples(6)
     for split in ("train", "validation"):
+        images, labels = examples(6, seed=len(split))
         write_parquet(tmp_path / f"{split}.parquet", images, labels=labels)
     path = str(tmp_path)
     assert message(node(path=path)) == f"data.test_split=test: {path} has the splits train, validation"
@@ -116,7 +117,9 @@ def test_images_that_do_not_fit_together(tmp_path: Path) -> None:
     small = examples(3)[0]
     large = examples(3, (7, 5))[0]
     write_parquet(tmp_path / "train.parquet", [*small, *large], labels=[0] * 6)
-    assert "images differ in size, 6x5x1 and 7x5x1" in message(node(path=str(tmp_path)))
+    assert "images of train differ in size, 6x5x1 in row 0 and 7x5x1 in row 3: resize them" in message(
+        node(path=str(tmp_path))
+    )
     write_parquet(tmp_path / "train.parquet", small, labels=[0] * 3)
     write_parquet(tmp_path / "test.parquet", large, labels=[0] * 3)
     assert "training images have the shape (3, 1, 6, 5)" in message(node(path=str(tmp_path)))

@@ -135,7 +135,7 @@ def every_warning() -> Iterator[None]:
 @pytest.mark.parametrize("splits", [("train", "t10k"), ("train",)])
 def test_images_of_idx_files_that_no_cache_keeps_can_be_written_to(splits: tuple[str, ...], tmp_path: Path) -> None:
     for split in splits:
-        images, labels = examples(30)
+        images, labels = examples(30, seed=len(split))
         write_idx(tmp_path / "set" / f"{split}-images-idx3-ubyte", images)
         write_idx(tmp_path / "set" / f"{split}-labels-idx1-ubyte", np.array(labels))
     with pytest.warns() as told:
@@ -149,10 +149,10 @@ def test_processes_at_once_decode_once(tmp_path: Path) -> None:
     images, labels = examples(2000, (28, 28))
     write_parquet(tmp_path / "set" / "train.parquet", images, labels=labels)
     script = (
-        "import sys; from fl import data, decoding; from fl.config.schema import DataConfig\n"
+        "import sys; from fl.data import decoding, image_data; from fl.config.schema import DataConfig\n"
         "seen, decode = [], decoding._decode_images\n"
         "decoding._decode_images = lambda *a: (seen.append(1), decode(*a))[1]\n"
-        "d = data.load_data(DataConfig(name='toy', path=sys.argv[1]))\n"
+        "d = image_data.load_data(DataConfig(name='toy', path=sys.argv[1]))\n"
         "print(len(seen), int(d.train.images.long().sum()))"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "set")]

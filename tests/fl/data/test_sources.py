@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl.data import hub
+from fl.data.idx import read_idx
 from fl.data.image_data import load_data
-from fl.data.sources import DEBIAN_FASHION_MNIST, read_idx
+from fl.data.sources import DEBIAN_FASHION_MNIST
 from tests.fl.data.image_sets import examples, message, node, write_idx, write_parquet
 
 pytestmark = pytest.mark.usefixtures("machine_without_data")
@@ -130,9 +131,12 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
 def test_a_path_without_images(tmp_path: Path) -> None:
     assert message(node(path=str(tmp_path / "no"))) == f"data.path={tmp_path / 'no'}: there is no such folder"
     (tmp_path / "README.md").touch()
-    assert message(node(path=str(tmp_path))).startswith(f"data.path={tmp_path}: holds no images; expected are")
+    assert message(node(path=str(tmp_path))).startswith(
+        f"data.path={tmp_path}: holds files of other kinds (1 with .md); "
+    )
 
 
+@pytest.mark.usefixtures("small_sets")
 def test_path_comes_before_the_variable_and_that_before_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder, count in (("path", 10), ("root/fashion_mnist", 20)):
         images, labels = examples(count)

@@ -1,0 +1,90 @@
+"""Decoding of one image: encoded bytes, or a file that a table names.
+
+Shape suffixes: C channels, H height, W width.
+"""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.errors import ConfigError, shown
+
+GREY_MODES = ("1", "L", "LA")
+COLOUR_MODES = ("RGB", "RGBA", "P", "CMYK", "YCbCr")
+OPAQUE = 255
+
+
+def pixels_of(cell: Any, folder: Path | None) -> tuple[NDArray[np.uint8], str | None]:
+    """Return an image as (H, W, C), one channel for grey and three for colour, and its encoding.
+
+    Images lie as their EXIF orientation says. Channels of 16 bits in colour become their higher bytes.
+
+    Args:
+        cell: bytes, a path, or the hub's {bytes, path}.
+        folder: the place from which relative paths start; None where there is none.
+
+    Raises:
+        ConfigError: the reason, for a message that names the row.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    content = _content(cell, folder)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return _pixels(image), image.format
+    except ConfigError:
+        raise
+    except UnidentifiedImageError:  # its message is the address of an object
+        raise ConfigError(f"is no image in a known format, {len(content)} bytes") from None
+    except Exception as error:  # Pillow raises errors of many unrelated classes
+        raise ConfigError(f"cannot be decoded, {one_line(error)}") from error
+
+
+def file_of(cell: Any, folder: Path | None) -> Path | None:
+    """Return the file that a cell names, where the cell does not hold the image itself.
+
+    Raises:
+        ConfigError: the path is relative, and there is no folder from which it starts.
+    """
+    if isinstance(cell, dict):
+        cell = cell["path"] if cell["bytes"] is None else None
+    if not isinstance(cell, str):
+        return None
+    path = Path(cell)
+    if folder is None and not path.is_absolute():
+        raise ConfigError(f"names the file {shown(cell)}, relative to no known folder")
+    return path if folder is None else folder / path
+
+
+def one_line(error: BaseException) -> str:
+    """Format a library's error for use inside a one-line message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def _content(cell: Any, folder: Path | None) -> bytes:
+    file = file_of(cell, folder)
+    if file is not None:
+        try:
+            return file.read_bytes()
+        except (OSError, ValueError) as error:  # for instance a text that is no path at all
+            raise ConfigError(f"names the file {shown(file, 120)}, which cannot be read") from error
+    content = cell["bytes"] if isinstance(cell, dict) else cell
+    if content is None:
+        raise ConfigError("is empty")
+    return bytes(content)
+
+
+def _pixels(image: Any) -> NDArray[np.uint8]:
+    from PIL import ImageOps
+
+    if image.mode not in GREY_MODES + COLOUR_MODES:
+        raise ConfigError(f"has the mode {image.mode}, not 8 bits a channel: scale it to 8 bits")
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < OPAQUE:
+        raise ConfigError("has transparent pixels: put it on a background")
+    ImageOps.exif_transpose(image, in_place=True)
+    mode = "L" if image.mode in GREY_MODES else "RGB"
+    pixels: NDArray[np.uint8] = np.asarray(image if image.mode == mode else image.convert(mode))
+    return pixels.reshape(image.height, image.width, -1)
