@@ -6,7 +6,6 @@ server's half is the protocol's own except for the request to open, which the at
 Shapes: D is the length of the vector that is summed, C the number of clients.
 """
 
-import os
 import secrets
 import tempfile
 from collections import defaultdict
@@ -257,15 +256,9 @@ def configured(overrides: Sequence[str]) -> Workspace:
 @contextmanager
 def _keys(plan: RunPlan) -> Iterator[None]:
     """Keep keys and stores in a temporary folder, as a simulation does."""
-    before = os.environ.get(keys.KEYS_VARIABLE)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, keys.variable(keys.KEYS_VARIABLE, folder):
         keys.set_up(Path(folder), plan.everybody)
-        try:
-            yield
-        finally:
-            os.environ.pop(keys.KEYS_VARIABLE)
-            if before is not None:
-                os.environ[keys.KEYS_VARIABLE] = before
+        yield
 
 
 def _trained(work: Workspace, address: Address) -> Vector:

@@ -19,15 +19,15 @@ They outlive every process; of a crash of the machine only the server's ledger i
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock
 
-from fl.keys.folders import LEDGERS_VARIABLE, FileStore, store_of
+from fl.keys.folders import LEDGERS_VARIABLE, FileStore, store_of, variable
 from fl.ledger import EMPTY, NAME, Head, LedgerFile
 from fl.plan import RunPlan
 from privacy.addresses import Address, client_address, client_index
@@ -167,15 +167,6 @@ def _limits(plan: RunPlan) -> Limits:
     return Limits(plan.config.retries, plan.config.epsilon_budget)
 
 
-@contextmanager
-def kept_in(checkpoints: Path) -> Iterator[None]:
+def kept_in(checkpoints: Path) -> AbstractContextManager[None]:
     """Name the folder of a simulation's ledgers, among its checkpoints, for this process and those that it starts."""
-    before = os.environ.get(LEDGERS_VARIABLE)
-    os.environ[LEDGERS_VARIABLE] = str(checkpoints.absolute() / SIMULATED)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[LEDGERS_VARIABLE]
-        else:
-            os.environ[LEDGERS_VARIABLE] = before
+    return variable(LEDGERS_VARIABLE, str(checkpoints.absolute() / SIMULATED))

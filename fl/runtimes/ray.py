@@ -10,7 +10,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from fl.keys.folders import KEYS_VARIABLE, LEDGERS_VARIABLE
+from fl.keys.folders import KEYS_VARIABLE, LEDGERS_VARIABLE, variable
 from fl.keys.ledgers import kept_in
 from fl.node import APPROVED_VARIABLE
 from fl.plan import RunPlan
@@ -37,7 +37,8 @@ def run(work: Workspace, errand: Errand) -> None:
     if work.device.index is not None:
         raise ConfigError.of("device", plan.config.device, "Ray itself places clients on GPUs: use device=cuda")
     app = server_app_of(work, locate, errand)
-    with _approved(plan.hash), kept_in(errand.folder), _quiet():
+    # the actors that Ray starts on this machine inherit the environment
+    with variable(APPROVED_VARIABLE, plan.hash), kept_in(errand.folder), _quiet():
         try:
             run_simulation(app, client_app, plan.config.clients, backend_config=_backend_config(work))  # type: ignore[no-untyped-call,unused-ignore]
         except RuntimeError as error:
@@ -73,20 +74,6 @@ def locate(grid: Grid, plan: RunPlan) -> Mapping[Address, int]:
             raise RuntimeFailure(f"Ray registered {len(nodes)} of {plan.config.clients} nodes in {NODES_TIMEOUT_S:g} s")
         time.sleep(POLL_S)
     return {client_address(client): node for client, node in enumerate(nodes)}
-
-
-@contextmanager
-def _approved(run_hash: str) -> Iterator[None]:
-    """Approve this configuration in the environment, which the actors that Ray starts on this machine inherit."""
-    before = os.environ.get(APPROVED_VARIABLE)
-    os.environ[APPROVED_VARIABLE] = run_hash
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[APPROVED_VARIABLE]
-        else:
-            os.environ[APPROVED_VARIABLE] = before
 
 
 @contextmanager
