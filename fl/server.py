@@ -24,7 +24,6 @@ from fl.metering import Meter
 from fl.participant import SETUP_ROUND
 from fl.rounds import drive
 from fl.sum_error import ClearContributions, require_within
-from fl.training import vectors
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace
 from privacy.addresses import Address, client_address
@@ -115,7 +114,8 @@ class Server:
                     print(f"round {number} of {rounds}", note, flush=True)
 
     def _refuse_early(self) -> None:
-        """Refuse a run that cannot be accounted for, or whose first round passes the budget, before any training."""
+        """Refuse a model that cannot be trained, and a run whose first round passes the budget, before any training."""
+        self.work.try_model()
         worst = self._after(1)
         budget = self.work.plan.config.epsilon_budget
         if budget is not None and any(epsilon > budget for epsilon in worst.values()):
@@ -246,8 +246,12 @@ class Server:
         job = ServerJob(number, randomness, size, total.survivors, total.weight, self.state, self.secrets, extra)
         update_D = backend.on_total(job, sums[0])
         divisor = float(size) if backend.fixed_denominator else total.weight
-        self.weights.grad = torch.from_numpy(update_D / divisor).to(torch.float32).neg_()
+        mean_D = torch.from_numpy(update_D / divisor).to(torch.float32)
+        moved = self.weights.detach()[self.work.trained :] + mean_D[self.work.trained :]
+        self.weights.grad = mean_D.neg_()
         self._optimizer.step()
+        # buffers such as running variances are averaged: a step with momentum could put them where none can be
+        self.weights.detach()[self.work.trained :] = moved
         self.meter.phases("server", job.diagnostics)
 
     def _evaluate(self, number: int) -> Scores | None:
@@ -271,7 +275,7 @@ class Server:
 
     def _score(self) -> Scores:
         with self.meter.span("server", "evaluate"):
-            vectors.load(self.work.model, self.weights.detach())
+            self.work.load(self.weights.detach())
             scores = evaluate(self.work)
         for metric, value in vars(scores).items():
             self.meter.add("server", "evaluate", metric, value, "1")
