@@ -15,6 +15,7 @@ from fl.training import devices, dry_step, vectors
 from fl.training.generators import preserved_generators, seed_generators
 from fl.training.kept import Kept
 from fl.training.local import smallest_batch
+from fl.training.optimizers import client_options
 from privacy.addresses import client_address
 from privacy.errors import ConfigError
 from privacy.mechanisms.contract import ClientJob, Plan
@@ -185,7 +186,7 @@ class Workspace:
         It is resolved once, because Hydra takes a millisecond a call.
         """
         training = self.plan.config.training
-        node = dict(training.optimizer)
+        node = client_options("training.optimizer", training.optimizer, self.parameters)
         some = [torch.nn.Parameter(torch.zeros(1))]
         build(torch.optim.Optimizer, "training.optimizer", node, params=some, lr=training.lr)
         return partial(get_class(node.pop("_target_")), **node)
