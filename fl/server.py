@@ -28,7 +28,7 @@ from fl.transport import Attempt, Transport
 from fl.workspace import Workspace
 from privacy.addresses import Address, client_address
 from privacy.checks import UNITS
-from privacy.errors import PrivacyRefusal, TooFewContributors
+from privacy.errors import PrivacyRefusal, RunRefused, TooFewContributors
 from privacy.mechanisms.contract import ServerJob
 from privacy.sealing import Roster
 from privacy.secure_sums.contract import Exchange
@@ -60,7 +60,8 @@ class Server:
 
     Raises:
         ConfigError: the roster lacks a role that will have to sign.
-        RunRefused: the ledger is damaged, or lacks charges that the checkpoint knows of.
+        RunRefused: the ledger is damaged, or lacks charges that the checkpoint knows of; the checkpoint holds another
+            number of values than the model trains.
     """
 
     def __init__(self, work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
@@ -77,6 +78,9 @@ class Server:
 
     def _resume(self, state: State | None) -> None:
         start = self.work.initial_D if state is None else state.weights_D
+        if len(start) != len(self.work.initial_D):
+            held = f"the checkpoint has {len(start)} values, and the model trains {len(self.work.initial_D)}"
+            raise RunRefused(f"{held}: another version made it; start afresh with force=true")
         self.weights = torch.nn.Parameter(start.clone())
         self._optimizer = self.work.server_optimizer(self.weights)
         self._started = datetime.now(UTC).isoformat(timespec="seconds") if state is None else state.started

@@ -83,10 +83,10 @@ def fault(twin: torch.nn.Module, mode: str, random_examples: RandomExamples) -> 
         if repeated is not None:
             return f"ghost norms cannot add the uses of {repeated}, which takes part twice"
     with constant_draws():
-        singles = [_gradient(twin, inputs[i : i + 1], labels_B[i : i + 1]) for i in range(len(labels_B))]
-        norms = [float(norms_of(single)) for single in singles]
-        bound = statistics.median(norms) or 1.0
         try:
+            singles = [_gradient(twin, inputs[i : i + 1], labels_B[i : i + 1]) for i in range(len(labels_B))]
+            norms = [float(norms_of(single)) for single in singles]
+            bound = statistics.median(norms) or 1.0
             gaps = _private_sum(twin, mode, inputs, labels_B, bound)
         except FAULTS as error:
             return one_line(error)

@@ -96,6 +96,8 @@ def randomised(model: torch.nn.Module, random_examples: RandomExamples) -> torch
                 outputs = deepcopy(twin)(random_examples(1)[0])
             except FAULTS as error:
                 raise refusal(model, f"fails on random examples: {one_line(error)}") from error
+    if not isinstance(outputs, torch.Tensor):
+        raise refusal(model, f"its outputs are a {type(outputs).__name__}: they must be logits, a tensor")
     return twin if bool(outputs.isfinite().all()) else own
 
 

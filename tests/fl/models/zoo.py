@@ -334,3 +334,8 @@ class TooWide(Flat):
 class TooNarrow(Flat):
     def __init__(self, shape: Sequence[int], classes: int) -> None:
         super().__init__(shape, classes - 1)
+
+
+class FarTooNarrow(Flat):
+    def __init__(self, shape: Sequence[int], classes: int) -> None:
+        super().__init__(shape, classes - 7)

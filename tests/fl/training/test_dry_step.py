@@ -23,6 +23,10 @@ def model(name: str) -> str:
     ("name", "options", "told"),
     [
         ("Tuple", (), r"model=Tuple: its outputs are a tuple: they must be logits, a tensor \(N, 10\)"),
+        ("Tuple", DP, "model=Tuple: its outputs are a tuple: they must be logits"),
+        ("TwoInputs", DP, "model=TwoInputs: fails on random examples: .*'others'"),
+        ("FarTooNarrow", (), r"model=FarTooNarrow: .*\(4, 3\)|Target 3 is out of bounds"),
+        ("FarTooNarrow", DP, "model=FarTooNarrow: .*Target 3 is out of bounds"),
         ("TwoInputs", (), "model=TwoInputs: cannot be trained on random examples: .*'others'"),
         ("TooWide", (), r"model=TooWide: its outputs are float32 \(4, 11\) on random examples: they must be logits"),
         ("TooNarrow", (), r"model=TooNarrow: its outputs are float32 \(4, 9\) on random examples"),

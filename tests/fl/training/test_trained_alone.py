@@ -1,10 +1,14 @@
 """What does not require a gradient is no part of what is clipped, noised, encrypted and sent."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from tests.composed import rows_in, run, run_with_set_up, vector_of, workspace_of
+from fl.checkpoint import Checkpoints
+from privacy.errors import RunRefused
+from tests.composed import rows_in, run, run_with_set_up, server_of, vector_of, workspace_of
 from tests.fl.models import zoo
 
 FROZEN = "model._target_=tests.fl.models.zoo.Frozen"
@@ -49,6 +53,14 @@ def test_bytes_are_those_of_trained_values(tmp_path):
     sent = rows.filter((rows["metric"] == "up_bytes") & (rows["round"] == 1))["value"].to_list()
     assert len(sent) == 4
     assert all(4 * (TRAINED + 1) <= one < 4 * (TRAINED + 1) + 400 for one in sent)
+
+
+def test_a_checkpoint_with_values_that_are_not_trained_is_refused(tmp_path):
+    state = run(tmp_path, FROZEN, "rounds=1")
+    longer = replace(state, weights_D=torch.cat([torch.zeros(64 * zoo.WIDTH + zoo.WIDTH), state.weights_D]))
+    Checkpoints(tmp_path, 1).save(longer, [])
+    with pytest.raises(RunRefused, match=f"has {65 * zoo.WIDTH + TRAINED} values, and the model trains {TRAINED}"):
+        server_of(workspace_of(FROZEN, "rounds=2"), tmp_path)
 
 
 def test_a_constant_buffer_takes_no_place_and_stays(tmp_path):
