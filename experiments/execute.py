@@ -111,7 +111,7 @@ def _refuse_early(config: DictConfig, canonical: str, directory: Path) -> None:
     """Refuse a mistyped command before it makes or removes a folder; a sweep records its failing cell instead."""
     check(config)
     if config.force or not RunDirectory(directory).finished:
-        workspace(canonical)
+        workspace(canonical).try_model()
         _roster(config)
 
 

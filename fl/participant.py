@@ -228,6 +228,7 @@ def contribution(
     plan.backend.prepare(job)
     phases.end("prepare")
     conduct.train(work, job)
+    work.require_kept(job.model)
     phases.end("train")
     if work.spec.modulus_bits is not None:
         vector: Vector = np.append(released(work, job, global_D).numpy(), np.int64(1))
@@ -244,7 +245,7 @@ def _sensitivities(work: Workspace, job: ClientJob, v: float, phases: Phases) ->
     weight = work.spec.length - 1
     host = np.zeros(work.spec.length, np.float32)
     assert isinstance(job.batches, training.Batches)
-    host[: update.length] = sensitivity(job.model, job.batches, job.examples).cpu().numpy()
+    host[: update.length] = sensitivity(job.model, work.layout(job.model), job.batches, job.examples).cpu().numpy()
     host[: update.length] *= np.float32(v * update.bound * (1 - 2**-20))  # as float32 may round the bound up
     host[weight] = v
     phases.end("sensitivity")

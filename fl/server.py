@@ -19,18 +19,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fl.checkpoint import Checkpoints, State
+from fl.config import ranges
 from fl.evaluation import Scores, evaluate
 from fl.ledger import EMPTY, LedgerFile
 from fl.metering import Meter
 from fl.participant import SETUP_ROUND
 from fl.rounds import drive
 from fl.sum_error import ClearContributions, require_within
-from fl.training import ranges, vectors
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace
 from privacy.addresses import Address, client_address
 from privacy.checks import UNITS
-from privacy.errors import PrivacyRefusal, TooFewContributors
+from privacy.errors import PrivacyRefusal, RunRefused, TooFewContributors
 from privacy.mechanisms.contract import ServerJob
 from privacy.sealing import Roster
 from privacy.secure_sums.contract import Exchange
@@ -62,7 +62,8 @@ class Server:
 
     Raises:
         ConfigError: the roster lacks a role that will have to sign.
-        RunRefused: the ledger is damaged, or lacks charges that the checkpoint knows of.
+        RunRefused: the ledger is damaged, or lacks charges that the checkpoint knows of; the checkpoint holds another
+            number of values than the model trains.
     """
 
     def __init__(self, work: Workspace, grid: Grid, nodes: Mapping[Address, int], errand: Errand) -> None:
@@ -80,6 +81,9 @@ class Server:
 
     def _resume(self, state: State | None) -> None:
         start = self.work.initial_D if state is None else state.weights_D
+        if len(start) != len(self.work.initial_D):
+            held = f"the checkpoint has {len(start)} values, and the model trains {len(self.work.initial_D)}"
+            raise RunRefused(f"{held}: another version made it; start afresh with force=true")
         self.weights = torch.nn.Parameter(start.clone())
         self._optimizer = self.work.server_optimizer(self.weights)
         self._started = datetime.now(UTC).isoformat(timespec="seconds") if state is None else state.started
@@ -117,7 +121,8 @@ class Server:
                     print(f"round {number} of {rounds}", note, flush=True)
 
     def _refuse_early(self) -> None:
-        """Refuse a run that cannot be accounted for, or whose first round passes the budget, before any training."""
+        """Refuse a model that cannot be trained, and a run whose first round passes the budget, before any training."""
+        self.work.try_model()
         worst = self._after(1)
         budget = self.work.plan.config.epsilon_budget
         if budget is not None and any(epsilon > budget for epsilon in worst.values()):
@@ -251,8 +256,12 @@ class Server:
         job = ServerJob(number, randomness, size, total.survivors, total.weight, self.state, self.secrets, extra)
         update_D = backend.on_total(job, sums[0])
         divisor = float(size) if backend.fixed_denominator else total.weight
-        self.weights.grad = torch.from_numpy(update_D / divisor).to(torch.float32).neg_()
+        mean_D = torch.from_numpy(update_D / divisor).to(torch.float32)
+        moved = self.weights.detach()[self.work.trained :] + mean_D[self.work.trained :]
+        self.weights.grad = mean_D.neg_()
         self._optimizer.step()
+        # buffers such as running variances are averaged: a step with momentum could put them where none can be
+        self.weights.detach()[self.work.trained :] = moved
         self.meter.phases("server", job.diagnostics)
 
     def _evaluate(self, number: int) -> Scores | None:
@@ -276,7 +285,7 @@ class Server:
 
     def _score(self) -> Scores:
         with self.meter.span("server", "evaluate"):
-            vectors.load(self.work.model, self.weights.detach())
+            self.work.load(self.weights.detach())
             scores = evaluate(self.work)
         for metric, value in vars(scores).items():
             self.meter.add("server", "evaluate", metric, value, "1")

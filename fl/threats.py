@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterator
 
 from fl.card.outputs import ABSENCE, FIGURES, READ, REPORTED, TIMES
+from fl.config.ranges import MOST_SHARE
 from fl.plan import HIDDEN_AMONG
-from fl.training.ranges import MOST_SHARE
 from fl.workspace import Workspace
 from privacy.accounting.ledger import Ledger
 from privacy.mechanisms.contract import CLIENT, NOISERS, PARTIES, SERVER, Mechanism

@@ -7,14 +7,18 @@ import torch
 from hydra.utils import get_class
 
 from fl import cohorts
-from fl.config import consistency
+from fl.config import consistency, ranges
 from fl.config.build import build
 from fl.data.image_data import ImageData, load_data
 from fl.plan import RunPlan
-from fl.training import devices, ranges, vectors
+from fl.training import devices, dry_step, vectors
 from fl.training.generators import preserved_generators, seed_generators
+from fl.training.kept import Kept
+from fl.training.local import smallest_batch
+from fl.training.optimizers import client_options
+from privacy.addresses import client_address
 from privacy.errors import ConfigError
-from privacy.mechanisms.contract import Plan
+from privacy.mechanisms.contract import ClientJob, Plan
 from privacy.secure_sums.vectors import VectorSpec
 
 
@@ -35,19 +39,24 @@ class Workspace:
         backend = self.plan.backend
         consistency.check_roster(config, backend)
         model = self._model()
+        self._moving = self._moving_buffers(model)
         # the initial global weights, shape (D,), float32: drawn on the CPU, so the same on every device
-        self.initial_D = vectors.flatten(model)
+        self.initial_D = vectors.Layout(model, self._moving).flatten()
         self.model = model.to(self.device)
-        vectors.pool(self.model)
-        self._layout = vectors.Layout(self.model)
-        self._counters = [(entry, entry.clone()) for entry in vectors.counters(self.model)]
-        self.parameters = list(self.model.parameters())
+        vectors.pool(self.model, self._moving)
+        self._layout = vectors.Layout(self.model, self._moving)
+        self.trained = self._layout.trained  # number of values of the vector that are parameters; they come first
+        self._kept = Kept(self.model, self._moving)
+        self.parameters = vectors.trained(self.model)
+        self._tried = False
         self._check_training()
         backend.settle(self._facts())
         consistency.check(config, backend, int(self.plan.candidates[0]))
         # what is summed is known once the mechanisms have settled; whether it can be, shows here
         self.tolerance = backend.secure_sum.tolerance(self.spec)
-        ranges.require_steps(self.plan, self.spec, self.tolerance)
+        examples = [len(part) for part in self.plan.partitions]
+        label = backend.secure_sum.label
+        ranges.require_steps(config, label, examples, self.plan.max_weight, self.spec, self.tolerance)
 
     def _check_training(self) -> None:
         """Build the objects that a round needs, so that a mistake is found here, before the first client trains."""
@@ -79,12 +88,13 @@ class Workspace:
             sample_rate=training.sample_rate,
             uniform_weights=training.weighting == "uniform",
             public_weights=training.public_weights,
-            proximal=training.proximal_mu > 0,
+            proximal=training.proximal_mu,
             delta=config.delta,
             accountant=config.accountant,
             model=self.model,
             random_examples=self.data.random_examples,
             party_noise=secure_sum.parties.noise,
+            moving=self._moving,
         )
 
     def activate(self) -> None:
@@ -100,17 +110,72 @@ class Workspace:
     def layout(self, model: torch.nn.Module) -> vectors.Layout:
         """Return the memory layout of the model's state: a new one for a model that a mechanism may have changed."""
         untouched = model is self.model and not self.plan.backend.mechanisms and self._layout.current
-        return self._layout if untouched else vectors.Layout(model)
+        return self._layout if untouched else vectors.Layout(model, self._moving)
 
     @torch.no_grad()
     def load(self, global_D: torch.Tensor) -> None:
-        """Put the global weights, shape (D,), into the model, and its counters back to their start.
+        """Put the global weights, shape (D,), into the model, and all else that it holds back to its start.
 
         The next client of the process finds nothing of the last one.
         """
+        self._kept.restore()
         self.layout(self.model).load(global_D)
-        for entry, start in self._counters:
-            entry.copy_(start)
+
+    def require_kept(self, model: torch.nn.Module) -> None:
+        """Refuse a trained model in which something has changed that no vector carries.
+
+        Raises:
+            ConfigError: it names the entry.
+        """
+        changed = self._kept.changed() if model is self.model else None
+        if changed is not None:
+            raise dry_step.unsummed(model, changed)
+
+    def try_model(self) -> None:
+        """Train the model on a few random examples, once a process, before the first round; then put it back.
+
+        Raises:
+            ConfigError: the model cannot be trained, or not under the mechanisms; the message says how.
+        """
+        if self._tried:
+            return
+        self.activate()
+        with preserved_generators(self.device):
+            seed_generators(self.device, self.plan.config.seed, "dry step")
+            try:
+                self._try()
+            finally:
+                self.load(self.initial_D.to(self.device))
+                for parameter in self.parameters:
+                    parameter.grad = None
+        self._tried = True
+
+    def _try(self) -> None:
+        plan = self.plan
+        size = min(dry_step.MOST, self._smallest_batch)
+        examples = dry_step.RandomLoader.of(self.data.random_examples, size, self.device)
+        trial = dry_step.DryStep(self.model, self.load, self.layout, self._kept, examples, self.data.classes)
+        trial.plain(self._random_job(examples), plan.config.training.proximal_mu)
+        if plan.backend.mechanisms:
+            self.load(self.initial_D.to(self.device))
+            trial.private(self._random_job(examples), plan.backend.prepare, plan.backend.name)
+
+    def _random_job(self, examples: dry_step.RandomLoader) -> ClientJob:
+        """Return a client's training objects with random examples in place of its own."""
+        plan = self.plan
+        client = int(plan.candidates[0])
+        optimizer = self.client_optimizer(self.parameters, lr=plan.learning_rates[0])
+        randomness = plan.randomness("dry step")
+        state = plan.backend.initial_state()
+        count = len(plan.partitions[client])
+        return ClientJob(client_address(client), 1, {}, randomness, count, self.model, optimizer, examples, state=state)
+
+    @property
+    def _smallest_batch(self) -> int:
+        """The number of examples of the smallest batch of any client; the last one of an epoch may be small."""
+        training = self.plan.config.training
+        counts = {len(part) for part in self.plan.partitions if len(part)}
+        return min(smallest_batch(count, training.batch_size, training.steps) for count in counts)
 
     @cached_property
     def spec(self) -> VectorSpec:
@@ -124,7 +189,7 @@ class Workspace:
         It is resolved once, because Hydra takes a millisecond a call.
         """
         training = self.plan.config.training
-        node = dict(training.optimizer)
+        node = client_options("training.optimizer", training.optimizer, self.parameters)
         some = [torch.nn.Parameter(torch.zeros(1))]
         build(torch.optim.Optimizer, "training.optimizer", node, params=some, lr=training.lr)
         return partial(get_class(node.pop("_target_")), **node)
@@ -141,9 +206,17 @@ class Workspace:
         with preserved_generators(cpu):
             seed_generators(cpu, config.seed, "initial weights")
             model = build(torch.nn.Module, "model", config.model, shape=data.shape, classes=data.classes)
-        if not any(parameter.numel() for parameter in model.parameters()):
-            raise ConfigError.of("model._target_", config.model["_target_"], "it has nothing to train")
-        return model
+            dry_step.materialise(model, data.random_examples)
+        if not any(parameter.numel() for parameter in vectors.trained(model)):
+            allowed = "it has nothing to train: a parameter of it has to require a gradient"
+            raise ConfigError.of("model._target_", config.model["_target_"], allowed)
+        return model.train()
+
+    def _moving_buffers(self, model: torch.nn.Module) -> tuple[str, ...]:
+        cpu = torch.device("cpu")
+        with preserved_generators(cpu):
+            seed_generators(cpu, self.plan.config.seed, "moving buffers")
+            return dry_step.moving_buffers(model, self.data.random_examples)
 
 
 @lru_cache(maxsize=2)

@@ -82,13 +82,15 @@ class PrivacyBackend:
 
         Raises:
             ConfigError: weights that this sum cannot take, a plan under which a mechanism cannot keep its promise,
-                costs of one unit that cannot be added, or residues that this sum cannot add.
+                buffers that noise would spoil, costs of one unit that cannot be added, or residues that this sum cannot
+                add.
         """
         if self.secure_sum.carries.uniform and not plan.uniform_weights:
             allowed = f"{self.secure_sum.label} takes no weights of clients: set training.weighting=uniform"
             raise ConfigError.of("training.weighting", "examples", allowed)
         for mechanism in self.mechanisms:
             mechanism.settle(plan)
+            self._check_moving(mechanism, plan)
         self._check_residues()
         self._check_survey()
         for unit in UNITS:
@@ -97,6 +99,14 @@ class PrivacyBackend:
                 raise ConfigError.of(
                     "mechanism", self.name, f"relation {' and '.join(sorted(relations))} cannot be added"
                 )
+
+    @staticmethod
+    def _check_moving(mechanism: Mechanism, plan: Plan) -> None:
+        """Refuse buffers that training changes beside noise: a running variance would not stay one."""
+        if mechanism.unit is not None and plan.moving:
+            changed = f"training changes {plan.moving[0]} without a gradient"
+            allowed = f"{changed}, and {mechanism.name} would spoil it: keep it fixed, or choose GroupNorm"
+            raise ConfigError.of("model", type(plan.model).__name__, allowed)
 
     def _check_residues(self) -> None:
         last = next((m.name for m in self.mechanisms[:-1] if m.modulus_bits is not None), None)

@@ -21,6 +21,14 @@ Errors cross process boundaries, so each keeps its whole message as its only pos
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+# what libraries raise on a model, or on an optimizer, that they cannot take
+FAULTS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of a library's error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
 
 def shown(text: object, most: int = 60) -> str:
     """Return a peer's text for use in one line: at most `most` characters, unprintable ones replaced."""

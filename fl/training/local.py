@@ -9,6 +9,7 @@ from typing import cast
 import torch
 
 from fl.data.image_data import ImageData
+from fl.training.vectors import reals, trained
 from privacy.mechanisms.contract import Batch, ClientJob
 
 AHEAD = 1024  # number of examples that are normalised together: for small batches, calls cost more than arithmetic
@@ -61,6 +62,13 @@ class Batches:
             yield from zip(inputs, torch.split(labels[index], self.batch_size), strict=True)
 
 
+def smallest_batch(examples: int, batch_size: int, steps: int | None) -> int:
+    """Return the number of examples of the smallest batch of a client; it sees no last batch in fewer steps."""
+    whole, rest = divmod(examples, batch_size)
+    reaches_last = steps is None or steps > whole
+    return min(examples, rest if rest and reaches_last else batch_size)
+
+
 def train(job: ClientJob, proximal_mu: float = 0.0) -> None:
     """Run the job's optimizer over its batches, on its loss plus FedProx's term."""
     if not job.model.training:  # the call walks all modules
@@ -91,11 +99,11 @@ def _proximal(model: torch.nn.Module, mu: float) -> Callable[[], torch.Tensor]:
     Li et al. 2020, "Federated Optimization in Heterogeneous Networks", eq. 2. `w_global` holds the
     parameters at the time of this call.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    start = [parameter.detach().clone() for parameter in trained]
+    parameters = trained(model)
+    start = [parameter.detach().clone() for parameter in parameters]
 
     def penalty() -> torch.Tensor:
-        distances = [(now - then).square().sum() for now, then in zip(trained, start, strict=True)]
+        distances = [reals(now - then).square().sum() for now, then in zip(parameters, start, strict=True)]
         return 0.5 * mu * torch.stack(distances).sum()
 
     return penalty

@@ -54,12 +54,13 @@ class Plan:
     sample_rate: float | None  # a public rate; None: each client's own, batch_size over its number of examples
     uniform_weights: bool
     public_weights: bool
-    proximal: bool
+    proximal: float  # FedProx's mu; 0 without its term
     delta: float
     accountant: str
     model: torch.nn.Module
     random_examples: RandomExamples
     party_noise: "PartyNoise | None" = None  # noise that the parties of the secure sum add to it
+    moving: tuple[str, ...] = ()  # buffers of the model that training changes without a gradient; they are summed too
 
     @property
     def records(self) -> int:

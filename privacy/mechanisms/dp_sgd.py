@@ -23,17 +23,22 @@ from privacy.accounting import calibration, charges
 from privacy.accounting import epsilon as accounting
 from privacy.accounting.charges import Charge
 from privacy.checks import check_noise, clip_norm, positive, within
-from privacy.errors import ConfigError
+from privacy.errors import ConfigError, one_line
 from privacy.mechanisms.contract import CLIENT, Batch, ClientJob, Loader, Mechanism, Plan
 from privacy.mechanisms.dp_sgd_ghost import Ghost, GhostLoss
 from privacy.mechanisms.dp_sgd_modes import AUTO, MODES, settled_mode, wrapped
 from privacy.mechanisms.dp_sgd_optimizers import Adaptive, Flat, PerLayer, Sourced
-from privacy.mechanisms.separate_examples import randomised, require_separate
+from privacy.mechanisms.separate_examples import randomised, refusal, require_separate
 from privacy.randomness import Randomness
 from privacy.secure_sums.trust import Sentences
 
 KINDS: dict[str, Any] = {"flat": Flat, "per_layer": PerLayer, "adaptive": Adaptive}
 CLIPPINGS = tuple(KINDS)
+REPLACEMENTS = {
+    "nn.LSTM": "opacus.layers.DPLSTM",
+    "nn.GRU": "opacus.layers.DPGRU",
+    "nn.MultiheadAttention": "opacus.layers.DPMultiheadAttention",
+}
 log = logging.getLogger("fedveil")
 
 
@@ -106,14 +111,11 @@ class DpSgd(Mechanism):
             )
         if plan.proximal:
             raise ConfigError.of(
-                "training.proximal_mu", "above 0", "FedProx's term is not clipped by DP-SGD; set it to 0"
+                "training.proximal_mu", plan.proximal, "FedProx's term is not clipped by DP-SGD; set it to 0"
             )
         if plan.delta >= 1 / plan.records:
             raise ConfigError.of("delta", plan.delta, f"must be below 1/records = {1 / plan.records:.2g}")
-        faults = ModuleValidator.validate(plan.model, strict=False)
-        if faults:
-            reason = " ".join(str(faults[0]).split())
-            raise ConfigError.of("model", type(plan.model).__name__, f"{reason} (GroupNorm takes its place)")
+        _require_known_layers(plan.model)
         largest = min(plan.batch_size, self.max_physical_batch_size, max(plan.examples))
         twin = randomised(plan.model, plan.random_examples)
         require_separate(twin, plan.random_examples, [largest])
@@ -273,6 +275,18 @@ def _seed_dropout(randomness: Randomness, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
+
+
+def _require_known_layers(model: torch.nn.Module) -> None:
+    """Refuse layers that mix examples or whose gradients of single examples cannot be had, and complex parameters."""
+    wide = next((name for name, one in model.named_parameters() if one.is_complex() and one.requires_grad), None)
+    if wide is not None:
+        raise refusal(model, f"{wide} is complex, and noise is drawn for real values: hold it as pairs of them")
+    faults = ModuleValidator.validate(model, strict=False)
+    if faults:
+        reason = one_line(faults[0])
+        other = next((name for layer, name in REPLACEMENTS.items() if layer in reason), "GroupNorm")
+        raise refusal(model, f"{reason} ({other} takes its place)")
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -14,11 +14,11 @@ import torch
 from opacus.grad_sample.utils import wrap_model
 from torch.nn.functional import cross_entropy
 
-from privacy.errors import ConfigError
+from privacy.errors import FAULTS, ConfigError, one_line
 from privacy.mechanisms.contract import RandomExamples
 from privacy.mechanisms.dp_sgd_ghost import Ghost, GhostLoss, GhostModule
 from privacy.mechanisms.dp_sgd_optimizers import Flat, Sourced, norms_of, wide
-from privacy.mechanisms.separate_examples import FAULTS, affordable, constant_draws, one_line, refusal
+from privacy.mechanisms.separate_examples import affordable, constant_draws, refusal
 
 MODES = ("hooks", "ew", "functorch", "ghost")
 AUTO = "auto"
@@ -83,10 +83,10 @@ def fault(twin: torch.nn.Module, mode: str, random_examples: RandomExamples) -> 
         if repeated is not None:
             return f"ghost norms cannot add the uses of {repeated}, which takes part twice"
     with constant_draws():
-        singles = [_gradient(twin, inputs[i : i + 1], labels_B[i : i + 1]) for i in range(len(labels_B))]
-        norms = [float(norms_of(single)) for single in singles]
-        bound = statistics.median(norms) or 1.0
         try:
+            singles = [_gradient(twin, inputs[i : i + 1], labels_B[i : i + 1]) for i in range(len(labels_B))]
+            norms = [float(norms_of(single)) for single in singles]
+            bound = statistics.median(norms) or 1.0
             gaps = _private_sum(twin, mode, inputs, labels_B, bound)
         except FAULTS as error:
             return one_line(error)

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from privacy.errors import ConfigError
+from privacy.errors import FAULTS, ConfigError, one_line
 from privacy.mechanisms.contract import RandomExamples
 
 SMALLEST = 3  # number of examples of the least batch that is compared with a single one
@@ -28,7 +28,6 @@ ROUNDING = 1e-3  # largest difference between batches of two sizes, relative to 
 REAL = ("rand", "randn", "rand_like", "randn_like", "uniform_", "normal", "normal_", "exponential_", "cauchy_")
 WHOLE = ("randint", "randint_like", "random_", "geometric_", "poisson")
 DRAWS = dict.fromkeys(REAL + WHOLE, 0.5) | dict.fromkeys(("bernoulli", "bernoulli_"), 1.0)  # what stands for a draw
-FAULTS = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError)  # of libraries
 
 
 class _Constant(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -81,7 +80,10 @@ def randomised(model: torch.nn.Module, random_examples: RandomExamples) -> torch
     Raises:
         ConfigError: the model fails on random examples of the data set's shape.
     """
-    own = deepcopy(model).cpu().train()
+    try:
+        own = deepcopy(model).cpu().train()
+    except FAULTS as error:
+        raise refusal(model, f"cannot be copied, as gradients of single examples need: {one_line(error)}") from error
     twin = deepcopy(own)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -94,17 +96,14 @@ def randomised(model: torch.nn.Module, random_examples: RandomExamples) -> torch
                 outputs = deepcopy(twin)(random_examples(1)[0])
             except FAULTS as error:
                 raise refusal(model, f"fails on random examples: {one_line(error)}") from error
+    if not isinstance(outputs, torch.Tensor):
+        raise refusal(model, f"its outputs are a {type(outputs).__name__}: they must be logits, a tensor")
     return twin if bool(outputs.isfinite().all()) else own
 
 
 def refusal(model: torch.nn.Module, reason: str) -> ConfigError:
     """Return the line about a model that a record-level mechanism cannot take."""
     return ConfigError.of("model", type(model).__name__, reason)
-
-
-def one_line(error: Exception) -> str:
-    """Return the message of a library's error in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _batches(random_examples: RandomExamples, size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -82,7 +82,11 @@ BAD: list[tuple[list[str], str, str]] = [
         "a privacy.Mechanism$",
     ),
     (["model._target_=builtins.dict"], "model (_target_=builtins.dict): ", "must be a torch.nn.modules.module.Module$"),
-    (["model._target_=torch.nn.Identity"], "model._target_=torch.nn.Identity: ", "it has nothing to train$"),
+    (
+        ["model._target_=torch.nn.Identity"],
+        "model._target_=torch.nn.Identity: ",
+        "it has nothing to train: a parameter of it has to require a gradient$",
+    ),
     (
         ["training.optimizer={_target_:builtins.dict}"],
         "training.optimizer (",

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fl.training.sensitivity import EXAMPLES, sensitivity
+from fl.training.vectors import Layout
 
 
 class Examples:
@@ -56,20 +57,17 @@ def test_the_map_is_that_of_differences():
     torch.manual_seed(3)
     model = Small().double()
     inputs = torch.randn(5, 3, dtype=torch.float64)
-    # state_dict: the module's own buffer, then the layers in order
-    found = sensitivity(model, Examples(inputs), 5).numpy()
+    found = sensitivity(model, Layout(model, ("scale",)), Examples(inputs), 5).numpy()
     expected = by_differences(model, inputs)
-    trained = slice(2, 2 + len(expected))
-    assert np.allclose(found[trained], expected / expected.max(), atol=1e-6)
+    assert np.allclose(found[:-2], expected / expected.max(), atol=1e-6)
     assert found.max() == pytest.approx(1)
-    assert not found[:2].any()
-    assert not found[2 + len(expected) :].any()
+    assert not found[-2:].any()
 
 
 def test_few_examples_are_enough_and_none_is_zero():
     model = Small()
     examples = Examples(torch.randn(100, 3))
-    sensitivity(model, examples, 100)
+    sensitivity(model, Layout(model), examples, 100)
     assert examples.taken == list(range(EXAMPLES))
-    assert not sensitivity(model, examples, 0).any()
+    assert not sensitivity(model, Layout(model), examples, 0).any()
     assert not any(parameter.grad is not None for parameter in model.parameters())

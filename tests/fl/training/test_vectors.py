@@ -40,7 +40,9 @@ class Mixed(torch.nn.Module):
         self.register_buffer("rough", torch.randn(6).half())
 
 
-FLOATS = 3 + 3 + 3 + 3 + 10 + 4 + 12 + 1 + 0 + 6
+MOVING = ("norm.running_mean", "norm.running_var")
+TRAINED = 10 + 12 + 1 + 0 + 3 + 3
+FLOATS = TRAINED + 3 + 3
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -70,26 +72,66 @@ def test_the_order_is_that_of_the_state():
     assert vectors.flatten(model).tolist() == list(range(9))
 
 
-def test_integers_stay_and_every_float_counts():
+def test_what_is_trained_counts_and_all_else_stays():
     model = Mixed()
-    assert vectors.Layout(model).length == FLOATS == len(vectors.flatten(model))
-    integers = {key: entry.clone() for key, entry in model.state_dict().items() if not entry.is_floating_point()}
-    assert set(integers) == {"mask", "steps", "norm.num_batches_tracked"}
-    wanted_D = torch.linspace(-1, 1, FLOATS)
-    vectors.load(model, wanted_D)
-    assert torch.allclose(vectors.flatten(model), wanted_D, atol=1e-3)  # half precision in between
-    for key, entry in integers.items():
-        assert torch.equal(model.state_dict()[key], entry)
+    layout = vectors.Layout(model, MOVING)
+    assert layout.length == FLOATS == len(layout.flatten())
+    assert layout.trained == TRAINED == vectors.Layout(model).length
+    others = ("mask", "steps", "norm.num_batches_tracked", "frozen", "rough")
+    before = {key: entry.clone() for key, entry in model.state_dict().items() if key in others}
+    wanted_D = torch.linspace(1, 2, FLOATS)
+    layout.load(wanted_D)
+    assert torch.equal(layout.flatten(), wanted_D)
+    for key in others:
+        assert torch.equal(model.state_dict()[key], before[key])
     assert model.wide.dtype == torch.float64
-    assert model.rough.dtype == torch.float16
-    assert model.frozen.tolist() == pytest.approx(wanted_D[10:14].tolist())
+    assert torch.cat([model.norm.running_mean, model.norm.running_var]).tolist() == wanted_D[-6:].tolist()
+
+
+def test_a_variance_below_zero_is_none():
+    model = Mixed()
+    layout = vectors.Layout(model, MOVING)
+    layout.load(torch.full((FLOATS,), -1e-7))
+    assert model.norm.running_var.tolist() == [0, 0, 0]
+    assert model.norm.running_mean.tolist() == pytest.approx([-1e-7] * 3)
+
+
+def test_a_complex_value_is_a_pair_of_real_ones():
+    model = torch.nn.Module()
+    model.turn = torch.nn.Parameter(torch.tensor([[1 + 2j, 3 - 4j]]))
+    model.shift = torch.nn.Parameter(torch.tensor([5.0]))
+    assert vectors.flatten(model).tolist() == [1, 2, 3, -4, 5]
+    vectors.load(model, torch.arange(5.0))
+    assert model.turn.tolist() == [[0 + 1j, 2 + 3j]]
+    assert model.shift.tolist() == [4]
+    assert model.turn.requires_grad
+    assert model.turn.is_leaf
+
+
+def test_a_tied_parameter_counts_once():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3, bias=False), torch.nn.Linear(3, 3, bias=False))
+    model[1].weight = model[0].weight
+    vectors.pool(model)
+    vectors.load(model, torch.arange(9.0))
+    assert vectors.flatten(model).tolist() == list(range(9))
+    assert model[1].weight is model[0].weight
+
+
+def test_a_buffer_that_a_layer_replaced_is_found():
+    model = Mixed()
+    vectors.pool(model, MOVING)
+    layout = vectors.Layout(model, MOVING)
+    assert layout.current
+    model.norm.running_mean = torch.full((3,), 7.0)
+    assert not layout.current
+    assert vectors.Layout(model, MOVING).flatten()[-6:-3].tolist() == [7, 7, 7]
 
 
 @pytest.mark.parametrize("change", [-1, 1])
 def test_a_vector_of_another_length_is_no_model(change):
     model = Mixed()
     with pytest.raises((RuntimeError, ValueError)):
-        vectors.load(model, torch.zeros(FLOATS + change))
+        vectors.load(model, torch.zeros(TRAINED + change))
 
 
 def test_a_flat_vector_is_a_copy():

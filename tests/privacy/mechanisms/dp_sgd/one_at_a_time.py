@@ -102,7 +102,7 @@ def examples_of(count: int = N) -> Examples:
 
 def plan_of(model: torch.nn.Module, **changes) -> Plan:
     """One client with N examples, in one round of STEPS steps."""
-    weights = {"uniform_weights": True, "public_weights": False, "proximal": False}
+    weights = {"uniform_weights": True, "public_weights": False, "proximal": 0.0}
     run = {"clients": 1, "cohort_size": 1, "rounds": 1, "examples": (N,), "participations": (1,), "separation": 2}
     run |= {
         "min_contributors": 1,

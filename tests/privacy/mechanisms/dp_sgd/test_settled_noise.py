@@ -62,7 +62,7 @@ BATCH_NORM = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(
     ("changes", "line"),
     [
         ({"uniform_weights": False}, "training.weighting=examples: .*weighting=uniform.*public_weights=true"),
-        ({"proximal": True}, "training.proximal_mu=above 0: .*set it to 0"),
+        ({"proximal": 0.25}, "training.proximal_mu=0.25: .*set it to 0"),
         ({"delta": 1 / 26}, "delta=0.038.*must be below 1/records = 0.038"),
         ({"delta": 0.5}, "delta=0.5: must be below 1/records = 0.038"),
         ({"model": BATCH_NORM}, "model=Sequential: .*BatchNorm.*GroupNorm takes its place"),

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
+from fl.config.ranges import CutValues
 from fl.threats import explained
-from fl.training.ranges import CutValues
 from privacy.errors import ConfigError, RunRefused
 from tests.composed import rows_in, run_with_set_up, workspace_of
 from tests.fl.card.sentences import COUNTED, UNCOUNTED

@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from fl.plan import RunPlan
+from fl.config.schema import FedveilConfig
 from privacy.addresses import Address
 from privacy.errors import ConfigError, RunRefused
 from privacy.secure_sums.vectors import VectorSpec
@@ -25,32 +25,34 @@ PRECISION = ("value_bits", "fractional_bits")  # options of sums with a fixed po
 log = logging.getLogger("fedveil")
 
 
-def require_steps(plan: RunPlan, spec: VectorSpec, tolerance: float) -> None:
+def require_steps(
+    config: FedveilConfig, label: str, examples: Sequence[int], max_weight: int, spec: VectorSpec, tolerance: float
+) -> None:
     """Refuse a bound on weights, or a precision, that leaves a client too few steps of the sum's grid.
 
     A client of weight v has v times the steps between 0 and the largest bound; `tolerance`, half a step, is that of
-    the sum.
+    the sum, which is called `label`. `examples` are the clients' numbers.
 
     Raises:
         ConfigError: the smallest client or the mean one has too few; the message names a value that will do.
     """
-    if tolerance == 0 or plan.config.training.weighting == "uniform":
+    if tolerance == 0 or config.training.weighting == "uniform":
         return
     steps = max(segment.bound for segment in spec.segments) / (2 * tolerance)
-    examples = [len(part) for part in plan.partitions if len(part)]
-    most = steps * min(min(examples) / LEAST_STEPS, math.fsum(examples) / len(examples) / MEAN_STEPS)
-    if plan.max_weight <= most:
+    held = [number for number in examples if number]
+    least_and_mean = min(held), math.fsum(held) / len(held)
+    most = steps * min(least_and_mean[0] / LEAST_STEPS, least_and_mean[1] / MEAN_STEPS)
+    if max_weight <= most:
         return
-    smallest = steps * min(examples) / plan.max_weight
-    mean = steps * math.fsum(examples) / len(examples) / plan.max_weight
+    smallest, mean = (steps * number / max_weight for number in least_and_mean)
     found = (
-        f"{plan.backend.secure_sum.label} has {smallest:.2g} steps for the smallest client, of {min(examples)} "
+        f"{label} has {smallest:.2g} steps for the smallest client, of {min(held)} "
         f"examples, and {mean:.2g} for the mean one; {LEAST_STEPS} and {MEAN_STEPS} are needed"
     )
-    if max(examples) <= most:
-        raise ConfigError.of("training.max_weight", plan.max_weight, f"{found}: at most {math.floor(most)}")
-    finer = math.ceil(math.log2(plan.max_weight / most))
-    options = [(f"secure_sum.{key}", plan.config.secure_sum[key]) for key in PRECISION if key in plan.config.secure_sum]
+    if max(held) <= most:
+        raise ConfigError.of("training.max_weight", max_weight, f"{found}: at most {math.floor(most)}")
+    finer = math.ceil(math.log2(max_weight / most))
+    options = [(f"secure_sum.{key}", config.secure_sum[key]) for key in PRECISION if key in config.secure_sum]
     if options:
         key, bits = options[0]
         raise ConfigError.of(key, bits, f"{found}: at least {bits + finer}, or training.weighting=uniform")
