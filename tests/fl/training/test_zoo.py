@@ -50,7 +50,6 @@ SLOTS = {
 QUICK = (
     ("Frozen", "client_dp"),
     ("Complex", "secagg"),
-    ("BatchNorm", "ckks"),
     ("BatchNorm", "dp_sgd"),
     ("Tied", "dp_sgd"),
 )
