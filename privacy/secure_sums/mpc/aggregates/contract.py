@@ -48,7 +48,7 @@ class Aggregate(ABC):
         """
 
     def reveal(
-        self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness, least: int = 1
+        self, shares_CL: torch.Tensor, fractional_bits: int, randomness: Randomness, least: int = 0
     ) -> NDArray[np.float64]:
         """The opened aggregate, shape (L,): a sum of updates, then the total weight. Every party makes the same call.
 
