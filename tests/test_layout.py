@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {"configs", "experiments", "fl", "privacy", "results", "tests"}
+FOLDERS = {"configs", "experiments", "findings", "fl", "privacy", "results", "tests"}
 FILES = {
     ".ci",
     ".gitignore",

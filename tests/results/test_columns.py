@@ -55,4 +55,4 @@ def test_no_two_columns_share_a_name_and_each_is_found_by_it() -> None:
 
 
 def test_bounds_are_the_largest_of_any_seed_and_figures_their_mean() -> None:
-    assert {column.key for column in COLUMNS if column.kind == "largest"} == {"epsilon", "sum_error"}
+    assert {column.key for column in COLUMNS if column.kind == "largest"} == {"epsilon", "sum_error", "cut_share"}

@@ -31,7 +31,9 @@ def test_both_settings_compose(here: Here, name: str, setting: tuple[str, ...]) 
     assert bool(commands(here, name, *setting)) == bool(running)
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if place else []) for place, name in enumerate(TWINS)]
+)
 def test_a_row_is_compared_with_its_plain_twin(here: Here, name: str) -> None:
     for row in registry.load(name).rows:
         if row.has_twin:

@@ -75,6 +75,7 @@ def test_the_usual_setting_is_small_and_says_so(here: Here) -> None:
     assert "Took " in ended.out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("table")
 def test_given_seeds_are_not_told_as_few(here: Here) -> None:
     ended = here("reproduce", "ours", "--only", "masked", "--seeds", "1,2")
@@ -82,6 +83,7 @@ def test_given_seeds_are_not_told_as_few(here: Here) -> None:
     assert (rounds[2], rounds[-3]) == ("2", "small: 1 round of 3")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("table")
 def test_full_is_as_published(here: Here) -> None:
     ended = here("reproduce", "ours", "--full")
