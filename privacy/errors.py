@@ -56,6 +56,11 @@ class ConfigError(FedveilError, ValueError):
         return cls(f"{key}={value}: {allowed}")
 
 
+def refusal(model: object, reason: str) -> ConfigError:
+    """Return the line about a model that cannot be trained, or not under a mechanism."""
+    return ConfigError.of("model", type(model).__name__, reason)
+
+
 class PrivacyRefusal(FedveilError, ValueError):
     """The run would break the promise that its configuration makes."""
 

@@ -70,7 +70,7 @@ def _alternatives(key: str, cause: BaseException) -> str:
         return ""
     keys = [str(name) for name in cause.parent_node]
     parent, _, name = key.rpartition(".")
-    within = [one for one in keys if name in (_keys_of(cause.parent_node, one))]
+    within = [one for one in keys if name in _keys_of(cause.parent_node, one)]
     if within:
         return f"; did you mean {parent}.{within[0]}.{name}?"
     if not keys:

@@ -18,18 +18,13 @@ from fl.training.generators import seed_generators
 from fl.training.kept import Kept
 from fl.training.local import train
 from fl.training.vectors import Layout
-from privacy.errors import FAULTS, ConfigError, FedveilError, one_line
+from privacy.errors import FAULTS, ConfigError, FedveilError, one_line, refusal
 from privacy.mechanisms.contract import Batch, ClientJob, RandomExamples
 
 MOST = 4  # number of examples of a batch, unless all batches of training are smaller
 STEPS = 2  # the second one meets what the first has left
 ROUNDING = 1e-5  # largest difference of outputs, relative to the largest one: a vector is in float32
 _UNSET = (torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer)
-
-
-def refusal(model: torch.nn.Module, reason: str) -> ConfigError:
-    """Return the line about a model that cannot be trained."""
-    return ConfigError.of("model", type(model).__name__, reason)
 
 
 def unsummed(model: torch.nn.Module, what: str) -> ConfigError:

@@ -23,12 +23,12 @@ from privacy.accounting import calibration, charges
 from privacy.accounting import epsilon as accounting
 from privacy.accounting.charges import Charge
 from privacy.checks import check_noise, clip_norm, positive, within
-from privacy.errors import ConfigError, one_line
+from privacy.errors import ConfigError, one_line, refusal
 from privacy.mechanisms.contract import CLIENT, Batch, ClientJob, Loader, Mechanism, Plan
 from privacy.mechanisms.dp_sgd_ghost import Ghost, GhostLoss
 from privacy.mechanisms.dp_sgd_modes import AUTO, MODES, settled_mode, wrapped
 from privacy.mechanisms.dp_sgd_optimizers import Adaptive, Flat, PerLayer, Sourced
-from privacy.mechanisms.separate_examples import randomised, refusal, require_separate
+from privacy.mechanisms.separate_examples import randomised, require_separate
 from privacy.randomness import Randomness
 from privacy.secure_sums.trust import Sentences
 

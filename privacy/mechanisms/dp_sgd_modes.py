@@ -14,11 +14,11 @@ import torch
 from opacus.grad_sample.utils import wrap_model
 from torch.nn.functional import cross_entropy
 
-from privacy.errors import FAULTS, ConfigError, one_line
+from privacy.errors import FAULTS, ConfigError, one_line, refusal
 from privacy.mechanisms.contract import RandomExamples
 from privacy.mechanisms.dp_sgd_ghost import Ghost, GhostLoss, GhostModule
 from privacy.mechanisms.dp_sgd_optimizers import Flat, Sourced, norms_of, wide
-from privacy.mechanisms.separate_examples import affordable, constant_draws, refusal
+from privacy.mechanisms.separate_examples import affordable, constant_draws
 
 MODES = ("hooks", "ew", "functorch", "ghost")
 AUTO = "auto"

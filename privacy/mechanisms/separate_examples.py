@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from privacy.errors import FAULTS, ConfigError, one_line
+from privacy.errors import FAULTS, one_line, refusal
 from privacy.mechanisms.contract import RandomExamples
 
 SMALLEST = 3  # number of examples of the least batch that is compared with a single one
@@ -99,11 +99,6 @@ def randomised(model: torch.nn.Module, random_examples: RandomExamples) -> torch
     if not isinstance(outputs, torch.Tensor):
         raise refusal(model, f"its outputs are a {type(outputs).__name__}: they must be logits, a tensor")
     return twin if bool(outputs.isfinite().all()) else own
-
-
-def refusal(model: torch.nn.Module, reason: str) -> ConfigError:
-    """Return the line about a model that a record-level mechanism cannot take."""
-    return ConfigError.of("model", type(model).__name__, reason)
 
 
 def _batches(random_examples: RandomExamples, size: int) -> tuple[torch.Tensor, torch.Tensor]:
