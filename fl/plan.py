@@ -171,6 +171,11 @@ class RunPlan:
         return "noised_values_cut" if all("server" in kind.holds_against for kind in private) else None
 
     @property
+    def enlarges_updates(self) -> bool:
+        """True where faults are on: clients may cut many values on purpose, which does not end the run."""
+        return bool(self.config.faults.kind or self.config.faults.scaled_clients)
+
+    @property
     def min_contributors(self) -> int:
         """The least number of contributions over which a sum is opened, which its openers enforce.
 

@@ -331,8 +331,7 @@ def _cut_values(work: Workspace) -> ranges.CutValues | None:
     update = work.spec.segments[0]
     if work.plan.cut_metric is None or work.spec.modulus_bits is not None or math.isinf(update.bound):
         return None
-    faults = work.plan.config.faults
-    return ranges.CutValues(update.length, update.bound, bool(faults.kind or faults.scaled_clients))
+    return ranges.CutValues(update.length, update.bound, work.plan.enlarges_updates)
 
 
 def _roster(work: Workspace, errand: Errand) -> Roster | None:

@@ -289,7 +289,8 @@ def _cut(work: Workspace) -> Iterator[str]:
         yield f"{cut}, and nobody counts them, as no epsilon would cover that."
     else:
         told = f"from {TOLD_SHARE:.1%} of a round's on it is said"
-        yield f"{cut}: {told}, and from {MOST_SHARE:.0%} of most clients' on the run ends."
+        ends = "" if work.plan.enlarges_updates else f", and from {MOST_SHARE:.0%} of most clients' on the run ends"
+        yield f"{cut}: {told}{ends}."
 
 
 def _beyond(work: Workspace) -> Iterator[str]:

@@ -9,9 +9,10 @@ from fl.config.ranges import CutValues
 from fl.threats import explained
 from privacy.errors import ConfigError, RunRefused
 from tests.composed import rows_in, run_with_set_up, workspace_of
-from tests.fl.card.sentences import COUNTED, UNCOUNTED
+from tests.fl.card.sentences import COUNTED, CUT, UNCOUNTED
 
 EXACT = ("secagg", "pad", "bfv", "crypten")
+TOLD = f"{CUT}: from 0.1% of a round's on it is said."  # faults enlarge updates on purpose, and end no run
 LARGEST = 360  # examples of the largest of four clients of the digits
 
 
@@ -150,6 +151,8 @@ def test_counts_under_a_mechanism_are_post_processing_or_on_request(tmp_path, ov
     ("overrides", "said"),
     [
         (("secure_sum=secagg",), COUNTED),
+        (("secure_sum=secagg", "faults.scaled_clients=1"), TOLD),
+        (("secure_sum=secagg", "faults.kind=zero"), TOLD),
         (("secure_sum=plain",), None),
         (("secure_sum=secagg", "mechanism=client_dp", "delta=1e-2"), UNCOUNTED),
     ],
