@@ -59,6 +59,7 @@ def test_it(n, made): ...
 """
 
 
+@pytest.mark.slow
 def test_what_a_file_shares_is_made_once_on_two_workers(tmp_path, monkeypatch):
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     (tmp_path / "conftest.py").write_text(CONFTEST)

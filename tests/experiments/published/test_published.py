@@ -21,7 +21,7 @@ def commands(here: Here, *arguments: str) -> list[list[str]]:
     return [shlex.split(line)[2:] for line in dry.out.splitlines() if line.startswith("fedveil run ")]
 
 
-@pytest.mark.parametrize("setting", [(), ("--full",)])
+@pytest.mark.parametrize("setting", [pytest.param((), marks=pytest.mark.slow), ("--full",)])
 @pytest.mark.parametrize("name", registry.names())
 def test_both_settings_compose(here: Here, name: str, setting: tuple[str, ...]) -> None:
     table = registry.load(name)

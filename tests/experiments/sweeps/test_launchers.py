@@ -195,7 +195,7 @@ def test_a_wrong_objective_is_refused_before_anything_runs(here: Here, tmp_path:
 
 
 def test_forcing_a_sweep_runs_each_cell_once(here: Here, tmp_path: Path) -> None:
-    plain = ("sweep", *QUICK, "rounds=1", "secure_sum=pad,plain", "out=cells")
+    plain = ("sweep", *QUICK, "rounds=1", "secure_sum=secagg,plain", "out=cells")
     assert here(*plain).status == 0
     before = {path: path.stat().st_mtime_ns for path in some(tmp_path.rglob("summary.json"))}
     ended = here(*plain, "force=true")

@@ -94,6 +94,7 @@ def test_full_is_as_published(here: Here) -> None:
     assert cells(ended.out, "a half encrypted", "upload (MiB)")[-3:] == ["full", "within 1 %", "reproduced"]
 
 
+@pytest.mark.slow
 def test_a_ratio_is_told_beside_the_published_one_and_its_verdict_flips_with_it(here: Here, table: Path) -> None:
     ended = here("reproduce", "ours", "--only", "masked")
     sent = {name: summary["upload_bytes_per_parameter"] for name, summary in summaries().items()}

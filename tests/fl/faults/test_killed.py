@@ -30,6 +30,7 @@ def test_a_role_that_is_killed_is_named_and_the_run_goes_on(role: str, tmp_path:
     assert np.allclose(again.weights_D, undisturbed.weights_D, rtol=0, atol=again.work.tolerance * 30)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     command = ("run", *QUICK, "rounds=3", "faults=killed", "out=run")
     first: Ended = fedveil(*command, folder=tmp_path)

@@ -116,6 +116,7 @@ def test_keys_are_for_their_owner_alone_and_outlast_a_stop(tmp_path):
     assert (tmp_path / "keys" / MASTER).read_bytes() == master
 
 
+@pytest.mark.slow
 def test_a_keyholder_that_is_killed_ends_the_run_in_one_line(tmp_path, monkeypatch):
     from fl.server import Server
 

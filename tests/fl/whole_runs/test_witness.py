@@ -19,7 +19,9 @@ HIDDEN = {
 }
 
 
-@pytest.mark.parametrize("runtime", [(), ("runtime.workers=1",)], ids=["in process", "workers"])
+@pytest.mark.parametrize(
+    "runtime", [(), pytest.param(("runtime.workers=1",), marks=pytest.mark.slow)], ids=["in process", "workers"]
+)
 def test_protection_that_never_switches_on_ends_the_run(tmp_path, runtime):
     with pytest.raises(WitnessAlarm, match="stops stage collect"):
         run_with_set_up(tmp_path, *BARE, *runtime)

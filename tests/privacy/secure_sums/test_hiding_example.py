@@ -190,6 +190,7 @@ def test_a_run_ends_where_the_plain_one_does_but_for_rounding(tmp_path):
     assert (hiding.weights_D - plain.weights_D).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 def test_its_sabotaged_form_ends_the_run(tmp_path):
     with pytest.raises(WitnessAlarm, match="stops stage mask"):
         run(tmp_path, *BARE)
