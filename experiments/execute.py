@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -52,12 +52,13 @@ def directory_of(config: DictConfig, config_hash: str, sweep: bool) -> Path:
     return Path(config.out) / config_hash[:16] if sweep else Path(config.out)
 
 
-def execute(config: DictConfig, sweep: bool = False, since: float | None = None) -> Outcome:
+def execute(config: DictConfig, sweep: bool = False, since: float | None = None, every_s: float = 0.0) -> Outcome:
     """Run a configuration: start it, resume it where it was interrupted, or take the results where it has finished.
 
     Args:
         config: composed, and not yet checked.
         sweep: whether it is a cell of a sweep, which waits for another process that runs the same cell.
+        every_s: least seconds between two lines of progress, see `results.progress`.
         since: when the sweep started, in seconds since 1970: `force` keeps runs that ended later.
 
     Raises:
@@ -79,7 +80,7 @@ def execute(config: DictConfig, sweep: bool = False, since: float | None = None)
             _refuse_failed(run)
         run.write_status("running")
         run.write_environment(describe())
-        summary = _run(run, canonical, config)
+        summary = _run(run, canonical, config, every_s)
         track(config, run)
         return Outcome(directory, summary, fresh=True, note=note)
 
@@ -126,9 +127,9 @@ def _roster(config: DictConfig) -> Roster | None:
     return None if config.roster is None else read_roster(Path(config.roster))
 
 
-def _run(run: RunDirectory, canonical: str, config: DictConfig) -> dict[str, Any]:
-    progress: Literal["none", "bar"] = "bar" if config.output.progress else "none"
-    errand = Errand(run.checkpoints, config.output.keep_checkpoints, progress, roster=_roster(config))
+def _run(run: RunDirectory, canonical: str, config: DictConfig, every_s: float) -> dict[str, Any]:
+    shown_s = every_s if config.output.progress else None
+    errand = Errand(run.checkpoints, config.output.keep_checkpoints, shown_s, roster=_roster(config))
     try:
         work = workspace(canonical)
         runtimes.run(work, run.path, errand)

@@ -10,13 +10,11 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from flwr.serverapp import Grid
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fl.checkpoint import Checkpoints, State
 from fl.config import ranges
@@ -37,6 +35,7 @@ from privacy.secure_sums.contract import Exchange
 from privacy.secure_sums.relayed_roster import RelayedRoster
 from privacy.secure_sums.signed_replies import require_everybody
 from privacy.secure_sums.vectors import Total, Vector
+from results.progress import Steps, progress
 from results.rows import WITNESS
 
 if TYPE_CHECKING:  # accounting loads Opacus, and a run without differential privacy does not need it
@@ -48,11 +47,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Errand:
-    """A server's options beside the configuration: folder, console output, interval of polls, roster."""
+    """A server's options beside the configuration: folder, progress, interval of polls, roster."""
 
     folder: Path  # folder of the checkpoints
     keep_checkpoints: int = 2
-    progress: Literal["none", "bar", "lines"] = "none"
+    show_every_s: float | None = None  # `every_s` of `results.progress.progress`
     poll_s: float = 0.0
     roster: Roster | None = None  # all roles' public keys, where the secure sum pins them and they are not relayed
 
@@ -99,26 +98,29 @@ class Server:
         Raises:
             FedveilError: the run cannot go on; the measurements so far are in the checkpoints.
         """
-        rounds = self.work.plan.config.rounds
+        plan = self.work.plan
+        about = f"{plan.config.clients} clients, {len(self.work.initial_D):,} values, {self.work.device}"
+        text = f"{plan.backend.name}, round"
+        shown = progress(text, plan.config.rounds, note=about, done=self.round, every_s=self._errand.show_every_s)
+        with shown as steps:
+            self.transport.watch = steps.within
+            if self.round == SETUP_ROUND:
+                self._refuse_early()
+            if plan.relayed:
+                self._relay_roster()
+            if self.round == SETUP_ROUND:
+                self._set_up()
+            self._remaining_rounds(steps)
+
+    def _remaining_rounds(self, steps: Steps) -> None:
         budget = self.work.plan.config.epsilon_budget
-        if self.round == SETUP_ROUND:
-            self._refuse_early()
-        if self.work.plan.relayed:
-            self._relay_roster()
-        if self.round == SETUP_ROUND:
-            self._set_up()
-        with progress_bar(self._errand.progress == "bar") as bar:
-            task = bar.add_task(self.work.plan.backend.name, total=rounds, completed=self.round, note="")
-            for number in range(self.round + 1, rounds + 1):
-                if not self.within_budget(number):
-                    log.warning("epsilon_budget=%g ends the run before round %d", budget, number)
-                    self._evaluate_last()
-                    return
-                scores = self._round(number)
-                note = "" if scores is None else f"accuracy {scores.accuracy:.3f}"
-                bar.update(task, completed=number, note=note)
-                if self._errand.progress == "lines":
-                    print(f"round {number} of {rounds}", note, flush=True)
+        for number in range(self.round + 1, self.work.plan.config.rounds + 1):
+            if not self.within_budget(number):
+                log.warning("epsilon_budget=%g ends the run before round %d", budget, number)
+                self._evaluate_last()
+                return
+            scores = self._round(number)
+            steps.advance("" if scores is None else f"accuracy {scores.accuracy:.3f}")
 
     def _refuse_early(self) -> None:
         """Refuse a model that cannot be trained, and a run whose first round passes the budget, before any training."""
@@ -312,19 +314,6 @@ class Server:
         own = self.state, self.secrets
         state = State(run, self.round, weights_D, optimizer, self._started, *own, ledger=self.ledger.head)
         self._checkpoints.save(state, self.meter.take())
-
-
-def progress_bar(wanted: bool) -> Progress:
-    """Make a progress bar over the rounds on standard error; it is disabled where that is not a terminal."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    return Progress(*columns, console=console, disable=not (wanted and console.is_terminal))
 
 
 def _cut_values(work: Workspace) -> ranges.CutValues | None:

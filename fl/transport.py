@@ -234,6 +234,7 @@ class Transport:
         self._poll_s = poll_s
         self._told = False
         self.dropped: dict[Address, str] = {}  # reasons of drop-outs in the current attempt
+        self.watch: Callable[[str], None] | None = None  # takes a few words on each answer
         self.overhear: Callable[[Address, object], None] | None = None  # in test mode: takes the clear contributions
 
     def replies(
@@ -248,6 +249,9 @@ class Transport:
                 address = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if address is None:  # a second reply to the same message
                     continue
+                if self.watch is not None:
+                    asked = len(exchange.outbox)
+                    self.watch(f"stage {stage}, {asked - len(waiting)} of {asked} answers")
                 content = self._open(address, stage, reply)
                 if content is not None:
                     yield address, content

@@ -20,9 +20,10 @@ from rich.table import Table
 
 from privacy.errors import ConfigError
 from results.columns import Column
+from results.commands.output import Parser
 from results.environment import describe
 from results.files import plain
-from results.output import Parser
+from results.progress import progress, say
 from results.render import Sheet, markdown
 
 ATTACKS = {
@@ -129,16 +130,14 @@ def _chosen(name: str | None) -> list[str]:
 
 def mounted(names: Sequence[str]) -> list[AttackLine]:
     """Carry out every case of these attacks."""
-    from fl.server import progress_bar  # imports PyTorch and Flower, which `--list` does not need
-
+    say(f"loading {', '.join(names)}")  # with PyTorch and Flower, which take their time
     cases = [(name, case) for name in names for case in importlib.import_module(f"{__name__}.{name}").CASES]
     lines = []
-    with progress_bar(True) as bar:
-        task = bar.add_task("attacks", total=len(cases), note="")
+    with progress("attack", len(cases)) as attacks:
         for name, case in cases:
-            bar.update(task, note=name)
+            attacks.within(f"{name} on {case.setting}")
             lines.append(_line(name, case))
-            bar.advance(task)
+            attacks.advance(f"{name} on {case.setting} {lines[-1].outcome}")
     return lines
 
 

@@ -21,12 +21,12 @@ from experiments.hydra.error_lines import CONFIGS
 from fl import metering
 from fl.config.build import build
 from fl.models.plain import Shape
-from fl.server import progress_bar
 from fl.training.local import clear_gradients
 from privacy.mechanisms.contract import Batch, ClientJob, Plan, RandomExamples
 from privacy.mechanisms.dp_sgd import DpSgd
 from privacy.mechanisms.dp_sgd_modes import MODES
 from privacy.randomness import OsRandomness, Randomness, SeededRandomness
+from results.progress import progress
 
 SHAPES: dict[str, tuple[Shape, int]] = {
     "lenet": ((3, 32, 32), 100),
@@ -66,9 +66,9 @@ def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     pairs = [(model, mode) for model in arguments.models.split(",") for mode in arguments.modes.split(",")]
     figures: list[BenchFigure] = []
     spawn = multiprocessing.get_context("spawn")
-    with progress_bar(True) as bar:
+    with progress("model", len(pairs)) as steps:
         for model, mode in pairs:
-            with step(bar, f"{model}, {mode}"), ProcessPoolExecutor(1, spawn) as alone:
+            with step(steps, f"{model}, {mode}"), ProcessPoolExecutor(1, spawn) as alone:
                 work = alone.submit(race, model, mode, arguments.batch, arguments.alternations, arguments.device)
                 figures += _figures(model, mode, work.result())
     return figures

@@ -19,7 +19,6 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from rich.progress import Progress, TaskID
 
 from experiments.benchmarks import BenchFigure
 from experiments.benchmarks.float32 import Float32
@@ -30,6 +29,7 @@ from privacy.secure_sums.he.codecs import CipherScheme, Mask, bfv_scheme, ckks_s
 from privacy.secure_sums.he.parameters import named
 from privacy.secure_sums.vectors import Segment, Sum, VectorSpec
 from privacy.spans import Recorder, recording, span
+from results.progress import progress
 
 CLIENTS = 16
 VALUE_BITS = 16
@@ -216,21 +216,14 @@ def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     """
     sets = chosen(arguments.sets)
     sizes = numbers(arguments.sizes)
-    from fl.server import progress_bar  # imports PyTorch and Flower, which the processes of the sets do not need
-
     if arguments.repeats < 1:
         raise ConfigError.of("--repeats", arguments.repeats, "must be at least 1")
     figures: list[BenchFigure] = []
-    with progress_bar(True) as bar:
-        for size in sizes:
-            task = bar.add_task(f"{size:,} parameters", total=(arguments.repeats + 1) * len(sets), note="")
-            measured = alternate(sets, size, arguments.repeats, functools.partial(_advance, bar, task))
-            figures += compare(size, measured)
+    for size in sizes:
+        with progress(f"{size:,} parameters, sum", (arguments.repeats + 1) * len(sets)) as sums:
+            measured = alternate(sets, size, arguments.repeats, sums.advance)
+        figures += compare(size, measured)
     return figures
-
-
-def _advance(bar: Progress, task: TaskID, name: str) -> None:
-    bar.update(task, advance=1, note=name)
 
 
 def chosen(text: str) -> list[str]:

@@ -32,7 +32,6 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
 from experiments.benchmarks import BenchFigure
 from fl.keys.folders import FileStore
-from fl.server import progress_bar
 from privacy.addresses import SERVER, Address, client_address
 from privacy.errors import ConfigError
 from privacy.sealing import Identity, Roster, open_box
@@ -43,6 +42,7 @@ from privacy.secure_sums.mpc.aggregates import by_name as mpc_aggregates
 from privacy.secure_sums.mpc.protocol import PARTIES, CryptenSum, revealed
 from privacy.secure_sums.mpc.shares import needed_bits
 from privacy.secure_sums.vectors import Segment, Vector, VectorSpec
+from results.progress import progress
 
 SIZES = (26_010, 1_000_000)  # parameters: of the small CNN, and of the bar
 RUN = "00" * 32
@@ -75,9 +75,8 @@ def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
             raise ConfigError.of(f"--{name}", getattr(arguments, name), "must be at least 1")
     figures = [figure for size in SIZES for figure in upload_figures(size, arguments.clients)]
     clients = Clients(MpcSetting(arguments.parties, arguments.clients, arguments.parameters))
-    with progress_bar(True) as bar:
-        task = bar.add_task("ways to sum", total=(arguments.repeats + 1) * len(WAYS), note="")
-        measured = race(clients, arguments.repeats, lambda way: bar.update(task, advance=1, note=way))
+    with progress("sum", (arguments.repeats + 1) * len(WAYS)) as sums:
+        measured = race(clients, arguments.repeats, sums.advance)
     return [*figures, *race_figures(clients, measured)]
 
 

@@ -19,7 +19,6 @@ from unittest.mock import patch
 
 import psutil
 import torch
-from rich.progress import Progress
 
 from experiments.benchmarks import BenchFigure
 from experiments.benchmarks.bare import BareLoop
@@ -30,9 +29,10 @@ from fl.config.build import build
 from fl.config.identity import to_json
 from fl.metering import Meter, Phases
 from fl.runtimes import inprocess
-from fl.server import Errand, Server, progress_bar
+from fl.server import Errand, Server
 from fl.workspace import Workspace, workspace
 from privacy.mechanisms.contract import ClientJob, Mechanism
+from results.progress import Steps, progress
 
 SETTING = ("clients=1000", "cohort=50", "model=cnn", "training.batch_size=32", "training.epochs=1")
 EMPTY = ("clients=10", "model=cnn", "+mechanism.empty._target_=experiments.benchmarks.runtime.NoTraining")
@@ -70,20 +70,21 @@ def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     data = f"data={arguments.data}"
     rounds = f"rounds={arguments.alternations + 1}"
     half = arguments.alternations // 2
-    with progress_bar(True) as bar:
+    parts = 4 + (0 if arguments.skip_ray else len(RAY_CORES)) + (not arguments.skip_memory)
+    with progress("part", parts) as steps:
         race = Race(configured(data, rounds, *SETTING))
-        with step(bar, "bare loop and runtime, alternating"):
+        with step(steps, "bare loop and runtime, alternating"):
             race.alternate(half)
-        sessions = {} if arguments.skip_ray else {name: ray_rounds(bar, name, data, rounds) for name in RAY_CORES}
-        with step(bar, "bare loop and runtime, alternating"):
+        sessions = {} if arguments.skip_ray else {name: ray_rounds(steps, name, data, rounds) for name in RAY_CORES}
+        with step(steps, "bare loop and runtime, alternating"):
             race.alternate(arguments.alternations - half)
-        with step(bar, "workers"):
+        with step(steps, "workers"):
             workers = worker_rounds(configured(data, rounds, f"runtime.workers={CORES}", *SETTING), race)
-        with step(bar, "empty rounds"):
+        with step(steps, "empty rounds"):
             empty = empty_rounds(configured(data, "rounds=1", *EMPTY), race)
         memory: list[BenchFigure] = []
         if not arguments.skip_memory:
-            with step(bar, "memory with 100 and 10,000 clients"):
+            with step(steps, "memory with 100 and 10,000 clients"):
                 memory = memory_figures(data)
     ray = [figure for session in sessions.values() for figure in session]
     ratios = against({name: session[-1] for name, session in sessions.items()}, race, workers[1]) if sessions else []
@@ -91,11 +92,11 @@ def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
 
 
 @contextmanager
-def step(bar: Progress, name: str) -> Iterator[None]:
-    """Name the work in the progress bar."""
-    task = bar.add_task(name, total=1, note="")
+def step(steps: Steps, name: str) -> Iterator[None]:
+    """Name the work in the progress."""
+    steps.within(name)
     yield
-    bar.update(task, completed=1)
+    steps.advance(name)
 
 
 def configured(*overrides: str) -> Workspace:
@@ -173,11 +174,11 @@ def _spread(above: list[float], below: list[float]) -> float:
     return ratios[-1] / ratios[0]
 
 
-def ray_rounds(bar: Progress, cores: str, *overrides: str) -> list[BenchFigure]:
+def ray_rounds(steps: Steps, cores: str, *overrides: str) -> list[BenchFigure]:
     """A session of Flower's Ray engine with the same apps: start-up, first round, and the median of the others."""
     work = configured(*overrides, "runtime=ray", f"runtime.cpus_per_client={RAY_CORES[cores]}", *SETTING)
     folder = Path(tempfile.mkdtemp())
-    with step(bar, f"Flower's Ray engine, {cores}"):
+    with step(steps, f"Flower's Ray engine, {cores}"):
         whole_s = timed(lambda: runtimes.run(work, folder, Errand(folder / "checkpoints")))
     rows = Checkpoints(folder / "checkpoints", 1).rows()
     walls = rows.filter((rows["stage"] == "round") & (rows["metric"] == "wall")).sort("round")["value"].to_list()

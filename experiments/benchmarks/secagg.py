@@ -28,7 +28,6 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from experiments.benchmarks import BenchFigure
 from experiments.benchmarks.secagg_costs import GONE_FROM, Costs, SecAggCase, number
 from fl.keys.folders import FileStore
-from fl.server import progress_bar
 from privacy.addresses import SERVER, Address, client_address
 from privacy.errors import ConfigError
 from privacy.randomness import OsRandomness
@@ -38,6 +37,7 @@ from privacy.secure_sums.secagg.masks import MaskedVectors
 from privacy.secure_sums.secagg.protocol import SecAggSum
 from privacy.secure_sums.vectors import Segment, Total, VectorSpec
 from privacy.spans import Recorder, recording
+from results.progress import progress
 
 STAGES = ("advertise", "share_keys", "mask", "confirm", "unmask")
 # the setting of the bars
@@ -81,9 +81,8 @@ def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
         return curves(arguments.repeats)
     cases = [SecAggCase(arguments.clients, arguments.parameters, share / 100) for share in percents(arguments.dropouts)]
     ways = ways_of(arguments.clients)
-    with progress_bar(True) as bar:
-        task = bar.add_task("rounds", total=arguments.repeats * len(cases) * len(ways), note="")
-        measured = race(cases, ways, arguments.repeats, lambda note: bar.update(task, advance=1, note=note))
+    with progress("round", arguments.repeats * len(cases) * len(ways)) as rounds:
+        measured = race(cases, ways, arguments.repeats, rounds.advance)
     return [*limits(cases[0], measured), *compare(cases, measured)]
 
 
@@ -274,9 +273,8 @@ def curves(repeats: int) -> list[BenchFigure]:
     cases = [SecAggCase(clients, CURVE_PARAMETERS, 0.0) for clients in CURVE_CLIENTS]
     cases += [SecAggCase(CURVE_COHORT, length, 0.0) for length in CURVE_LENGTHS]
     figures = []
-    with progress_bar(True) as bar:
-        task = bar.add_task("rounds", total=repeats * len(cases), note="")
+    with progress("round", repeats * len(cases)) as rounds:
         for case in cases:
-            measured = race([case], {"ours": our_round}, repeats, lambda note: bar.update(task, advance=1, note=note))
+            measured = race([case], {"ours": our_round}, repeats, rounds.advance)
             figures += compare([case], measured)
     return figures

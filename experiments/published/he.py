@@ -21,6 +21,7 @@ from privacy.secure_sums.he.ciphers import generate_keys
 from privacy.secure_sums.he.codecs import CipherScheme, ckks_scheme
 from privacy.secure_sums.he.parameters import HeParameters
 from privacy.secure_sums.vectors import Segment, Vector, VectorSpec
+from results.progress import progress
 
 MIB = 1 << 20
 PIECE = 256  # ciphertexts that are in memory at a time, whatever the model's size
@@ -140,18 +141,15 @@ def _plain(value: Any) -> Any:
 @lru_cache(maxsize=8)  # the rows of a table share one measurement
 def _all_systems(systems: str, values: int, clients: int, repeats: int) -> dict[str, OperationCost]:
     """Measure all systems in turn, after a piece that loads their keys; medians over the repeats."""
-    from fl.server import progress_bar
-
     known = {name: System(clients, **arguments) for name, arguments in json.loads(systems).items()}
     found: dict[str, list[OperationCost]] = {name: [] for name in known}
-    with progress_bar(True) as bar:
-        task = bar.add_task(f"{values:,} values", total=repeats * len(known), note="")
+    with progress(f"{values:,} values, sum", repeats * len(known)) as sums:
         for system in known.values():
             system.aggregate(1000)
         for _ in range(repeats):
             for name, system in known.items():
                 found[name].append(system.aggregate(values))
-                bar.update(task, advance=1, note=name)
+                sums.advance(name)
     return {name: OperationCost(*map(statistics.median, zip(*costs, strict=True))) for name, costs in found.items()}
 
 

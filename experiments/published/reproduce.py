@@ -12,8 +12,6 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments.hydra.compose import composed
 from experiments.hydra.error_lines import one_line
@@ -22,7 +20,8 @@ from experiments.sweeps.exit_status import FAILED, OK
 from fl.config.checks import check
 from fl.config.identity import hash_of, to_json
 from privacy.errors import ConfigError, FedveilError
-from results.output import FORMATS, Parser
+from results.commands.output import FORMATS, Parser
+from results.progress import SELDOM_S, Steps, progress, say
 from results.published import registry, verdicts
 from results.published.registry import Compare, Figure, Kind, PublishedRow, Table
 from results.published.verdicts import Result
@@ -195,8 +194,8 @@ def _reproduce(tables: dict[str, Table], plans: dict[str, list[Task]], form: str
     results: dict[str, list[Result]] = {}
     for name, plan in plans.items():
         start_s = time.monotonic()
-        with _bar() as bar:
-            results[name] = [_regenerate(task) for task in bar.track(plan, description=name)]
+        with progress(f"{name}, row", len(plan), passing=True) as rows:
+            results[name] = [_advanced(rows, _regenerate(task)) for task in plan]
         if plan and form != "csv":
             sheet = verdicts.sheet(tables[name], results[name], time.monotonic() - start_s)
             print(FORMATS[form](sheet), flush=True)
@@ -205,11 +204,9 @@ def _reproduce(tables: dict[str, Table], plans: dict[str, list[Task]], form: str
     return FAILED if any(result.failed for rows in results.values() for result in rows) else OK
 
 
-def _bar() -> Progress:
-    """A progress bar over the rows of a table, above the bar of each run; disabled where stderr is not a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+def _advanced(rows: Steps, result: Result) -> Result:
+    rows.advance(result.row.name)
+    return result
 
 
 def _regenerate(task: Task) -> Result:
@@ -217,7 +214,7 @@ def _regenerate(task: Task) -> Result:
     values: dict[str, list[float]] = {}
     try:
         if task.compute:
-            print(task.row.name, file=sys.stderr, flush=True)
+            say(task.row.name)
             values = {key: [value] for key, value in computed.compute(dict(task.compute)).items()}
         for pair in task.pairs:
             _gather(values, task.row.figures, *(_run(task.row, cell) for cell in reversed(pair.cells)))
@@ -231,8 +228,8 @@ def _regenerate(task: Task) -> Result:
 def _run(row: PublishedRow, cell: Cell) -> dict[str, Any]:
     from experiments.execute import execute  # imports torch and Flower, which computed rows do not need
 
-    print(f"{row.name}, seed {cell.config.seed}", file=sys.stderr, flush=True)
-    return execute(cell.config).summary
+    say(f"{row.name}, seed {cell.config.seed}")
+    return execute(cell.config, every_s=SELDOM_S).summary
 
 
 def _reason(error: Exception) -> str:

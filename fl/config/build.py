@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 
 from privacy import PUBLIC
 from privacy.errors import ConfigError, FedveilError
-from results.former_names import FORMER
+from results.naming.former_names import FORMER
 
 Built = TypeVar("Built")
 

@@ -1,10 +1,8 @@
-"""Decoding of columns of images to arrays of bytes, with a progress bar on a terminal.
+"""Decoding of columns of images to arrays of bytes, showing progress.
 
 Shape suffixes: N examples, C channels, H height, W width.
 """
 
-import contextlib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from fl.config.schema import DataConfig
 from fl.data.images import pixels_of
 from privacy.errors import ConfigError
+from results.progress import SELDOM_S, progress
 
 BATCH_ROWS = 1000
 
@@ -170,7 +169,7 @@ def _decode_images(
 ) -> tuple[NDArray[np.uint8], bool]:
     images_NHWC: NDArray[np.uint8] | None = None
     jpeg = False
-    with progress(rows, f"decoding {request.name}") as advance:
+    with progress(f"decoding {request.name}, image", rows, every_s=SELDOM_S, passing=True) as images:
         for row, cell in enumerate(cells):
             try:
                 pixels_HWC, encoding = pixels_of(cell, table.folder)
@@ -183,7 +182,7 @@ def _decode_images(
                 difference = _difference(images_NHWC.shape[1:], pixels_HWC.shape, row)
                 raise ConfigError(f"{table.place}: images of {table.split} differ in {difference}")
             images_NHWC[row] = pixels_HWC
-            advance()
+            images.advance()
     if images_NHWC is None:
         raise ConfigError(f"{table.place}: holds no examples")
     return np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2)), jpeg
@@ -195,17 +194,3 @@ def _difference(first_HWC: tuple[int, ...], other_HWC: tuple[int, ...], row: int
         return f"channels, {kinds[0]} in row 0 and {kinds[1]} in row {row}: make all grey or all colour"
     sizes = ["x".join(map(str, shape)) for shape in (first_HWC, other_HWC)]
     return f"size, {sizes[0]} in row 0 and {sizes[1]} in row {row}: resize them"
-
-
-@contextlib.contextmanager
-def progress(total: int, text: str) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on standard error, where that is a terminal; elsewhere show nothing."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(text, total=total)
-        yield lambda: bar.advance(task)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl.data.decoding import progress
 from privacy.errors import ConfigError
+from results.progress import SELDOM_S, progress
 
 # J and L of Tramer and Boneh 2021
 SCALES = 2
@@ -50,7 +50,7 @@ def scatter(name: str, images: torch.Tensor, pixel_max: int) -> NDArray[np.float
     precision rounds a coefficient by at most 2^-11 of itself, or by 2^-25.
 
     Args:
-        name: name of the set, for the progress bar and errors.
+        name: name of the set, for progress and errors.
         images: uint8, shape (N, C, H, W).
         pixel_max: value of a white pixel.
 
@@ -64,12 +64,13 @@ def scatter(name: str, images: torch.Tensor, pixel_max: int) -> NDArray[np.float
     transform = _transform(images.shape[2], images.shape[3])
     features_NKhw = np.empty((len(images), *shape_Khw), np.float16)
     starts = range(0, len(images), BATCH_ROWS)
-    with progress(len(starts), f"scattering {name}") as advance, torch.no_grad():
+    shown = progress(f"scattering {name}, batch", len(starts), every_s=SELDOM_S, passing=True)
+    with shown as batches, torch.no_grad():
         for start in starts:
             rows = slice(start, start + BATCH_ROWS)
             features = transform(images[rows].to(torch.float32) / pixel_max)
             features_NKhw[rows] = features.reshape(-1, *shape_Khw).numpy()
-            advance()
+            batches.advance()
     return features_NKhw
 
 

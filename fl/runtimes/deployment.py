@@ -74,7 +74,7 @@ def run(plan: RunPlan, directory: Path, errand: Errand) -> None:
             "keep-checkpoints": str(errand.keep_checkpoints),
             "roster": "" if roster is None else roster.to_bytes().decode(),
         }
-        submit(processes, link, write_app(private, settings, APPS), None if errand.progress == "none" else shown())
+        submit(processes, link, write_app(private, settings, APPS), None if errand.show_every_s is None else shown())
 
 
 def _make_keys(plan: RunPlan, folder: Path) -> Roster | None:

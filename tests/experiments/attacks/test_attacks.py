@@ -276,7 +276,11 @@ def test_all_are_mounted_in_turn(here: Here, monkeypatch: pytest.MonkeyPatch) ->
     for name in MODULES:
         only(monkeypatch, name, case)
     ended = here("attack", "all")
-    assert (ended.status, ended.err) == (0, "")  # no progress where there is no terminal
+    assert ended.status == 0
+    loading, *lines = ended.err.splitlines()
+    assert loading == f"loading {', '.join(ATTACKS)}"
+    assert lines[0] == "attack 0 of 6"
+    assert [line.split(" on ")[0] for line in lines[1:]] == [f"attack {i} of 6: {n}" for i, n in enumerate(ATTACKS, 1)]
     assert [row[0] for row in table_of(ended)[2:]] == list(ATTACKS)
     assert table_of(ended)[2][1:] == ["a=1 'b=[2, 3]'", "nothing", "succeeds", "a=1 b=[2, 3]", "yes"]
     only(monkeypatch, "double_count", replace(case, succeeds=False))
