@@ -33,7 +33,7 @@ from privacy.addresses import SERVER, client_address, client_index, is_client
 from privacy.checks import UNITS
 from privacy.errors import ConfigError
 from results.columns import Column
-from results.output import Parser, add_output, deliver
+from results.commands.output import Parser, add_output, deliver
 from results.render import Sheet
 from results.store import CONFIG, ENDED, RunDirectory
 

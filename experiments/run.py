@@ -29,6 +29,7 @@ from fl.config.checks import check
 from fl.config.identity import hash_of, to_json
 from fl.config.schema import register_schema
 from privacy.errors import FedveilError, RuntimeFailure
+from results.progress import SELDOM_S, say
 
 if TYPE_CHECKING:
     from experiments.execute import Outcome
@@ -164,16 +165,27 @@ PRINTED: dict[str, Callable[[str], str]] = {HASH: hash_of, CONFIGURATION: str, E
 
 def _canonical(config: DictConfig) -> str:
     check(config)
+    if os.environ.get(PRINT) == EXPLAIN:
+        _say_loading(config)
     return to_json(config)
 
 
+def _say_loading(config: DictConfig) -> None:
+    if config.output.progress:
+        say(f"loading PyTorch, Flower and data={config.data.name}")
+
+
 def _run(config: DictConfig, sweep: bool) -> Ended:
+    if not sweep:  # Hydra says that it launches a sweep, whose cells record their errors
+        check(config)
+        _say_loading(config)
     from experiments.execute import (
         execute,
     )  # imports torch, Flower and polars, which `--help` and completion do not need
 
     started = os.environ.get(sharing.STARTED)
-    outcome = execute(config, sweep, None if started is None else float(started))
+    every_s = SELDOM_S if sweep else 0.0
+    outcome = execute(config, sweep, None if started is None else float(started), every_s)
     return f"{_figures(outcome.summary)} in {outcome.directory}{_note(outcome)}", outcome
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from results.columns import Column
-from results.comparison import averaged, latest, with_overheads
+from results.comparison import Spread, averaged, latest, with_overheads
 from results.rows import PART, SCHEMA, WITNESS
 from results.store import RunDirectory
 
@@ -42,7 +42,7 @@ PARTIES = {"server": "server", "client": "clients", "keyholder": "keyholder", "p
 PHASES = ("prepare", "train", "flatten", "transfer", "protect")
 
 
-def breakdown(runs: pl.DataFrame, steps: bool = False) -> pl.DataFrame:
+def breakdown(runs: pl.DataFrame, steps: bool = False, spread: Spread = "ci") -> pl.DataFrame:
     """A row for each configuration, party and phase, and with `steps` for each step; from `results.runs.RUNS`.
 
     Figures are those of `COLUMNS`, as `results.comparison.averaged` gives them; `configuration` and `plain` beside
@@ -62,7 +62,8 @@ def breakdown(runs: pl.DataFrame, steps: bool = False) -> pl.DataFrame:
         frame = _of_all_seeds(frame)
     line = ["party", "phase", "step"] if steps else ["party", "phase"]
     compared = with_overheads(frame, ["pair", *line], [column for column in COLUMNS if column.source])
-    return averaged(compared, ["configuration", *line], COLUMNS, pl.col("plain").first(), pl.len().alias("seeds"))
+    others = pl.col("plain").first(), pl.len().alias("seeds")
+    return averaged(compared, ["configuration", *line], COLUMNS, *others, spread=spread)
 
 
 def by_phase(rows: pl.DataFrame) -> pl.DataFrame:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -11,14 +12,16 @@ from results.columns import COLUMNS, TEXTS, Column
 
 CONFIDENCE = 0.95
 EXACT = 1e-9  # a narrower interval is due to rounding
+Spread = Literal["ci", "std", "range"]
 
 
-def compare(runs: pl.DataFrame, columns: Sequence[Column] = COLUMNS) -> pl.DataFrame:
+def compare(runs: pl.DataFrame, columns: Sequence[Column] = COLUMNS, spread: Spread = "ci") -> pl.DataFrame:
     """One row a configuration, from a frame of `results.runs.RUNS`, possibly with more columns.
 
-    Each figure KEY of `columns` is four columns: KEY, the bounds KEY_low and KEY_high of its 95 %
-    interval (null for fewer than two seeds), and KEY_n, the seeds that it rests on. The interval is Student's; for
-    a ratio it is computed on logarithms, so it is not symmetric. Ratios and differences have a fifth, KEY_ns, see
+    Each figure KEY of `columns` is four columns: KEY, the bounds KEY_low and KEY_high of its spread
+    (null for fewer than two seeds), and KEY_n, the seeds that it rests on. The spread is Student's 95 % interval (ci),
+    one standard deviation to each side (std), or the least and the largest seed (range); for a ratio the first two
+    are computed on logarithms, so they are not symmetric. Ratios and differences have a fifth, KEY_ns, see
     `averaged`. Beside them: `configuration`, `plain`, `seeds`, `path`, `status` and `results.columns.TEXTS`.
     """
     runs = with_overheads(latest(runs.filter("summarised")), ["pair"], [column for column in columns if column.source])
@@ -29,15 +32,18 @@ def compare(runs: pl.DataFrame, columns: Sequence[Column] = COLUMNS) -> pl.DataF
         pl.col("plain").first(),
         pl.len().alias("seeds"),
         pl.col("path", "status", *TEXTS).drop_nulls().unique(maintain_order=True).str.join("; "),
+        spread=spread,
     )
     return table.with_columns(pl.col("configuration").cast(pl.String()), pl.col(*TEXTS).replace("", None))
 
 
-def averaged(frame: pl.DataFrame, keys: Sequence[str], columns: Sequence[Column], *others: pl.Expr) -> pl.DataFrame:
-    """A row for each value of `keys`: `others`, and of each figure the mean or the maximum, with its interval.
+def averaged(
+    frame: pl.DataFrame, keys: Sequence[str], columns: Sequence[Column], *others: pl.Expr, spread: Spread = "ci"
+) -> pl.DataFrame:
+    """A row for each value of `keys`: `others`, and of each figure the mean or the maximum, with its spread.
 
-    KEY_ns of a ratio or difference is true where its interval contains the value of no difference, so that the seeds
-    do not distinguish it from noise; null without an interval. A figure equal for all seeds is exact, never noise.
+    KEY_ns of a ratio or difference is true where its 95 % interval contains the value of no difference, so that the
+    seeds do not distinguish it from noise; null without an interval. A figure equal for all seeds is exact, no noise.
     """
     figures = [column for column in columns if column.kind in ("mean", "ratio", "difference")]
     table = frame.group_by(keys, maintain_order=True).agg(
@@ -46,8 +52,8 @@ def averaged(frame: pl.DataFrame, keys: Sequence[str], columns: Sequence[Column]
         *(part for column in columns if column.kind == "largest" for part in _largest(column.key)),
     )
     for column in figures:
-        table = _with_interval(table, column.key, logarithmic=column.kind == "ratio")
-    return table.with_columns(_not_significant(column) for column in figures if column.source)
+        table = _with_spread(table, column, spread)
+    return table
 
 
 def latest(runs: pl.DataFrame) -> pl.DataFrame:
@@ -82,7 +88,8 @@ def _log_ratio(key: str) -> pl.Expr:
 
 def _moments(key: str) -> list[pl.Expr]:
     value = pl.col(key)
-    return [value.mean(), value.std().alias(f"{key}_std"), value.count().alias(f"{key}_n")]
+    extremes = value.min().alias(f"{key}_least"), value.max().alias(f"{key}_largest")
+    return [value.mean(), value.std().alias(f"{key}_std"), *extremes, value.count().alias(f"{key}_n")]
 
 
 def _largest(key: str) -> list[pl.Expr]:
@@ -93,14 +100,31 @@ def _largest(key: str) -> list[pl.Expr]:
     return [largest.alias(key), none.alias(f"{key}_low"), none.alias(f"{key}_high"), value.count().alias(f"{key}_n")]
 
 
-def _with_interval(table: pl.DataFrame, key: str, logarithmic: bool) -> pl.DataFrame:
-    centre = table[key].to_numpy().astype(np.float64)
-    half = _half_width(table[f"{key}_std"].to_numpy().astype(np.float64), table[f"{key}_n"].to_numpy())
-    bounds = {key: centre, f"{key}_low": centre - half, f"{key}_high": centre + half}
-    if logarithmic:
+def _with_spread(table: pl.DataFrame, column: Column, spread: Spread) -> pl.DataFrame:
+    key = column.key
+    moments = {name: table[f"{key}{name}"].to_numpy().astype(np.float64) for name in ("", "_std", "_least", "_largest")}
+    several = table[f"{key}_n"].to_numpy() >= 2
+    half = _half_width(moments["_std"], table[f"{key}_n"].to_numpy())
+    table = table.drop(f"{key}_std", f"{key}_least", f"{key}_largest")
+    table = _bounded(table, column, moments[""], moments[""] - half, moments[""] + half)
+    if column.source:
+        table = table.with_columns(_not_significant(column))
+    if spread == "ci":
+        return table
+    low, high = moments["_least"], moments["_largest"]
+    if spread == "std":
+        low, high = moments[""] - moments["_std"], moments[""] + moments["_std"]
+    return _bounded(table, column, moments[""], np.where(several, low, math.nan), np.where(several, high, math.nan))
+
+
+def _bounded(
+    table: pl.DataFrame, column: Column, centre: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> pl.DataFrame:
+    """Set a figure and its bounds; those of a ratio are given as logarithms."""
+    bounds = {column.key: centre, f"{column.key}_low": low, f"{column.key}_high": high}
+    if column.kind == "ratio":
         bounds = {name: np.exp(values) for name, values in bounds.items()}
-    series = [pl.Series(name, values).fill_nan(None) for name, values in bounds.items()]
-    return table.drop(f"{key}_std").with_columns(series)
+    return table.with_columns(pl.Series(name, values).fill_nan(None) for name, values in bounds.items())
 
 
 def _not_significant(column: Column) -> pl.Expr:

@@ -14,7 +14,8 @@ from pathlib import Path
 import polars as pl
 from polars.exceptions import PolarsError
 
-from results import columns, files, former_names, runs
+from results import columns, files, runs
+from results.naming import former_names
 from results.runs import RUNS, Found, collect, find_stamped
 
 NAME = ".fedveil-index.parquet"

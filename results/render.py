@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from results.columns import Column
+from results.naming.labels import pieces
 
 DASH = "–"  # noqa: RUF001  (what was never measured)
 
@@ -76,9 +77,9 @@ def latex(sheet: Sheet) -> str:
 
 
 def csv(sheet: Sheet) -> str:
-    """Raw figures in full precision: KEY, KEY_low, KEY_high (95 % interval), KEY_n; unfinished runs are rows too.
+    """Raw figures in full precision: KEY, KEY_low, KEY_high (its spread), KEY_n; unfinished runs are rows too.
 
-    Ratios and differences also have KEY_ns: whether the interval contains no difference.
+    Ratios and differences also have KEY_ns: whether the 95 % interval contains no difference.
     """
     known = ("configuration", "status", "error", "path")
     schema = dict.fromkeys(known, pl.String()) | {
@@ -106,21 +107,25 @@ def cell(row: Mapping[str, Any], column: Column) -> str:
     """A figure under its heading: `94.12 ± 0.35`, `3.16 [3.01, 3.32]`, or a dash where it was not measured.
 
     An uncertainty has two significant digits, and its figure as many decimals; a ratio has three digits, others four.
+    A range stands in brackets, too: `94.12 [93.80, 94.40]`; `spread` of a row says what its bounds are.
     `NOISE` follows a difference or ratio with an interval that contains no difference: `1.02 [0.95, 1.10] ns`.
     """
     value = row[column.key]
     if value is None:
         return DASH
+    if column.key == "backend":
+        return str(row.get("name", value))
     if column.kind in ("text", "count"):
         return str(value)
     low, high = (row[f"{column.key}{bound}"] for bound in ("_low", "_high"))
     if low is None:
         return _figure(column, value * column.scale, None)
-    figure = _figure(column, value * column.scale, (low * column.scale, high * column.scale))
+    bounds = low * column.scale, high * column.scale
+    figure = _figure(column, value * column.scale, bounds, row.get("spread") == "range")
     return f"{figure} {NOISE}" if row.get(f"{column.key}_ns") else figure
 
 
-def _figure(column: Column, value: float, bounds: tuple[float, float] | None) -> str:
+def _figure(column: Column, value: float, bounds: tuple[float, float] | None, extremes: bool = False) -> str:
     if bounds is None:
         return _rounded(column, value, _decimals(value, 3 if column.kind == "ratio" else 4))
     half = (bounds[1] - bounds[0]) / 2
@@ -128,6 +133,9 @@ def _figure(column: Column, value: float, bounds: tuple[float, float] | None) ->
         middle, low, high = (_rounded(column, figure, _decimals(value, 3)) for figure in (value, *bounds))
         return middle if half <= 1e-9 * value else f"{middle} [{low}, {high}]"
     decimals = min(_decimals(value, 6), _decimals(half, 2))
+    if extremes and half > 1e-9 * abs(value):
+        middle, low, high = (_rounded(column, figure, decimals) for figure in (value, *bounds))
+        return f"{middle} [{low}, {high}]"
     spread = _rounded(column, half, decimals).removeprefix("+")
     # Bytes are equal for all seeds; a spread of 0 is left out.
     return f"{_rounded(column, value, decimals)} ± {spread}" if float(spread) else _figure(column, value, None)
@@ -188,7 +196,7 @@ def _stacked(text: str, column: Column) -> Text:
     """A cell broken into lines: a figure above its uncertainty, a configuration with one key a line."""
     if _is_number(column):
         return Text(re.sub(r" (?=[±\[(/])", "\n", text))
-    return Text(text.replace(" ", "\n") if column.key == "configuration" else textwrap.fill(text, SENTENCE))
+    return Text("\n".join(pieces(text)) if column.key == "configuration" else textwrap.fill(text, SENTENCE))
 
 
 def _side_by_side(console: Console, sheet: Sheet) -> list[RichTable]:

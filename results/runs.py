@@ -11,10 +11,10 @@ import polars as pl
 
 from privacy.errors import ConfigError, RunRefused
 from results.columns import SUMMARISED, TEXTS
-from results.former_names import renamed
+from results.naming.former_names import renamed
+from results.naming.names import PROTECTION
 from results.store import CONFIG, ENDED, LOCK, STATUS, SUMMARY, RunDirectory, is_locked, short
 
-PROTECTION = ("secure_sum", "mechanism", "noise", "delta", "accountant", "epsilon_budget", "witness")
 STAMPED = ("", f"/{CONFIG}", f"/{STATUS}", f"/{SUMMARY}")  # the folder itself, and the files read from it
 PLAIN_SUM = "privacy.PlainSum"
 FINGERPRINT = "fingerprint"  # key of `data`, in the identity of a row alone

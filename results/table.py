@@ -1,24 +1,55 @@
 """The table: one row a configuration, with its overheads against the paired plain run."""
 
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from privacy.errors import ConfigError
 from results import breakdown
 from results.columns import ASSUMPTION, BY_KEY, COLUMNS, CONFIGURATION, DEFAULT, Column
-from results.comparison import compare, latest
-from results.labels import LAST, Parts, label_parts, text_of
+from results.comparison import Spread, compare, latest
+from results.naming.names import USUAL, Names, Naming
 from results.networks import replay
 from results.networks.links import Network
 from results.render import NOISE, Sheet
 from results.rows import TOLD_SHARE
 
 
-def table(runs: pl.DataFrame, columns: Sequence[str] | None = None, networks: Sequence[Network] = ()) -> Sheet:
+class SpreadWords(NamedTuple):
+    """What the bounds of figures and of ratios are, in words for a note, and for the legend of a plot."""
+
+    figures: str
+    ratios: str
+    bars: str
+
+
+SPREADS: dict[Spread, SpreadWords] = {
+    "ci": SpreadWords("± is half the width of the 95 % t interval over seeds.", "95 % interval", "95 % intervals"),
+    "std": SpreadWords(
+        "± is the standard deviation over seeds.",
+        "one standard deviation of their logarithms",
+        "standard deviations over seeds",
+    ),
+    "range": SpreadWords(
+        "[ ] holds the least and the largest figure of a seed.", "least, largest", "least to largest seed"
+    ),
+}
+
+
+def usual_spread(runs: pl.DataFrame) -> Spread:
+    """The spread that a plot shows: the interval, or the range where two seeds would make it many times as wide."""
+    seeds = latest(runs.filter("summarised")).group_by("configuration").len()["len"]
+    return "ci" if (seeds >= 3).all() or (seeds == 1).all() else "range"
+
+
+def table(
+    runs: pl.DataFrame,
+    columns: Sequence[str] | None = None,
+    networks: Sequence[Network] = (),
+    naming: Naming = USUAL,
+    spread: Spread = "ci",
+) -> Sheet:
     """The table of some runs, a frame of `results.runs.RUNS`.
 
     Args:
@@ -28,39 +59,52 @@ def table(runs: pl.DataFrame, columns: Sequence[str] | None = None, networks: Se
             ones that were measured, and those of the networks. The configuration comes first and the trust assumption
             last in any case.
         networks: over which rounds are modelled.
+        naming: how rows are named, and whether each plain run has one.
+        spread: what stands beside the mean over seeds, see `results.comparison.compare`.
 
     Raises:
-        ConfigError: a column that does not exist.
+        ConfigError: a column, or a row to rename, that does not exist.
     """
     modelled = [column for network in networks for column in replay.columns(network)]
     allowed = BY_KEY | {column.key: column for column in modelled}
     chosen = None if columns is None else _columns(columns, allowed)
-    compared = compare(replay.with_modelled(runs, networks), (*COLUMNS, *modelled))
-    rows = _labelled(compared.to_dicts())
+    compared = compare(replay.with_modelled(runs, networks), (*COLUMNS, *modelled), spread)
+    names = Names(runs, naming)
+    rows = names.rows(compared.to_dicts(), spread)
     usual = [BY_KEY[key] for key in DEFAULT] + modelled
     shown = (CONFIGURATION, *(_measured(compared, usual) if chosen is None else chosen), ASSUMPTION)
-    meanings = _meanings(shown, rows) + ([replay.NOTE, *map(replay.note, networks)] if networks else [])
-    return Sheet(shown, rows, _unfinished(runs), (*meanings, *_notes(shown, rows), *_repetitions(runs)))
+    meanings = _meanings(shown, rows, spread) + ([replay.NOTE, *map(replay.note, networks)] if networks else [])
+    notes = (*meanings, *names.notes(compared.to_dicts()), *_notes(shown, rows), *_repetitions(runs))
+    return Sheet(shown, rows, names.unfinished(runs), notes)
 
 
-def phases(runs: pl.DataFrame, columns: Sequence[str] | None = None, steps: bool = False) -> Sheet:
+def phases(
+    runs: pl.DataFrame,
+    columns: Sequence[str] | None = None,
+    steps: bool = False,
+    naming: Naming = USUAL,
+    spread: Spread = "ci",
+) -> Sheet:
     """The table of `results.breakdown.breakdown`: a row for each configuration, party and phase.
 
     Args:
         runs: a frame of `results.runs.RUNS`.
         columns: keys of the breakdown's columns; None for those that were measured.
         steps: add a row for each step of a phase.
+        naming: as in `table`.
+        spread: as in `table`.
 
     Raises:
-        ConfigError: a column that does not exist.
+        ConfigError: a column, or a row to rename, that does not exist.
     """
     usual = breakdown.COLUMNS_WITH_STEPS if steps else breakdown.COLUMNS
     chosen = None if columns is None else _columns(columns, {column.key: column for column in (CONFIGURATION, *usual)})
-    found = breakdown.breakdown(runs, steps)
-    rows = _labelled(found.to_dicts())
+    found = breakdown.breakdown(runs, steps, spread)
+    names = Names(runs, naming)
+    rows = names.rows(found.to_dicts(), spread)
     shown = (CONFIGURATION, *(_measured(found, usual) if chosen is None else chosen))
     notes = (*breakdown.NOTES, *(breakdown.STEP_NOTES if steps else ()))
-    return Sheet(shown, rows, _unfinished(runs), (*notes, *_meanings(shown, rows)))
+    return Sheet(shown, rows, names.unfinished(runs), (*notes, *_meanings(shown, rows, spread)))
 
 
 def _columns(keys: Sequence[str], allowed: Mapping[str, Column]) -> list[Column]:
@@ -76,40 +120,6 @@ def _measured(compared: pl.DataFrame, columns: Sequence[Column]) -> list[Column]
     return [column for column in columns if (others if column.source else compared)[column.key].count() > 0]
 
 
-def _labelled(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with their labels, each plain row before those compared with it.
-
-    `identity` keeps the former `configuration`, and `parts` the parts of its label.
-    """
-    parts = _parts(row["configuration"] for row in rows)
-    told = [{**row, "identity": row["configuration"], "parts": parts[row["configuration"]]} for row in rows]
-    ordered = sorted(told, key=lambda row: _order(row, row["parts"]))
-    return [{**row, "configuration": text_of(row["parts"])} for row in ordered]
-
-
-def _parts(configurations: Iterable[str]) -> dict[str, Parts]:
-    """The keys that distinguish each configuration from the others."""
-    known = list(dict.fromkeys(configurations))
-    return dict(zip(known, label_parts([json.loads(text) for text in known]), strict=True))
-
-
-def _order(row: Mapping[str, Any], parts: Parts) -> tuple[object, ...]:
-    shared = [_natural(f"{key}={value}") for key, value in parts.items() if key.partition(".")[0] not in LAST]
-    return shared, not row["plain"], parts.get("mechanism", "none") != "none", _natural(text_of(parts))
-
-
-def _natural(text: str) -> list[tuple[bool, float, str]]:
-    """A sort key that puts `clients=5` before `clients=10`."""
-    pieces = re.split(r"(\d+(?:\.\d+)?)", text)
-    return [(False, float(piece), "") if index % 2 else (True, 0.0, piece) for index, piece in enumerate(pieces)]
-
-
-def _unfinished(runs: pl.DataFrame) -> list[dict[str, Any]]:
-    others = runs.filter(~pl.col("summarised")).to_dicts()
-    parts = _parts(runs["configuration"].drop_nulls()) if others else {}
-    return [{**run, "configuration": text_of(parts.get(run["configuration"], {}))} for run in others]
-
-
 def _notes(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Notes on figures with fewer seeds than their row, and on runs that stopped before their last round."""
     partial = [note for row in rows for column in columns if (note := _partial(row, column))]
@@ -123,17 +133,25 @@ def _notes(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list
     return [*partial, *cut, *stopped]
 
 
-def _meanings(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _meanings(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]], spread: Spread) -> list[str]:
     """Notes on the meaning of the signs."""
     several = any(row["seeds"] > 1 for row in rows)
     kinds = {column.kind for column in columns}
-    paired = {"ratio", "difference"}
+    averaged = kinds & {"mean", "difference"}
     largest = [column.heading for column in columns if column.kind == "largest"]
+    told = SPREADS[spread]
     meaning = {
-        "± is half the width of the 95 % t interval over seeds.": several and kinds & {"mean", "difference"},
-        "Compared with plain: the plain run of the same seed and otherwise the same configuration.": kinds & paired,
-        "Ratios are geometric means over seeds [95 % interval].": several and "ratio" in kinds,
-        f"{NOISE}: the interval contains no difference from plain, so it may be noise.": _any_noise(columns, rows),
+        told.figures: several and averaged,
+        "With two seeds that is 12.7 standard errors to each side; --spread range shows both figures.": (
+            spread == "ci" and averaged and any(row["seeds"] == 2 for row in rows)
+        ),
+        "Compared with plain: the plain run of the same seed and otherwise the same configuration.": (
+            kinds & {"ratio", "difference"}
+        ),
+        f"Ratios are geometric means over seeds [{told.ratios}].": several and "ratio" in kinds,
+        f"{NOISE}: the 95 % interval contains no difference from plain, so it may be noise.": (
+            _any_noise(columns, rows)
+        ),
         "A comparison over one seed has no interval, so it may be noise.": _any_single(columns, rows),
         f"{' and '.join(largest)} {'is' if len(largest) == 1 else 'are'} the largest of any seed.": several and largest,
     }

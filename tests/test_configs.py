@@ -20,7 +20,7 @@ from fl.config.schema import RUNTIMES
 from fl.data.arrange import LOSSLESS_ORIGINALS
 from fl.workspace import Workspace
 from privacy.backend import PrivacyBackend
-from results.former_names import FORMER
+from results.naming.former_names import FORMER
 from tests.composed import compose
 from tests.scenery.paths import some
 

@@ -8,16 +8,16 @@ import polars as pl
 
 from privacy.errors import ConfigError
 from results.columns import COLUMNS
+from results.commands.output import Parser, add_naming, add_networks, add_runs, add_spread, naming, split
 from results.index import collect_under
 from results.networks import replay
 from results.networks.links import Network, load
-from results.output import Parser, add_networks, add_runs, split
 from results.plots import curves, pareto
 from results.plots import phases as bars
 from results.plots.overview import bar_column, overview
 from results.plots.points import Axis, Row, axis, points
 from results.plots.style import WIDTHS, picture
-from results.table import phases, table
+from results.table import SPREADS, phases, table, usual_spread
 
 KINDS = {
     "overview": "accuracy by round, and the phases of a round below it",
@@ -52,11 +52,11 @@ def main(argv: Sequence[str]) -> int:
     networks = [load(name) for name in split(options.network)]
     runs = collect_under(options.runs)
     if kind == "overview":
-        overview(runs, options.out, options.width, "--out")
+        overview(runs, options.out, options.width, "--out", naming(options))
     elif kind == "phases":
-        _phases(runs, options.out, options.width, y)
+        _phases(runs, options, y)
     else:
-        _plane(runs, options.out, options.width, kind, x or "epsilon", y, networks)
+        _plane(runs, options, x or "epsilon", y, networks)
     return 0
 
 
@@ -81,27 +81,35 @@ def _parser() -> argparse.ArgumentParser:
         help="width of the picture, of a paper's column or page (default: %(default)s)",
     )
     add_networks(parser)
+    add_naming(parser)
+    add_spread(parser, None, "ci, or range where a row has fewer than three seeds")
     return parser
 
 
-def _phases(runs: pl.DataFrame, out: Path, width: str, y: str) -> None:
+def _phases(runs: pl.DataFrame, options: argparse.Namespace, y: str) -> None:
     column = bar_column("--y", y)
-    found = bars.stacks(phases(runs).rows, column)
-    with picture(out, "--out", width) as figure:
+    found = bars.stacks(phases(runs, naming=naming(options)).rows, column)
+    width = options.width
+    with picture(options.out, "--out", width) as figure:
         figure.set_size_inches(WIDTHS[width], bars.draw(figure, found, column.heading, width))
 
 
-def _plane(runs: pl.DataFrame, out: Path, width: str, kind: str, x: str, y: str, networks: Sequence[Network]) -> None:
-    rows = table(runs, networks=networks).rows
+def _plane(runs: pl.DataFrame, options: argparse.Namespace, x: str, y: str, networks: Sequence[Network]) -> None:
+    width = options.width
+    kind = options.kind
+    spread = options.spread or usual_spread(runs)
+    rows = table(runs, networks=networks, naming=naming(options), spread=spread).rows
     columns = (*COLUMNS, *(column for network in networks for column in replay.columns(network)))
     across = axis("--x", x, columns, rows, configured=kind == "scaling")
     up = axis("--y", y, columns, rows)
     found = points(rows, across, up)
-    with picture(out, "--out", width) as figure:
+    told = SPREADS[spread].bars if any(row["seeds"] > 1 for row in rows) else ""
+    with picture(options.out, "--out", width) as figure:
         if kind == "pareto":
-            pareto.draw(figure, found, across, up, width)
+            pareto.draw(figure, found, across, up, width, told)
         else:
-            curves.draw(figure, found, across, up, width, _levels(rows, across) if kind == "epsilon" else ())
+            levels = _levels(rows, across) if kind == "epsilon" else ()
+            curves.draw(figure, found, across, up, width, told, levels)
 
 
 def _levels(rows: Sequence[Row], across: Axis) -> list[Row]:

@@ -12,8 +12,8 @@ from polars.exceptions import PolarsError
 from privacy.errors import ConfigError, nearest, shown
 from results import store
 from results.columns import Column
+from results.commands.output import Parser, add_output, add_runs, deliver
 from results.index import collect_under
-from results.output import Parser, add_output, add_runs, deliver
 from results.render import Sheet
 from results.rows import MEASURED
 from results.runs import RUNS

@@ -7,9 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from privacy.errors import ConfigError
+from results.commands.output import (
+    Parser,
+    add_columns,
+    add_naming,
+    add_output,
+    add_runs,
+    add_spread,
+    deliver,
+    naming,
+    split,
+)
 from results.index import collect_under
 from results.networks.links import load
-from results.output import Parser, add_columns, add_output, add_runs, deliver, split
 from results.table import phases, table
 
 
@@ -28,11 +38,15 @@ def main(argv: Sequence[str]) -> int:
         raise ConfigError("--steps: divides the phases of --breakdown; add --breakdown, or leave --steps out")
     with _uncollected():
         runs = collect_under(options.runs)
-        sheet = phases(runs, columns, options.steps) if options.breakdown else table(runs, columns, networks)
+        names = naming(options)
+        if options.breakdown:
+            sheet = phases(runs, columns, options.steps, names, options.spread)
+        else:
+            sheet = table(runs, columns, networks, names, options.spread)
     if options.plot is not None:
         from results.plots.overview import overview  # with it matplotlib
 
-        overview(runs, options.plot)
+        overview(runs, options.plot, naming=names)
     deliver(sheet, options.format, options.out)
     return 0
 
@@ -54,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     add_runs(parser)
     add_output(parser)
     add_columns(parser)
+    add_naming(parser)
+    add_spread(parser)
     parser.add_argument("--breakdown", action="store_true", help="seconds and bytes, one line by party and phase")
     parser.add_argument("--steps", action="store_true", help="with --breakdown: a line for each step of a phase too")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw accuracy and phases too: .png, .pdf or .svg")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from results.plots.points import Axis, Interval, Point, Row, backends, series
-from results.plots.style import FEW, WIDTHS, Look, legend, legend_height, logarithmic, look
+from results.plots.style import FEW, WIDTHS, Look, at_most, bar_handle, legend, legend_height, logarithmic, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,8 +13,16 @@ if TYPE_CHECKING:
 AXES = 2.3  # inches
 
 
-def draw(figure: "Figure", found: Sequence[Point], x: Axis, y: Axis, width: str, plain: Sequence[Row] = ()) -> None:
-    """Draw one line for each set of configurations that differ only in x, with bars for the 95 % interval over seeds.
+def draw(
+    figure: "Figure",
+    found: Sequence[Point],
+    x: Axis,
+    y: Axis,
+    width: str,
+    told: str = "",
+    plain: Sequence[Row] = (),
+) -> None:
+    """Draw one line for each set of configurations that differ only in x, with bars for the spread over seeds.
 
     With more lines than distinct colours, the lines of a backend share its colour and its entry in the legend.
 
@@ -24,14 +32,18 @@ def draw(figure: "Figure", found: Sequence[Point], x: Axis, y: Axis, width: str,
         x: the horizontal axis.
         y: the vertical axis.
         width: width of the picture.
+        told: what the bars are.
         plain: rows without x, drawn as levels for comparison.
     """
     axes = figure.subplots()
     lines = series(found, x)
     handles = _lines(axes, lines)
     handles |= _levels(axes, [level for row in plain if (level := y.of(row)) is not None])
+    if told:
+        handles[told] = bar_handle()
     axes.set(xlabel=x.heading, ylabel=y.heading)
     logarithmic(axes, [point.x.value for point in found], [point.y.value for point in found])
+    at_most(axes, y.most)
     legend(figure, list(handles.values()), list(handles), width)
     figure.set_size_inches(WIDTHS[width], AXES + legend_height(list(handles), width))
 

@@ -9,11 +9,12 @@ import polars as pl
 from privacy.errors import ConfigError
 from results import breakdown
 from results.columns import Column
+from results.naming.names import USUAL, Naming
 from results.plots import phases as bars
 from results.plots.phases import Stacks
-from results.plots.points import Row
+from results.plots.points import MOST_PERCENT, Row
 from results.plots.rounds import accuracy_by_round
-from results.plots.style import FEW, WIDTHS, legend, legend_height, look, picture
+from results.plots.style import FEW, WIDTHS, at_most, legend, legend_height, look, picture
 from results.table import phases, table
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def draw(figure: "Figure", rows: Sequence[Row], curves: pl.DataFrame, found: Sta
 
 def _names(rows: Sequence[Row]) -> list[str]:
     """The names of the lines: backends, where these are distinct or there are too many lines for separate names."""
-    own = [str(row["backend"] or "plain") for row in rows]
+    own = [str(row["name"]) for row in rows]
     return [row["configuration"] for row in rows] if len(set(own)) < len(rows) <= FEW else own
 
 
@@ -67,20 +68,21 @@ def _draw_accuracy(
         axes.fill_between(curve["round"], low, high, color=style.colour, alpha=0.15, linewidth=0)
         handles.setdefault(name, line)
     axes.set(xlabel="round", ylabel="test accuracy (%)")
+    at_most(axes, MOST_PERCENT)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend(figure, list(handles.values()), list(handles), width)
 
 
-def overview(runs: pl.DataFrame, out: Path, width: str = "page", key: str = "--plot") -> None:
+def overview(runs: pl.DataFrame, out: Path, width: str = "page", key: str = "--plot", naming: Naming = USUAL) -> None:
     """Draw the finished runs of a frame of `results.runs.RUNS`: accuracy by round, and phases.
 
     Raises:
         ConfigError: another ending than .png, .pdf or .svg; no finished run, or more than a page holds.
     """
     column = bar_column("--y", PHASE_TIME)
-    found = bars.stacks(phases(runs).rows, column)
+    found = bars.stacks(phases(runs, naming=naming).rows, column)
     with picture(out, key, width) as figure:
-        draw(figure, table(runs).rows, accuracy_by_round(runs), found, column.heading, width)
+        draw(figure, table(runs, naming=naming).rows, accuracy_by_round(runs), found, column.heading, width)
 
 
 def bar_column(option: str, key: str) -> Column:

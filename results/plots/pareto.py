@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from results.plots.points import Axis, Point, backends, front
-from results.plots.style import WIDTHS, legend, legend_height, logarithmic, look
+from results.plots.style import WIDTHS, at_most, bar_handle, legend, legend_height, logarithmic, look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,14 +15,20 @@ GREY = "#777777"
 AXES = 2.4  # inches
 
 
-def draw(figure: "Figure", found: Sequence[Point], x: Axis, y: Axis, width: str) -> None:
-    """Draw a point for each configuration, in the colour and shape of its backend, and the front as a stepped line."""
+def draw(figure: "Figure", found: Sequence[Point], x: Axis, y: Axis, width: str, told: str = "") -> None:
+    """Draw a point for each configuration, in the colour and shape of its backend, and the front as a stepped line.
+
+    `told` says what the bars are.
+    """
     axes = figure.subplots()
     best = front(found, x, y)
     handles, labels = _points(axes, found)
     several = len(found) > len(labels)
     handles.append(_steps(axes, best, found, rising=not x.higher_is_better))
     labels.append("Pareto front")
+    if told:
+        handles.append(bar_handle())
+        labels.append(told)
     if several:
         numbered = _numbered(axes, best)
         handles = handles + numbered[0]
@@ -30,6 +36,7 @@ def draw(figure: "Figure", found: Sequence[Point], x: Axis, y: Axis, width: str)
     axes.set(xlabel=x.heading, ylabel=y.heading)
     axes.margins(y=0.1)
     logarithmic(axes, x=[point.x.value for point in found])
+    at_most(axes, y.most)
     legend(figure, handles, labels, width)
     figure.set_size_inches(WIDTHS[width], AXES + legend_height(labels, width))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from privacy.errors import ConfigError
 from results.breakdown import ALL, PHASES
 from results.columns import Column
+from results.naming.labels import pieces
 from results.plots.points import Row, figure
 from results.plots.style import legend, legend_height, wrapped
 
@@ -119,6 +120,6 @@ def _label(label: str, width: str) -> str:
     """A label; in a narrow picture one key a line, without the groups that contain it."""
     if width != "column":
         return wrapped(label, "column")
-    keys = [part.partition("=") for part in label.split(" ")]
-    lines = [f"{key.rpartition('.')[2]}{equals}{value}" for key, equals, value in keys]
+    keys = [part.partition("=") for part in pieces(label)]
+    lines = [f"{key.rpartition('.')[2]}={value}" if equals else key for key, equals, value in keys]
     return "\n".join(textwrap.fill(line, NARROW) for line in lines)

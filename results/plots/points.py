@@ -6,15 +6,17 @@ from typing import Any, NamedTuple
 
 from privacy.errors import ConfigError
 from results.columns import Column
-from results.labels import Parts, flatten, text_of
+from results.naming.labels import Parts, flatten, text_of
 
 Row = Mapping[str, Any]  # a row of `results.table.table`
 HIGHER_IS_BETTER = ("accuracy", "accuracy_points", "macro_f1")
+MOST_PERCENT = 100.0
+MOST = {"accuracy": MOST_PERCENT, "macro_f1": MOST_PERCENT}  # figures that cannot be larger
 NUMBERS = ("mean", "largest", "ratio", "difference")
 
 
 class Interval(NamedTuple):
-    """A figure in the unit of its heading, with the bounds of its 95 % interval, if it has one."""
+    """A figure in the unit of its heading, with the bounds of its spread over seeds, if it has one."""
 
     value: float
     low: float | None = None
@@ -22,7 +24,7 @@ class Interval(NamedTuple):
 
     @property
     def error(self) -> tuple[float, float]:
-        """The distances from the figure down and up to the bounds of its interval."""
+        """The distances from the figure down and up to its bounds."""
         if self.low is None or self.high is None:
             return 0.0, 0.0
         return self.value - self.low, self.high - self.value
@@ -35,6 +37,11 @@ class Axis(NamedTuple):
     heading: str
     of: Callable[[Row], Interval | None]
     follows: tuple[str, ...] = ()
+
+    @property
+    def most(self) -> float | None:
+        """The largest possible value, at which the axis ends."""
+        return MOST.get(self.key)
 
     @property
     def higher_is_better(self) -> bool:
@@ -59,7 +66,7 @@ class Point(NamedTuple):
     @property
     def backend(self) -> str:
         """The backend that protects the configuration."""
-        return str(self.row["backend"] or "plain")
+        return str(self.row["name"])
 
 
 def of_column(column: Column) -> Axis:
@@ -102,7 +109,8 @@ def figure(row: Row, column: Column) -> Interval | None:
         return None
     if low is None or high is None:
         return Interval(value * column.scale)
-    return Interval(value * column.scale, low * column.scale, high * column.scale)
+    most = MOST.get(column.key, high * column.scale)
+    return Interval(value * column.scale, low * column.scale, min(high * column.scale, most))
 
 
 def numbers(row: Row) -> dict[str, float]:
@@ -177,4 +185,4 @@ def _repeats(parts: Sequence[Parts], key: str, other: str) -> bool:
 
 def backends(rows: Sequence[Row]) -> dict[str, int]:
     """The index of each backend among all backends of the rows."""
-    return {name: i for i, name in enumerate(dict.fromkeys(str(row["backend"] or "plain") for row in rows))}
+    return {name: i for i, name in enumerate(dict.fromkeys(str(row["name"]) for row in rows))}

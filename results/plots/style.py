@@ -29,6 +29,8 @@ RC: dict[Any, Any] = {
     "axes.labelsize": 7.5,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
+    "xtick.minor.pad": 5.0,  # so that the labels of both kinds of ticks stand on one line
+    "ytick.minor.pad": 5.0,
     "legend.fontsize": 7,
     "legend.frameon": False,
     "axes.linewidth": 0.6,
@@ -109,6 +111,19 @@ def logarithmic(axes: "Axes", x: Sequence[float] = (), y: Sequence[float] = ()) 
                 axis.set_minor_formatter(FuncFormatter(_ones_twos_and_fives))
 
 
+def at_most(axes: "Axes", most: float | None) -> None:
+    """End the vertical axis at a value that no figure passes, where it would go beyond it."""
+    if most is not None and axes.get_ylim()[1] > most:
+        axes.set_ylim(top=most)
+
+
+def bar_handle() -> Any:
+    """The sign of an error bar, for a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color="#777777", marker="|", markersize=6, linestyle="none")
+
+
 def _plain(value: float, _: int) -> str:
     return f"{value:g}"
 
@@ -149,4 +164,6 @@ def legend_height(labels: Sequence[str], width: str) -> float:
 
 def _columns(shown: Sequence[str], width: str) -> int:
     longest = max((len(line) for label in shown for line in label.split("\n")), default=1)
-    return max(1, min(len(shown), int(17 * WIDTHS[width]) // (longest + 6)))
+    most = max(1, min(len(shown), int(17 * WIDTHS[width]) // (longest + 6)))
+    rows = -(-len(shown) // most)
+    return -(-len(shown) // rows) if rows else 1  # as few as need no more rows

@@ -13,8 +13,9 @@ from results import breakdown, files
 from results.columns import Column
 from results.comparison import latest
 from results.environment import anonymous
+from results.naming.labels import pieces, text_of
 from results.plots.phases import SEGMENTS, divided
-from results.plots.points import HIGHER_IS_BETTER, NUMBERS, figure
+from results.plots.points import HIGHER_IS_BETTER, MOST_PERCENT, NUMBERS, figure
 from results.plots.style import COLOURS
 from results.render import Sheet
 from results.store import CONFIG, RunDirectory
@@ -64,10 +65,13 @@ def content(
     bars = divided(phases.rows, PHASE)
     return {
         "columns": [[column.key, column.heading, column.key in HIGHER_IS_BETTER] for column in drawn],
+        "mostPercent": MOST_PERCENT,
         "rows": [
             {
                 "label": row["configuration"],
-                "backend": str(row["backend"] or "plain"),
+                "pieces": pieces(row["configuration"]),
+                "keys": text_of(row["parts"]),
+                "backend": row["name"],
                 "plain": row["plain"],
                 "assumption": row["assumption"],
                 "figures": {column.key: _drawn(row, column) for column in drawn},

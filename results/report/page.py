@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,14 +19,16 @@ from results.render import Sheet, cell
 from results.report.content import Commands, identity
 
 HERE = Path(__file__).parent
+BEFORE_A_SPREAD = re.compile(r" (?=[±\[])")
 
 
-def page(sheet: Sheet, content: Mapping[str, Any], command: Commands) -> str:
+def page(sheet: Sheet, content: Mapping[str, Any], command: Commands, bars: str) -> str:
     """The whole HTML file.
 
     Args:
         sheet: the table, as `fedveil table` prints it.
         content: the data of `results.report.content`, for the plots and for the details under a row.
+        bars: what the bars of the plots are.
         command: gives the command that reproduces the configuration of an unfinished run.
     """
     plotly = get_plotlyjs()
@@ -37,6 +40,8 @@ def page(sheet: Sheet, content: Mapping[str, Any], command: Commands) -> str:
         data=_json(content),
         made=f"fedveil {metadata.version('fedveil')}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         count=len(sheet.rows),
+        bars=html.escape(bars),
+        orders="".join(_orders(sheet.columns)),
         head="".join(_heading(column) for column in sheet.columns),
         body="\n".join(_row(number, row, sheet.columns) for number, row in enumerate(sheet.rows)),
         notes="".join(f"<li>{html.escape(note)}</li>" for note in sheet.notes),
@@ -70,9 +75,17 @@ def _row(number: int, row: Mapping[str, Any], columns: Sequence[Column]) -> str:
 def _cell(row: Mapping[str, Any], column: Column) -> str:
     text = html.escape(cell(row, column))
     value = row[column.key]
+    named = f'data-heading="{html.escape(column.heading)}"'  # shown where a row is a card
     if column.kind == "text":
-        return f'<td class="text">{text}</td>'
-    return f'<td class="number" data-value="{"" if value is None else repr(value)}">{text}</td>'
+        return f'<td class="text {column.key}" {named}>{text}</td>'
+    parts = " ".join(f"<span>{part}</span>" for part in BEFORE_A_SPREAD.split(text))
+    return f'<td class="number" {named} data-value="{"" if value is None else repr(value)}">{parts}</td>'
+
+
+def _orders(columns: Sequence[Column]) -> Iterable[str]:
+    """The options of the orders that a page without headings, on a phone, can have."""
+    for place, column in enumerate(columns):
+        yield f'<option value="{place}">{html.escape(column.heading)}</option>'
 
 
 def _choices(columns: Iterable[Sequence[Any]]) -> Iterable[str]:

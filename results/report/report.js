@@ -6,9 +6,10 @@
   const body = $("table").tBodies[0];
   const headings = [...$("table").tHead.rows[0].cells];
   let lines = [...body.rows];
-  const texts = new Map(lines.map((line) => [line, line.textContent.toLowerCase()]));
   const opened = new Map(); // maps a line to its details line
   const rowOf = (line) => data.rows[line.dataset.row];
+  const searched = (line) => `${line.textContent} ${rowOf(line).keys}`.toLowerCase(); // `secure_sum=secagg` is found, too
+  const texts = new Map(lines.map((line) => [line, searched(line)]));
   const shown = () => lines.filter((line) => !line.hidden).map(rowOf);
 
   function make(tag, children, attributes = {}) {
@@ -100,12 +101,15 @@
   const most = 30; // the most configurations in the plot of phases
   const crowd = 60;
   let printing = false;
+  const narrow = () => innerWidth < 640 && !printing;
 
   function colour(name) {
     if (printing) return { "--ink": "#000", "--faint": "#444", "--line": "#ccc", "--paper": "#fff" }[name];
     return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   }
 
+  const percent = { autorangeoptions: { clipmax: data.mostPercent } }; // no accuracy is larger
+  const taller = (traces) => (narrow() ? 20 * traces : 0); // a legend with one entry a line
   function layout(x, y, height = 420) {
     const axis = { gridcolor: colour("--line"), linecolor: colour("--faint"), zeroline: false, automargin: true };
     return {
@@ -115,10 +119,10 @@
       font: { family: "system-ui, sans-serif", size: 13, color: colour("--ink") },
       margin: { l: 60, r: 45, t: 30, b: 50 },
       hovermode: "closest",
-      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+      legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: narrow() ? 11 : 13 } },
       modebar: { orientation: "v" },  // a horizontal bar would cover the legend
       xaxis: { ...axis, title: { text: escaped(x) } },
-      yaxis: { ...axis, title: { text: escaped(y) } },
+      yaxis: { ...axis, title: { text: escaped(y) }, ...(y === headingOf.accuracy ? percent : {}) },
     };
   }
 
@@ -148,7 +152,7 @@
         type: "scatter", mode: "markers", name: escaped(backend),
         x: xs.map(([value]) => value), y: ys.map(([value]) => value), error_x: bars(xs, rows), error_y: bars(ys, rows),
         marker: { size: 9, symbol: symbols[place % symbols.length], color: dark === "#000000" ? colour("--ink") : dark },
-        text: own.map((row) => escaped(row.label).replaceAll(" ", "<br>")),
+        text: own.map((row) => row.pieces.map(escaped).join("<br>")),
         hovertemplate: `%{text}<br>${escaped(headingOf[x])}: %{x:.4g}<br>${escaped(headingOf[y])}: %{y:.4g}<extra></extra>`,
       }];
     });
@@ -184,7 +188,9 @@
     if (!both.length) return show("pareto", []);
     const arrangement = layout(headingOf[key], headingOf.accuracy);
     scale(arrangement.xaxis, both, key);
-    return show("pareto", [front(both, key, "accuracy"), ...points(both, key, "accuracy")], arrangement);
+    const traces = [front(both, key, "accuracy"), ...points(both, key, "accuracy")];
+    arrangement.height += taller(traces.length);
+    return show("pareto", traces, arrangement);
   }
 
   function drawEpsilon(rows) {
@@ -197,14 +203,16 @@
       type: "line", xref: "paper", x0: 0, x1: 1, y0: row.figures.accuracy[0], y1: row.figures.accuracy[0],
       line: { dash: "dot", width: 1, color: colour("--faint") },
     }));
-    return show("epsilon", points(both, "epsilon", "accuracy"), arrangement);
+    const traces = points(both, "epsilon", "accuracy");
+    arrangement.height += taller(traces.length);
+    return show("epsilon", traces, arrangement);
   }
 
   function drawPhases(rows) {
     const measured = rows.filter((row) => row.phases.length);
     const some = measured.slice(0, most);
     $("shown").textContent = measured.length > most ? ` (the first ${most} of ${measured.length})` : "";
-    const names = some.map((row) => broken(row.label));
+    const names = some.map((row) => broken(row.pieces));
     const height = 8 + 14 * Math.max(1, ...names.map((name) => name.split("<br>").length));
     const arrangement = layout(data.phasesHeading, "", 140 + height * names.length);
     const places = some.map((_, place) => place);
@@ -218,21 +226,23 @@
       const pattern = { shape: hatches[hatch] ?? "", fillmode: "overlay", fgcolor: colour("--paper"), fgopacity: 0.7, size: 7 };
       const marker = { color: fill, pattern, line: { width: 0.5, color: colour("--paper") } };
       return [{ type: "bar", orientation: "h", name, x: widths, y: places, marker, 
-        customdata: some.map((row) => escaped(row.label).replaceAll(" ", "<br>")),
+        customdata: some.map((row) => row.pieces.map(escaped).join("<br>")),
         hovertemplate: `%{customdata}<br>${name}: %{x:.4g}<extra></extra>` }];
     });
+    arrangement.height += taller(traces.length);
     return show("phases", traces, arrangement);
   }
 
-  // A label in up to three lines of some forty characters; the last ones name the protection.
-  function broken(label) {
+  // A label in up to three lines of some forty characters, on a phone of twenty; the first one names the protection.
+  function broken(pieces) {
+    const most = narrow() ? 20 : 42;
     const lines = [""];
-    for (const word of label.split(" ")) {
+    for (const piece of pieces) {
       const last = lines.at(-1);
-      if (last && last.length + word.length >= 42) lines.push(word);
-      else lines[lines.length - 1] = last ? `${last} ${word}` : word;
+      if (last && last.length + piece.length >= most) lines.push(piece);
+      else lines[lines.length - 1] = last ? `${last} ${piece}` : piece;
     }
-    const kept = lines.length > 3 ? [`${lines[0]} …`, ...lines.slice(-2)] : lines;
+    const kept = lines.length > 3 ? [...lines.slice(0, 2), `${lines[2]} …`] : lines;
     return kept.map(escaped).join("<br>");
   }
 
@@ -250,6 +260,8 @@
 
   $("filter").addEventListener("input", filter);
   $("overhead").addEventListener("change", draw);
+  $("order").addEventListener("change", () => sortBy(headings[$("order").value]));
+  matchMedia("(max-width: 40rem)").addEventListener("change", draw);
   headings.forEach((heading) => heading.querySelector("button").addEventListener("click", () => sortBy(heading)));
   body.addEventListener("click", (event) => {
     const button = event.target.closest("tr[data-row] > th button");

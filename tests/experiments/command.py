@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -19,6 +20,7 @@ from experiments import cli, run
 ROOT = Path(__file__).parents[2]
 FEDVEIL = Path(sysconfig.get_path("scripts"), "fedveil")
 OUTSIDE = f"hydra.searchpath=[file://{ROOT}/tests/outside/configs]"
+PROGRESS = re.compile(r"loading PyTorch, Flower and data=\w+$|.*, round \d+ of \d+")
 QUICK = ("model=logistic", "clients=4", "rounds=2", "device=cpu")
 
 
@@ -107,10 +109,11 @@ def read(directory: Path, name: str) -> dict[str, Any]:
 
 
 def refused(ended: Ended) -> str:
-    """The one-line message of a refused command, its only output."""
+    """The one-line message of a refused command, its only output but for progress before it."""
     assert ended.status == 2, ended
     assert ended.out == ""
-    assert ended.err.startswith("fedveil: error: "), ended.err
     assert ended.err.endswith("\n")
-    assert ended.err.count("\n") == 1, ended.err
-    return ended.err.removeprefix("fedveil: error: ").rstrip("\n")
+    *before, last = ended.err.splitlines()
+    assert last.startswith("fedveil: error: "), ended.err
+    assert all(PROGRESS.match(line) for line in before), ended.err
+    return last.removeprefix("fedveil: error: ")

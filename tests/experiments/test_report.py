@@ -167,11 +167,9 @@ def test_numbers_are_not_sorted_as_texts(report: Opened) -> None:
 def test_the_filter_leaves_the_rows_that_hold_every_word(report: Opened) -> None:
     assert len(report.traces("pareto")) == 1 + 3, "the front and three backends"
     report.filter("SECAGG sum")
-    assert [label for label in report.column("configuration") if "secure_sum=secagg" in label] == report.column(
-        "configuration"
-    )
+    assert [label.split(" ")[0] for label in report.column("configuration")] == ["SecAgg+"], "by its keys"
     assert report.page.locator("#count").text_content() == "1 of 4 configurations"
-    assert [trace["name"] for trace in report.traces("pareto")] == ["Pareto front", "secagg"]
+    assert [trace["name"] for trace in report.traces("pareto")] == ["Pareto front", "SecAgg+"]
     assert report.traces("epsilon") == []
     assert report.page.locator("#epsilon .empty").is_visible()
     report.filter("no such words")
@@ -238,11 +236,11 @@ def test_a_row_opens_its_threat_card_provenance_and_commands(report: Opened, fol
 
 
 def test_open_rows_are_sorted_and_filtered_with_theirs(report: Opened) -> None:
-    report.page.locator(f"{ROWS} button").filter(has_text="secagg").click()
+    report.page.locator(f"{ROWS} button").filter(has_text="SecAgg+").click()
     report.sort("configuration")
     report.sort("configuration")
     above = report.page.locator("tr.details").evaluate("(line) => line.previousElementSibling.textContent")
-    assert "secagg" in above
+    assert "SecAgg+" in above
     report.filter("dp_sgd")
     assert report.page.locator("tr.details").is_hidden()
 
@@ -293,3 +291,35 @@ def test_what_is_wrong_is_said_in_a_line(here: Here, folder: Path) -> None:
     assert refused(here("report", runs, "--out", "page.pdf")) == "--out=page.pdf: must end in .html"
     assert "cannot be written (No such file or directory)" in refused(here("report", runs, "--out", "no/page.html"))
     assert "no such column" in refused(here("report", runs, "--columns", "nope"))
+
+
+def test_epsilon_and_trust_are_in_view_on_a_small_laptop(browser: Browser, folder: Path) -> None:
+    found = Opened(browser.new_context(viewport={"width": 1366, "height": 768}).new_page())
+    found.page.goto((folder / "report.html").as_uri())
+    assert "ε" in found.page.locator("#table thead th").all_text_contents()
+    boxes = [box.bounding_box() for box in found.page.locator("#table thead th").all()]
+    assert all(box is not None and box["x"] + box["width"] <= 1366 for box in boxes)
+    found.page.context.close()
+
+
+def test_a_row_is_a_card_on_a_phone(browser: Browser, folder: Path) -> None:
+    found = Opened(browser.new_context(viewport={"width": 390, "height": 844}).new_page())
+    found.page.goto((folder / "report.html").as_uri())
+    found.wait_for(f"{DRAWN} > 0")
+    assert found.page.evaluate("document.documentElement.scrollWidth") == 390
+    for row in found.rows().all():
+        boxes = [cell.bounding_box() for cell in row.locator(":scope > *").all()]
+        assert all(box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
+    found.page.select_option("#order", label="accuracy (%)")
+    shown = found.page.locator("#table td[data-heading='accuracy (%)']").evaluate_all(
+        "(cells) => cells.map((cell) => Number(cell.dataset.value))"
+    )
+    assert shown == sorted(shown)
+    found.filter("no such words")
+    assert found.rows().count() == 0
+    found.page.context.close()
+
+
+@pytest.mark.parametrize("plot", ["pareto", "epsilon"])
+def test_no_axis_shows_an_accuracy_above_100(report: Opened, plot: str) -> None:
+    assert report.page.evaluate(f"document.getElementById('{plot}')._fullLayout.yaxis.range[1]") <= 100

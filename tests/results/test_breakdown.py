@@ -115,13 +115,13 @@ def test_the_table_of_phases(runs: Path, capsys: pytest.CaptureFixture[str]) -> 
     text = capsys.readouterr().out
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     assert lines[0][:5] == ["configuration", "party", "phase", "seeds", "time (ms/round)"]
-    assert [line[0] for line in lines[2:]] == ["secure_sum=plain"] * 7 + ["secure_sum=ckks"] * 10
-    assert [line[1:3] for line in lines if line[0] == "secure_sum=ckks"][-2:] == [
+    assert [line[0] for line in lines[2:]] == ["plain"] * 7 + ["CKKS"] * 10
+    assert [line[1:3] for line in lines if line[0] == "CKKS"][-2:] == [
         ["keyholder", "protect"],
         ["keyholder", ALL],
     ]
     assert "medians over rounds" in text
-    assert f"failed: x: {failed} (secure_sum=plain)" in text
+    assert f"failed: x: {failed} (plain)" in text
 
 
 def test_its_columns_are_chosen_by_name_and_csv_is_raw(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

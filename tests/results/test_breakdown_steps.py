@@ -129,7 +129,7 @@ def test_the_table_has_a_column_of_steps_and_says_what_they_are(runs: Path, caps
     text = capsys.readouterr().out
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     assert lines[0][1:6] == ["party", "phase", "step", "seeds", "time (ms/round)"]
-    ckks = [line for line in lines if line[0] == "secure_sum=ckks"]
+    ckks = [line for line in lines if line[0] == "CKKS"]
     protect = {line[3]: line[5].split(" ")[0] for line in ckks if line[2] == "protect"}
     assert protect == {ALL: "7000", "encode": "1500", "encrypt": "1500", "open": "2500", OTHER: "1500"}
     assert "A step is a part of a phase" in text

@@ -37,8 +37,8 @@ def test_the_whole_way_to_markdown(runs: Path, capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out
     head, plain, ckks = markdown_rows(text)
     told = dict(zip(head, ckks, strict=True))
-    assert plain[0] == "secure_sum=plain"
-    assert told["configuration"] == "secure_sum=ckks"
+    assert plain[0] == "plain"
+    assert told["configuration"] == "CKKS"
     assert told["seeds"] == "2"
     assert told["round / plain"].startswith("2.4")  # the square root of 2 * 3
     assert told["upload / plain"] == "3.75"
@@ -54,8 +54,8 @@ def test_runs_without_figures_are_listed_and_not_dropped(runs: Path, capsys: pyt
     interrupted = store(runs, configuration(seed=3, secure_sum=CKKS), "running")
     main([str(runs)])
     text = capsys.readouterr().out
-    assert f"failed: RuntimeFailure: worker 2 died: {failed} (secure_sum=plain)\n" in text
-    assert f"interrupted: {interrupted} (secure_sum=ckks)\n" in text
+    assert f"failed: RuntimeFailure: worker 2 died: {failed} (plain)\n" in text
+    assert f"interrupted: {interrupted} (CKKS)\n" in text
     assert [row[1] for row in markdown_rows(text)[1:]] == ["2", "2"]
 
 
@@ -72,7 +72,7 @@ def test_a_spent_budget_is_a_row_that_says_so(tmp_path: Path, capsys: pytest.Cap
     main([str(tmp_path)])
     text = capsys.readouterr().out
     assert len(markdown_rows(text)) == 3
-    assert "mechanism=dp: budget_exhausted." in text
+    assert "dp: budget_exhausted." in text
 
 
 def test_columns_are_chosen_and_the_assumption_stays_last(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,7 +152,7 @@ def test_a_pipe_gets_markdown_and_a_terminal_a_table_for_the_eye(
 def test_figures_that_rest_on_fewer_seeds_say_so(runs: Path) -> None:
     store(runs, configuration(seed=3, secure_sum=CKKS), "finished", summary())
     sheet = table(collect(sorted(runs.iterdir())))
-    assert "round / plain of secure_sum=ckks: from 2 of 3 seeds." in sheet.notes
+    assert "round / plain of CKKS: from 2 of 3 seeds." in sheet.notes
 
 
 def test_a_repetition_is_named(tmp_path: Path) -> None:
@@ -177,8 +177,8 @@ def test_plain_comes_before_what_is_compared_with_it(tmp_path: Path) -> None:
         for variant in variants
     ]
     labels = [row["configuration"] for row in table(collect(paths)).rows]
-    expected = ["none secure_sum=plain", "none secure_sum=ckks", "dp secure_sum=ckks", "dp secure_sum=plain"]
-    assert labels == [f"clients={clients} mechanism={end}" for clients in (5, 10) for end in expected]
+    expected = ["plain", "CKKS", "dp + CKKS", "dp"]
+    assert labels == [f"{name} clients={clients}" for clients in (5, 10) for name in expected]
 
 
 def test_as_a_program_without_a_terminal(runs: Path) -> None:
@@ -204,7 +204,8 @@ def test_a_difference_inside_the_noise_says_so(noise: Path, form: str, capsys: p
     main([str(noise), "--format", form, "--columns", "accuracy_points,round_ratio,upload_ratio"])
     text = capsys.readouterr().out
     assert text.count(" ns") == 3, "of accuracy and time, and in the note; bytes are sure"
-    assert "ns: the interval contains no difference from plain, so it may be noise." in text
+    percent = "95 \\%" if form == "latex" else "95 %"
+    assert f"ns: the {percent} interval contains no difference from plain, so it may be noise." in text
     if form == "markdown":
         assert markdown_rows(text)[2][1].endswith("ns")
         assert markdown_rows(text)[2][3] == "2.00"

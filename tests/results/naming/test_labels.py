@@ -3,7 +3,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from results.labels import flatten, label_parts, text_of
+from results.naming.labels import flatten, label_parts, text_of
 from tests.results.samples import CKKS, configuration
 
 

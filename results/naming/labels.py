@@ -1,6 +1,7 @@
 """Short names for configurations: only the keys that differ between those shown."""
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -11,6 +12,25 @@ MAIN = ("data", "model", "clients", "rounds", "mechanism", "secure_sum")
 FIRST = ("data", "model")
 SCALARS = (str, int, float, type(None))
 LAST = ("mechanism", "secure_sum")
+# What papers call the mechanisms and secure sums of this project; others keep their own names.
+SHORT = {
+    "dp_sgd": "DP-SGD",
+    "client_dp": "DP-FedAvg",
+    "dp_ftrl": "DP-FTRL",
+    "local_dp": "local DP",
+    "distributed_dp": "distributed DP",
+    "party_dp": "party DP",
+    "ckks": "CKKS",
+    "bfv": "BFV",
+    "pad": "one-time pad",
+    "secagg": "SecAgg+",
+    "crypten": "CrypTen",
+    "crypten_norm_bounded": "CrypTen norm-bounded",
+    "crypten_trimmed_mean": "CrypTen trimmed mean",
+    "crypten_median": "CrypTen median",
+}
+PLAIN = "plain"
+BEFORE_A_KEY = re.compile(r" (?=[\w./+~@-]+=)")
 
 Parts = dict[str, str]
 
@@ -69,6 +89,30 @@ def _differing(configurations: Sequence[Mapping[str, Any]]) -> list[dict[str, An
 def text_of(parts: Parts) -> str:
     """The label on one line: `data=digits secure_sum=plain`."""
     return " ".join(f"{key}={value}" for key, value in parts.items())
+
+
+def short_name(backend: str) -> str:
+    """The short name of a backend: `DP-SGD + SecAgg+` of `dp_sgd+secagg`, `DP-SGD` of `dp_sgd+plain`."""
+    *mechanisms, secure_sum = backend.split("+")
+    shown = mechanisms if mechanisms and secure_sum == PLAIN else [*mechanisms, secure_sum]
+    return " + ".join(SHORT.get(part, part) for part in shown)
+
+
+def backend_of(configuration: Mapping[str, Any]) -> str:
+    """The name of a configuration's backend, `dp_sgd+ckks`."""
+    chosen = _chosen(configuration.get("secure_sum") or {}) or PLAIN
+    return "+".join([*(configuration.get("mechanism") or {}), chosen])
+
+
+def label_of(parts: Parts, name: str) -> str:
+    """The label on one line, with the short name in place of mechanism and secure sum: `CKKS data=digits`."""
+    others = {key: value for key, value in parts.items() if key not in LAST}
+    return text_of(parts) if others == parts else f"{name} {text_of(others)}".rstrip()
+
+
+def pieces(label: str) -> list[str]:
+    """A label broken before each of its keys."""
+    return BEFORE_A_KEY.split(label)
 
 
 def _groups(key: str, keys: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 import polars as pl
 from polars.exceptions import PolarsError
@@ -13,6 +13,8 @@ from polars.exceptions import PolarsError
 from privacy.errors import ConfigError
 from results import render
 from results.columns import BY_KEY
+from results.comparison import Spread
+from results.naming.names import Naming
 from results.networks.links import names
 from results.render import Sheet
 
@@ -107,6 +109,40 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the columns of a table."""
     parser.add_argument("--columns", metavar="A,B,...", help=f"among {', '.join(BY_KEY)}, and those of a --network")
     add_networks(parser)
+
+
+def add_naming(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the names of rows, and for the plain rows among them."""
+    parser.add_argument(
+        "--rename",
+        metavar="OLD=NEW",
+        action="append",
+        default=[],
+        help="call a backend or a whole row otherwise, as in --rename CKKS='HE (ours)'; may be repeated",
+    )
+    parser.add_argument(
+        "--plain",
+        choices=("one", "all"),
+        default="one",
+        help="a plain row for each weighting of clients too, or one where no backend occurs with two weightings "
+        "(default: %(default)s)",
+    )
+
+
+def naming(options: argparse.Namespace) -> Naming:
+    """Read the options of `add_naming`."""
+    return Naming(tuple(options.rename), options.plain == "all")
+
+
+def add_spread(parser: argparse.ArgumentParser, default: Spread | None = "ci", usual: str = "ci") -> None:
+    """Add the option for what stands beside a mean."""
+    parser.add_argument(
+        "--spread",
+        choices=get_args(Spread),
+        default=default,
+        help="beside means over seeds: the 95 %% interval, the standard deviation, or the least and the largest "
+        f"(default: {usual})",
+    )
 
 
 def add_networks(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,1 @@
+"""Names: of runs and backends for readers, and of classes in earlier versions."""
