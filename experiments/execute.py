@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.tracking import track
@@ -18,6 +19,7 @@ from fl.plan import RunPlan
 from fl.server import Errand
 from fl.threats import threat_card
 from fl.training import vectors
+from fl.training.stopping import public_losses, stops
 from fl.workspace import Workspace, workspace
 from privacy.accounting.ledger import Ledger
 from privacy.checks import UNITS
@@ -157,8 +159,16 @@ def _finish(run: RunDirectory, work: Workspace, errand: Errand) -> dict[str, Any
     summary = summarise(rows, parameters=len(state.weights_D), final=final)
     run.write_rows(rows)
     run.write_summary(summary)
-    run.write_status("finished" if state.round == work.plan.config.rounds else "budget_exhausted")
+    run.write_status(_ending(work, state.round, rows))
     return summary
+
+
+def _ending(work: Workspace, last: int, rows: pl.DataFrame) -> str:
+    if last == work.plan.config.rounds:
+        return "finished"
+    server = work.plan.config.server
+    early = stops(public_losses(rows), server.patience, server.least_gain)
+    return "stopped_early" if early else "budget_exhausted"
 
 
 def _privacy(plan: RunPlan, ledger: Ledger) -> dict[str, object]:

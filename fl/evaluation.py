@@ -1,10 +1,12 @@
-"""Evaluation of the global model on the server's test set."""
+"""Evaluation of the global model: on the server's test set, on its public examples, and at clients on their own."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import cross_entropy
 
+from fl.data.image_data import Split
 from fl.workspace import Workspace
 
 
@@ -17,21 +19,35 @@ class Scores:
     macro_f1: float
 
 
-@torch.no_grad()
 def evaluate(work: Workspace) -> Scores:
-    """Score the weights that the workspace's model holds, over the whole test set."""
+    """Score the weights that the workspace's model holds, over the test examples that are scored."""
     from sklearn.metrics import f1_score  # the import takes a second, and clients never need it
 
+    test = work.tests.scored
+    loss, answers = _answers(work, test)
+    accuracy = float((answers == test.labels).float().mean())
+    macro_f1 = float(f1_score(test.labels.numpy(), answers.numpy(), average="macro", zero_division=0.0))
+    return Scores(loss, accuracy, macro_f1)
+
+
+def score(work: Workspace, examples: Split) -> dict[str, float]:
+    """Return `loss` (nats) and `accuracy` of the weights that the workspace's model holds, over some examples."""
+    loss, answers = _answers(work, examples)
+    return {"loss": loss, "accuracy": float((answers == examples.labels).float().mean())}
+
+
+@torch.no_grad()
+def _answers(work: Workspace, examples: Split) -> tuple[float, torch.Tensor]:
+    """Return the mean loss, and the class that the model gives to each example."""
     work.model.eval()
-    test = work.data.test
     loss = 0.0
     predicted = []
-    batch = work.plan.config.server.evaluate_batch
-    for images, labels in zip(torch.split(test.images, batch), torch.split(test.labels, batch), strict=True):
+    for images, labels in _batches(examples, work.plan.config.server.evaluate_batch):
         logits = work.model(work.data.normalise(images.to(work.device)))
         loss += float(cross_entropy(logits, labels.to(work.device), reduction="sum"))
         predicted.append(logits.argmax(1).cpu())
-    answers = torch.cat(predicted)
-    accuracy = float((answers == test.labels).float().mean())
-    macro_f1 = float(f1_score(test.labels.numpy(), answers.numpy(), average="macro", zero_division=0.0))
-    return Scores(loss / len(test.labels), accuracy, macro_f1)
+    return loss / len(examples.labels), torch.cat(predicted)
+
+
+def _batches(examples: Split, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    return zip(torch.split(examples.images, size), torch.split(examples.labels, size), strict=True)

@@ -30,7 +30,7 @@ from results.rows import PART, WITNESS, Row
 _METRICS = {
     "s": ("wall", "cpu", "comm_wall", PART),
     "bytes": ("peak_rss", "peak_cuda", "ciphertext_bytes", "comm_bytes"),
-    "1": ("clipped_values", "noised_values_cut", "ciphertexts", "comm_rounds"),
+    "1": ("clipped_values", "noised_values_cut", "ciphertexts", "comm_rounds", "accuracy", "loss"),
 }
 UNITS = {metric: unit for unit, metrics in _METRICS.items() for metric in metrics}
 # diagnostics of mechanisms: the first three are exact figures about private values, which no epsilon covers; the others
@@ -93,6 +93,7 @@ class Phases:
         self._cuda = device.type == "cuda"
         self._mark = _high_water(os.getpid())
         self.diagnostics: Mapping[str, float] = {}
+        self.scores: Mapping[str, float] = {}  # of the model that a client got, on its own examples
         self.cut: dict[str, int] = {}  # number of values that were cut to the bound of the range, by metric
         self._closed: list[tuple[str, float, float, float | None, float | None]] = []
         usage = self._read()
@@ -123,6 +124,7 @@ class Phases:
     def metrics(self) -> dict[str, float]:
         """Return all phases by `name.metric`: sums of times, the highest peaks, and the mechanisms' diagnostics."""
         found: dict[str, float] = dict(self.diagnostics)
+        found |= {f"evaluate.{metric}": value for metric, value in self.scores.items()}
         found |= {f"flatten.{metric}": float(number) for metric, number in self.cut.items() if number}
         for name, wall_s, cpu_s, peak_bytes, taken_bytes in self._closed:
             found[f"{name}.wall"] = found.get(f"{name}.wall", 0.0) + wall_s

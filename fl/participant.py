@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from flwr.app import RecordDict
 
+from fl.data.image_data import Split
+from fl.evaluation import score
 from fl.metering import Phases, parts
 from fl.plan import RunPlan
 from fl.training import local as training
@@ -28,7 +30,7 @@ from privacy.secure_sums.signed_replies import signed
 from privacy.secure_sums.vectors import Vector
 from privacy.spans import Recorder, recording, span
 from privacy.witness.examine import Upload, allowance, examine
-from results.rows import WITNESS
+from results.rows import EVALUATE, WITNESS
 
 SETUP_ROUND = 0
 PROTECT = "protect"  # the phase of the protocol: all time outside the contribution
@@ -73,7 +75,7 @@ class Conduct:
 
     def train(self, work: Workspace, job: ClientJob) -> None:
         """Train the job's model in place."""
-        training.train(job, work.plan.config.training.proximal_mu)
+        training.train(job, work.passes)
 
     def weight(self, work: Workspace, job: ClientJob) -> float:
         """Return the weight that is claimed and applied to the update, in [0, 1]."""
@@ -225,6 +227,11 @@ def contribution(
     job = client_job(work, request, memory, global_D, seed)
     if request.round == SETUP_ROUND:
         return _sensitivities(work, job, plan.weight(client), phases)
+    if config.runtime.client_evaluation:
+        phases.end("prepare")
+        own = plan.partitions[client]
+        phases.scores = score(work, Split(work.data.train.images[own], work.data.train.labels[own]))
+        phases.end(EVALUATE)
     plan.backend.prepare(job)
     phases.end("prepare")
     conduct.train(work, job)
@@ -319,7 +326,7 @@ def client_job(
         work.data,
         indices,
         work.device,
-        config.batch_size,
+        config.batch_size * config.accumulate,
         torch.Generator().manual_seed(seed),
         config.epochs,
         config.steps,
@@ -336,5 +343,6 @@ def client_job(
         work.model,
         optimizer,
         batches,
-        state=request.state,
+        work.loss,
+        request.state,
     )

@@ -18,12 +18,13 @@ from flwr.serverapp import Grid
 
 from fl.checkpoint import Checkpoints, State
 from fl.config import ranges
-from fl.evaluation import Scores, evaluate
+from fl.evaluation import Scores, evaluate, score
 from fl.ledger import EMPTY, LedgerFile
 from fl.metering import Meter
 from fl.participant import SETUP_ROUND
 from fl.rounds import drive
 from fl.sum_error import ClearContributions, require_within
+from fl.training.stopping import PUBLIC_LOSS, public_losses, stops
 from fl.transport import Attempt, Transport
 from fl.workspace import Workspace
 from privacy.addresses import Address, client_address
@@ -76,6 +77,7 @@ class Server:
         self._checkpoints = Checkpoints(errand.folder, errand.keep_checkpoints)
         state = self._checkpoints.latest()
         self.ledger = LedgerFile(errand.folder, EMPTY if state is None else state.ledger)
+        self._public_losses = public_losses(self._checkpoints.rows())
         self._resume(state)
 
     def _resume(self, state: State | None) -> None:
@@ -113,8 +115,12 @@ class Server:
             self._remaining_rounds(steps)
 
     def _remaining_rounds(self, steps: Steps) -> None:
-        budget = self.work.plan.config.epsilon_budget
-        for number in range(self.round + 1, self.work.plan.config.rounds + 1):
+        config = self.work.plan.config
+        budget = config.epsilon_budget
+        for number in range(self.round + 1, config.rounds + 1):
+            if self._stops:
+                log.warning("server.patience=%d ends the run before round %d", config.server.patience, number)
+                return
             if not self.within_budget(number):
                 log.warning("epsilon_budget=%g ends the run before round %d", budget, number)
                 self._evaluate_last()
@@ -271,8 +277,31 @@ class Server:
         last = number == self.work.plan.config.rounds or not self.within_budget(number + 1)
         if not last and (every == 0 or number % every):
             return None
+        scores = self._score()
+        if not last and self._stops:
+            last = True
+            self._charge_rest(number)
         self._tell_spending(last)
-        return self._score()
+        return scores
+
+    @property
+    def _stops(self) -> bool:
+        """True where the loss on the public examples says that the run ends early."""
+        config = self.work.plan.config.server
+        return stops(self._public_losses, config.patience, config.least_gain)
+
+    def _charge_rest(self, number: int) -> None:
+        """Charge the planned rounds after this one, which will not run.
+
+        How many rounds run depends on models that the data shaped. Epsilon of all planned rounds holds whenever the
+        run ends, since fewer rounds are a function of all; epsilon of the rounds that ran would need an account of its
+        own for a run that chooses its end (Rogers et al. 2016, section 1).
+        """
+        for later in range(number + 1, self.work.plan.config.rounds + 1):
+            if not self.within_budget(later):
+                return
+            if later not in self.ledger.rounds:
+                self.charge(self._attempt(later), self.work.plan.cohort(later))
 
     def _tell_spending(self, last: bool) -> None:
         """Record the largest epsilon of any client so far, by unit; at the end record each client's epsilon, too."""
@@ -289,7 +318,10 @@ class Server:
         with self.meter.span("server", "evaluate"):
             self.work.load(self.weights.detach())
             scores = evaluate(self.work)
-        for metric, value in vars(scores).items():
+            public = self.work.tests.public
+            told = {} if public is None else {PUBLIC_LOSS: score(self.work, public)["loss"]}
+        self._public_losses += told.values()
+        for metric, value in (vars(scores) | told).items():
             self.meter.add("server", "evaluate", metric, value, "1")
         return scores
 

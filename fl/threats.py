@@ -8,7 +8,7 @@ card's epsilon is that of the run as planned; a run's ledger holds its actual ep
 import math
 from collections.abc import Iterator
 
-from fl.card.outputs import ABSENCE, FIGURES, READ, REPORTED, TIMES
+from fl.card.outputs import ABSENCE, FIGURES, READ, REPORTED, SCORED, TIMES
 from fl.config.ranges import MOST_SHARE
 from fl.plan import HIDDEN_AMONG
 from fl.workspace import Workspace
@@ -207,6 +207,11 @@ def _epsilon(work: Workspace) -> Iterator[str]:
             f"Run as planned, epsilon is {epsilon:.3g} for a {unit} at delta {config.delta:g} "
             f"({config.accountant}), against {against}."
         )
+        if config.server.patience is not None:
+            yield (
+                "The run may end early, by the loss on public examples of the server (server.patience); as that "
+                "depends on the models, epsilon is that of all planned rounds."
+            )
         yield _enforced(work, unit)
     for mechanism in backend.mechanisms:
         for who, epsilon in mechanism.epsilons.items():
@@ -277,6 +282,8 @@ def _reports(work: Workspace) -> Iterator[str]:
         yield "Clients report the times of their phases, and how many values were cut (runtime.client_metrics=true)."
     if runtime.client_diagnostics:
         yield FIGURES
+    if runtime.client_evaluation:
+        yield SCORED
 
 
 def _cut(work: Workspace) -> Iterator[str]:

@@ -9,16 +9,18 @@ from hydra.utils import get_class
 from fl import cohorts
 from fl.config import consistency, ranges
 from fl.config.build import build
-from fl.data.image_data import ImageData, load_data
+from fl.config.schema import BF16, FLOAT32
+from fl.data.image_data import ImageData, Tests, divided, load_data
 from fl.plan import RunPlan
 from fl.training import devices, dry_step, vectors
 from fl.training.generators import preserved_generators, seed_generators
 from fl.training.kept import Kept
-from fl.training.local import smallest_batch
+from fl.training.local import Passes, smallest_batch
+from fl.training.loss import loss_of
 from fl.training.optimizers import client_options
 from privacy.addresses import client_address
 from privacy.errors import ConfigError
-from privacy.mechanisms.contract import ClientJob, Plan
+from privacy.mechanisms.contract import ClientJob, Loss, Plan
 from privacy.secure_sums.vectors import VectorSpec
 
 
@@ -63,6 +65,7 @@ class Workspace:
         plan = self.plan
         self.server_optimizer(torch.nn.Parameter(self.initial_D.clone()))
         _ = plan.candidates, plan.schedule, plan.max_weight, self.client_optimizer, plan.learning_rates
+        _ = self.loss, self.tests
 
     def _facts(self) -> Plan:
         """Return the facts of the run that its mechanisms settle on."""
@@ -95,6 +98,8 @@ class Workspace:
             random_examples=self.data.random_examples,
             party_noise=secure_sum.parties.noise,
             moving=self._moving,
+            accumulate=training.accumulate,
+            float32=training.precision == FLOAT32,
         )
 
     def activate(self) -> None:
@@ -155,7 +160,7 @@ class Workspace:
         size = min(dry_step.MOST, self._smallest_batch)
         examples = dry_step.RandomLoader.of(self.data.random_examples, size, self.device)
         trial = dry_step.DryStep(self.model, self.load, self.layout, self._kept, examples, self.data.classes)
-        trial.plain(self._random_job(examples), plan.config.training.proximal_mu)
+        trial.plain(self._random_job(examples), self.passes)
         if plan.backend.mechanisms:
             self.load(self.initial_D.to(self.device))
             trial.private(self._random_job(examples), plan.backend.prepare, plan.backend.name)
@@ -168,14 +173,35 @@ class Workspace:
         randomness = plan.randomness("dry step")
         state = plan.backend.initial_state()
         count = len(plan.partitions[client])
-        return ClientJob(client_address(client), 1, {}, randomness, count, self.model, optimizer, examples, state=state)
+        return ClientJob(
+            client_address(client), 1, {}, randomness, count, self.model, optimizer, examples, self.loss, state
+        )
 
     @property
     def _smallest_batch(self) -> int:
         """The number of examples of the smallest batch of any client; the last one of an epoch may be small."""
         training = self.plan.config.training
         counts = {len(part) for part in self.plan.partitions if len(part)}
-        return min(smallest_batch(count, training.batch_size, training.steps) for count in counts)
+        batches = None if training.steps is None else training.steps * training.accumulate
+        return min(smallest_batch(count, training.batch_size, batches) for count in counts)
+
+    @cached_property
+    def passes(self) -> Passes:
+        """How a client trains without a mechanism."""
+        training = self.plan.config.training
+        piece = training.batch_size if training.accumulate > 1 else None
+        return Passes(training.proximal_mu, piece, training.precision == BF16)
+
+    @cached_property
+    def loss(self) -> Loss:
+        """The loss of local training."""
+        training = self.plan.config.training
+        return loss_of(training.class_weights, training.label_smoothing, self.data.classes, self.device)
+
+    @cached_property
+    def tests(self) -> Tests:
+        """The test examples that are scored, and the public ones, by which the server may end a run early."""
+        return divided(self.data.test, self.plan.config.data.public_share, self.plan.config.seed)
 
     @cached_property
     def spec(self) -> VectorSpec:

@@ -6,7 +6,7 @@ import polars as pl
 
 from results.columns import Column
 from results.comparison import Spread, averaged, latest, with_overheads
-from results.rows import PART, SCHEMA, WITNESS
+from results.rows import EVALUATE, PART, SCHEMA, WITNESS
 from results.store import RunDirectory
 
 ALL = "all"  # the line with the sum over a party's phases, or over a phase's steps
@@ -158,8 +158,8 @@ def _of_all_seeds(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _rounds(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of rounds, without set-up and witnesses."""
-    return rows.filter(pl.col("round") >= 1, pl.col("stage") != WITNESS)
+    """The rows of rounds, without set-up, witnesses and evaluation."""
+    return rows.filter(pl.col("round") >= 1, ~pl.col("stage").is_in([WITNESS, EVALUATE]))
 
 
 def _party() -> pl.Expr:

@@ -30,6 +30,9 @@ COLUMNS = (
     Column("parameters", "parameters", decimals=0),
     Column("accuracy", "accuracy (%)", scale=100, decimals=2),
     Column("accuracy_points", "Δ accuracy (points)", "difference", decimals=2, source="accuracy"),
+    Column("client_accuracy", "clients' own accuracy (%)", scale=100, decimals=2),
+    Column("client_accuracy_deviation", "std over clients (%)", scale=100, decimals=2),
+    Column("client_accuracy_lowest", "lowest client (%)", scale=100, decimals=2),
     Column("macro_f1", "macro-F1 (%)", scale=100, decimals=2),
     Column("loss", "loss (nats)"),
     Column("first_round_s", "first round (s)"),
@@ -59,7 +62,8 @@ COLUMNS = (
 )
 # The default columns, as far as they were measured; `--columns` overrides them.
 DEFAULT = (
-    *("seeds", "accuracy", "accuracy_points", "round_s", "round_ratio", "train_ratio"),
+    *("seeds", "accuracy", "accuracy_points", "client_accuracy", "client_accuracy_deviation", "client_accuracy_lowest"),
+    *("round_s", "round_ratio", "train_ratio"),
     *(
         "upload_bytes_per_parameter",
         "upload_ratio",

@@ -88,7 +88,7 @@ def _log_ratio(key: str) -> pl.Expr:
 
 def _moments(key: str) -> list[pl.Expr]:
     value = pl.col(key)
-    extremes = value.min().alias(f"{key}_least"), value.max().alias(f"{key}_largest")
+    extremes = value.min().alias(f"{key}_min"), value.max().alias(f"{key}_max")
     return [value.mean(), value.std().alias(f"{key}_std"), *extremes, value.count().alias(f"{key}_n")]
 
 
@@ -102,16 +102,16 @@ def _largest(key: str) -> list[pl.Expr]:
 
 def _with_spread(table: pl.DataFrame, column: Column, spread: Spread) -> pl.DataFrame:
     key = column.key
-    moments = {name: table[f"{key}{name}"].to_numpy().astype(np.float64) for name in ("", "_std", "_least", "_largest")}
+    moments = {name: table[f"{key}{name}"].to_numpy().astype(np.float64) for name in ("", "_std", "_min", "_max")}
     several = table[f"{key}_n"].to_numpy() >= 2
     half = _half_width(moments["_std"], table[f"{key}_n"].to_numpy())
-    table = table.drop(f"{key}_std", f"{key}_least", f"{key}_largest")
+    table = table.drop(f"{key}_std", f"{key}_min", f"{key}_max")
     table = _bounded(table, column, moments[""], moments[""] - half, moments[""] + half)
     if column.source:
         table = table.with_columns(_not_significant(column))
     if spread == "ci":
         return table
-    low, high = moments["_least"], moments["_largest"]
+    low, high = moments["_min"], moments["_max"]
     if spread == "std":
         low, high = moments[""] - moments["_std"], moments[""] + moments["_std"]
     return _bounded(table, column, moments[""], np.where(several, low, math.nan), np.where(several, high, math.nan))

@@ -18,6 +18,7 @@ from polars.exceptions import PolarsError
 
 from results.files import damaged, replacing
 
+EVALUATE = "evaluate"  # the phase in which the server, or on request a client, scores a model
 PART = "part"  # the metric of a step's time
 WITNESS = "witness"  # the phase in which a client inspects its own upload; not an overhead of the protection
 

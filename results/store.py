@@ -8,7 +8,7 @@ It is `results/runs/<experiment>/<first 16 hex digits of the configuration's has
   configuration names a place alone, so this is compared before a run goes on, or is taken as finished.
 - config.yaml: the resolved configuration, for people
 - environment.json: versions and hardware
-- status.json: running, finished, failed or budget_exhausted; start time, process and error
+- status.json: running, finished, failed, budget_exhausted or stopped_early; start time, process and error
 - rows.parquet: every measurement
 - summary.json: the figures of a table
 - checkpoints/: the state needed to resume, the ledger, and in a simulation the clients' own ledgers
@@ -54,8 +54,8 @@ WRITTEN = (
     DATA,
     CONFIG,
 )
-STATUSES = ("running", "finished", "failed", "budget_exhausted")
-ENDED = ("finished", "budget_exhausted")  # without error; a repetition would change nothing
+STATUSES = ("running", "finished", "failed", "budget_exhausted", "stopped_early")
+ENDED = ("finished", "budget_exhausted", "stopped_early")  # without error; a repetition would change nothing
 
 # A reader of tables may hold the lock briefly, to see whether a run is alive.
 PATIENCE_S = 0.2

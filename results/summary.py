@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from privacy.addresses import CLIENTS
-from results.rows import WITNESS
+from results.rows import EVALUATE, WITNESS
 
 # Values that no row holds; null where the run does not give them.
 FINAL = ("rounds", "epsilon", "weights_sha256", "backend", "assumption")
@@ -19,6 +19,8 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
     Set-up (round 0) counts only in peak memory. Keys hold the units (`_s`, `_bytes`); other figures have none.
 
     - `accuracy`, `loss`, `macro_f1`: of the last evaluation, which is that of round `evaluated_round`;
+    - `client_accuracy`, `client_accuracy_deviation`, `client_accuracy_lowest`: mean, standard deviation and minimum
+      over clients, of the last model that each scored on its own examples (`runtime.client_evaluation`);
     - `round_s`: median over rounds; `first_round_s`: round 1; both without the waiting for clients' witnesses;
     - `witness_s`: this waiting (exact where clients run in turn, elsewhere a lower bound), mean over rounds;
     - `train_s`: training time of a round's clients, summed; median over rounds, since a process's first one is slow;
@@ -43,6 +45,7 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
     rounds = frame.filter(pl.col("round") >= 1)
     measured: dict[str, object] = {
         **_evaluation(rounds),
+        **_at_clients(rounds),
         **_times(rounds),
         **_traffic(rounds, parameters),
         **_between_parties(rounds),
@@ -66,12 +69,22 @@ def _evaluation(rounds: pl.DataFrame) -> dict[str, object]:
     return {**last, "evaluated_round": values["accuracy"]["round"].max()}
 
 
+def _at_clients(rounds: pl.DataFrame) -> dict[str, object]:
+    told = rounds.filter(IS_CLIENT, pl.col("stage") == EVALUATE, pl.col("metric") == "accuracy").sort("round")
+    last = told.unique("where", keep="last", maintain_order=True)["value"]
+    return {
+        "client_accuracy": last.mean(),
+        "client_accuracy_deviation": last.std(),
+        "client_accuracy_lowest": last.min(),
+    }
+
+
 def _times(rounds: pl.DataFrame) -> dict[str, object]:
     witness = _server(rounds, "round", WITNESS).select("round", spent="value")
     walls = _server(rounds, "round", "wall").join(witness, on="round", how="left", maintain_order="left")
     walls = walls.with_columns(pl.col("value") - pl.col("spent").fill_null(0.0))
     first = walls.filter(pl.col("round") == 1)["value"]
-    worked = rounds.filter(IS_CLIENT, pl.col("stage") != WITNESS, pl.col("metric") == "wall")
+    worked = rounds.filter(IS_CLIENT, ~pl.col("stage").is_in([WITNESS, EVALUATE]), pl.col("metric") == "wall")
     return {
         "round_s": walls["value"].median(),
         "first_round_s": first[0] if len(first) else None,

@@ -25,6 +25,10 @@ FIGURES = (
     "Clients report exact norms, clipped fractions, and numbers of values that were cut and of gradients that were not "
     "finite (runtime.client_diagnostics=true), beyond any epsilon."
 )
+SCORED = (
+    "Clients report their accuracy and loss on their own examples, exactly (runtime.client_evaluation=true), and no "
+    "epsilon covers that."
+)
 SIZES = "This epsilon takes each client's number of examples as known"  # said by dp_sgd
 
 
@@ -42,9 +46,12 @@ class Output:
 
 _EXACT = ("update_norm", "update_norm_q*", "clipped_fraction", "not_finite", "clipped_values", "clipped")
 _COSTS = ("wall", "cpu", "compute", "part", "witness", "peak_*", "comm_wall")
+_SCORES = ("accuracy", "loss", "macro_f1")
 _MODEL = "a function of the model, which is the noised sum's"
 OUTPUTS = (
     *(Output(f"rows/*.{metric}", SWITCHED, FIGURES) for metric in _EXACT),
+    *(Output(f"rows/client/evaluate.{metric}", SWITCHED, SCORED) for metric in ("accuracy", "loss")),
+    Output("summary/client_accuracy*", SWITCHED, SCORED),
     *(Output(f"rows/client/*.{metric}", NAMED, REPORTED) for metric in _COSTS),
     *(Output(f"rows/*.{metric}", NAMED, TIMES) for metric in _COSTS),
     *(Output(f"summary/{key}", NAMED, TIMES) for key in ("*_s", "peak_*")),
@@ -57,8 +64,9 @@ OUTPUTS = (
     Output("summary/cut_share", NOISED, "the largest of these shares"),
     Output("rows/server/*.signal_to_noise", NOISED, "computed from the noised sum"),
     Output("rows/server/client_dp.clip", NOISED, "moved by a noised count, for which the noise of the sum pays"),
-    *(Output(f"rows/server/evaluate.{metric}", NOISED, _MODEL) for metric in ("accuracy", "loss", "macro_f1")),
-    *(Output(f"summary/{key}", NOISED, _MODEL) for key in ("accuracy", "loss", "macro_f1", "weights_sha256")),
+    *(Output(f"rows/server/evaluate.{metric}", NOISED, _MODEL) for metric in (*_SCORES, "public_loss")),
+    *(Output(f"summary/{key}", NOISED, _MODEL) for key in (*_SCORES, "weights_sha256", "rounds", "evaluated_round")),
+    Output("status/status", NOISED, "which of its ends a run came to: a function of the models"),
     Output("checkpoint/weights_D", NOISED, "the model"),
     Output("checkpoint/optimizer", NOISED, "a function of the noised sums of all rounds"),
     Output("checkpoint/mechanisms", NOISED, "the mechanisms' public state: the clip that a noised count moved"),

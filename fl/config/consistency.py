@@ -19,6 +19,7 @@ def check(config: FedveilConfig, backend: PrivacyBackend, some_client: int) -> N
     _check_retries(config, backend)
     _check_measured(config, backend)
     _check_faults(config, backend)
+    _check_evaluation(config, backend)
 
 
 def check_roster(config: FedveilConfig, backend: PrivacyBackend) -> None:
@@ -57,6 +58,15 @@ def _check_measured(config: FedveilConfig, backend: PrivacyBackend) -> None:
     if config.runtime.measure_sum_error and not backend.secure_sum.carries.additive:
         allowed = f"{backend.secure_sum.label} opens another aggregate than the sum: leave it out"
         raise ConfigError.of("runtime.measure_sum_error", "true", allowed)
+
+
+def _check_evaluation(config: FedveilConfig, backend: PrivacyBackend) -> None:
+    """Refuse exact scores of clients beside an epsilon, unless exact figures are wanted."""
+    runtime = config.runtime
+    private = any(mechanism.unit is not None for mechanism in backend.mechanisms)
+    if runtime.client_evaluation and private and not runtime.client_diagnostics:
+        allowed = "exact scores are beyond any epsilon: allow exact figures by runtime.client_diagnostics=true too"
+        raise ConfigError.of("runtime.client_evaluation", "true", allowed)
 
 
 def _check_faults(config: FedveilConfig, backend: PrivacyBackend) -> None:

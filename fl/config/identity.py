@@ -9,14 +9,19 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from fl.config.checks import check
-from fl.config.schema import REFUSE, FedveilConfig
+from fl.config.schema import FLOAT32, REFUSE, FedveilConfig
 
 # Output folders and console options change no result, so they are not part of a configuration's identity.
 # The public keys of a roster are not part of it either: each node that approves a configuration has its own roster.
 UNHASHED = ("out", "force", "output", "tracking", "roster")
 # Keys that came after configurations had been approved and run, with the values that stand for what was before. At
 # these values they are left out of the canonical text, so that configurations of before keep their hash.
-LATER: dict[str, dict[str, Any]] = {"data": {"config": None, "unseen_labels": REFUSE}}
+LATER: dict[str, dict[str, Any]] = {
+    "data": {"config": None, "unseen_labels": REFUSE, "public_share": 0.0},
+    "training": {"accumulate": 1, "class_weights": None, "label_smoothing": 0.0, "precision": FLOAT32},
+    "server": {"patience": None, "least_gain": 0.0},
+    "runtime": {"client_evaluation": False},
+}
 
 
 def to_json(config: DictConfig) -> str:

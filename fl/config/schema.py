@@ -23,6 +23,9 @@ RUNTIMES = ("inprocess", "ray", "deployment")
 ON_INVALID = ("leave_out", "abort")
 NOISES = ("os", "seeded")
 SAMPLERS = ("uniform", "separated")
+FLOAT32 = "float32"
+BF16 = "bf16"
+PRECISIONS = (FLOAT32, BF16)
 NOWHERE = "none"
 MLFLOW = "mlflow"
 TENSORBOARD = "tensorboard"
@@ -43,6 +46,7 @@ class DataConfig:
     train_split: str = "train"
     test_split: str = "test"
     unseen_labels: str = REFUSE  # or leave_out: test examples with labels that training lacks are counted, not scored
+    public_share: float = 0.0  # share of the test examples that the server stops early by, and does not score
     features: str = "none"  # none: the models take pixels; scattering: they take frozen features of the pixels
     partition: str = "iid"
     alpha: float = 0.5  # concentration of the Dirichlet partition
@@ -71,6 +75,10 @@ class TrainingConfig:
     optimizer: dict[str, Any] = field(default_factory=dict)  # a torch.optim class; lr comes from `training.lr`
     schedule: dict[str, Any] = field(default_factory=dict)  # a torch lr_scheduler class over rounds; {} is constant
     proximal_mu: float = 0.0  # FedProx (Li et al. 2020, eq. 2)
+    accumulate: int = 1  # batches whose gradients make one step: that of a batch as many times as large
+    class_weights: list[float] | None = None  # public: factors of the loss, one for each class
+    label_smoothing: float = 0.0
+    precision: str = FLOAT32  # or bf16: torch's automatic mixed precision; weights and updates stay float32
     weighting: str = "examples"
     public_weights: bool = False  # declares that the clients' numbers of examples are public
     sample_rate: float | None = None  # public, for Poisson sampling; null: batch_size over a client's own examples
@@ -90,6 +98,8 @@ class ServerConfig:
     min_share: float = 0.5  # and their least share of the cohort where it hides something: the larger number holds
     deadline_s: float | None = None  # longest wait in a stage; a client without an answer by then has dropped out
     on_invalid: str = "leave_out"  # reaction to a reply that the server refuses; a client that refuses drops out
+    patience: int | None = None  # evaluations without a lower loss on the public examples, after which a run ends
+    least_gain: float = 0.0  # nats by which that loss has to fall to count as lower
     evaluate_every: int = 1
     evaluate_batch: int = 1000
 
@@ -102,6 +112,7 @@ class RuntimeConfig:
     workers: int = 0  # processes of the in-process runtime; 0: clients run in the driver itself
     gpus_per_client: float = 1.0  # share of a GPU that a client occupies, for worker processes and for Ray
     client_metrics: bool = True  # clients report times and memory (a time reveals something of a data set's size)
+    client_evaluation: bool = False  # clients report the exact scores of each model they get, on their own examples
     client_diagnostics: bool = False  # clients report exact norms and numbers of clipped values, beyond any epsilon
     measure_sum_error: bool = False  # a test: clients also send their contributions in the clear; nothing is protected
     cpus_per_client: float = 1.0  # Ray: CPU cores per client

@@ -17,6 +17,8 @@ from privacy.errors import ConfigError
 from results.progress import SELDOM_S, progress
 
 BATCH_ROWS = 1000
+NO_DEEP = -1  # no image has 16 bits
+LEAST_DEEP = 16  # of 255: from 12 bits in a file of 16, fewer than 16 levels of grey would be left
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,15 @@ def _decode_images(
 ) -> tuple[NDArray[np.uint8], bool]:
     images_NHWC: NDArray[np.uint8] | None = None
     jpeg = False
+    deepest = NO_DEEP
     with progress(f"decoding {request.name}, image", rows, every_s=SELDOM_S, passing=True) as images:
         for row, cell in enumerate(cells):
             try:
-                pixels_HWC, encoding = pixels_of(cell, table.folder)
+                pixels_HWC, encoding, is_deep = pixels_of(cell, table.folder)
             except ConfigError as error:
                 raise ConfigError(f"{table.place}: the image in row {row} of {table.split} {error}") from error
             jpeg = jpeg or encoding == "JPEG"
+            deepest = max(deepest, int(pixels_HWC.max(initial=0))) if is_deep else deepest
             if images_NHWC is None:
                 images_NHWC = np.empty((rows, *pixels_HWC.shape), np.uint8)
             if pixels_HWC.shape != images_NHWC.shape[1:]:
@@ -185,6 +189,11 @@ def _decode_images(
             images.advance()
     if images_NHWC is None:
         raise ConfigError(f"{table.place}: holds no examples")
+    if NO_DEEP < deepest < LEAST_DEEP:
+        allowed = (
+            f"images of {table.split} have 16 bits, and use less than a sixteenth of their range: scale them to it"
+        )
+        raise ConfigError(f"{table.place}: {allowed}, or to 8 bits")
     return np.ascontiguousarray(images_NHWC.transpose(0, 3, 1, 2)), jpeg
 
 

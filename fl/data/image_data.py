@@ -30,6 +30,8 @@ from fl.data.decoding import DecodingRequest
 from fl.data.hub import DATA_VARIABLE
 from fl.data.images import one_line
 from fl.data.sources import find
+from privacy.errors import ConfigError
+from privacy.randomness import seed_from
 
 CACHE_VARIABLE = "FEDVEIL_CACHE"
 CACHE_FORMAT = 3  # version of the cache's content; increase it with every change of the content
@@ -44,6 +46,31 @@ class Split:
 
     images: torch.Tensor
     labels: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Tests:
+    """The test examples, divided: those that are scored, and public ones, which no figure of a table is about."""
+
+    scored: Split
+    public: Split | None
+
+
+def divided(test: Split, public_share: float, seed: int) -> Tests:
+    """Divide the test examples; which are public follows from the seed.
+
+    Raises:
+        ConfigError: one part would be empty.
+    """
+    count = round(public_share * len(test.labels))
+    if not public_share:
+        return Tests(test, None)
+    if not 0 < count < len(test.labels):
+        allowed = f"leaves one part of {len(test.labels)} test examples empty"
+        raise ConfigError.of("data.public_share", public_share, allowed)
+    order = torch.from_numpy(np.random.default_rng(seed_from(seed, "public examples")).permutation(len(test.labels)))
+    public, scored = order[:count].sort().values, order[count:].sort().values
+    return Tests(Split(test.images[scored], test.labels[scored]), Split(test.images[public], test.labels[public]))
 
 
 @dataclass(frozen=True, eq=False)

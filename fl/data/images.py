@@ -5,7 +5,7 @@ Shape suffixes: C channels, H height, W width.
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,25 @@ from numpy.typing import NDArray
 from privacy.errors import ConfigError, shown
 
 GREY_MODES = ("1", "L", "LA")
+DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N")  # grey of 16 bits
+DEEP_RANGE = 2**16 - 1
 COLOUR_MODES = ("RGB", "RGBA", "P", "CMYK", "YCbCr")
 OPAQUE = 255
 
 
-def pixels_of(cell: Any, folder: Path | None) -> tuple[NDArray[np.uint8], str | None]:
-    """Return an image as (H, W, C), one channel for grey and three for colour, and its encoding.
+class Decoded(NamedTuple):
+    """An image as (H, W, C), one channel for grey and three for colour, its encoding, and whether it had 16 bits."""
 
-    Images lie as their EXIF orientation says. Channels of 16 bits in colour become their higher bytes.
+    pixels_HWC: NDArray[np.uint8]
+    encoding: str | None
+    deep: bool
+
+
+def pixels_of(cell: Any, folder: Path | None) -> Decoded:
+    """Decode an image.
+
+    It lies as its EXIF orientation says. Grey of 16 bits is scaled from 0..65535 to 0..255 and rounded; of colour of 16
+    bits Pillow takes the higher bytes.
 
     Args:
         cell: bytes, a path, or the hub's {bytes, path}.
@@ -34,7 +45,7 @@ def pixels_of(cell: Any, folder: Path | None) -> tuple[NDArray[np.uint8], str | 
     content = _content(cell, folder)
     try:
         with Image.open(io.BytesIO(content)) as image:
-            return _pixels(image), image.format
+            return Decoded(_pixels(image), image.format, image.mode in DEEP_MODES)
     except ConfigError:
         raise
     except UnidentifiedImageError:  # its message is the address of an object
@@ -80,11 +91,14 @@ def _content(cell: Any, folder: Path | None) -> bytes:
 def _pixels(image: Any) -> NDArray[np.uint8]:
     from PIL import ImageOps
 
-    if image.mode not in GREY_MODES + COLOUR_MODES:
-        raise ConfigError(f"has the mode {image.mode}, not 8 bits a channel: scale it to 8 bits")
+    if image.mode not in GREY_MODES + COLOUR_MODES + DEEP_MODES:
+        raise ConfigError(f"has the mode {image.mode}, not 8 or 16 bits a channel: scale it to 8 bits")
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < OPAQUE:
         raise ConfigError("has transparent pixels: put it on a background")
     ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in DEEP_MODES:
+        scaled = np.rint(np.asarray(image).astype(np.float64) * (255 / DEEP_RANGE))
+        return scaled.astype(np.uint8).reshape(image.height, image.width, 1)
     mode = "L" if image.mode in GREY_MODES else "RGB"
     pixels: NDArray[np.uint8] = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels.reshape(image.height, image.width, -1)

@@ -16,7 +16,7 @@ import torch
 
 from fl.training.generators import seed_generators
 from fl.training.kept import Kept
-from fl.training.local import train
+from fl.training.local import Passes, train
 from fl.training.vectors import Layout
 from privacy.errors import FAULTS, ConfigError, FedveilError, one_line, refusal
 from privacy.mechanisms.contract import Batch, ClientJob, RandomExamples
@@ -133,7 +133,7 @@ class DryStep:
         self._examples = examples
         self._classes = classes
 
-    def plain(self, job: ClientJob, proximal_mu: float) -> None:
+    def plain(self, job: ClientJob, passes: Passes) -> None:
         """Train without a mechanism, and compare what a client would find afterwards.
 
         Raises:
@@ -144,7 +144,7 @@ class DryStep:
         for inputs, labels_B in self._examples:
             self._tried(partial(self._pass, job, inputs, labels_B))
         try:
-            train(job, proximal_mu)
+            train(job, passes)
         except FAULTS as error:
             raise ConfigError.of(
                 "training.optimizer", type(job.optimizer).__name__, f"fails in a step: {one_line(error)}"

@@ -62,25 +62,60 @@ class Batches:
             yield from zip(inputs, torch.split(labels[index], self.batch_size), strict=True)
 
 
-def smallest_batch(examples: int, batch_size: int, steps: int | None) -> int:
-    """Return the number of examples of the smallest batch of a client; it sees no last batch in fewer steps."""
+def smallest_batch(examples: int, batch_size: int, batches: int | None) -> int:
+    """Return the number of examples of the smallest of a client's batches; it sees no last one in fewer of them."""
     whole, rest = divmod(examples, batch_size)
-    reaches_last = steps is None or steps > whole
+    reaches_last = batches is None or batches > whole
     return min(examples, rest if rest and reaches_last else batch_size)
 
 
-def train(job: ClientJob, proximal_mu: float = 0.0) -> None:
+@dataclass(frozen=True)
+class Passes:
+    """How the passes of training are made.
+
+    `piece` is the largest number of examples of one pass: a larger batch is divided, and the gradients of its pieces
+    are accumulated to the same step. `mixed` is True for torch's automatic mixed precision in bfloat16.
+    """
+
+    proximal_mu: float = 0.0
+    piece: int | None = None
+    mixed: bool = False
+
+
+ONE_PASS = Passes()
+
+
+def train(job: ClientJob, passes: Passes = ONE_PASS) -> None:
     """Run the job's optimizer over its batches, on its loss plus FedProx's term."""
     if not job.model.training:  # the call walks all modules
         job.model.train()
-    penalty = _proximal(job.model, proximal_mu) if proximal_mu else None
+    penalty = _proximal(job.model, passes.proximal_mu) if passes.proximal_mu else None
     for inputs, labels in job.batches:
         clear_gradients(job.optimizer)
-        loss = job.loss(job.model(inputs), labels)
+        loss = _last_loss(job, inputs, labels, passes)
         if penalty is not None:
             loss = loss + penalty()
         loss.backward()  # type: ignore[no-untyped-call]
         job.optimizer.step()
+
+
+def _last_loss(job: ClientJob, inputs: torch.Tensor, labels: torch.Tensor, passes: Passes) -> torch.Tensor:
+    """Return the loss of a batch; of one in pieces that of the last, after the passes of the others."""
+    size = len(labels)
+    if passes.piece is None or size <= passes.piece:
+        return _loss(job, inputs, labels, passes.mixed)
+    *others, last = zip(torch.split(inputs, passes.piece), torch.split(labels, passes.piece), strict=True)
+    for own in others:
+        weighed = _loss(job, *own, passes.mixed) * (passes.piece / size)
+        weighed.backward()  # type: ignore[no-untyped-call]
+    return _loss(job, *last, passes.mixed) * (len(last[1]) / size)
+
+
+def _loss(job: ClientJob, inputs: torch.Tensor, labels: torch.Tensor, mixed: bool) -> torch.Tensor:
+    if not mixed:
+        return job.loss(job.model(inputs), labels)
+    with torch.autocast(inputs.device.type, torch.bfloat16):
+        return job.loss(job.model(inputs), labels)
 
 
 def clear_gradients(optimizer: torch.optim.Optimizer) -> None:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential p
     from privacy.noise.parties import PartyNoise
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, C, H, W) float32 and labels (B,) int64
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # mean over logits (B, classes) and labels (B,)
+Loss = Callable[
+    ..., torch.Tensor
+]  # of logits (B, classes) and labels (B,): mean; with `reduction`: `sum`, or `none`, (B,)
 
 RandomExamples = Callable[[int], Batch]  # that many random examples of the data set's shape and range, none of its own
 
@@ -59,6 +61,8 @@ class Plan:
     accountant: str
     model: torch.nn.Module
     random_examples: RandomExamples
+    accumulate: int = 1  # batches whose gradients make one step of plain training
+    float32: bool = True  # False: forward and backward passes are in mixed precision
     party_noise: "PartyNoise | None" = None  # noise that the parties of the secure sum add to it
     moving: tuple[str, ...] = ()  # buffers of the model that training changes without a gradient; they are summed too
 

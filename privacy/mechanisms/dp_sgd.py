@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from dp_accounting import DpEvent
 from opacus.validators import ModuleValidator
-from torch.nn.functional import cross_entropy
 
 from privacy.accounting import calibration, charges
 from privacy.accounting import epsilon as accounting
@@ -100,7 +99,8 @@ class DpSgd(Mechanism):
 
         Raises:
             ConfigError: weights that reveal dataset sizes, a model that mixes examples or keeps something of them, a
-                mode that the model cannot take, delta, FedProx, or an epsilon out of reach.
+                mode that the model cannot take, accumulated steps, mixed precision, delta, FedProx, or an epsilon that
+                is out of reach.
         """
         if not (plan.uniform_weights or plan.public_weights):
             raise ConfigError.of(
@@ -113,6 +113,12 @@ class DpSgd(Mechanism):
             raise ConfigError.of(
                 "training.proximal_mu", plan.proximal, "FedProx's term is not clipped by DP-SGD; set it to 0"
             )
+        if plan.accumulate > 1:
+            allowed = "a step of DP-SGD is one sample: set 1; max_physical_batch_size bounds its memory"
+            raise ConfigError.of("training.accumulate", plan.accumulate, allowed)
+        if not plan.float32:
+            allowed = "rounds the gradients that DP-SGD clips, so their norms are not kept: set float32"
+            raise ConfigError.of("training.precision", "bf16", allowed)
         if plan.delta >= 1 / plan.records:
             raise ConfigError.of("delta", plan.delta, f"must be below 1/records = {1 / plan.records:.2g}")
         _require_known_layers(plan.model)
@@ -197,10 +203,10 @@ class DpSgd(Mechanism):
         optimizer = self._optimizer(job.optimizer, expected)
         optimizer.source = job.randomness.generator()
         _seed_dropout(job.randomness, next(model.parameters()).device)
-        assert job.loss is cross_entropy, "another mechanism has replaced the loss"
-        job.loss = partial(cross_entropy, reduction="sum")
+        loss = job.loss
+        job.loss = partial(loss, reduction="sum")
         if isinstance(optimizer, Ghost):
-            job.loss = GhostLoss(model, optimizer)
+            job.loss = GhostLoss(model, optimizer, loss)
         assert isinstance(job.batches, Loader), "another mechanism has taken the batches"
         job.batches = PoissonBatches(job.batches, job.examples, optimizer, rate, steps, self.max_physical_batch_size)
         job.model = model

@@ -19,6 +19,7 @@ from opacus.optimizers import DPOptimizerFastGradientClipping
 from opacus.utils.module_utils import trainable_parameters
 from torch.nn.functional import cross_entropy
 
+from privacy.mechanisms.contract import Loss
 from privacy.mechanisms.dp_sgd_optimizers import Sourced, clip_factors, norms_of
 
 Sampler = Callable[[torch.nn.Module, list[torch.Tensor], torch.Tensor], dict[torch.nn.Parameter, torch.Tensor]]
@@ -102,13 +103,14 @@ class Ghost(Sourced, DPOptimizerFastGradientClipping):  # type: ignore[misc]
 class GhostLoss:
     """The cross-entropy of a piece. Its `backward` leaves the sum of the clipped gradients in `grad`."""
 
-    def __init__(self, model: GhostModule, optimizer: Ghost) -> None:
+    def __init__(self, model: GhostModule, optimizer: Ghost, loss: Loss = cross_entropy) -> None:
         self._model = model
         self._optimizer = optimizer
+        self._loss = loss
 
     def __call__(self, outputs: torch.Tensor, labels_B: torch.Tensor) -> Any:
         """Keep the losses of the examples, shape (B,)."""
-        self._losses_B = cross_entropy(outputs, labels_B, reduction="none")
+        self._losses_B = self._loss(outputs, labels_B, reduction="none")
         self._labels_B = labels_B
         return self
 

@@ -93,7 +93,9 @@ FALSE_UNDER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Times and peaks of memory", ("mechanism=none",)),
     ("Who drops out, and the reason", ("mechanism=none",)),
     ("A digest of the data", ("mechanism=none",)),
-    ("Clients report exact norms", ("runtime.client_diagnostics=false",)),
+    ("Clients report exact norms", ("runtime.client_diagnostics=false", "runtime.client_evaluation=false")),
+    ("Clients report their accuracy", ("runtime.client_evaluation=false",)),
+    ("The run may end early", ("server.patience=null", "data.public_share=0")),
 )
 WITHOUT_IT = ("secure_sum=plain",)  # for all other sentences of a secure sum
 AND_OF_PLAIN = ("secure_sum=pad",)  # for those that the plain sum says, too

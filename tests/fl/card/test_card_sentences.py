@@ -62,6 +62,33 @@ PRIVATE: dict[str, tuple[tuple[str, ...], set[str]]] = {
             "were not finite (runtime.client_diagnostics=true), beyond any epsilon.",
         },
     ),
+    "dp_sgd that may end early, with scores of clients": (
+        (
+            *(*DP_SGD, "training.sample_rate=0.1", "runtime.client_diagnostics=true"),
+            *(
+                "runtime.client_evaluation=true",
+                "data.public_share=0.5",
+                "server.patience=2",
+                "server.evaluate_every=1",
+            ),
+        ),
+        {
+            *TRUSTED,
+            *UNCOVERED,
+            STEPS,
+            PIXELS,
+            OS_NOISE,
+            RECORDS,
+            floating("dp_sgd"),
+            f"{SERVER_READS}, as dp_sgd noised it.",
+            "Clients report exact norms, clipped fractions, and numbers of values that were cut and of gradients that "
+            "were not finite (runtime.client_diagnostics=true), beyond any epsilon.",
+            "Clients report their accuracy and loss on their own examples, exactly (runtime.client_evaluation=true), "
+            "and no epsilon covers that.",
+            "The run may end early, by the loss on public examples of the server (server.patience); as that depends on "
+            "the models, epsilon is that of all planned rounds.",
+        },
+    ),
     "dp_sgd of features at a public rate": (
         (*DP_SGD, "training.sample_rate=0.1", "data.features=scattering"),
         {*TRUSTED, *UNCOVERED, STEPS, OS_NOISE, RECORDS, floating("dp_sgd"), f"{SERVER_READS}, as dp_sgd noised it."},

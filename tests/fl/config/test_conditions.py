@@ -32,6 +32,12 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
         "faults.kind=lying: nobody tells a weight under training.weighting=uniform: use examples",
     ),
     ({"cohort": 4, "server.min_contributors": 5}, "server.min_contributors=5: must be at most the cohort, 4"),
+    ({"server.patience": 2}, "data.public_share=0.0: belongs to server.patience, and that to it"),
+    ({"server.least_gain": 1.0}, "server.least_gain=1.0: belongs to server.patience"),
+    (
+        {"server.patience": 2, "data.public_share": 0.5, "server.evaluate_every": 0},
+        "server.evaluate_every=0: evaluates nothing that server.patience could wait for: give at least 1",
+    ),
     ({"sampler.min_separation": 2}, "sampler.min_separation=2: belongs to sampler.name=separated"),
     ({"sampler.max_participations": 2}, "sampler.max_participations=2: belongs to sampler.name=separated"),
     ({"training.steps": 1}, "training.steps=1: give training.epochs or training.steps, and set the other to null"),

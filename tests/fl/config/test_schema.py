@@ -46,7 +46,7 @@ def others(value: Any) -> list[Any]:
         return [{"fresh": 1}]
     if isinstance(value, ListConfig):
         return [[*value, "x"]]
-    return [value + 1] if isinstance(value, int | float) else [f"{value}x"] if value else [7, "x"]
+    return [value + 1] if isinstance(value, int | float) else [f"{value}x"] if value else [7, "x", [1.5]]
 
 
 def changed(key: str) -> DictConfig:
@@ -176,6 +176,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("data.partition", ["", "IID", "random"], ["iid", "dirichlet", "shards", "natural"]),
     ("data.features", ["", "pixels"], ["none", "scattering"]),
     ("data.unseen_labels", ["", "score"], ["refuse", "leave_out"]),
+    ("data.public_share", [-0.1, 1.0, math.nan], [0.0]),
     ("data.alpha", [0.0, -1.0, math.inf, math.nan], [1e-9]),
     ("data.shards", [0], [1]),
     ("training.batch_size", [0], [1]),
@@ -183,12 +184,18 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("training.steps", [0], []),
     ("training.lr", [0.0, -0.1, math.inf, math.nan], [1e-12]),
     ("training.proximal_mu", [-0.1, math.inf, math.nan], [0.0]),
+    ("training.accumulate", [0], [1, 8]),
+    ("training.class_weights", [[-1.0], [0.0, 0.0], [math.nan], []], [None, [0.0, 1.0]]),
+    ("training.label_smoothing", [-0.1, 1.0, math.nan], [0.0, 0.99]),
+    ("training.precision", ["", "fp16"], ["float32", "bf16"]),
     ("training.weighting", ["", "size"], ["examples", "uniform"]),
     ("training.max_weight", [0], [1, None]),
     ("training.sample_rate", [0.0, -0.1, 1.1, math.nan], [1e-6, 1.0, None]),
     ("training.threads", [0], [1]),
     ("server.min_contributors", [0], [1, 10]),
     ("server.min_share", [0.0, -0.5, 1.01], [0.01, 1.0]),
+    ("server.patience", [0, -1], [None]),
+    ("server.least_gain", [-0.1, math.inf, math.nan], [0.0]),
     ("server.deadline_s", [0.0, -1.0, math.inf, math.nan], [1e-3, None]),
     ("server.on_invalid", ["", "ignore"], ["leave_out", "abort"]),
     ("server.evaluate_every", [-1], [0]),

@@ -51,19 +51,43 @@ def test_grey_beside_colour_is_called_so(tmp_path: Path) -> None:
         (GREY[3][:-30], "cannot be decoded, "),
         (b"no image at all", "is no image in a known format, 15 bytes"),
         (None, "is empty"),
-        (saved(Image.fromarray(np.zeros((6, 5), np.uint16))), "has the mode I;16, not 8 bits a channel: scale it to"),
-        (saved(Image.fromarray(np.zeros((6, 5), np.int32)), "TIFF"), "has the mode I, not 8 bits a channel"),
-        (saved(Image.fromarray(np.zeros((6, 5), np.float32)), "TIFF"), "has the mode F, not 8 bits a channel"),
+        (saved(Image.fromarray(np.zeros((6, 5), np.int32)), "TIFF"), "has the mode I, not 8 or 16 bits a channel"),
+        (saved(Image.fromarray(np.zeros((6, 5), np.float32)), "TIFF"), "has the mode F, not 8 or 16 bits a channel"),
         (saved(Image.new("LA", (5, 6), (9, 128))), "has transparent pixels: put it on a background"),
         (PALETTE, "has transparent pixels"),
     ],
-    ids=["truncated", "text", "null", "16 bits", "32 bits", "floats", "alpha", "palette"],
+    ids=["truncated", "text", "null", "32 bits", "floats", "alpha", "palette"],
 )
 def test_an_image_that_cannot_be_read_right_is_named_by_its_row(cell: bytes | None, told: str, tmp_path: Path) -> None:
     path = write_cells(tmp_path, [*GREY[:3], cell, *GREY[4:]])
     text = message(node(path=path))
     assert text.startswith(f"{path}: the image in row 3 of train {told}")
     assert "0x" not in text
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_grey_of_16_bits_is_scaled(form: str, tmp_path: Path) -> None:
+    levels = np.random.default_rng(1).integers(0, 256, (10, 6, 5))
+    deep = [saved(Image.fromarray((257 * image).astype(np.uint16)), form) for image in levels]
+    data = load_data(node(path=write_cells(tmp_path, deep)))
+    expected = {image.astype(np.uint8).tobytes() for image in levels}
+    assert {image.numpy().tobytes() for image in data.train.images} <= expected
+    assert data.pixel_max == 255
+
+
+def test_grey_of_16_bits_is_rounded_to_the_nearest_level(tmp_path: Path) -> None:
+    values = np.array([[0, 128, 129, 385, 386, 65535]], np.uint16)  # half a level is 128.5
+    data = load_data(node(path=write_cells(tmp_path, [saved(Image.fromarray(values))] * 10)))
+    assert data.train.images[0].flatten().tolist() == [0, 0, 1, 1, 2, 255]
+
+
+def test_12_bits_in_files_of_16_are_refused(tmp_path: Path) -> None:
+    deep = [saved(Image.fromarray(np.full((6, 5), 4095 - i, np.uint16))) for i in range(10)]
+    path = write_cells(tmp_path, deep)
+    assert message(node(path=path)) == (
+        f"{path}: images of train have 16 bits, and use less than a sixteenth of their range: scale them to it, or to "
+        "8 bits"
+    )
 
 
 def test_opaque_images_with_an_alpha_channel_are_read(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_training_is_that_of_a_loop_by_hand(mu, size):
     for inputs, those in batches_of(data, size, epochs=3):
         gradient_D = gradient_at(by_hand_D, inputs.reshape(len(those), -1).double().numpy(), those.numpy(), CLASSES)
         by_hand_D = by_hand_D - lr * (gradient_D + mu * (by_hand_D - start_D))
-    training.train(job_of(data, model, lr, size, 3), mu)
+    training.train(job_of(data, model, lr, size, 3), training.Passes(mu))
     assert np.abs(flat(model) - by_hand_D).max() < 2e-6
     assert np.abs(flat(model) - start_D).max() > 0.05
 
@@ -130,7 +130,7 @@ def test_the_proximal_term_pulls_towards_the_start():
     for mu in (0.0, 1.0, 4.0):
         model = linear()
         start_D = flat(model)
-        training.train(job_of(random_set(45), model, 0.2, 8, 5), mu)
+        training.train(job_of(random_set(45), model, 0.2, 8, 5), training.Passes(mu))
         distances.append(np.linalg.norm(flat(model) - start_D))
     assert distances[0] > distances[1] > distances[2] > 0
 
@@ -139,7 +139,7 @@ def test_what_is_frozen_stays_and_is_no_part_of_the_proximal_term():
     model = linear()
     model[1].bias.requires_grad_(False)
     before = model[1].bias.clone()
-    training.train(job_of(random_set(20), model, 0.2, 8, 1), 0.5)
+    training.train(job_of(random_set(20), model, 0.2, 8, 1), training.Passes(0.5))
     assert torch.equal(model[1].bias, before)
     assert not torch.equal(model[1].weight, linear()[1].weight)
 

@@ -11,10 +11,17 @@ CRYPTEN = ("secure_sum=crypten", "secure_sum.parties=2")
 SEEDED = "noise=seeded"
 
 
+PRESENT: set[int] = set()  # process numbers of children from before the test: another file's parties may live longer
+
+
+def spawned() -> list[psutil.Process]:
+    """The children of this process that multiprocessing has spawned."""
+    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+
+
 def parties() -> list[psutil.Process]:
     """The party processes of this process, in their order."""
-    children = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
-    return sorted(children, key=lambda child: child.pid)
+    return sorted((child for child in spawned() if child.pid not in PRESENT), key=lambda child: child.pid)
 
 
 def in_round(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
