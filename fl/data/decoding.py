@@ -18,7 +18,7 @@ from results.progress import SELDOM_S, progress
 
 BATCH_ROWS = 1000
 NO_DEEP = -1  # no image has 16 bits
-LEAST_DEEP = 16  # of 255: from 12 bits in a file of 16, fewer than 16 levels of grey would be left
+LEAST_DEEP = 17  # of 255: 12 bits in a file of 16 would leave the 17 levels from 0 to 16
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from experiments.hydra.error_lines import one_line
@@ -84,3 +85,23 @@ def test_what_would_have_no_effect_is_refused(overrides, said):
     with pytest.raises(ConfigError) as refusal:
         workspace_of(*overrides)
     assert one_line(refusal.value).startswith(said)
+
+
+def test_accuracy_is_of_the_examples_that_are_not_public(tmp_path):
+    early = ("data.public_share=0.5", "server.patience=9", "server.evaluate_every=1", "rounds=1")
+    weights_D = run(tmp_path, *early).weights_D.numpy().astype(np.float64)
+    work = workspace_of(*early)
+    rows = rows_in(tmp_path).filter(stage="evaluate")
+    told = dict(rows.select("metric", "value").iter_rows())
+    by_hand = {}
+    for name, part in vars(work.tests).items():
+        inputs_NP = work.data.normalise(part.images).reshape(len(part.labels), -1).numpy().astype(np.float64)
+        logits_NK = inputs_NP @ weights_D[:640].reshape(10, -1).T + weights_D[640:]
+        own_N = logits_NK[range(len(part.labels)), part.labels]
+        by_hand[name] = (
+            (logits_NK.argmax(axis=1) == part.labels.numpy()).mean(),
+            (np.log(np.exp(logits_NK).sum(axis=1)) - own_N).mean(),
+        )
+    assert (told["accuracy"], told["loss"]) == pytest.approx(by_hand["scored"], abs=1e-5)
+    assert told["public_loss"] == pytest.approx(by_hand["public"][1], abs=1e-5)
+    assert by_hand["scored"][0] != by_hand["public"][0]
