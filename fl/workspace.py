@@ -233,6 +233,8 @@ class Workspace:
             seed_generators(cpu, config.seed, "initial weights")
             model = build(torch.nn.Module, "model", config.model, shape=data.shape, classes=data.classes)
             dry_step.materialise(model, data.random_examples)
+            for mechanism in self.plan.backend.mechanisms:
+                model = mechanism.adapt(model)
         if not any(parameter.numel() for parameter in vectors.trained(model)):
             allowed = "it has nothing to train: a parameter of it has to require a gradient"
             raise ConfigError.of("model._target_", config.model["_target_"], allowed)

@@ -22,6 +22,7 @@ LATER: dict[str, dict[str, Any]] = {
     "server": {"patience": None, "least_gain": 0.0},
     "runtime": {"client_evaluation": False},
 }
+LATER_OF_CLASS: dict[str, dict[str, Any]] = {"privacy.DpSgd": {"swap_layers": False}}  # options of a mechanism
 
 
 def to_json(config: DictConfig) -> str:
@@ -31,13 +32,18 @@ def to_json(config: DictConfig) -> str:
     """
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
     identity = {key: _sorted(value) for key, value in sorted(identified(values).items())}
-    identity["mechanism"] = {name: _sorted(value) for name, value in values["mechanism"].items()}
+    identity["mechanism"] = {name: _sorted(_mechanism(value)) for name, value in values["mechanism"].items()}
     return json.dumps(identity, separators=(",", ":"))
 
 
 def identified(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a resolved configuration that are part of its identity."""
     return {key: _before(LATER.get(key, {}), value) for key, value in values.items() if key not in UNHASHED}
+
+
+def _mechanism(value: Any) -> Any:
+    """Return a mechanism's options without those of `LATER_OF_CLASS` that have the values of before."""
+    return _before(LATER_OF_CLASS.get(str(value.get("_target_")), {}), value) if isinstance(value, dict) else value
 
 
 def _before(later: Mapping[str, Any], value: Any) -> Any:

@@ -146,6 +146,14 @@ class Mechanism:
     modulus_bits: int | None = None  # set where it releases residues in place of floats; known after `settle`
     window = 1  # number of rounds whose contributions one release reveals: its own, and those that its noise depends on
 
+    def adapt(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Return the freshly built model, or one in its place that computes the same; its parameters are summed.
+
+        Raises:
+            ConfigError: a layer cannot be replaced.
+        """
+        return model
+
     def settle(self, plan: Plan) -> None:
         """Check the plan and solve the mechanism's parameters from it. Every node calls this before the first round.
 

@@ -25,6 +25,7 @@ from privacy.checks import check_noise, clip_norm, positive, within
 from privacy.errors import ConfigError, one_line, refusal
 from privacy.mechanisms.contract import CLIENT, Batch, ClientJob, Loader, Mechanism, Plan
 from privacy.mechanisms.dp_sgd_ghost import Ghost, GhostLoss
+from privacy.mechanisms.dp_sgd_layers import KEY, SWAPPED, swapped
 from privacy.mechanisms.dp_sgd_modes import AUTO, MODES, settled_mode, wrapped
 from privacy.mechanisms.dp_sgd_optimizers import Adaptive, Flat, PerLayer, Sourced
 from privacy.mechanisms.separate_examples import randomised, require_separate
@@ -33,11 +34,6 @@ from privacy.secure_sums.trust import Sentences
 
 KINDS: dict[str, Any] = {"flat": Flat, "per_layer": PerLayer, "adaptive": Adaptive}
 CLIPPINGS = tuple(KINDS)
-REPLACEMENTS = {
-    "nn.LSTM": "opacus.layers.DPLSTM",
-    "nn.GRU": "opacus.layers.DPGRU",
-    "nn.MultiheadAttention": "opacus.layers.DPMultiheadAttention",
-}
 log = logging.getLogger("fedveil")
 
 
@@ -46,6 +42,7 @@ class DpSgd(Mechanism):
 
     `mode=auto` takes the fastest mode that can take the model. `clip` bounds the norm of an example's gradient, and
     `max_physical_batch_size` bounds memory: a larger draw is summed piece by piece before its one step of noise.
+    `swap_layers` replaces recurrent layers and attention, whose gradients of single examples cannot be had.
     """
 
     name = "dp_sgd"
@@ -67,6 +64,7 @@ class DpSgd(Mechanism):
         min_clip: float = 0.01,
         max_clip: float = 100.0,
         unclipped_noise_fraction: float = 0.05,
+        swap_layers: bool = False,
     ) -> None:
         check_noise("mechanism.dp_sgd", noise_multiplier, target_epsilon)
         for key, value in {"clip": clip, "min_clip": min_clip, "max_clip": max_clip}.items():
@@ -84,6 +82,7 @@ class DpSgd(Mechanism):
             raise ConfigError.of("mechanism.dp_sgd.max_clip", max_clip, f"must be above min_clip={min_clip}")
         self.noise_multiplier = noise_multiplier
         self.target_epsilon = target_epsilon
+        self._swaps = swap_layers
         self.clip = clip
         self.clipping = clipping
         self._wanted_mode = mode
@@ -93,6 +92,10 @@ class DpSgd(Mechanism):
         self._plan: Plan | None = None
         self._charges: dict[tuple[float, int], Charge] = {}
         self._copies: WeakKeyDictionary[torch.nn.Module, Any] = WeakKeyDictionary()
+
+    def adapt(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Replace the layers that `swap_layers` names."""
+        return swapped(model) if self._swaps else model
 
     def settle(self, plan: Plan) -> None:
         """Check the plan and solve the noise for the client that pays most.
@@ -218,7 +221,7 @@ class DpSgd(Mechanism):
             self._copies[model] = wrapped(model, self.mode)
         private = self._copies[model]
         with torch.no_grad():
-            torch._foreach_copy_(list(private.state_dict().values()), list(model.state_dict().values()))
+            torch._foreach_copy_(_entries(private), _entries(model))
         private.train()
         return private
 
@@ -291,8 +294,14 @@ def _require_known_layers(model: torch.nn.Module) -> None:
     faults = ModuleValidator.validate(model, strict=False)
     if faults:
         reason = one_line(faults[0])
-        other = next((name for layer, name in REPLACEMENTS.items() if layer in reason), "GroupNorm")
-        raise refusal(model, f"{reason} ({other} takes its place)")
+        can_swap = any(layer in reason for layer in SWAPPED)
+        remedy = f"{KEY}=true puts another in its place, with the same weights" if can_swap else "take GroupNorm"
+        raise refusal(model, f"{reason}: {remedy}")
+
+
+def _entries(model: torch.nn.Module) -> list[torch.Tensor]:
+    """Return all parameters and buffers, also those that `state_dict` leaves out."""
+    return [*model.parameters(), *model.buffers()]
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -9,7 +9,16 @@ import pytest
 
 from tests.experiments.command import read, start
 
-RUN = ("run", "out=run", "clients=2", "rounds=3", "model=logistic", "secure_sum=pad", "server.evaluate_every=0")
+RUN = (
+    "run",
+    "out=run",
+    "clients=2",
+    "rounds=3",
+    "model=logistic",
+    "secure_sum=pad",
+    "server.evaluate_every=0",
+    "output.progress=false",
+)
 DEPLOYED = ("runtime=deployment", "runtime.supernodes=2")
 
 

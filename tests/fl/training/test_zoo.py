@@ -32,10 +32,10 @@ ALWAYS = UNSUMMED | {
 MOVING = ("BatchNorm", "CountingBatchNorm", "SpectralNorm", "FloatSteps", "ComplexSteps")
 BY_NOISE = dict.fromkeys(MOVING, "training changes |BatchNorm|keeps something")
 BY_DP_SGD = {
-    "Lstm": "DPLSTM",
-    "Gru": "DPGRU",
-    "Attention": "DPMultiheadAttention",
-    "Transformer": "DPMultiheadAttention",
+    "Lstm": "swap_layers=true",
+    "Gru": "swap_layers=true",
+    "Attention": "swap_layers=true",
+    "Transformer": "swap_layers=true",
     "Complex": "turn is complex",
     "Bilinear": "no mode gives the gradients of its single examples",
 }
