@@ -25,17 +25,18 @@ import torch
 from flwr.app import Array, RecordDict
 
 from privacy.spans import Recorder, recording
-from results.rows import PART, WITNESS, Row
+from results.rows import EVALUATE, PART, WITNESS, Row
 
 _METRICS = {
     "s": ("wall", "cpu", "comm_wall", PART),
     "bytes": ("peak_rss", "peak_cuda", "ciphertext_bytes", "comm_bytes"),
-    "1": ("clipped_values", "noised_values_cut", "ciphertexts", "comm_rounds", "accuracy", "loss"),
+    "1": ("clipped_values", "noised_values_cut", "ciphertexts", "comm_rounds"),
 }
 UNITS = {metric: unit for unit, metrics in _METRICS.items() for metric in metrics}
 # diagnostics of mechanisms: the first three are exact figures about private values, which no epsilon covers; the others
 # are computed from noised values
 DIAGNOSTICS = dict.fromkeys(("clipped_fraction", "update_norm", "not_finite", "signal_to_noise", "clip"), "1")
+SCORES = dict.fromkeys((f"{EVALUATE}.accuracy", f"{EVALUATE}.loss"), "1")  # of a client, on its own examples
 _RESET_HIGH_WATER = b"5"  # proc(5): writing 5 resets the peak resident set size
 
 
@@ -124,7 +125,7 @@ class Phases:
     def metrics(self) -> dict[str, float]:
         """Return all phases by `name.metric`: sums of times, the highest peaks, and the mechanisms' diagnostics."""
         found: dict[str, float] = dict(self.diagnostics)
-        found |= {f"evaluate.{metric}": value for metric, value in self.scores.items()}
+        found |= {f"{EVALUATE}.{metric}": value for metric, value in self.scores.items()}
         found |= {f"flatten.{metric}": float(number) for metric, number in self.cut.items() if number}
         for name, wall_s, cpu_s, peak_bytes, taken_bytes in self._closed:
             found[f"{name}.wall"] = found.get(f"{name}.wall", 0.0) + wall_s
@@ -171,7 +172,7 @@ class Meter:
         """Add rows from a client's report about its own phases."""
         for name, value in metrics.items():
             stage, _, metric = name.rpartition(".")
-            unit = UNITS.get(metric) or DIAGNOSTICS.get(metric)
+            unit = UNITS.get(metric) or DIAGNOSTICS.get(metric) or SCORES.get(name)
             if unit and isinstance(value, float) and math.isfinite(value):
                 self.add(where, stage, metric, value, unit)
 

@@ -96,7 +96,9 @@ def test_opacuss_own_attention_computes_something_else():
         assert (theirs(INPUTS, INPUTS, INPUTS)[0] - layer(INPUTS, INPUTS, INPUTS)[0]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("kind", ["Lstm", "Gru", "Attention", "Transformer"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("Lstm", "Gru", "Attention")), "Transformer"]
+)
 def test_a_private_step_without_noise_is_the_plain_step_of_the_unswapped_model(kind):
     """All examples drawn, none clipped. Parameters lie elsewhere, so updates agree by their effect on outputs."""
     model = f"model._target_=tests.fl.models.zoo.{kind}"
@@ -117,7 +119,7 @@ def test_a_private_step_without_noise_is_the_plain_step_of_the_unswapped_model(k
     assert (learned[0] - learned[1]).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["Transformer", "Theirs"])
+@pytest.mark.parametrize("kind", [pytest.param("Transformer", marks=pytest.mark.slow), "Theirs"])
 def test_a_client_trains_the_models_that_it_is_given_in_each_round(kind):
     where = "tests.fl.models.zoo" if kind != "Theirs" else "tests.outside.theirs"
     work = workspace_of(f"model._target_={where}.{kind}", *DP, *QUIET)
