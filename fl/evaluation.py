@@ -1,6 +1,6 @@
 """Evaluation of the global model: on the server's test set, on its public examples, and at clients on their own."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from fl.data.image_data import Split
 from fl.workspace import Workspace
+
+Watch = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,15 @@ class Scores:
     macro_f1: float
 
 
-def evaluate(work: Workspace) -> Scores:
-    """Score the weights that the workspace's model holds, over the test examples that are scored."""
+def evaluate(work: Workspace, watch: Watch | None = None) -> Scores:
+    """Score the weights that the workspace's model holds, over the test examples that are scored.
+
+    `watch` is told how far it has come.
+    """
     from sklearn.metrics import f1_score  # the import takes a second, and clients never need it
 
     test = work.tests.scored
-    loss, answers = _answers(work, test)
+    loss, answers = _answers(work, test, watch)
     accuracy = float((answers == test.labels).float().mean())
     macro_f1 = float(f1_score(test.labels.numpy(), answers.numpy(), average="macro", zero_division=0.0))
     return Scores(loss, accuracy, macro_f1)
@@ -37,7 +42,7 @@ def score(work: Workspace, examples: Split) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _answers(work: Workspace, examples: Split) -> tuple[float, torch.Tensor]:
+def _answers(work: Workspace, examples: Split, watch: Watch | None = None) -> tuple[float, torch.Tensor]:
     """Return the mean loss, and the class that the model gives to each example."""
     work.model.eval()
     loss = 0.0
@@ -46,6 +51,8 @@ def _answers(work: Workspace, examples: Split) -> tuple[float, torch.Tensor]:
         logits = work.model(work.data.normalise(images.to(work.device)))
         loss += float(cross_entropy(logits, labels.to(work.device), reduction="sum"))
         predicted.append(logits.argmax(1).cpu())
+        if watch is not None:
+            watch(f"evaluating, {sum(map(len, predicted)):,} of {len(examples.labels):,} examples")
     return loss / len(examples.labels), torch.cat(predicted)
 
 

@@ -317,7 +317,7 @@ class Server:
     def _score(self) -> Scores:
         with self.meter.span("server", "evaluate"):
             self.work.load(self.weights.detach())
-            scores = evaluate(self.work)
+            scores = evaluate(self.work, self.transport.watch)
             public = self.work.tests.public
             told = {} if public is None else {PUBLIC_LOSS: score(self.work, public)["loss"]}
         self._public_losses += told.values()

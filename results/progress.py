@@ -1,11 +1,13 @@
 """Progress of long work on standard error: a bar on a terminal, lines elsewhere."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+SILENT_S = 30.0  # seconds after which a line says that a step goes on, whatever it does
 SELDOM_S = 10.0  # seconds between lines about work that is usually short, and within a step that takes long
 
 
@@ -40,7 +42,9 @@ def progress(
         with _bar(text, total, note, done, passing) as bar:
             yield bar
     else:
-        yield _Lines(text, total, note, done, every_s)
+        lines = _Lines(text, total, note, done, every_s)
+        with _alive(lines):
+            yield lines
 
 
 def say(text: str) -> None:
@@ -62,18 +66,25 @@ class _Lines:
         self._total = total
         self._done = done
         self._every_s = every_s
+        self._within = ""
         self._told_s = time.monotonic()
         if not every_s:
             self._tell(done, note)
 
     def advance(self, note: str = "", steps: int = 1) -> None:
         self._done += steps
+        self._within = ""
         if self._due(self._every_s):
             self._tell(self._done, note)
 
     def within(self, note: str) -> None:
-        if self._due(max(self._every_s, SELDOM_S)):
-            self._tell(min(self._done + 1, self._total), f"going on, {note}")
+        self._within = note
+        self.go_on(max(self._every_s, SELDOM_S))
+
+    def go_on(self, wait_s: float) -> None:
+        if self._due(wait_s):
+            note = f"going on, {self._within}" if self._within else "going on"
+            self._tell(min(self._done + 1, self._total), note)
 
     def _due(self, wait_s: float) -> bool:
         return time.monotonic() - self._told_s >= wait_s
@@ -81,6 +92,24 @@ class _Lines:
     def _tell(self, step: int, note: str) -> None:
         self._told_s = time.monotonic()
         say(f"{self._text} {step} of {self._total}{': ' if note else ''}{note}")
+
+
+@contextmanager
+def _alive(lines: _Lines) -> Iterator[None]:
+    """Say now and then that a step goes on that tells nothing by itself."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(SILENT_S / 3):
+            lines.go_on(SILENT_S)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager

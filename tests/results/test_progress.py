@@ -54,6 +54,23 @@ def test_a_long_step_says_how_far_it_has_come(
             assert told(capsys) == expected
 
 
+def test_a_step_that_tells_nothing_is_said_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENT_S", 0.03)
+    with progress("plain, round", 3) as steps:
+        steps.advance()
+        end_s = time.monotonic() + 20
+        seen: list[str] = []
+        while "plain, round 2 of 3: going on" not in seen:
+            assert time.monotonic() < end_s, seen
+            seen += told(capsys)
+    time.sleep(0.1)
+    told(capsys)
+    time.sleep(0.1)
+    assert told(capsys) == [], "it ends with the work"
+
+
 def test_work_that_is_usually_short_says_nothing_until_it_is_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
