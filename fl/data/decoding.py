@@ -19,6 +19,7 @@ from results.progress import SELDOM_S, progress
 BATCH_ROWS = 1000
 NO_DEEP = -1  # no image has 16 bits
 LEAST_DEEP = 17  # of 255: 12 bits in a file of 16 would leave the 17 levels from 0 to 16
+LARGEST = 2**63 - 1  # of the labels and owners that are kept as int64
 
 
 @dataclass(frozen=True)
@@ -121,20 +122,19 @@ def decode_table(
             is named), or the images differ in size or channels.
     """
     columns = _columns(request, table)
-    labels: list[NDArray[Any]] = []
-    owners: list[NDArray[Any]] = []
+    read: dict[str, list[NDArray[Any]]] = {key: [] for key in columns if key != "image_column"}
 
     def cells() -> Iterator[Any]:
         for batch in batches(list(columns.values())):
-            labels.append(_values(batch.column(columns["label_column"]), request, "label_column", table.place))
-            if "natural_column" in columns:
-                owners.append(_values(batch.column(columns["natural_column"]), request, "natural_column", table.place))
+            for key, before in read.items():
+                before.append(_values(batch.column(columns[key]), request, key, table, sum(map(len, before))))
             images = batch.column(columns["image_column"])
             _require_images(images.type, request, table.place)
             yield from images.to_pylist()
 
     images_NCHW, jpeg = _decode_images(cells(), rows, request, table)
-    return RawImages(images_NCHW, np.concatenate(labels), np.concatenate(owners) if owners else None, jpeg)
+    values = {key: np.concatenate(parts) for key, parts in read.items()}
+    return RawImages(images_NCHW, values["label_column"], values.get("natural_column"), jpeg)
 
 
 def _columns(request: DecodingRequest, table: Table) -> dict[str, str]:
@@ -156,13 +156,21 @@ def _require_images(kind: Any, request: DecodingRequest, place: str) -> None:
     raise ConfigError.of("data.image_column", request.image_column, told)
 
 
-def _values(column: Any, request: DecodingRequest, key: str, place: str) -> NDArray[Any]:
-    """Return a column's integers as int64, or its strings as strings."""
-    values = np.asarray(column.to_pylist())
-    if column.null_count or values.ndim != 1 or values.dtype.kind not in "biuU":
-        raise ConfigError.of(
-            f"data.{key}", getattr(request, key), f"{place} has {column.type} there, not integers or strings"
-        )
+def _values(column: Any, request: DecodingRequest, key: str, table: Table, start: int) -> NDArray[Any]:
+    """Return a batch's integers as int64, or its strings as strings; its first row is number `start` of the split."""
+    cells = column.to_pylist()
+    name = getattr(request, key)
+    for row, cell in enumerate(cells, start):
+        if cell is None:
+            told = f"{table.place} has no value in row {row} of {table.split}: leave the row out, or fill it in"
+            raise ConfigError.of(f"data.{key}", name, told)
+        if not isinstance(cell, int | str):  # a truth value is an integer
+            kind = f"{table.place} has {column.type} there, not integers or strings"
+            raise ConfigError.of(f"data.{key}", name, f"{kind}: write one of either for each example")
+        if isinstance(cell, int) and cell > LARGEST:
+            told = f"{table.place} has {cell} in row {row} of {table.split}, above 2^63 - 1"
+            raise ConfigError.of(f"data.{key}", name, f"{told}: write such numbers as strings")
+    values = np.asarray(cells)
     return values if values.dtype.kind == "U" else values.astype(np.int64)
 
 
@@ -188,7 +196,8 @@ def _decode_images(
             images_NHWC[row] = pixels_HWC
             images.advance()
     if images_NHWC is None:
-        raise ConfigError(f"{table.place}: holds no examples")
+        key = "train_split" if table.split == request.train_split else "test_split"
+        raise ConfigError.of(f"data.{key}", table.split, f"{table.place} has no examples there: choose another split")
     if NO_DEEP < deepest < LEAST_DEEP:
         allowed = (
             f"images of {table.split} have 16 bits, and use less than a sixteenth of their range: scale them to it"

@@ -16,6 +16,8 @@ GREY_MODES = ("1", "L", "LA")
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N")  # grey of 16 bits
 DEEP_RANGE = 2**16 - 1
 COLOUR_MODES = ("RGB", "RGBA", "P", "CMYK", "YCbCr")
+DEEP = ("I", "F")
+PREVIEWED = "MPO"  # of cameras: a photograph, then its previews
 OPAQUE = 255
 
 
@@ -91,8 +93,16 @@ def _content(cell: Any, folder: Path | None) -> bytes:
 def _pixels(image: Any) -> NDArray[np.uint8]:
     from PIL import ImageOps
 
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != PREVIEWED:
+        raise ConfigError(f"holds {frames} frames, of which one would be read: write each into a row of its own")
     if image.mode not in GREY_MODES + COLOUR_MODES + DEEP_MODES:
-        raise ConfigError(f"has the mode {image.mode}, not 8 or 16 bits a channel: scale it to 8 bits")
+        told = (
+            "not 8 or 16 bits a channel: scale it to 8 bits"
+            if image.mode.startswith(DEEP)
+            else "neither grey nor RGB: convert"
+        )
+        raise ConfigError(f"has the mode {image.mode}, {told}")
     if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < OPAQUE:
         raise ConfigError("has transparent pixels: put it on a background")
     ImageOps.exif_transpose(image, in_place=True)
