@@ -21,6 +21,7 @@ from privacy.errors import ConfigError
 HELD_OUT = 0.1  # share of the examples that becomes the test split, where a set has none
 LOSSLESS_ORIGINALS = ("mnist", "fashion_mnist", "cifar10", "femnist")  # published results used their exact pixels
 STATISTICS_ROWS = 4096
+TOLD_COPIES = 0.01  # share of the test images: a note tells of copies; Fashion-MNIST has a tenth of that
 
 Arrays = dict[str, NDArray[Any]]
 Kept = tuple[dict[str, Any], Arrays]  # a few facts, as JSON values, and a few arrays
@@ -40,13 +41,14 @@ def arrange(source: Source, request: DecodingRequest) -> Kept:
             told = f"{source.place} has no label twice, so there is no example to hold out as a test"
             raise ConfigError.of("data.label_column", request.label_column, told)
         notes.append(f"no test split, so {HELD_OUT:.0%} of the examples were held out")
-    _require_fit(source, request, train, test)
+    _require_fit(source, train, test)
+    copied = _copied(source, request, train, test, held_out=len(notes) > 1)
     labels = indexed(request, source.place, train.labels_N, test.labels_N)
     test = _take(test, np.flatnonzero(labels.kept_N))
     mean_C, std_C = _statistics(train.images_NCHW, source.pixel_max)
     facts = {"name": request.name, "pixel_max": source.pixel_max, "mean_C": mean_C, "std_C": std_C}
     facts["classes"] = len(labels.classes_K)
-    facts["origin"] = "; ".join(note for note in (*notes, labels.note, _jpeg_note(request, train)) if note)
+    facts["origin"] = "; ".join(filter(None, (*notes, copied, labels.note, _jpeg_note(request, train))))
     arrays = _arrays(train, test, labels)
     facts["fingerprint"] = _fingerprint(source, labels, arrays)
     require_published(request.name, " (".join(notes) + ")" * (len(notes) - 1), facts, arrays)
@@ -62,14 +64,30 @@ def _read(source: Source, request: DecodingRequest) -> tuple[RawImages, RawImage
         raise ConfigError.of("data.name", request.name, f"{source.place} cannot be read, {one_line(error)}") from error
 
 
-def _require_fit(source: Source, request: DecodingRequest, train: RawImages, test: RawImages) -> None:
-    """Refuse splits without examples, of other shapes, or with the same images."""
+def _require_fit(source: Source, train: RawImages, test: RawImages) -> None:
+    """Refuse splits without examples, or of other shapes."""
     shapes = train.images_NCHW.shape, test.images_NCHW.shape
     if not shapes[0][0] or not shapes[1][0] or shapes[0][1:] != shapes[1][1:]:
         raise ConfigError(f"{source.place}: training images have the shape {shapes[0]} and test images {shapes[1]}")
-    if np.array_equal(train.images_NCHW, test.images_NCHW):
-        told = f"{source.place} has the same images in training and in the test split: give it another test split"
-        raise ConfigError.of("data.test_split", request.test_split, told)
+
+
+def _copied(source: Source, request: DecodingRequest, train: RawImages, test: RawImages, held_out: bool) -> str:
+    """Return a note on test images that training holds, too; empty where they are few, as in published sets.
+
+    Raises:
+        ConfigError: all of them are, in whatever order, and they are a split of their own: it would test nothing.
+    """
+    trained = set(map(_hash, train.images_NCHW))
+    copies = sum(_hash(image) in trained for image in test.images_NCHW)
+    examples = len(test.images_NCHW)
+    if copies == examples and not held_out:
+        told = f"{source.place} has the same images in training and in the test split, all {copies} of it"
+        raise ConfigError.of("data.test_split", request.test_split, f"{told}: give it another test split")
+    return f"{copies} of {examples} test images are in training, too" if copies >= TOLD_COPIES * examples else ""
+
+
+def _hash(image: NDArray[np.uint8]) -> int:
+    return hash(image.tobytes())
 
 
 def _jpeg_note(request: DecodingRequest, train: RawImages) -> str:

@@ -34,7 +34,7 @@ from privacy.errors import ConfigError
 from privacy.randomness import seed_from
 
 CACHE_VARIABLE = "FEDVEIL_CACHE"
-CACHE_FORMAT = 3  # version of the cache's content; increase it with every change of the content
+CACHE_FORMAT = 4  # version of the cache's content; increase it with every change of the content
 
 
 @dataclass(frozen=True, eq=False)
