@@ -1,7 +1,9 @@
 """The dry step: a model is tried on random examples before the first round, as a client would train it.
 
 What cannot be trained shows here in one line, and not as a cohort without contributors. What training changes and no
-vector carries shows too: the model is put back as a client's would be, and has to give the same outputs.
+vector carries shows too: the model is put back as a client's would be, and has to give the same outputs. And so does
+what would give a number that looks like a result: layers that nothing trains, outputs that are probabilities already,
+and a model that answers otherwise once it is evaluated.
 
 Shapes: B examples, K classes, D values of the vector that is summed.
 """
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 
 from fl.training.generators import seed_generators
-from fl.training.kept import Kept
+from fl.training.kept import OF_TORCH, Kept
 from fl.training.local import Passes, train
 from fl.training.vectors import Layout
 from privacy.errors import FAULTS, ConfigError, FedveilError, one_line, refusal
@@ -24,6 +26,9 @@ from privacy.mechanisms.contract import Batch, ClientJob, RandomExamples
 MOST = 4  # number of examples of a batch, unless all batches of training are smaller
 STEPS = 2  # the second one meets what the first has left
 ROUNDING = 1e-5  # largest difference of outputs, relative to the largest one: a vector is in float32
+PROBABLE = 1e-5  # largest distance of the sum of probabilities from 1, in float32
+EVALUATED = " in evaluation mode"
+STATE = "attributes or buffers that its outputs depend on"
 _UNSET = (torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer)
 
 
@@ -70,6 +75,29 @@ def moving_buffers(model: torch.nn.Module, random_examples: RandomExamples) -> t
         return tuple(name for name in names if _moved(model, name, starts[name]))
     finally:
         kept.restore()
+
+
+def loose_tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Return what an attribute of a model holds, requires a gradient, and is none of its parameters, with its name.
+
+    Such are the layers in a list of Python's: no optimizer knows them, and no vector carries them.
+    """
+    known = {id(parameter) for parameter in model.parameters()}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            for tensor in () if name in OF_TORCH else _tensors_in(value):
+                if tensor.requires_grad and tensor.is_leaf and id(tensor) not in known:
+                    yield f"{path}.{name}" if path else name, tensor
+
+
+def _tensors_in(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, torch.nn.Module):
+        yield from value.parameters()
+    elif isinstance(value, list | tuple | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _tensors_in(one)
 
 
 def _is_real(entry: object) -> bool:
@@ -143,6 +171,7 @@ class DryStep:
         self._model.train()
         for inputs, labels_B in self._examples:
             self._tried(partial(self._pass, job, inputs, labels_B))
+        self._require_none_loose()
         try:
             train(job, passes)
         except FAULTS as error:
@@ -178,17 +207,29 @@ class DryStep:
         return _tried(self._model, step, what, remedy)
 
     def _pass(self, job: ClientJob, inputs: torch.Tensor, labels_B: torch.Tensor) -> None:
-        outputs = self._model(inputs)
-        self._require_logits(outputs)
+        outputs = self._require_logits(self._model(inputs))
+        if bool(outputs.isnan().any()):
+            raise refusal(self._model, f"its outputs hold NaN on {self._batch}, before any training")
         job.loss(outputs, labels_B).backward()  # type: ignore[no-untyped-call]
 
-    def _require_logits(self, outputs: object) -> None:
+    def _require_none_loose(self) -> None:
+        """Refuse what takes a gradient, as a pass has shown, and is no part of the model."""
+        reached = next((name for name, tensor in loose_tensors(self._model) if tensor.grad is not None), None)
+        if reached is not None:
+            told = f"{reached} holds what is no part of it, so nothing trains that"
+            raise refusal(self._model, f"{told}: use nn.ModuleList, nn.ModuleDict or nn.Parameter")
+
+    def _require_logits(self, outputs: object, when: str = "") -> torch.Tensor:
         wanted = f"they must be logits, a tensor (N, {self._classes})"
         if not isinstance(outputs, torch.Tensor):
-            raise refusal(self._model, f"its outputs are a {type(outputs).__name__}: {wanted}")
+            raise refusal(self._model, f"its outputs{when} are a {type(outputs).__name__}: {wanted}")
         if outputs.shape != (self._examples.size, self._classes) or not outputs.is_floating_point():
-            kind = str(outputs.dtype).removeprefix("torch.")
-            raise refusal(self._model, f"its outputs are {kind} {tuple(outputs.shape)} on {self._batch}: {wanted}")
+            kind = f"{str(outputs.dtype).removeprefix('torch.')} {tuple(outputs.shape)} on {self._batch}"
+            raise refusal(self._model, f"its outputs{when} are {kind}: {wanted}")
+        if _are_probabilities(outputs):
+            remedy = "leave the softmax out, as the loss has its own"
+            raise refusal(self._model, f"its outputs{when} are probabilities, whose rows add up to 1: {remedy}")
+        return outputs
 
     def _require_same_outputs(self) -> None:
         learned_D = self._layout(self._model).flatten()
@@ -196,17 +237,31 @@ class DryStep:
         self._load(learned_D)
         again = self._outputs()
         if not all(_close(one, other) for one, other in zip(after, again, strict=True)):
-            raise unsummed(self._model, "attributes or buffers that its outputs depend on")
+            raise unsummed(self._model, STATE)
 
     def _outputs(self) -> list[torch.Tensor]:
-        """Return the outputs of the first batch, first as in evaluation, then as in training."""
+        """Return the outputs of the first batch, first as in evaluation, then as in training.
+
+        Raises:
+            ConfigError: the outputs of evaluation depend on the passes before, are drawn at random, or are no logits.
+        """
+        evaluated = self._outputs_in(training=False)
+        if not _close(evaluated, self._outputs_in(training=False)):
+            raise unsummed(self._model, STATE)
+        if not _close(evaluated, self._outputs_in(training=False, seed=1)):
+            remedy = "use nn.Dropout, or F.dropout with training=self.training"
+            raise refusal(self._model, f"its outputs{EVALUATED} are drawn at random: {remedy}")
+        return [evaluated, self._outputs_in(training=True)]
+
+    def _outputs_in(self, training: bool, seed: int = 0) -> torch.Tensor:
         inputs = next(iter(self._examples))[0]
-        outputs = []
-        for training in (False, True):
-            seed_generators(inputs.device, 0)
+        seed_generators(inputs.device, seed)
+
+        def outputs() -> torch.Tensor:
             with torch.no_grad():
-                outputs.append(self._model.train(training)(inputs))
-        return outputs
+                return self._require_logits(self._model.train(training)(inputs), "" if training else EVALUATED)
+
+        return _tried(self._model, outputs, f"fails{'' if training else EVALUATED} on {self._batch}")
 
 
 def _tried(model: torch.nn.Module, step: Callable[[], Any], what: str, remedy: str = "") -> Any:
@@ -218,6 +273,13 @@ def _tried(model: torch.nn.Module, step: Callable[[], Any], what: str, remedy: s
         raise
     except FAULTS as error:
         raise refusal(model, f"{what}: {one_line(error)}{remedy}") from error
+
+
+def _are_probabilities(outputs: torch.Tensor) -> bool:
+    """True where all rows, shape (K,), are at least 0 and add up to 1."""
+    sums_B = outputs.double().sum(dim=1)
+    slack = max(PROBABLE, outputs.shape[1] * torch.finfo(outputs.dtype).eps)
+    return bool((outputs >= 0).all()) and bool(((sums_B - 1).abs() <= slack).all())
 
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:

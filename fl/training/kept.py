@@ -12,7 +12,7 @@ import torch
 from torch.nn.modules.batchnorm import _NormBase
 
 COUNTER = "num_batches_tracked"  # of torch's normalisations: it weighs the batches of one client
-_OF_TORCH = vars(torch.nn.Module()).keys() - {"training"}
+OF_TORCH = vars(torch.nn.Module()).keys() - {"training"}
 _FIXED = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 
 
@@ -47,7 +47,7 @@ class Kept:
         memo = dict(self._memo)
         for module, attributes in self._attributes:
             own = vars(module)
-            for name in own.keys() - attributes.keys() - _OF_TORCH:
+            for name in own.keys() - attributes.keys() - OF_TORCH:
                 del own[name]
             own.update({name: _back(value, start, memo) for name, (value, start) in attributes.items()})
 
@@ -76,7 +76,7 @@ def _is_plain(module: torch.nn.Module) -> bool:
 
 def _own(attributes: dict[str, Any], memo: dict[int, Any]) -> dict[str, tuple[Any, Any]]:
     """Return a module's own attributes, each with a copy where it can change."""
-    return {name: (value, _copied(value, memo)) for name, value in attributes.items() if name not in _OF_TORCH}
+    return {name: (value, _copied(value, memo)) for name, value in attributes.items() if name not in OF_TORCH}
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
