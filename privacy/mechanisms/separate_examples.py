@@ -9,6 +9,7 @@ common. Between batches of different sizes they are compared up to rounding.
 Shapes: B examples of a batch, K classes.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -78,12 +79,16 @@ def randomised(model: torch.nn.Module, random_examples: RandomExamples) -> torch
     A model that gives no finite output with them keeps its own.
 
     Raises:
-        ConfigError: the model fails on random examples of the data set's shape.
+        ConfigError: the model fails on random examples of the data set's shape, or it cannot be copied or hooked.
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise refusal(model, "TorchScript takes no hooks, as gradients of single examples need: leave torch.jit out")
     try:
         own = deepcopy(model).cpu().train()
     except FAULTS as error:
-        raise refusal(model, f"cannot be copied, as gradients of single examples need: {one_line(error)}") from error
+        told = f"cannot be copied, as gradients of single examples need: {one_line(error)}"
+        remedy = "; use torch.nn.utils.parametrizations.weight_norm" if "weight_norm" in told else ""
+        raise refusal(model, f"{told}{remedy}") from error
     twin = deepcopy(own)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -135,7 +140,10 @@ def _outputs_and_gradients(twin: torch.nn.Module, inputs: torch.Tensor) -> list[
 
 def affordable(twin: torch.nn.Module, random_examples: RandomExamples, least: int, wanted: int) -> int:
     """Return the wanted size of a batch; a smaller one, of `least` examples or more, over `MOST_OPERATIONS`."""
-    with torch.no_grad(), constant_draws(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), constant_draws(), FlopCounterMode(display=False) as counter, warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Using `torch.compile", UserWarning
+        )  # the counter's hooks fire twice: no harm
         twin(random_examples(1)[0])
     return max(least, min(wanted, MOST_OPERATIONS // max(1, int(counter.get_total_flops()))))
 
