@@ -261,7 +261,8 @@ class DryStep:
             with torch.no_grad():
                 return self._require_logits(self._model.train(training)(inputs), "" if training else EVALUATED)
 
-        return _tried(self._model, outputs, f"fails{'' if training else EVALUATED} on {self._batch}")
+        made: torch.Tensor = _tried(self._model, outputs, f"fails{'' if training else EVALUATED} on {self._batch}")
+        return made
 
 
 def _tried(model: torch.nn.Module, step: Callable[[], Any], what: str, remedy: str = "") -> Any:
