@@ -43,5 +43,7 @@ def main(grid: Grid, context: Context) -> None:
     work = workspace(given["config"])
     folder = Path(given["directory"]) / "checkpoints"
     roster = Roster.from_bytes(given["roster"].encode()) if given["roster"] else None
-    errand = Errand(folder, int(given["keep-checkpoints"]), show_every_s=0.0, poll_s=POLL_S, roster=roster)
+    errand = Errand(
+        folder, int(given["keep-checkpoints"]), show_every_s=float(given["show-every-s"]), poll_s=POLL_S, roster=roster
+    )
     serve(work, grid, locate(grid, work.plan), errand)

@@ -130,10 +130,12 @@ class Checkpoints:
         """Write a round's rows alone: the measurements of a failed round. Running the round again replaces them."""
         write_rows(self.folder / f"round-{number:06d}.parquet", to_frame(run, rows))
 
-    def add_rows(self, run: str, number: int, rows: Iterable[Row]) -> None:
-        """Add to a round's rows."""
+    def put_rows(self, run: str, number: int, rows: Iterable[Row]) -> None:
+        """Add to a round's rows, in place of those that say the same."""
         path = self.folder / f"round-{number:06d}.parquet"
-        write_rows(path, pl.concat([read_rows(path), to_frame(run, rows)]))
+        added = to_frame(run, rows)
+        kept = read_rows(path).join(added, on=["where", "stage", "metric"], how="anti", maintain_order="left")
+        write_rows(path, pl.concat([kept, added]))
 
     def latest(self) -> State | None:
         """Return the newest undamaged state, and remove the rows of later rounds, because those rounds run again."""

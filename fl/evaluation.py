@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from fl.data.image_data import Split
 from fl.workspace import Workspace
+from privacy.errors import refusal
 
 Watch = Callable[[str], None]
 
@@ -49,7 +50,10 @@ def _answers(work: Workspace, examples: Split, watch: Watch | None = None) -> tu
     predicted = []
     for images, labels in _batches(examples, work.plan.config.server.evaluate_batch):
         logits = work.model(work.data.normalise(images.to(work.device)))
-        loss += float(cross_entropy(logits, labels.to(work.device), reduction="sum"))
+        if logits.shape != (len(labels), work.data.classes):
+            told = f"its outputs on a batch of {len(labels)} test examples are of the shape {tuple(logits.shape)}"
+            raise refusal(work.model, f"{told}: they must be logits, ({len(labels)}, {work.data.classes})")
+        loss += float(cross_entropy(logits.float(), labels.to(work.device), reduction="sum"))
         predicted.append(logits.argmax(1).cpu())
         if watch is not None:
             watch(f"evaluating, {sum(map(len, predicted)):,} of {len(examples.labels):,} examples")

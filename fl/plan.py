@@ -274,4 +274,8 @@ class RunPlan:
             if isinstance(error, FedveilError):
                 raise
             raise ConfigError.of("training.schedule", dict(schedule), str(error)) from error
+        bad = next((number for number, rate in enumerate(rates, 1) if not (math.isfinite(rate) and rate >= 0)), None)
+        if bad is not None:
+            told = f"gives the learning rate {rates[bad - 1]:g} in round {bad}: allowed are finite rates of at least 0"
+            raise ConfigError.of("training.schedule", schedule.get("_target_"), told)
         return rates

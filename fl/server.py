@@ -169,7 +169,7 @@ class Server:
         return scores
 
     def advance(self, number: int) -> None:
-        """Run the round itself: cohort, secure sum, step. `round_s` measures it, without evaluation and checkpoint."""
+        """Run the round itself: cohort, secure sum, step. `round_s` measures it, not the server's evaluation."""
         self.meter.round = number
         with self.meter.span("server", "round"):
             total = self.aggregate(number, self.work.plan.cohort(number))
@@ -326,13 +326,14 @@ class Server:
         return scores
 
     def _evaluate_last(self) -> None:
-        """Evaluate the last round, unless that is done: a crashed attempt at the next round has spent its budget."""
+        """Tell the spending of the last round, which a crashed attempt at the next one has raised, and its scores."""
         rows = self._checkpoints.rows()
-        if rows.filter((rows["round"] == self.round) & (rows["metric"] == "accuracy")).is_empty():
-            self.meter.round = self.round
-            self._tell_spending(last=True)
+        self.meter.round = self.round
+        self._tell_spending(last=True)
+        scored = (rows["where"] == "server") & (rows["stage"] == "evaluate") & (rows["round"] == self.round)
+        if rows.filter(scored & (rows["metric"] == "accuracy")).is_empty():
             self._score()
-            self._checkpoints.add_rows(self.work.plan.hash, self.round, self.meter.take())
+        self._checkpoints.put_rows(self.work.plan.hash, self.round, self.meter.take())
 
     def _attempt(self, number: int = SETUP_ROUND) -> Attempt:
         self.transport.dropped.clear()

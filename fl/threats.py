@@ -207,12 +207,12 @@ def _epsilon(work: Workspace) -> Iterator[str]:
             f"Run as planned, epsilon is {epsilon:.3g} for a {unit} at delta {config.delta:g} "
             f"({config.accountant}), against {against}."
         )
-        if config.server.patience is not None:
-            yield (
-                "The run may end early, by the loss on public examples of the server (server.patience); as that "
-                "depends on the models, epsilon is that of all planned rounds."
-            )
         yield _enforced(work, unit)
+    if config.server.patience is not None and work.plan.private:
+        yield (
+            "The run may end early, by the loss on public examples of the server (server.patience); as that "
+            "depends on the models, epsilon is that of all planned rounds."
+        )
     for mechanism in backend.mechanisms:
         for who, epsilon in mechanism.epsilons.items():
             yield f"Of {mechanism.name}, run as planned, epsilon is {epsilon:.3g} against {who}."

@@ -15,7 +15,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from results import columns, files, runs
-from results.naming import former_names
+from results.naming import former_names, later_keys
 from results.runs import RUNS, Found, collect, find_stamped
 
 NAME = ".fedveil-index.parquet"
@@ -111,5 +111,5 @@ def _keep(path: Path, index: pl.DataFrame, whole: pl.DataFrame, changed: bool) -
 
 def _made_by() -> str:
     """A digest of the code that fills an index; after a change of this code the runs are read again."""
-    sources = [Path(str(module.__file__)).read_bytes() for module in (columns, former_names, runs)]
+    sources = [Path(str(module.__file__)).read_bytes() for module in (columns, former_names, later_keys, runs)]
     return hashlib.sha256(b"".join(sources)).hexdigest()

@@ -12,6 +12,7 @@ import polars as pl
 from privacy.errors import ConfigError, RunRefused
 from results.columns import SUMMARISED, TEXTS
 from results.naming.former_names import renamed
+from results.naming.later_keys import with_later_keys
 from results.naming.names import PROTECTION
 from results.store import CONFIG, ENDED, LOCK, STATUS, SUMMARY, RunDirectory, is_locked, short
 
@@ -143,7 +144,7 @@ def _read(run: RunDirectory) -> dict[str, object]:
         "error": _optional_text(status.get("error")),
         "ended": _optional_text(status.get("ended")),
         "summarised": ended,
-        **_identity(_with_data(renamed(run.configuration() or {}), run.data())),
+        **_identity(_with_data(with_later_keys(renamed(run.configuration() or {})), run.data())),
         **({key: _number(summary.get(key)) for key in SUMMARISED} if ended else {}),
         **{key: _optional_text(summary.get(key)) for key in TEXTS},
     }

@@ -21,7 +21,8 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
     - `accuracy`, `loss`, `macro_f1`: of the last evaluation, which is that of round `evaluated_round`;
     - `client_accuracy`, `client_accuracy_deviation`, `client_accuracy_lowest`: mean, standard deviation and minimum
       over clients, of the last model that each scored on its own examples (`runtime.client_evaluation`);
-    - `round_s`: median over rounds; `first_round_s`: round 1; both without the waiting for clients' witnesses;
+    - `round_s`: median over rounds; `first_round_s`: round 1; both without the waiting for clients' witnesses, and with
+      that for their evaluation;
     - `witness_s`: this waiting (exact where clients run in turn, elsewhere a lower bound), mean over rounds;
     - `train_s`: training time of a round's clients, summed; median over rounds, since a process's first one is slow;
     - `client_s`: training and protecting time of a round's clients, summed; likewise the median;
@@ -34,7 +35,7 @@ def summarise(frame: pl.DataFrame, *, parameters: int, final: Mapping[str, objec
     - `faults`: the number of injected faults, over all rounds (`faults` in the configuration);
     - `sum_error`: the largest absolute error of a sum, over its values and all rounds (`runtime.measure_sum_error`);
     - `cut_share`: the largest share of a round's values that clients cut to `secure_sum.bound`;
-    - `peak_rss_bytes`, `peak_cuda_bytes`: the largest of any address and phase but the witness.
+    - `peak_rss_bytes`, `peak_cuda_bytes`: the largest of any address and phase but the witness and evaluation.
 
     Args:
         frame: the rows of one run, with `results.rows.SCHEMA`.
@@ -139,5 +140,5 @@ def _count(rounds: pl.DataFrame, metric: str) -> int | None:
 
 
 def _largest(frame: pl.DataFrame, metric: str) -> int | None:
-    values = frame.filter(pl.col("metric") == metric, pl.col("stage") != WITNESS)["value"]
+    values = frame.filter(pl.col("metric") == metric, ~pl.col("stage").is_in([WITNESS, EVALUATE]))["value"]
     return int(values.max()) if len(values) else None  # type: ignore[arg-type]

@@ -104,7 +104,8 @@ def phases(
     rows = names.rows(found.to_dicts(), spread)
     shown = (CONFIGURATION, *(_measured(found, usual) if chosen is None else chosen))
     notes = (*breakdown.NOTES, *(breakdown.STEP_NOTES if steps else ()))
-    return Sheet(shown, rows, names.unfinished(runs), (*notes, *_meanings(shown, rows, spread)))
+    left_out = names.notes(found.to_dicts())
+    return Sheet(shown, rows, names.unfinished(runs), (*notes, *_meanings(shown, rows, spread), *left_out))
 
 
 def _columns(keys: Sequence[str], allowed: Mapping[str, Column]) -> list[Column]:

@@ -1,9 +1,9 @@
 """The outputs of a run under differential privacy, one line for each kind, and why it is allowed to depend on the data.
 
-An output is a name: `rows/ROLE/STAGE.METRIC`, `summary/KEY`, `checkpoint/KEY`, `ledger/KEY`, `status/KEY`, `data/KEY`
-or `log`. A role is `server`, `client`, `party`, `keyholder`, `dealer` or `transport`. What a run writes and no line
-names is a leak: `tests/adversary/test_outputs.py` runs each mechanism on neighbouring data and looks up all that
-differs.
+An output is a name: `rows/ROLE/STAGE.METRIC`, or `summary`, `checkpoint`, `ledger`, `status`, `data` or `log` with
+`/KEY` behind it, or `log`. A role is `server`, `client`, `party`, `keyholder`, `dealer` or `transport`. What a run
+writes and no line names is a leak: `tests/adversary/test_outputs.py` runs each mechanism on neighbouring data and looks
+up all that differs.
 """
 
 from dataclasses import dataclass
@@ -47,6 +47,7 @@ class Output:
 _EXACT = ("update_norm", "update_norm_q*", "clipped_fraction", "not_finite", "clipped_values", "clipped")
 _COSTS = ("wall", "cpu", "compute", "part", "witness", "peak_*", "comm_wall")
 _SCORES = ("accuracy", "loss", "macro_f1")
+_ENDS = "how many rounds ran: a function of the models"
 _MODEL = "a function of the model, which is the noised sum's"
 OUTPUTS = (
     *(Output(f"rows/*.{metric}", SWITCHED, FIGURES) for metric in _EXACT),
@@ -66,6 +67,9 @@ OUTPUTS = (
     Output("rows/server/client_dp.clip", NOISED, "moved by a noised count, for which the noise of the sum pays"),
     *(Output(f"rows/server/evaluate.{metric}", NOISED, _MODEL) for metric in (*_SCORES, "public_loss")),
     *(Output(f"summary/{key}", NOISED, _MODEL) for key in (*_SCORES, "weights_sha256", "rounds", "evaluated_round")),
+    *(Output(f"checkpoint/{key}", NOISED, _ENDS) for key in ("round", "generators")),
+    *(Output(f"rows/*.{metric}", NOISED, _ENDS) for metric in ("up_bytes", "down_bytes", "envelope_bytes")),
+    Output("log/ends", NOISED, _ENDS),
     Output("status/status", NOISED, "which of its ends a run came to: a function of the models"),
     Output("checkpoint/weights_D", NOISED, "the model"),
     Output("checkpoint/optimizer", NOISED, "a function of the noised sums of all rounds"),

@@ -181,6 +181,14 @@ CONDITIONS: tuple[Condition, ...] = (
         lambda c: c.server.evaluate_every > 0 or c.server.patience is None,
         "evaluates nothing that server.patience could wait for: give at least 1",
     ),
+    *(
+        (
+            f"runtime.{key}",
+            lambda c, key=key: not c.runtime[key] or c.runtime.client_metrics,
+            "is told with the times of clients: set runtime.client_metrics=true, too",
+        )
+        for key in ("client_evaluation", "client_diagnostics")
+    ),
     _only_with("sampler.min_separation", None, "sampler.name", "separated"),
     _only_with("sampler.max_participations", None, "sampler.name", "separated"),
     (

@@ -20,6 +20,7 @@ def check(config: FedveilConfig, backend: PrivacyBackend, some_client: int) -> N
     _check_measured(config, backend)
     _check_faults(config, backend)
     _check_evaluation(config, backend)
+    _check_sampling(config, backend)
 
 
 def check_roster(config: FedveilConfig, backend: PrivacyBackend) -> None:
@@ -67,6 +68,14 @@ def _check_evaluation(config: FedveilConfig, backend: PrivacyBackend) -> None:
     if runtime.client_evaluation and private and not runtime.client_diagnostics:
         allowed = "exact scores are beyond any epsilon: allow exact figures by runtime.client_diagnostics=true too"
         raise ConfigError.of("runtime.client_evaluation", "true", allowed)
+
+
+def _check_sampling(config: FedveilConfig, backend: PrivacyBackend) -> None:
+    """Refuse a sampling rate that nobody samples at."""
+    rate = config.training.sample_rate
+    if rate is not None and not any(mechanism.samples for mechanism in backend.mechanisms):
+        allowed = "no mechanism here samples examples: choose mechanism=dp_sgd, or leave the rate out"
+        raise ConfigError.of("training.sample_rate", rate, allowed)
 
 
 def _check_faults(config: FedveilConfig, backend: PrivacyBackend) -> None:

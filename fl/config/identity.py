@@ -9,20 +9,12 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from fl.config.checks import check
-from fl.config.schema import FLOAT32, REFUSE, FedveilConfig
+from fl.config.schema import FedveilConfig
+from results.naming.later_keys import LATER, later_of_mechanism
 
 # Output folders and console options change no result, so they are not part of a configuration's identity.
 # The public keys of a roster are not part of it either: each node that approves a configuration has its own roster.
 UNHASHED = ("out", "force", "output", "tracking", "roster")
-# Keys that came after configurations had been approved and run, with the values that stand for what was before. At
-# these values they are left out of the canonical text, so that configurations of before keep their hash.
-LATER: dict[str, dict[str, Any]] = {
-    "data": {"config": None, "unseen_labels": REFUSE, "public_share": 0.0},
-    "training": {"accumulate": 1, "class_weights": None, "label_smoothing": 0.0, "precision": FLOAT32},
-    "server": {"patience": None, "least_gain": 0.0},
-    "runtime": {"client_evaluation": False},
-}
-LATER_OF_CLASS: dict[str, dict[str, Any]] = {"privacy.DpSgd": {"swap_layers": False}}  # options of a mechanism
 
 
 def to_json(config: DictConfig) -> str:
@@ -42,8 +34,8 @@ def identified(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mechanism(value: Any) -> Any:
-    """Return a mechanism's options without those of `LATER_OF_CLASS` that have the values of before."""
-    return _before(LATER_OF_CLASS.get(str(value.get("_target_")), {}), value) if isinstance(value, dict) else value
+    """Return a mechanism's options without those of `later_of_mechanism` that have the values of before."""
+    return _before(later_of_mechanism(value), value) if isinstance(value, dict) else value
 
 
 def _before(later: Mapping[str, Any], value: Any) -> Any:

@@ -107,6 +107,8 @@ def _pixels(image: Any) -> NDArray[np.uint8]:
         raise ConfigError("has transparent pixels: put it on a background")
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode in DEEP_MODES:
+        if "transparency" in image.info and (np.asarray(image) == image.info["transparency"]).any():
+            raise ConfigError("has transparent pixels: put it on a background")
         scaled = np.rint(np.asarray(image).astype(np.float64) * (255 / DEEP_RANGE))
         return scaled.astype(np.uint8).reshape(image.height, image.width, 1)
     mode = "L" if image.mode in GREY_MODES else "RGB"

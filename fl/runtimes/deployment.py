@@ -73,6 +73,7 @@ def run(plan: RunPlan, directory: Path, errand: Errand) -> None:
             "directory": str(directory.resolve()),
             "keep-checkpoints": str(errand.keep_checkpoints),
             "roster": "" if roster is None else roster.to_bytes().decode(),
+            "show-every-s": str(errand.show_every_s or 0.0),
         }
         submit(processes, link, write_app(private, settings, APPS), None if errand.show_every_s is None else shown())
 
@@ -306,6 +307,6 @@ def shown() -> Echo:
         for line in text.splitlines():
             failed = failed or line.startswith(FLOWERS_ERROR)
             if line.strip() and not failed and not FLOWERS_OWN.match(line):
-                print(line, flush=True)
+                print(line, file=sys.stderr, flush=True)
 
     return show

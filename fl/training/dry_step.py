@@ -175,9 +175,10 @@ class DryStep:
         try:
             train(job, passes)
         except FAULTS as error:
-            raise ConfigError.of(
-                "training.optimizer", type(job.optimizer).__name__, f"fails in a step: {one_line(error)}"
-            ) from error
+            key, value = ("training.optimizer", type(job.optimizer).__name__)
+            if passes.mixed:  # the passes before were in the model's own precision
+                key, value = ("training.precision", "bf16")
+            raise ConfigError.of(key, value, f"fails in a step: {one_line(error)}") from error
         changed = self._kept.changed()
         if changed is not None:
             raise unsummed(self._model, changed)

@@ -35,6 +35,7 @@ def solve_noise_multiplier(
     delta: float,
     accountant: str,
     relation: str = "add_remove",
+    key: str = "target_epsilon",
 ) -> float:
     """Return the smallest noise multiplier at which `event_of` costs at most the target, up to a thousandth above it.
 
@@ -42,7 +43,7 @@ def solve_noise_multiplier(
         ConfigError: target_epsilon is out of reach (the message names the smallest reachable epsilon), or is met with
             almost no noise; the noise that meets it costs far less; or one of the errors of `epsilon`.
     """
-    positive("target_epsilon", target_epsilon)
+    positive(key, target_epsilon)
 
     def gap(name: str, under: str) -> Callable[[float], float]:
         return lambda sigma: _gap(epsilon(event_of(sigma), delta, name, under), target_epsilon)
@@ -54,18 +55,18 @@ def solve_noise_multiplier(
     sigma = _root(gap(accountant, relation), start if LEAST_SIGMA < start < MOST_SIGMA else 1.0, SIGMA_TOLERANCE)
     if sigma < LEAST_SIGMA:
         allowed = f"a noise multiplier of {LEAST_SIGMA} costs less; give noise_multiplier itself"
-        raise ConfigError.of("target_epsilon", target_epsilon, allowed)
+        raise ConfigError.of(key, target_epsilon, allowed)
     if sigma > MOST_SIGMA:
         least = epsilon(event_of(MOST_SIGMA), delta, accountant, relation)
         allowed = f"the smallest epsilon of accountant={accountant} at delta={delta} is {least:.4g}, whatever the noise"
-        raise ConfigError.of("target_epsilon", target_epsilon, allowed)
+        raise ConfigError.of(key, target_epsilon, allowed)
     spent = epsilon(event_of(sigma), delta, accountant, relation)
     if spent < LEAST_SPENT * target_epsilon:
         allowed = (
             f"accountant={accountant} jumps over it at delta={delta:g}: it finds epsilon {spent:.3g} at a noise "
             f"multiplier of {sigma:.4g}, and more than the target below; use another, or give noise_multiplier itself"
         )
-        raise ConfigError.of("target_epsilon", target_epsilon, allowed)
+        raise ConfigError.of(key, target_epsilon, allowed)
     return sigma
 
 

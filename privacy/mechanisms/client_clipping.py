@@ -74,6 +74,8 @@ def solve(
     def run_of(sigma: float) -> DpEvent:
         return SelfComposedDpEvent(event_of(sigma), times)
 
-    sigma = calibration.solve_noise_multiplier(run_of, target_epsilon, plan.delta, plan.accountant, relation)
+    sigma = calibration.solve_noise_multiplier(
+        run_of, target_epsilon, plan.delta, plan.accountant, relation, f"mechanism.{mechanism}.target_epsilon"
+    )
     log.info("%s: noise_multiplier=%.4f for epsilon=%g", mechanism, sigma, target_epsilon)
     return sigma

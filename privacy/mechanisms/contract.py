@@ -144,6 +144,7 @@ class Mechanism:
     noise_multiplier: float | None = None  # for one release; known after `settle`
     epsilons: Mapping[str, float] = MappingProxyType({})  # for the whole run, by adversary, where they differ
     modulus_bits: int | None = None  # set where it releases residues in place of floats; known after `settle`
+    samples = False  # True: it draws each step's examples at a rate (`sample_rate`)
     window = 1  # number of rounds whose contributions one release reveals: its own, and those that its noise depends on
 
     def adapt(self, model: torch.nn.Module) -> torch.nn.Module:

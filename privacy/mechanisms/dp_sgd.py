@@ -50,6 +50,7 @@ class DpSgd(Mechanism):
     noised_by = CLIENT
     floating_noise = True
     holds_against = ("outsider", "server")
+    samples = True
 
     def __init__(
         self,
@@ -170,7 +171,11 @@ class DpSgd(Mechanism):
             if sigma and accounting.epsilon(event_of(sigma, cost), plan.delta, plan.accountant) <= target_epsilon:
                 continue
             sigma = calibration.solve_noise_multiplier(
-                partial(event_of, cost=cost), target_epsilon, plan.delta, plan.accountant
+                partial(event_of, cost=cost),
+                target_epsilon,
+                plan.delta,
+                plan.accountant,
+                key="mechanism.dp_sgd.target_epsilon",
             )
         return sigma
 

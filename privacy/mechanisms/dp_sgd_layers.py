@@ -32,11 +32,16 @@ class SplitAttention(torch.nn.Module):
         self._qkv_same_embed_dim = False
         self.in_proj_weight = None
         self.in_proj_bias = None
-        weights: Sequence[torch.Tensor] = (other.q_proj_weight, other.k_proj_weight, other.v_proj_weight)
-        if other.in_proj_weight is not None:
-            weights = other.in_proj_weight.chunk(3)
+        together = other.in_proj_weight
+        apart = (other.q_proj_weight, other.k_proj_weight, other.v_proj_weight)
+        weights: Sequence[torch.Tensor] = apart if together is None else together.chunk(3)
         biases = (None,) * 3 if other.in_proj_bias is None else other.in_proj_bias.chunk(3)
-        self.query, self.key, self.value = (_linear(w, b, other) for w, b in zip(weights, biases, strict=True))
+        bias_trained = other.in_proj_bias is not None and other.in_proj_bias.requires_grad
+        trained = [(apart[i] if together is None else together).requires_grad for i in range(3)]
+        self.query, self.key, self.value = (
+            _linear(weight, bias, (own, bias_trained))
+            for weight, bias, own in zip(weights, biases, trained, strict=True)
+        )
         self.out_proj = other.out_proj
         self.dropout = torch.nn.Dropout(other.dropout)
 
@@ -78,15 +83,17 @@ class SplitAttention(torch.nn.Module):
         return tensor.view(*tensor.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
-def _linear(weight: torch.Tensor, bias: torch.Tensor | None, other: torch.nn.MultiheadAttention) -> torch.nn.Linear:
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None, trained: tuple[bool, bool]) -> torch.nn.Linear:
     layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device)
     layer.to(weight.dtype)
-    source = other.in_proj_weight if other.in_proj_weight is not None else other.q_proj_weight
     with torch.no_grad():
         layer.weight.copy_(weight)
         if bias is not None:
             layer.bias.copy_(bias)
-    return layer.requires_grad_(source.requires_grad)
+    layer.weight.requires_grad_(trained[0])
+    if bias is not None:
+        layer.bias.requires_grad_(trained[1])
+    return layer
 
 
 def _added(mask: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -105,13 +112,29 @@ def _attention(other: torch.nn.MultiheadAttention) -> SplitAttention:
 def _lstm(other: torch.nn.LSTM) -> torch.nn.Module:
     if other.proj_size:
         raise ValueError("an LSTM with proj_size has no counterpart")
-    replaced: torch.nn.Module = lstm(other)
-    return replaced
+    return _recurrent(other, lstm)
+
+
+def _gru(other: torch.nn.GRU) -> torch.nn.Module:
+    return _recurrent(other, gru)
+
+
+def _recurrent(other: torch.nn.RNNBase, fix: Callable[[Any], Any]) -> torch.nn.Module:
+    """Return Opacus's layer in the type, on the device and with the frozen weights of the other one."""
+    layer: torch.nn.Module = fix(other)
+    first = next(other.parameters())
+    layer.to(first.device, first.dtype)
+    theirs = dict(other.named_parameters())
+    with torch.no_grad():
+        for name, own in layer.named_parameters():
+            own.copy_(theirs[name])
+            own.requires_grad_(theirs[name].requires_grad)
+    return layer
 
 
 SWAPS: dict[type[torch.nn.Module], Callable[[Any], torch.nn.Module]] = {
     torch.nn.LSTM: _lstm,
-    torch.nn.GRU: gru,
+    torch.nn.GRU: _gru,
     torch.nn.MultiheadAttention: _attention,
 }
 SWAPPED = tuple(f"nn.{kind.__name__}" for kind in SWAPS)
@@ -123,15 +146,19 @@ def swapped(model: torch.nn.Module) -> torch.nn.Module:
     Raises:
         ConfigError: one of them has an option that the other one lacks.
     """
+    done: dict[torch.nn.Module, torch.nn.Module] = {}  # a layer may stand in several places
     for name, layer in [*model.named_modules(remove_duplicate=False)]:
         swap = SWAPS.get(type(layer))
         if swap is None:
             continue
         try:
-            other = swap(layer).train(layer.training)
+            other = done.setdefault(layer, done[layer] if layer in done else swap(layer).train(layer.training))
         except (ValueError, RuntimeError) as error:
             raise refusal(model, f"{name or 'the model'} cannot be swapped ({KEY}): {one_line(error)}") from error
         if not name:
             return other
         model.set_submodule(name, other)
+    for module in model.modules():
+        if isinstance(module, torch.nn.TransformerEncoder):
+            module.use_nested_tensor = False  # it chose that by the layers that it was made of
     return model

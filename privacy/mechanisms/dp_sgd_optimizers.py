@@ -38,11 +38,14 @@ def norms_of(samples: list[torch.Tensor]) -> torch.Tensor:
     long: only examples whose squares overflow or vanish in float32 are measured again in float64.
     """
     norms_B: torch.Tensor = torch.linalg.vector_norm(
-        torch.stack([_norms(sample.flatten(1)) for sample in samples]), dim=0
+        torch.stack([_norms(sample.reshape(len(sample), -1)) for sample in samples]), dim=0
     )
     odd_B = ~(norms_B.isfinite() & (norms_B > VANISHING))
     if odd_B.any():
-        exact = [torch.linalg.vector_norm(one[odd_B].flatten(1), dim=1, dtype=torch.float64) for one in samples]
+        exact = [
+            torch.linalg.vector_norm(one[odd_B].reshape(int(odd_B.sum()), -1), dim=1, dtype=torch.float64)
+            for one in samples
+        ]
         norms_B[odd_B] = torch.linalg.vector_norm(torch.stack(exact), dim=0)
     return norms_B
 

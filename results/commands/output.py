@@ -123,15 +123,15 @@ def add_naming(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plain",
         choices=("one", "all"),
-        default="one",
         help="a plain row for each weighting of clients too, or one where no backend occurs with two weightings "
-        "(default: %(default)s)",
+        "(default: one, in CSV, which has no notes, all)",
     )
 
 
 def naming(options: argparse.Namespace) -> Naming:
-    """Read the options of `add_naming`."""
-    return Naming(tuple(options.rename), options.plain == "all")
+    """Read the options of `add_naming`, and the format where there is one."""
+    is_csv = "format" in options and (options.format or _usual_format(options.out)) == "csv"
+    return Naming(tuple(options.rename), (options.plain or ("all" if is_csv else "one")) == "all")
 
 
 def add_spread(parser: argparse.ArgumentParser, default: Spread | None = "ci", usual: str = "ci") -> None:

@@ -43,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
         given = getattr(options, option)
         if given is not None and kind not in allowed:
             raise ConfigError.of(f"--{option}", given, f"belongs to {', '.join(allowed)}; here is {kind}")
+    if options.spread is not None and kind in ("overview", "phases"):
+        raise ConfigError.of("--spread", options.spread, "belongs to pareto, epsilon, scaling")
     x = options.x or X.get(kind)
     y = options.y or Y.get(kind, "")
     if kind == "scaling" and x is None:

@@ -107,7 +107,7 @@ def backend_of(configuration: Mapping[str, Any]) -> str:
 def label_of(parts: Parts, name: str) -> str:
     """The label on one line, with the short name in place of mechanism and secure sum: `CKKS data=digits`."""
     others = {key: value for key, value in parts.items() if key not in LAST}
-    return text_of(parts) if others == parts else f"{name} {text_of(others)}".rstrip()
+    return text_of(parts) or name if others == parts else f"{name} {text_of(others)}".rstrip()
 
 
 def pieces(label: str) -> list[str]:

@@ -87,7 +87,8 @@ class Names:
 
     def notes(self, rows: Iterable[Row]) -> list[str]:
         """A note on the plain rows that are left out: whose twins they are, and what a single one would show."""
-        told = [row for row in rows if row["configuration"] in self._left_out]
+        each = {row["configuration"]: row for row in rows}
+        told = [row for row in each.values() if row["configuration"] in self._left_out]
         by_weighting: dict[str, list[Row]] = defaultdict(list)
         for row in told:
             by_weighting[self._left_out[row["configuration"]].weighting].append(row)
@@ -104,8 +105,8 @@ class Names:
 
 
 def _figures(row: Row) -> str:
-    accuracy = None if row["accuracy"] is None else f"accuracy {100 * row['accuracy']:.4g} %"
-    round_ = None if row["round_s"] is None else f"round {row['round_s']:.3g} s"
+    accuracy = None if row.get("accuracy") is None else f"accuracy {100 * row['accuracy']:.4g} %"
+    round_ = None if row.get("round_s") is None else f"round {row['round_s']:.3g} s"
     figures = ", ".join(filter(None, (accuracy, round_)))
     return f" ({figures})" if figures else ""
 
@@ -165,8 +166,9 @@ def _repeated_plain(known: Mapping[str, Known]) -> dict[str, LeftOut]:
         protected[shared][json.dumps(own, sort_keys=True)] += 1
     found: dict[str, LeftOut] = {}
     for shared, twins in plain.items():
-        if others[shared] and set(protected[shared].values()) == {1}:  # no protection occurs with two weightings
-            _, *rest = sorted(twins, key=lambda weighting: (weighting != USUAL_WEIGHTING, weighting))
+        used = [one for one in twins if others[shared][one]]  # a plain run that nothing is compared with stays
+        if set(protected[shared].values()) == {1}:  # no protection occurs with two weightings
+            rest = sorted(used, key=lambda weighting: (weighting != USUAL_WEIGHTING, weighting))[1:]
             found |= {twins[one]: LeftOut(one, tuple(others[shared][one])) for one in rest}
     return found
 
@@ -181,13 +183,17 @@ def _divided(text: str) -> tuple[str, str]:
 
 def _renamed(names: Mapping[str, Name], renames: Sequence[str]) -> dict[str, Name]:
     found = dict(names)
+    whole: set[str] = set()  # rows whose whole name was replaced
     for text in renames:
         old, new = _split(text, found.values())
         for identity, name in found.items():
             backend = new if name.backend == old else name.backend
-            label = (
-                new if name.label == old else label_of(name.parts, backend) if backend != name.backend else name.label
-            )
+            label = name.label
+            if label == old:
+                label = new
+                whole |= {identity}
+            elif backend != name.backend and identity not in whole:
+                label = label_of(name.parts, backend)
             found[identity] = Name(backend, name.parts, label)
     twice = [label for label, count in Counter(name.label for name in found.values()).items() if count > 1]
     if renames and twice:

@@ -8,7 +8,8 @@ from results.comparison import latest
 from results.rows import SCHEMA
 from results.store import RunDirectory
 
-EVALUATED = (pl.col("stage") == "evaluate") & (pl.col("metric") == "accuracy") & (pl.col("round") >= 1)
+SCORES = (pl.col("where") == "server") & (pl.col("stage") == "evaluate") & (pl.col("metric") == "accuracy")
+EVALUATED = SCORES & (pl.col("round") >= 1)
 
 
 def accuracy_by_round(runs: pl.DataFrame) -> pl.DataFrame:

@@ -260,7 +260,9 @@
 
   $("filter").addEventListener("input", filter);
   $("overhead").addEventListener("change", draw);
-  $("order").addEventListener("change", () => sortBy(headings[$("order").value]));
+  for (const [id, event] of [["order", "change"], ["reverse", "click"]]) {
+    $(id).addEventListener(event, () => sortBy(headings[$("order").value])); // again: the other way round
+  }
   matchMedia("(max-width: 40rem)").addEventListener("change", draw);
   headings.forEach((heading) => heading.querySelector("button").addEventListener("click", () => sortBy(heading)));
   body.addEventListener("click", (event) => {

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fl.server import Server
+from results.store import RunDirectory
 from tests.experiments.command import QUICK, Here, read
-from tests.fl.test_client_evaluation import SCORED, told
+from tests.fl.training.test_client_evaluation import SCORED, told
 from tests.fl.training.test_stopping import EARLY, PRIVATE
 
 
@@ -48,3 +50,29 @@ def test_their_distribution_is_in_the_table(here: Here, tmp_path: Path) -> None:
     assert any("Clients report their accuracy and loss" in sentence for sentence in summary["threat_card"])
     assert here("run", *QUICK, "out=without").status == 0
     assert "lowest client" not in here("table", "without").out
+
+
+@pytest.mark.parametrize("early", [EARLY, ("server.evaluate_every=1",)], ids=["early end", "budget"])
+def test_a_crash_after_a_charge_leaves_the_rows_no_lower_than_the_ledger(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early: tuple[str, ...]
+) -> None:
+    """The process ends before round 2 is saved; it is charged, and at an early end all that is planned."""
+    budget = ("epsilon_budget=6.5",) if early == EARLY else ("epsilon_budget=5.3",)
+    command = ("run", *QUICK, *early, *PRIVATE, *budget, "rounds=9", "out=run", "runtime.client_evaluation=true")
+    command += ("runtime.client_diagnostics=true",)
+    save = Server._save
+
+    def crash(server: Server) -> None:
+        if server.round == 2:
+            raise RuntimeError("the power is gone")
+        save(server)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Server, "_save", crash)
+        assert here(*command).status == 1
+    ended = here(*command)
+    assert ended.status == 0, ended
+    assert here("audit-ledger", "run").status == 0, here("audit-ledger", "run").out
+    rows = RunDirectory(tmp_path / "run").rows().filter(metric="epsilon_record", where="server")
+    assert rows["value"].max() == read(tmp_path / "run", "summary")["epsilon"]
+    assert not rows.is_duplicated().any()

@@ -38,6 +38,13 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
         {"server.patience": 2, "data.public_share": 0.5, "server.evaluate_every": 0},
         "server.evaluate_every=0: evaluates nothing that server.patience could wait for: give at least 1",
     ),
+    *(
+        (
+            {f"runtime.{key}": True, "runtime.client_metrics": False},
+            f"runtime.{key}=True: is told with the times of clients: set runtime.client_metrics=true, too",
+        )
+        for key in ("client_evaluation", "client_diagnostics")
+    ),
     ({"sampler.min_separation": 2}, "sampler.min_separation=2: belongs to sampler.name=separated"),
     ({"sampler.max_participations": 2}, "sampler.max_participations=2: belongs to sampler.name=separated"),
     ({"training.steps": 1}, "training.steps=1: give training.epochs or training.steps, and set the other to null"),

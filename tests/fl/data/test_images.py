@@ -81,6 +81,13 @@ def test_grey_of_16_bits_is_rounded_to_the_nearest_level(tmp_path: Path) -> None
     assert data.train.images[0].flatten().tolist() == [0, 0, 1, 1, 2, 255]
 
 
+def test_a_transparent_value_of_16_bits_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.array([[0, 257, 65535, 300]], np.uint16)).save(buffer, "PNG", transparency=300)
+    path = write_cells(tmp_path, [buffer.getvalue()] * 10)
+    assert "the image in row 0 of train has transparent pixels" in message(node(path=path))
+
+
 def test_12_bits_in_files_of_16_are_refused(tmp_path: Path) -> None:
     deep = [saved(Image.fromarray(np.full((6, 5), 4095 - i, np.uint16))) for i in range(10)]
     path = write_cells(tmp_path, deep)

@@ -34,6 +34,7 @@ def rows(train_s: float) -> list[Row]:
             Row(number, "server", "round", "wall", 1.0, "s"),
         ]
         made.append(Row(number, "server", "evaluate", "accuracy", 0.5 + 0.1 * number + train_s, "1"))
+        made.append(Row(number, "client/0", "evaluate", "accuracy", 0.01, "1"))  # of its own examples
     return made
 
 
@@ -219,6 +220,7 @@ def test_another_ending_is_refused(folder: Path, tmp_path: Path, name: str) -> N
         (("scaling", "--x", "server"), ("--x=server", "vary: clients")),
         (("phases", "--y", "phase_ratio"), ("--y=phase_ratio", "phase_s, sent_bytes")),
         (("overview", "--y", "loss"), ("--y=loss", "overview")),
+        (("overview", "--spread", "std"), ("--spread=std", "pareto, epsilon, scaling")),
         (("epsilon",), ("epsilon", "nothing to draw")),
     ],
 )

@@ -84,6 +84,7 @@ def test_weightings_of_plain_alone_keep_their_rows(tmp_path: Path) -> None:
 
 
 def test_settings_that_do_not_differ_in_weighting_keep_their_rows(presets: Path) -> None:
+    add(presets, weighted("examples", clients=20, secure_sum=CKKS), "ckks")
     for weighting, mechanism in (("examples", {}), ("uniform", {}), ("uniform", DP)):
         add(presets, weighted(weighting, clients=20, mechanism=mechanism), "dp_sgd+plain" if mechanism else "plain")
     assert {"plain clients=10", "plain clients=20", "DP-SGD clients=20"} <= set(rows(presets))
@@ -168,3 +169,39 @@ def test_two_seeds_come_with_a_hint(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "12.7 standard errors" in capsys.readouterr().out
     main([str(tmp_path), "--spread", "range"])
     assert "12.7 standard errors" not in capsys.readouterr().out
+
+
+def test_a_plain_row_that_nothing_is_compared_with_stays(tmp_path: Path) -> None:
+    for weighting in ("examples", "uniform"):
+        add(tmp_path, weighted(weighting), "plain")
+    add(tmp_path, weighted("uniform", mechanism=DP), "dp_sgd+plain")
+    assert len(rows(tmp_path)) == 3
+    assert not [note for note in table(collect(find_runs([tmp_path]))).notes if "left out" in note]
+
+
+def test_csv_has_every_plain_row_since_it_has_no_notes(presets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(presets), "--format", "csv"])
+    assert capsys.readouterr().out.count("\nplain training.weighting=") == 2
+    main([str(presets), "--format", "csv", "--plain", "one"])
+    assert capsys.readouterr().out.count("\nplain") == 1
+
+
+def test_a_later_key_at_its_default_has_a_name(tmp_path: Path) -> None:
+    add(tmp_path, configuration(), "plain")
+    add(
+        tmp_path,
+        configuration(
+            training={"lr": 0.1, "optimizer": {"_target_": "torch.optim.SGD", "momentum": 0.0}, "accumulate": 4}
+        ),
+        "plain",
+    )
+    assert list(rows(tmp_path)) == ["training.accumulate=1", "training.accumulate=4"]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_row_keeps_the_name_that_it_was_given(presets: Path, turned: bool) -> None:
+    add(presets, weighted("examples", secure_sum=CKKS, clients=20), "ckks")
+    renames = ["CKKS clients=20=ours", "CKKS=HE"]
+    found = rows(presets, *renames) if not turned else rows(presets, "CKKS=HE", "HE clients=20=ours")
+    assert "ours" in found
+    assert "HE clients=10" in found

@@ -64,6 +64,14 @@ CALLS = {
     "attention, padded": (attention, lambda layer: layer(INPUTS, INPUTS, INPUTS, key_padding_mask=PADDED)[0]),
     "encoder layer": (encoder, lambda layer: layer(INPUTS)),
     "encoder layer, evaluated": (lambda: encoder().eval(), lambda layer: layer(INPUTS)),
+    "encoder of padded sequences, evaluated": (
+        lambda: nn.TransformerEncoder(encoder(), 2).eval(),
+        lambda layer: layer(INPUTS, src_key_padding_mask=PADDED)[:, :6],
+    ),
+    "float64": (
+        lambda: nn.LSTM(6, 8, batch_first=True).double(),
+        lambda layer: layer(INPUTS.double())[0],
+    ),
     "encoder, causal": (
         lambda: nn.TransformerEncoder(encoder(), 2, enable_nested_tensor=False),
         lambda layer: layer(INPUTS, mask=torch.zeros(7, 7).masked_fill(MASK, -math.inf)),
@@ -71,6 +79,7 @@ CALLS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")  # of the encoder that is replaced
 @pytest.mark.parametrize("case", CALLS)
 def test_the_other_layer_computes_the_same(case):
     make, call = CALLS[case]
@@ -148,3 +157,16 @@ def test_the_key_changes_no_hash_where_it_is_off():
         workspace_of("mechanism=dp_sgd").plan.hash == workspace_of("mechanism=dp_sgd", DP[2][:-4] + "false").plan.hash
     )
     assert workspace_of("mechanism=dp_sgd").plan.hash != workspace_of("mechanism=dp_sgd", DP[2]).plan.hash
+
+
+@pytest.mark.parametrize("make", [lambda: nn.LSTM(6, 6), lambda: nn.GRU(6, 6), attention])
+def test_a_layer_in_two_places_stays_one_and_what_is_frozen_stays_frozen(make):
+    model = nn.Module()
+    model.first = make()
+    model.second = model.first
+    for name, parameter in model.first.named_parameters():
+        parameter.requires_grad_("bias" in name)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    other = swapped(model)
+    assert other.first is other.second
+    assert sum(parameter.numel() for parameter in other.parameters() if parameter.requires_grad) == trained

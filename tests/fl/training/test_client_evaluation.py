@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from privacy.errors import ConfigError
+from results.summary import summarise
 from tests.composed import examples_of, rows_in, run, run_with_set_up, state_in, workspace_of
 
 SCORED = ("runtime.client_evaluation=true", "data.partition=dirichlet", "data.alpha=0.5", "server.evaluate_every=0")
@@ -44,17 +45,33 @@ def test_each_client_scores_the_model_that_the_round_starts_from(tmp_path, secur
             assert found[f"client/{client}"] == pytest.approx(expected, abs=1e-5), (number, client)
 
 
-def test_scoring_changes_no_weight(tmp_path):
-    plain = run(tmp_path / "plain", *SCORED[1:])
-    scored = run(tmp_path / "scored", *SCORED)
+@pytest.mark.parametrize("kind", ["Dropped", "BatchNorm"])
+def test_scoring_changes_no_weight(tmp_path, kind):
+    """Of models that compute something else in evaluation."""
+    model = (f"model._target_=tests.fl.models.zoo.{kind}", "data.alpha=5")
+    plain = run(tmp_path / "plain", *SCORED[1:], *model)
+    scored = run(tmp_path / "scored", *SCORED, *model)
     assert plain.weights_D.equal(scored.weights_D)
     assert not told(tmp_path / "plain", 1)
 
 
 def test_its_time_is_no_time_of_training(tmp_path):
     run(tmp_path, *SCORED)
-    stages = set(rows_in(tmp_path).filter(metric="wall")["stage"])
-    assert "evaluate" in stages
+    rows = rows_in(tmp_path)
+    spent = rows.filter(metric="wall", round=2).filter(
+        rows.filter(metric="wall", round=2)["where"].str.starts_with("cl")
+    )
+    assert "evaluate" in set(spent["stage"])
+    own = spent.filter(~spent["stage"].is_in(["evaluate", "witness"]))["value"].sum()
+    first = rows.filter(metric="wall", round=1)
+    before = first.filter(first["where"].str.starts_with("cl"), ~first["stage"].is_in(["evaluate", "witness"]))
+    told = summarise(rows, parameters=650, final={})["client_s"]
+    assert told == pytest.approx((own + before["value"].sum()) / 2)
+
+
+def test_without_the_times_of_clients_it_is_refused():
+    with pytest.raises(ConfigError, match=r"^runtime.client_evaluation=True: .* runtime.client_metrics=true"):
+        workspace_of(*SCORED, "runtime.client_metrics=false")
 
 
 def test_beside_an_epsilon_it_is_refused_unless_exact_figures_are_wanted(tmp_path):

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import cross_entropy
 
 from experiments.hydra.compose import composed
 from experiments.hydra.error_lines import one_line
 from fl.data import image_data
 from fl.data.image_data import load_data
+from fl.evaluation import score
 from privacy.errors import FedveilError
 from tests.composed import run_with_set_up, vector_of, workspace_of
 from tests.fl.data.image_sets import encoded, examples, node, write_idx, write_parquet
@@ -192,6 +194,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         images_of(*(np.full((6, 5), 4095 - i, np.uint16) for i in range(4))),
         "have 16 bits, and use less than a sixteenth of their range",
     ),
+    "H: outputs of another shape on a batch of one": (
+        run_of("model._target_=tests.fl.models.zoo.Squeezed", "server.evaluate_batch=359"),
+        r"model=Squeezed: its outputs on a batch of 1 test examples are of the shape \(10,\)",
+    ),
     "I: dpsgd for dp_sgd": (typed("privacy=dpsgd"), "did you mean dp_sgd"),
     "I: a key of the mechanism one level up": (
         typed("mechanism=dp_sgd", "mechanism.noise_multiplier=1"),
@@ -210,6 +216,18 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "L: scores of clients beside an epsilon": (
         setting(*DP, "runtime.client_evaluation=true"),
         "runtime.client_evaluation=true: .*runtime.client_diagnostics=true",
+    ),
+    "L: a rate below zero": (
+        setting("training/schedule=cosine", "training.schedule.T_max=1", "training.schedule.eta_min=-0.1"),
+        "training.schedule=.*CosineAnnealingLR: gives the learning rate -0.1 in round 2",
+    ),
+    "L: a sampling rate that nobody samples at": (
+        setting("training.sample_rate=0.1"),
+        "training.sample_rate=0.1: no mechanism here samples examples",
+    ),
+    "M: an epsilon out of reach": (
+        setting(*DP, "mechanism.dp_sgd.noise_multiplier=null", "mechanism.dp_sgd.target_epsilon=1e-9"),
+        "mechanism.dp_sgd.target_epsilon=1e-09: ",
     ),
     "M: pld at a tiny delta": (
         run_of("mechanism=dp_sgd", "accountant=pld", "delta=1e-15"),
@@ -307,7 +325,26 @@ def accumulated(_: Path) -> tuple[Any, Any]:
     return vector_of(small, 1), pytest.approx(vector_of(workspace_of("training.batch_size=84"), 1), abs=1e-6)
 
 
+def temperature(_: Path) -> tuple[Any, Any]:
+    """A parameter without dimensions: all examples drawn, none clipped, almost no noise."""
+    model = "model._target_=tests.fl.models.zoo.Temperature"
+    quiet = ("mechanism.dp_sgd.noise_multiplier=1e-9", "mechanism.dp_sgd.clip=1e3", "training.batch_size=10000")
+    private = vector_of(workspace_of(model, *DP, *quiet), 1)
+    return private, pytest.approx(vector_of(workspace_of(model, quiet[2], "training.weighting=uniform"), 1), abs=1e-6)
+
+
+def half_logits(folder: Path) -> tuple[Any, Any]:
+    """Their losses are added up in float32."""
+    work = workspace_of("model._target_=tests.fl.models.zoo.HalfOutputs")
+    test = work.data.test
+    with torch.no_grad():
+        logits = work.model.eval()(work.data.normalise(test.images)).double()
+    return score(work, test)["loss"], pytest.approx(float(cross_entropy(logits, test.labels)), abs=1e-5)
+
+
 RIGHT = {
+    "H: a parameter without dimensions under dp_sgd": temperature,
+    "E: outputs in bfloat16 are scored in float32": half_logits,
     "A: a test class that training lacks, left out": unseen_left_out,
     "B: macOS's hidden file beside a split": hidden_file,
     "C: a counter of BatchNorm": counting_batch_norm,
