@@ -23,14 +23,17 @@ def to_json(config: DictConfig) -> str:
     Keys are sorted, except for the mechanisms, which are applied in the given order.
     """
     values = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
-    identity = {key: _sorted(value) for key, value in sorted(identified(values).items())}
-    identity["mechanism"] = {name: _sorted(_mechanism(value)) for name, value in values["mechanism"].items()}
+    own = identified(values)
+    identity = {key: _sorted(value) for key, value in sorted(own.items())}
+    identity["mechanism"] = {name: _sorted(value) for name, value in own["mechanism"].items()}
     return json.dumps(identity, separators=(",", ":"))
 
 
 def identified(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a resolved configuration that are part of its identity."""
-    return {key: _before(LATER.get(key, {}), value) for key, value in values.items() if key not in UNHASHED}
+    found = {key: _before(LATER.get(key, {}), value) for key, value in values.items() if key not in UNHASHED}
+    mechanisms = found.get("mechanism") or {}
+    return found | {"mechanism": {name: _mechanism(options) for name, options in mechanisms.items()}}
 
 
 def _mechanism(value: Any) -> Any:

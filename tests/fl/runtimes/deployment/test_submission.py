@@ -18,7 +18,7 @@ def test_only_what_the_app_itself_wrote_is_shown(capsys: pytest.CaptureFixture[s
     show("Successfully installed fedveil to /tmp.\nround 1: accuracy 0.5\n\n")
     show("\x1b[91mERROR \x1b[0m:     ServerApp raised an exception\nTraceback (most recent call last):\n")
     show("ValueError: no\n")
-    assert capsys.readouterr().out == "round 1: accuracy 0.5\n"
+    assert capsys.readouterr() == ("", "round 1: accuracy 0.5\n")
 
 
 def test_the_app_is_the_same_for_every_run(tmp_path: Path) -> None:
