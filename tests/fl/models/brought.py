@@ -145,3 +145,24 @@ def in_parallel(shape: Sequence[int], classes: int) -> nn.Module:
 
 def scripted(shape: Sequence[int], classes: int) -> Any:
     return quietly(torch.jit.script, nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes)))
+
+
+class Squeezed(Flat):
+    """Outputs that lose the dimension of a batch of one."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images).squeeze()
+
+
+class Temperature(Flat):
+    def __init__(self, shape: Sequence[int], classes: int) -> None:
+        super().__init__(shape, classes)
+        self.scale = nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) * self.scale
+
+
+class HalfOutputs(Flat):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images).bfloat16()

@@ -339,24 +339,3 @@ class TooNarrow(Flat):
 class FarTooNarrow(Flat):
     def __init__(self, shape: Sequence[int], classes: int) -> None:
         super().__init__(shape, classes - 7)
-
-
-class Squeezed(Flat):
-    """Outputs that lose the dimension of a batch of one."""
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return super().forward(images).squeeze()
-
-
-class Temperature(Flat):
-    def __init__(self, shape: Sequence[int], classes: int) -> None:
-        super().__init__(shape, classes)
-        self.scale = nn.Parameter(torch.tensor(1.5))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return super().forward(images) * self.scale
-
-
-class HalfOutputs(Flat):
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return super().forward(images).bfloat16()

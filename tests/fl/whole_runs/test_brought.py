@@ -195,7 +195,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "have 16 bits, and use less than a sixteenth of their range",
     ),
     "H: outputs of another shape on a batch of one": (
-        run_of("model._target_=tests.fl.models.zoo.Squeezed", "server.evaluate_batch=359"),
+        run_of("model._target_=tests.fl.models.brought.Squeezed", "server.evaluate_batch=359"),
         r"model=Squeezed: its outputs on a batch of 1 test examples are of the shape \(10,\)",
     ),
     "I: dpsgd for dp_sgd": (typed("privacy=dpsgd"), "did you mean dp_sgd"),
@@ -282,11 +282,6 @@ def far_bound_of_ckks(_: Path) -> tuple[Any, Any]:
     return work.plan.weight(0), pytest.approx(len(work.plan.partitions[0]) / 3_600_000)
 
 
-def lazy_model(_: Path) -> tuple[Any, Any]:
-    lazy = workspace_of("model._target_=tests.fl.models.zoo.Lazy")
-    return bool(torch.isfinite(lazy.initial_D).all()), True
-
-
 def tiny_delta(_: Path) -> tuple[Any, Any]:
     """RDP's conversion, minimised over its orders by hand: a step of q = 1 costs a / (2 s^2)."""
     from privacy.accounting import charges
@@ -314,20 +309,9 @@ def swapped_lstm(_: Path) -> tuple[Any, Any]:
     return outputs[0], pytest.approx(outputs[1], abs=1e-6)
 
 
-def sixteen_bits(folder: Path) -> tuple[Any, Any]:
-    deep = [np.full((6, 5), 257 * level, np.uint16) for level in range(0, 250, 25)]
-    data = images_of(*deep[:5], *deep[5:])(folder)
-    return set(data.train.images.unique().tolist()) <= set(range(0, 250, 25)), True
-
-
-def accumulated(_: Path) -> tuple[Any, Any]:
-    small = workspace_of("training.batch_size=28", "training.accumulate=3")
-    return vector_of(small, 1), pytest.approx(vector_of(workspace_of("training.batch_size=84"), 1), abs=1e-6)
-
-
 def temperature(_: Path) -> tuple[Any, Any]:
     """A parameter without dimensions: all examples drawn, none clipped, almost no noise."""
-    model = "model._target_=tests.fl.models.zoo.Temperature"
+    model = "model._target_=tests.fl.models.brought.Temperature"
     quiet = ("mechanism.dp_sgd.noise_multiplier=1e-9", "mechanism.dp_sgd.clip=1e3", "training.batch_size=10000")
     private = vector_of(workspace_of(model, *DP, *quiet), 1)
     return private, pytest.approx(vector_of(workspace_of(model, quiet[2], "training.weighting=uniform"), 1), abs=1e-6)
@@ -335,7 +319,7 @@ def temperature(_: Path) -> tuple[Any, Any]:
 
 def half_logits(folder: Path) -> tuple[Any, Any]:
     """Their losses are added up in float32."""
-    work = workspace_of("model._target_=tests.fl.models.zoo.HalfOutputs")
+    work = workspace_of("model._target_=tests.fl.models.brought.HalfOutputs")
     test = work.data.test
     with torch.no_grad():
         logits = work.model.eval()(work.data.normalise(test.images)).double()
@@ -351,10 +335,7 @@ RIGHT = {
     "D: a frozen layer under client_dp": frozen_layer,
     "E: bfloat16 and the fused step": half_precision,
     "F: a far bound on weights under ckks": far_bound_of_ckks,
-    "H: a lazy model": lazy_model,
     "I: an LSTM that dp_sgd swaps": swapped_lstm,
-    "I: grey of 16 bits": sixteen_bits,
-    "L: accumulated steps": accumulated,
     "M: rdp at a tiny delta": tiny_delta,
     "N: data that were repaired in place": repaired_in_place,
 }
