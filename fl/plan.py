@@ -152,7 +152,7 @@ class RunPlan:
     @property
     def private(self) -> bool:
         """True where a mechanism promises an epsilon."""
-        return any(mechanism.unit is not None for mechanism in self.backend.mechanisms)
+        return bool(self.backend.private)
 
     @property
     def tells_figures(self) -> bool:
@@ -167,8 +167,8 @@ class RunPlan:
         """
         if self.tells_figures:
             return "clipped_values"
-        private = [type(mechanism) for mechanism in self.backend.mechanisms if mechanism.unit is not None]
-        return "noised_values_cut" if all("server" in kind.holds_against for kind in private) else None
+        noised = all("server" in type(mechanism).holds_against for mechanism in self.backend.private)
+        return "noised_values_cut" if noised else None
 
     @property
     def enlarges_updates(self) -> bool:

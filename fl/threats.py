@@ -170,7 +170,7 @@ def _holders_of_keys(work: Workspace) -> Iterator[str]:
 
 
 def _noise(work: Workspace) -> Iterator[str]:
-    private = [mechanism for mechanism in work.plan.backend.mechanisms if mechanism.unit is not None]
+    private = work.plan.backend.private
     if not private:
         return
     if work.plan.config.noise == "seeded":

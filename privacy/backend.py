@@ -43,6 +43,11 @@ class PrivacyBackend:
         return "+".join([*(mechanism.name for mechanism in self.mechanisms), self.secure_sum.label])
 
     @property
+    def private(self) -> tuple[Mechanism, ...]:
+        """The mechanisms that promise an epsilon."""
+        return tuple(mechanism for mechanism in self.mechanisms if mechanism.unit is not None)
+
+    @property
     def fixed_denominator(self) -> bool:
         """True if the total is divided by the configured cohort size."""
         return any(mechanism.fixed_denominator for mechanism in self.mechanisms)
@@ -122,9 +127,9 @@ class PrivacyBackend:
 
     def _check_survey(self) -> None:
         """Refuse a survey of the clients' data beside a mechanism with a unit: no ledger counts the survey."""
-        private = next((mechanism.name for mechanism in self.mechanisms if mechanism.unit is not None), None)
-        if self.secure_sum.needs.survey and private is not None:
-            allowed = f"a map of the data's sensitivities has a privacy cost that {private} does not count: use random"
+        if self.secure_sum.needs.survey and self.private:
+            name = self.private[0].name
+            allowed = f"a map of the data's sensitivities has a privacy cost that {name} does not count: use random"
             raise ConfigError.of("secure_sum.encrypt_by", "sensitivity", allowed)
 
     def charges(self, client: int, ago: int = 0) -> "list[Charge]":
@@ -148,8 +153,7 @@ class PrivacyBackend:
 
     @property
     def _accounted(self) -> list[Mechanism]:
-        private = (mechanism for mechanism in self.mechanisms if mechanism.unit is not None)
-        return [mechanism for mechanism in private if mechanism.noised_by != SERVER]
+        return [mechanism for mechanism in self.private if mechanism.noised_by != SERVER]
 
     def prepare(self, job: ClientJob) -> None:
         """Let each mechanism in turn replace the training objects; at the client."""

@@ -14,8 +14,8 @@ SELDOM_S = 10.0  # seconds between lines about work that is usually short, and w
 class Steps(Protocol):
     """Long work in steps, as its code tells of it."""
 
-    def advance(self, note: str = "", steps: int = 1) -> None:
-        """Tell that steps have ended, and what came of them."""
+    def advance(self, note: str = "") -> None:
+        """Tell that a step has ended, and what came of it."""
 
     def within(self, note: str) -> None:
         """Tell how far the present step has come."""
@@ -53,7 +53,7 @@ def say(text: str) -> None:
 
 
 class _Silent:
-    def advance(self, note: str = "", steps: int = 1) -> None:
+    def advance(self, note: str = "") -> None:
         pass
 
     def within(self, note: str) -> None:
@@ -71,8 +71,8 @@ class _Lines:
         if not every_s:
             self._tell(done, note)
 
-    def advance(self, note: str = "", steps: int = 1) -> None:
-        self._done += steps
+    def advance(self, note: str = "") -> None:
+        self._done += 1
         self._within = ""
         if self._due(self._every_s):
             self._tell(self._done, note)
@@ -125,8 +125,8 @@ def _bar(text: str, total: int, note: str, done: int, passing: bool) -> Iterator
         task = bar.add_task(text, total=total, completed=done, note=note, within="")
 
         class Bar:
-            def advance(self, note: str = "", steps: int = 1) -> None:
-                bar.update(task, advance=steps, note=note, within="")
+            def advance(self, note: str = "") -> None:
+                bar.update(task, advance=1, note=note, within="")
 
             def within(self, note: str) -> None:
                 bar.update(task, within=note)

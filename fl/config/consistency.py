@@ -64,8 +64,7 @@ def _check_measured(config: FedveilConfig, backend: PrivacyBackend) -> None:
 def _check_evaluation(config: FedveilConfig, backend: PrivacyBackend) -> None:
     """Refuse exact scores of clients beside an epsilon, unless exact figures are wanted."""
     runtime = config.runtime
-    private = any(mechanism.unit is not None for mechanism in backend.mechanisms)
-    if runtime.client_evaluation and private and not runtime.client_diagnostics:
+    if runtime.client_evaluation and backend.private and not runtime.client_diagnostics:
         allowed = "exact scores are beyond any epsilon: allow exact figures by runtime.client_diagnostics=true too"
         raise ConfigError.of("runtime.client_evaluation", "true", allowed)
 

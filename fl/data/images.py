@@ -103,14 +103,18 @@ def _pixels(image: Any) -> NDArray[np.uint8]:
             else "neither grey nor RGB: convert"
         )
         raise ConfigError(f"has the mode {image.mode}, {told}")
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < OPAQUE:
+    if _is_transparent(image):
         raise ConfigError("has transparent pixels: put it on a background")
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode in DEEP_MODES:
-        if "transparency" in image.info and (np.asarray(image) == image.info["transparency"]).any():
-            raise ConfigError("has transparent pixels: put it on a background")
         scaled = np.rint(np.asarray(image).astype(np.float64) * (255 / DEEP_RANGE))
         return scaled.astype(np.uint8).reshape(image.height, image.width, 1)
     mode = "L" if image.mode in GREY_MODES else "RGB"
     pixels: NDArray[np.uint8] = np.asarray(image if image.mode == mode else image.convert(mode))
     return pixels.reshape(image.height, image.width, -1)
+
+
+def _is_transparent(image: Any) -> bool:
+    if image.mode in DEEP_MODES:  # their conversion loses the value that stands for transparent pixels
+        return "transparency" in image.info and bool((np.asarray(image) == image.info["transparency"]).any())
+    return bool(image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < OPAQUE)

@@ -23,9 +23,8 @@ if TYPE_CHECKING:  # accounting loads Opacus, which a run without differential p
     from privacy.noise.parties import PartyNoise
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # inputs (B, C, H, W) float32 and labels (B,) int64
-Loss = Callable[
-    ..., torch.Tensor
-]  # of logits (B, classes) and labels (B,): mean; with `reduction`: `sum`, or `none`, (B,)
+# of logits (B, classes) and labels (B,): the mean, or by `reduction` the `sum`, or with `none` the losses (B,)
+Loss = Callable[..., torch.Tensor]
 
 RandomExamples = Callable[[int], Batch]  # that many random examples of the data set's shape and range, none of its own
 

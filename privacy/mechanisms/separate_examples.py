@@ -141,9 +141,8 @@ def _outputs_and_gradients(twin: torch.nn.Module, inputs: torch.Tensor) -> list[
 def affordable(twin: torch.nn.Module, random_examples: RandomExamples, least: int, wanted: int) -> int:
     """Return the wanted size of a batch; a smaller one, of `least` examples or more, over `MOST_OPERATIONS`."""
     with torch.no_grad(), constant_draws(), FlopCounterMode(display=False) as counter, warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Using `torch.compile", UserWarning
-        )  # the counter's hooks fire twice: no harm
+        # the counter's hooks fire twice around a compiled module: no harm
+        warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)
         twin(random_examples(1)[0])
     return max(least, min(wanted, MOST_OPERATIONS // max(1, int(counter.get_total_flops()))))
 

@@ -119,8 +119,9 @@ class LeftOut(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A configuration's backend, and whether it is plain."""
+    """A configuration, the name of its backend, and whether it is plain."""
 
+    configuration: Mapping[str, Any]
     backend: str
     plain: bool
 
@@ -130,15 +131,16 @@ def _known(runs: pl.DataFrame) -> dict[str, Known]:
     found: dict[str, Known] = {}
     told = runs.select(pl.col("configuration").cast(pl.String()), "backend", "plain").unique(maintain_order=True)
     for text, backend, plain in told.drop_nulls("configuration").iter_rows():
-        own = backend_of(json.loads(text))
-        longer = backend is not None and backend.startswith(own)
-        if text not in found or longer:
-            found[text] = Known(backend if longer else own, plain)
+        if text not in found:
+            configuration = json.loads(text)
+            found[text] = Known(configuration, backend_of(configuration), plain)
+        if backend is not None and backend.startswith(found[text].backend):
+            found[text] = found[text]._replace(backend=backend)
     return found
 
 
 def _named(shown: Sequence[str], known: Mapping[str, Known], one_plain: bool) -> dict[str, Name]:
-    parts = label_parts([json.loads(text) for text in shown])
+    parts = label_parts([known[text].configuration for text in shown])
     if one_plain:
         shorter = [{key: value for key, value in own.items() if key != WEIGHTING} for own in parts]
         if len({text_of(own) for own in shorter}) == len(shorter):
@@ -150,32 +152,35 @@ def _named(shown: Sequence[str], known: Mapping[str, Known], one_plain: bool) ->
 def _repeated_plain(known: Mapping[str, Known]) -> dict[str, LeftOut]:
     """The plain configurations that only another weighting of clients sets apart from one that is shown."""
     plain: dict[str, dict[str, str]] = defaultdict(dict)  # what they share -> weighting -> configuration
-    for text in (text for text, one in known.items() if one.plain):
-        shared, weighting = _divided(text)
-        plain[shared][weighting] = text
+    for text, one in known.items():
+        if one.plain:
+            shared, weighting = _divided(one.configuration)
+            plain[shared][weighting] = text
     plain = {shared: twins for shared, twins in plain.items() if len(twins) > 1}
     if not plain:
         return {}
     others: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     protected: dict[str, Counter[str]] = defaultdict(Counter)
-    for text in (text for text, one in known.items() if not one.plain):
-        shared, weighting = _divided(text)
-        others[shared][weighting].append(text)
-        configuration = json.loads(text)
-        own = {key: configuration[key] for key in PROTECTION if key in configuration}
-        protected[shared][json.dumps(own, sort_keys=True)] += 1
+    for text, one in known.items():
+        if not one.plain:
+            shared, weighting = _divided(one.configuration)
+            others[shared][weighting].append(text)
+            own = {key: one.configuration[key] for key in PROTECTION if key in one.configuration}
+            protected[shared][json.dumps(own, sort_keys=True)] += 1
     found: dict[str, LeftOut] = {}
     for shared, twins in plain.items():
-        used = [one for one in twins if others[shared][one]]  # a plain run that nothing is compared with stays
+        used = [
+            weighting for weighting in twins if others[shared][weighting]
+        ]  # a plain run that nothing is compared with stays
         if set(protected[shared].values()) == {1}:  # no protection occurs with two weightings
             rest = sorted(used, key=lambda weighting: (weighting != USUAL_WEIGHTING, weighting))[1:]
-            found |= {twins[one]: LeftOut(one, tuple(others[shared][one])) for one in rest}
+            found |= {twins[other]: LeftOut(other, tuple(others[shared][other])) for other in rest}
     return found
 
 
-def _divided(text: str) -> tuple[str, str]:
-    """A configuration without protection and weighting, and its weighting."""
-    left = {key: value for key, value in json.loads(text).items() if key not in PROTECTION}
+def _divided(configuration: Mapping[str, Any]) -> tuple[str, str]:
+    """A configuration without protection and weighting, as text, and its weighting."""
+    left = {key: value for key, value in configuration.items() if key not in PROTECTION}
     training = dict(left.get("training") or {})
     weighting = str(training.pop("weighting", None))
     return json.dumps({**left, "training": training}, sort_keys=True), weighting
