@@ -129,8 +129,8 @@ class Known(NamedTuple):
 def _known(runs: pl.DataFrame) -> dict[str, Known]:
     """The backend of each configuration; a run may say more of it, such as `crypten_median` of `crypten`."""
     found: dict[str, Known] = {}
-    told = runs.select(pl.col("configuration").cast(pl.String()), "backend", "plain").unique(maintain_order=True)
-    for text, backend, plain in told.drop_nulls("configuration").iter_rows():
+    told = runs.select("configuration", "backend", "plain").unique(maintain_order=True).drop_nulls("configuration")
+    for text, backend, plain in told.iter_rows():
         if text not in found:
             configuration = json.loads(text)
             found[text] = Known(configuration, backend_of(configuration), plain)
