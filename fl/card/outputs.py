@@ -47,7 +47,7 @@ class Output:
 _EXACT = ("update_norm", "update_norm_q*", "clipped_fraction", "not_finite", "clipped_values", "clipped")
 _COSTS = ("wall", "cpu", "compute", "part", "witness", "peak_*", "comm_wall")
 _SCORES = ("accuracy", "loss", "macro_f1")
-_ENDS = "how many rounds ran: a function of the models"
+_ENDS = "how many rounds ran, and that the last one tells the epsilon of all planned ones: a function of the models"
 _MODEL = "a function of the model, which is the noised sum's"
 OUTPUTS = (
     *(Output(f"rows/*.{metric}", SWITCHED, FIGURES) for metric in _EXACT),

@@ -17,20 +17,19 @@ import numpy as np
 import pytest
 import torch
 
+from experiments import execute as execution
 from experiments.execute import execute
 from experiments.tracking import _figures, _series
 from fl import plan as planning
+from fl import server
 from fl.card.outputs import FRESH, NAMED, NOISED, SWITCHED, output_of
 from fl.checkpoint import HEADER_BYTES
 from fl.threats import threat_card
-from fl.training import local
+from fl.training import local, stopping
 from fl.workspace import workspace
 from privacy.errors import PrivacyRefusal
-from privacy.mechanisms.client_dp import ClientDp
-from privacy.mechanisms.dp_ftrl import DpFtrl
 from results.store import RunDirectory
 from tests.composed import SMALL, compose, workspace_of
-from tests.privacy.mechanisms.client_jobs import PLAN, server_job
 
 PRIVATE = ("noise=seeded", "accountant=rdp", "server.evaluate_every=1", "training.epochs=1", "output.progress=false")
 MASKS = ("secure_sum=pad", "secure_sum.keys=clients")
@@ -176,16 +175,19 @@ def _ledger(folder: Path) -> dict[str, Any]:
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
     """The names of all outputs that are not in both runs, or have another value in the rounds that both have."""
-    last = min(one["rows/rounds"], other["rows/rounds"])
-    shared = [{name: _until(last, name, value) for name, value in run.items()} for run in (one, other)]
+    ends = one["rows/rounds"], other["rows/rounds"]
+    shared = [{name: _until(ends, name, value) for name, value in run.items()} for run in (one, other)]
     found = {name for name in one.keys() | other.keys() if shared[0].get(name, []) != shared[1].get(name, [])}
     # the process's generators are seeded afresh for each round, so those of two rounds say nothing
     return found - {"checkpoint/generators"} if "rows/rounds" in found else found
 
 
-def _until(last: int, name: str, value: Any) -> Any:
-    is_row = name.startswith("rows/") and isinstance(value, list)
-    return [row for row in value if row[0] <= last] if is_row else value
+def _until(ends: tuple[int, int], name: str, value: Any) -> Any:
+    """The rows of the rounds that both have; the epsilon that a run ends with is that of all planned rounds."""
+    if not name.startswith("rows/") or not isinstance(value, list):
+        return value
+    ends_early = ends[0] != ends[1] and ".epsilon_" in name
+    return [row for row in value if row[0] <= min(ends) - ends_early]
 
 
 def unnamed(names: set[str], card: str) -> set[str]:
@@ -243,6 +245,24 @@ def test_a_client_that_refuses_is_named(tmp_path, monkeypatch):
     assert unnamed(differ, card) == {"rows/client/collect.up_bytes"}, "that it sent nothing; sizes tell nothing else"
 
 
+def test_an_end_at_another_round_is_named(tmp_path, monkeypatch):
+    """Neighbours of which one goes on for a round more: all that tells it is a function of the models."""
+    overrides = (*MECHANISMS["dp_sgd that may end early"], "server.least_gain=100")
+    card = "\n".join(threat_card(workspace_of(*overrides, *PRIVATE)))
+    base = written(tmp_path / "base", *overrides)
+
+    def stops(losses, patience, least_gain):
+        return stopping.stops(list(losses)[1:], patience, least_gain)
+
+    for module in (server, execution):
+        monkeypatch.setattr(module, "stops", stops)
+    other = written(tmp_path / "other", *overrides)
+    assert (base["rows/rounds"], other["rows/rounds"]) == (2, 3)
+    differ = differences(base, other)
+    assert {"rows/rounds", "log/ends", "checkpoint/round", "checkpoint/weights_D"} <= differ
+    assert not unnamed(differ, card)
+
+
 @pytest.mark.slow
 def test_of_noise_by_parties_too(tmp_path, monkeypatch):
     overrides = ("privacy=party_dp", "delta=1e-2")
@@ -285,45 +305,6 @@ def test_values_that_are_cut_are_counted_on_request_only(tmp_path):
     told = written(tmp_path / "told", *cut, "runtime.client_diagnostics=true")
     assert "rows/client/flatten.clipped_values" in told
     assert "rows/server/protocol.clipped" in told
-
-
-# ---- what the server's half tells is a function of the noised sum
-
-
-class Fixed:
-    """A source whose Gaussian noise is known."""
-
-    def __init__(self, noise_D: np.ndarray) -> None:
-        self._noise_D = noise_D
-
-    def generator(self) -> "Fixed":
-        return self
-
-    def standard_normal(self, length: int) -> np.ndarray:
-        assert length == len(self._noise_D)
-        return self._noise_D.copy()
-
-
-@pytest.mark.parametrize("kind", [ClientDp, DpFtrl])
-def test_sums_that_noise_makes_equal_are_told_alike(kind):
-    mechanism = kind(noise_multiplier=1.3, clip=2.0)
-    mechanism.settle(PLAN)
-    generator = np.random.default_rng(1)
-    noise_D = generator.standard_normal(500)
-    total_D = generator.normal(0, 3, 500)
-    std = float((mechanism.on_total(_job(np.ones(500)), np.zeros(500)))[0])
-    moved_D = generator.normal(0, 3, 500)
-    jobs = _job(noise_D), _job(noise_D - moved_D / std)
-    released_D, again_D = mechanism.on_total(jobs[0], total_D), mechanism.on_total(jobs[1], total_D + moved_D)
-    assert np.allclose(released_D, again_D)
-    assert jobs[0].diagnostics
-    assert jobs[0].diagnostics == pytest.approx(jobs[1].diagnostics)
-
-
-def _job(noise_D: np.ndarray) -> Any:
-    job = server_job(clip=2.0)
-    job.randomness = Fixed(noise_D)
-    return job
 
 
 # ---- the table
