@@ -155,6 +155,8 @@ def _finish(run: RunDirectory, work: Workspace, errand: Errand) -> dict[str, Any
         "threat_card": threat_card(work),
         "data_origin": work.data.origin,
         "device": str(work.device),
+        "together": work.together.choice.size,
+        "together_reason": work.together.choice.reason,
     }
     summary = summarise(rows, parameters=len(state.weights_D), final=final)
     run.write_rows(rows)

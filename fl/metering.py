@@ -16,9 +16,10 @@ import os
 import resource
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from flwr.app import Array, RecordDict
 from privacy.spans import Recorder, recording
 from results.rows import EVALUATE, PART, WITNESS, Row
 
+T = TypeVar("T")
 _METRICS = {
     "s": ("wall", "cpu", "comm_wall", PART),
     "bytes": ("peak_rss", "peak_cuda", "ciphertext_bytes", "comm_bytes"),
@@ -113,9 +115,16 @@ class Phases:
         if self._cuda:
             torch.cuda.reset_peak_memory_stats(self._device)
 
-    def end(self, name: str) -> None:
-        """Close a phase and begin the next. A name may occur more than once."""
+    def end(self, name: str, share: Mapping[str, float] | None = None) -> None:
+        """Close a phase and begin the next. A name may occur more than once.
+
+        `share` replaces what was measured, by metric, where the phase did the work of several participants.
+        """
         usage = self._read()
+        if share is not None:
+            self._closed.append((name, share["wall"], share["cpu"], share.get("peak_rss"), share.get("peak_cuda")))
+            self._begin(usage)
+            return
         wall_s = self._now_s - self._wall_s
         cpu_s = usage.ru_utime + usage.ru_stime - self._cpu_s
         taken_bytes = float(torch.cuda.max_memory_allocated(self._device)) if self._cuda else None
@@ -134,6 +143,14 @@ class Phases:
                 if value is not None:
                     found[f"{name}.{metric}"] = max(found.get(f"{name}.{metric}", 0.0), float(value))
         return found
+
+
+def measured(device: torch.device, work: Callable[[], T]) -> tuple[T, dict[str, float]]:
+    """Return the result of a call, and its costs by metric."""
+    phases = Phases(device)
+    result = work()
+    phases.end("work")
+    return result, {name.removeprefix("work."): value for name, value in phases.metrics().items()}
 
 
 class Meter:

@@ -73,9 +73,9 @@ class Conduct:
         """Return the vector that is summed, as `contribution` does."""
         return contribution(work, request, memory, phases, self)
 
-    def train(self, work: Workspace, job: ClientJob) -> None:
-        """Train the job's model in place."""
-        training.train(job, work.passes)
+    def train(self, work: Workspace, job: ClientJob, attempt: str) -> Mapping[str, float] | None:
+        """Train the job's model in place; return its share of the costs, where other clients were trained with it."""
+        return work.train(job, attempt)
 
     def weight(self, work: Workspace, job: ClientJob) -> float:
         """Return the weight that is claimed and applied to the update, in [0, 1]."""
@@ -234,9 +234,9 @@ def contribution(
         phases.end(EVALUATE)
     plan.backend.prepare(job)
     phases.end("prepare")
-    conduct.train(work, job)
+    share = conduct.train(work, job, request.attempt)
     work.require_kept(job.model)
-    phases.end("train")
+    phases.end("train", share)
     if work.spec.modulus_bits is not None:
         vector: Vector = np.append(released(work, job, global_D).numpy(), np.int64(1))
         phases.end("flatten")
@@ -319,18 +319,8 @@ def client_job(
 ) -> ClientJob:
     """Make the training objects of one client in one round, before any mechanism changes them."""
     plan = work.plan
-    config = plan.config.training
     client = client_index(request.address)
-    indices = torch.from_numpy(plan.partitions[client])
-    batches = training.Batches(
-        work.data,
-        indices,
-        work.device,
-        config.batch_size * config.accumulate,
-        torch.Generator().manual_seed(seed),
-        config.epochs,
-        config.steps,
-    )
+    batches = work.batches(client, seed)
     work.load(global_D)
     optimizer = work.client_optimizer(work.parameters, lr=plan.learning_rates[max(request.round, 1) - 1])
     randomness = plan.randomness(request.address, request.round)
@@ -339,7 +329,7 @@ def client_job(
         request.round,
         memory,
         randomness,
-        len(indices),
+        len(batches.indices),
         work.model,
         optimizer,
         batches,

@@ -1,6 +1,7 @@
 """The objects with which a process serves a configuration, built once from its canonical text and cached."""
 
 import math
+from collections.abc import Mapping
 from functools import cached_property, lru_cache, partial
 
 import torch
@@ -11,14 +12,17 @@ from fl.config import consistency, ranges
 from fl.config.build import build
 from fl.config.schema import BF16, FLOAT32
 from fl.data.image_data import ImageData, Tests, divided, load_data
+from fl.metering import measured
 from fl.plan import RunPlan
 from fl.training import devices, dry_step, vectors
 from fl.training.generators import preserved_generators, seed_generators
 from fl.training.kept import Kept
-from fl.training.local import Passes, smallest_batch
+from fl.training.local import Batches, Passes, smallest_batch, train
 from fl.training.loss import loss_of
 from fl.training.optimizers import client_options
-from privacy.addresses import client_address
+from fl.training.together.groups import Groups
+from fl.training.together.training import GroupTraining, Trainee
+from privacy.addresses import client_address, client_index
 from privacy.errors import ConfigError
 from privacy.mechanisms.contract import ClientJob, Loss, Plan
 from privacy.secure_sums.vectors import VectorSpec
@@ -125,6 +129,58 @@ class Workspace:
         """
         self._kept.restore()
         self.layout(self.model).load(global_D)
+
+    @cached_property
+    def together(self) -> GroupTraining:
+        """The training of a cohort's clients in groups."""
+        return GroupTraining(self._trainee)
+
+    @cached_property
+    def groups(self) -> Groups:
+        """The groups of this process, which measure what they take."""
+        return self.together.groups(partial(measured, self.device))
+
+    @cached_property
+    def _trainee(self) -> Trainee:
+        plan = self.plan
+        return Trainee(
+            config=plan.config,
+            partitions=plan.partitions,
+            cohort_of=plan.cohort,
+            cohort_size=plan.cohort_size,
+            learning_rates=plan.learning_rates,
+            mechanisms=plan.backend.mechanisms,
+            data=self.data,
+            model=self.model,
+            parameters=self.parameters,
+            moving=self._moving,
+            optimizer_of=self.client_optimizer,
+            loss=self.loss,
+            passes=self.passes,
+            layout=self._layout,
+            load=self.load,
+            initial_D=self.initial_D,
+            device=self.device,
+        )
+
+    def batches(self, client: int, seed: int) -> Batches:
+        """Return a client's examples, in the order that the seed gives."""
+        return self._trainee.batches(client, seed)
+
+    def train(self, job: ClientJob, attempt: str) -> Mapping[str, float] | None:
+        """Train the job's model in place; return its share of the costs, where other clients were trained with it.
+
+        The model holds the weights that the client got. An attempt at a round trains each group once.
+        """
+        if self.together.choice.size > 1:
+            start_D = self._layout.flatten()
+            taken = self.groups.take(job.round, attempt, client_index(job.address), start_D)
+            if taken is not None:
+                row_D, share = taken
+                self._layout.load(row_D)
+                return share
+        train(job, self.passes)
+        return None
 
     def require_kept(self, model: torch.nn.Module) -> None:
         """Refuse a trained model in which something has changed that no vector carries.

@@ -61,8 +61,9 @@ WALLS = {
     "fl/data": SETTINGS,
     "fl/models": "privacy fl/data",
     "fl/training": f"{BACKEND} fl/data",
+    "fl/training/together": f"{BACKEND} {SETTINGS} fl/data fl/training",
     "fl/card": "",
-    "fl": f"{BACKEND} privacy/witness {SETTINGS} fl/data fl/training fl/card",
+    "fl": f"{BACKEND} privacy/witness {SETTINGS} fl/data fl/training fl/training/together fl/card",
     "fl/faults": f"{SUMS} privacy/mechanisms/contract.py {SETTINGS} fl",  # around the participant and the server
     "fl/keys": f"{SUMS} results fl/config fl",
     "fl/node.py": f"{SUMS} fl/config fl/faults/options.py fl/faults fl/keys fl",

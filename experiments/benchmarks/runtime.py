@@ -218,7 +218,7 @@ class Unmeasured(Phases):
         self._closed = []
         self.diagnostics = {}
 
-    def end(self, name: str) -> None:
+    def end(self, name: str, share: Mapping[str, float] | None = None) -> None:
         """Do nothing."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from fl.config.schema import (
+    AUTO,
     FEATURES,
     MLFLOW,
     NOISES,
@@ -108,6 +109,11 @@ CHECKS: tuple[Check, ...] = (
     _at_least("server.evaluate_batch", 1),
     _one_of("runtime.name", RUNTIMES),
     _at_least("runtime.workers", 0),
+    (
+        "runtime.together",
+        lambda v: v == AUTO or (type(v) is int and v >= 1),
+        "allowed are auto, and whole numbers of at least 1",
+    ),
     _positive("runtime.gpus_per_client"),
     _positive("runtime.cpus_per_client"),
     _at_least("runtime.supernodes", 1),
@@ -202,6 +208,11 @@ CONDITIONS: tuple[Condition, ...] = (
         "sends contributions in the clear, to test a sum: it belongs to runtime=inprocess or ray",
     ),
     _only_with("runtime.workers", 0, "runtime.name", "inprocess", "runtime"),
+    (
+        "runtime.together",
+        lambda c: c.runtime.together in (AUTO, 1) or c.runtime.name == "inprocess",
+        "runtime={c.runtime.name} trains clients one by one: set auto or 1",
+    ),
     _only_with("runtime.address", None, "runtime.name", "ray", "runtime"),
     _only_with("runtime.federation", None, "runtime.name", "deployment", "runtime"),
     (

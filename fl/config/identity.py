@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fl.config.checks import check
 from fl.config.schema import FedveilConfig
-from results.naming.later_keys import LATER, later_of_mechanism
+from results.naming.later_keys import LATER, later_of_mechanism, with_later_keys
 
 # Output folders and console options change no result, so they are not part of a configuration's identity.
 # The public keys of a roster are not part of it either: each node that approves a configuration has its own roster.
@@ -57,11 +57,13 @@ def hash_of(canonical: str) -> str:
 
 
 def from_json(canonical: str) -> FedveilConfig:
-    """Parse and check the output of `to_json`; keys of `UNHASHED` and `LATER` take their defaults.
+    """Parse and check the output of `to_json`; keys of `UNHASHED` take their defaults, those of `LATER` their values.
 
     Raises:
         ConfigError: as `check`.
     """
-    config = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(FedveilConfig), json.loads(canonical)))
+    config = cast(
+        DictConfig, OmegaConf.merge(OmegaConf.structured(FedveilConfig), with_later_keys(json.loads(canonical)))
+    )
     check(config)
     return cast(FedveilConfig, OmegaConf.to_object(config))

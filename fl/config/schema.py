@@ -31,6 +31,7 @@ MLFLOW = "mlflow"
 TENSORBOARD = "tensorboard"
 PINNED = "pinned"
 RELAYED = "relayed"
+AUTO = "auto"
 
 
 @dataclass
@@ -110,6 +111,8 @@ class RuntimeConfig:
 
     name: str = MISSING
     workers: int = 0  # processes of the in-process runtime; 0: clients run in the driver itself
+    # clients of a round that train as one computation; auto: as many as memory holds, 1 where a model does not allow it
+    together: Any = AUTO
     gpus_per_client: float = 1.0  # share of a GPU that a client occupies, for worker processes and for Ray
     client_metrics: bool = True  # clients report times and memory (a time reveals something of a data set's size)
     client_evaluation: bool = False  # clients report the exact scores of each model they get, on their own examples

@@ -118,15 +118,19 @@ class ImageData:
         return torch.addcmul(shift_C11, images.to(torch.float32), scale_C11)
 
     def random_examples(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return random inputs (N, C, H, W), normalised, and labels (N,), on the CPU; they hold nothing of the set.
+        """Return random inputs (N, C, H, W), normalised, and labels (N,), on the CPU; they hold nothing of the set."""
+        random = self.random_split(count)
+        return self.normalise(random.images), random.labels
+
+    def random_split(self, count: int) -> Split:
+        """Return random examples in the form of the set's own, which hold nothing of it.
 
         The first examples are the same for any count, dark and bright ones in turn.
         """
         generator = np.random.default_rng(0)
         rows = [generator.random(self.shape, np.float32) ** (0.3, 3.0)[number % 2] for number in range(count)]
         pixels = torch.from_numpy(np.stack(rows)) * self.pixel_max
-        labels = torch.arange(count) % self.classes
-        return self.normalise(pixels.to(self.train.images.dtype)), labels
+        return Split(pixels.to(self.train.images.dtype), torch.arange(count) % self.classes)
 
 
 def _per_channel(values_C: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The faults that a participant commits: it drops out, dies, contributes something else, or damages its reply."""
 
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 import numpy as np
 import torch
@@ -61,10 +61,11 @@ class FaultyConduct(Conduct):
         vector = super().contribution(work, request, memory, phases)
         return spoilt(vector, self._kind(client_index(request.address), request.round))
 
-    def train(self, work: Workspace, job: ClientJob) -> None:
+    def train(self, work: Workspace, job: ClientJob, attempt: str) -> Mapping[str, float] | None:
         """Train, unless the fault is an update of zero."""
-        if self._kind(client_index(job.address), job.round) != ZERO:
-            super().train(work, job)
+        if self._kind(client_index(job.address), job.round) == ZERO:
+            return None
+        return super().train(work, job, attempt)
 
     def weight(self, work: Workspace, job: ClientJob) -> float:
         """Return the weight that the client claims and applies, in [0, 1]: its own, 0, or a false claim."""

@@ -2,16 +2,17 @@
 
 import multiprocessing
 import signal
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import count
 from multiprocessing.queues import SimpleQueue
+from typing import cast
 
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -19,11 +20,12 @@ from flwr.supercore.task_identity import TaskIdentity
 from fl.config.schema import FedveilConfig
 from fl.keys.ledgers import kept_in
 from fl.node import APPROVED
+from fl.participant import SETUP_ROUND
 from fl.plan import RunPlan
 from fl.runtimes.lifetime import end_with_parent
 from fl.runtimes.simulated import client_app, server_app_of
 from fl.server import Errand
-from fl.transport import KEPT
+from fl.transport import ENVELOPE, KEPT, MODEL, record_of
 from fl.workspace import Workspace, workspace
 from privacy.addresses import Address, client_address
 from privacy.errors import ConfigError, RuntimeFailure
@@ -116,10 +118,14 @@ def _kept(state: RecordDict) -> RecordDict:
 class WorkerGrid(InProcessGrid):
     """An in-process grid with the ClientApp in worker processes; any worker serves any client with its context."""
 
-    def __init__(self, run_hash: str, clients: int, pool: ProcessPoolExecutor) -> None:
+    def __init__(
+        self, run_hash: str, clients: int, pool: ProcessPoolExecutor, group_of: Callable[[int, int], int] | None = None
+    ) -> None:
+        """`group_of` returns the group of a round and a client; None where clients train one by one."""
         super().__init__(run_hash, clients)
         self._pool = pool
-        self._futures: set[Future[tuple[Message, Context]]] = set()
+        self._group_of = group_of
+        self._futures: set[Future[list[tuple[Message, Context]]]] = set()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Hand the messages to the workers, and cancel messages of the exchange before that have not begun."""
@@ -127,7 +133,7 @@ class WorkerGrid(InProcessGrid):
             future.cancel()
         numbers = super().push_messages(messages)
         with _one_line(), _uninterrupted():
-            self._futures = {self._pool.submit(_serve, m, self.context(m.metadata.dst_node_id)) for m in self._queue}
+            self._futures = {self._pool.submit(_serve, part) for part in self._parts()}
         self._queue.clear()
         return numbers
 
@@ -136,9 +142,25 @@ class WorkerGrid(InProcessGrid):
         done, self._futures = wait(self._futures, timeout=WAIT_S, return_when=FIRST_COMPLETED)
         with _one_line():
             finished = [future.result() for future in done]
-        for _, context in finished:
+        served = [one for part in finished for one in part]
+        for _, context in served:
             self.keep(context)
-        return [reply for reply, _ in finished]
+        return [reply for reply, _ in served]
+
+    def _parts(self) -> list[list[tuple[Message, Context]]]:
+        """Divide the queue into parts for one worker each: the clients of a group that train, and each other one."""
+        parts: dict[Hashable, list[tuple[Message, Context]]] = defaultdict(list)
+        for place, message in enumerate(self._queue):
+            node = message.metadata.dst_node_id
+            parts[self._part_of(message.content, node, place)].append((message, self.context(node)))
+        return list(parts.values())
+
+    def _part_of(self, content: RecordDict, node: int, place: int) -> Hashable:
+        envelope = record_of(content, ENVELOPE, ConfigRecord)
+        number = 0 if envelope is None else cast(int, envelope["round"])
+        if self._group_of is None or MODEL not in content or number == SETUP_ROUND:
+            return "alone", place
+        return "group", self._group_of(number, node - FIRST_CLIENT_NODE)
 
 
 @contextmanager
@@ -159,8 +181,8 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(message: Message, context: Context) -> tuple[Message, Context]:
-    return client_app(message, context), context
+def _serve(part: list[tuple[Message, Context]]) -> list[tuple[Message, Context]]:
+    return [(client_app(message, context), context) for message, context in part]
 
 
 def _start_worker(numbers: "SimpleQueue[int]", canonical: str, gpus_per_client: float) -> None:
@@ -206,7 +228,8 @@ def grid_of(work: Workspace) -> Iterator[InProcessGrid]:
     arguments = (numbers, plan.canonical, runtime.gpus_per_client)
     pool = ProcessPoolExecutor(runtime.workers, spawn, _start_worker, arguments)
     try:
-        yield WorkerGrid(plan.hash, plan.config.clients, pool)
+        group_of = work.groups.group_of if work.together.choice.size > 1 else None
+        yield WorkerGrid(plan.hash, plan.config.clients, pool, group_of)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

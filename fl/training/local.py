@@ -55,6 +55,11 @@ class Batches:
         index = index.to(self.device)
         return self.data.normalise(images[index]), labels[index]
 
+    def orders(self) -> Iterator[torch.Tensor]:
+        """Yield the batches as indices into the client's examples, shape (B,), int64, on the CPU."""
+        permutations = (torch.randperm(len(self.indices), generator=self.generator) for _ in count())
+        return islice(chain.from_iterable(torch.split(one, self.batch_size) for one in permutations), len(self))
+
     def _epoch(self, images: torch.Tensor, labels: torch.Tensor) -> Iterator[Batch]:
         order = torch.randperm(len(labels), generator=self.generator).to(self.device)
         for index in torch.split(order, max(1, AHEAD // self.batch_size) * self.batch_size):

@@ -54,6 +54,10 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
         "runtime=inprocess or ray",
     ),
     ({"runtime.name": "ray", "runtime.workers": 2}, "runtime.workers=2: belongs to runtime=inprocess"),
+    (
+        {"runtime.name": "ray", "runtime.together": 2},
+        "runtime.together=2: runtime=ray trains clients one by one: set auto or 1",
+    ),
     ({"runtime.address": "auto"}, "runtime.address=auto: belongs to runtime=ray"),
     ({"runtime.federation": "lab"}, "runtime.federation=lab: belongs to runtime=deployment"),
     (

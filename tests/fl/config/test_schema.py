@@ -202,6 +202,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("server.evaluate_batch", [0], [1]),
     ("runtime.name", ["", "spark"], ["inprocess", "ray"]),
     ("runtime.workers", [-1], [0]),
+    ("runtime.together", [0, -1, 1.5, True, "", "all"], ["auto", 1, 50]),
     ("runtime.gpus_per_client", [0.0, -1.0, math.inf, math.nan], [0.01]),
     ("runtime.cpus_per_client", [0.0, math.nan], [0.5]),
     ("runtime.supernodes", [0], [1]),

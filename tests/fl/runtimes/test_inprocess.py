@@ -29,6 +29,7 @@ TRAINING = (
     "model=mlp",
     "clients=8",
     "cohort=5",
+    "runtime.together=2",  # three groups of a round
     "data.partition=dirichlet",
     "training.batch_size=16",
     "training/schedule=cosine",

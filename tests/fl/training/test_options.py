@@ -117,7 +117,7 @@ def test_accumulated_batches_make_the_steps_of_large_ones(schedule):
 
 
 def test_no_pass_holds_more_than_a_batch():
-    work = workspace_of("training.batch_size=28", "training.accumulate=3")
+    work = workspace_of("training.batch_size=28", "training.accumulate=3", "runtime.together=1")
     sizes = []
     work.model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
     vector_of(work, 1)

@@ -1,0 +1,73 @@
+"""The groups of a round: which clients train together, and what each of them has got from it.
+
+Groups follow the order of the cohort. They depend on neither the clients that are asked nor the process that asks, so
+the same group gives the same bits anywhere.
+
+Shapes: N clients of a group, D values of the model.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+Rows = torch.Tensor  # (N, D)
+TrainGroup = Callable[[Sequence[int], int], Rows]  # of clients in a round
+Measure = Callable[[Callable[[], Rows]], tuple[Rows, Mapping[str, float]]]  # a call's result, and its costs by metric
+
+
+@dataclass
+class Groups:
+    """The trained clients of the attempt at hand, until each has taken its own.
+
+    Args:
+        size: the largest number of clients of a group.
+        cohort_of: returns the clients of a round.
+        train: trains a group from the weights that the model holds.
+        work_of: the number of examples that a client passes in a round.
+        measure: measures the training of a group.
+    """
+
+    size: int
+    cohort_of: Callable[[int], Sequence[int]]
+    train: TrainGroup
+    work_of: Callable[[int], int]
+    measure: Measure
+    _attempt: tuple[int, str] = (0, "")
+    _start_D: dict[int, torch.Tensor] = field(default_factory=dict)  # by group
+    _rows: dict[int, torch.Tensor] = field(default_factory=dict)  # by client
+    _costs: dict[int, Mapping[str, float]] = field(default_factory=dict)  # by client
+
+    def group_of(self, number: int, client: int) -> int:
+        """Return the index of a client's group in the cohort of a round."""
+        return list(self.cohort_of(number)).index(client) // self.size
+
+    def take(
+        self, number: int, attempt: str, client: int, start_D: torch.Tensor
+    ) -> tuple[torch.Tensor, Mapping[str, float]] | None:
+        """Return what a client trains from `start_D`, shape (D,), and its share of the costs, by metric.
+
+        The first client of a group that asks trains all of it. None where this client got other weights than the first.
+        """
+        if self._attempt != (number, attempt):
+            self._attempt = (number, attempt)
+            for held in (self._start_D, self._rows, self._costs):
+                held.clear()
+        group = self.group_of(number, client)
+        if client not in self._rows:
+            self._train(number, group, start_D)
+        if not torch.equal(self._start_D[group], start_D):
+            return None
+        return self._rows.pop(client), self._costs.pop(client)
+
+    def _train(self, number: int, group: int, start_D: torch.Tensor) -> None:
+        clients = list(self.cohort_of(number))[group * self.size : (group + 1) * self.size]
+        rows_ND, metrics = self.measure(lambda: self.train(clients, number))
+        work = [self.work_of(client) for client in clients]
+        self._start_D[group] = start_D.clone()
+        for client, row_D, own in zip(clients, rows_ND, work, strict=True):
+            share = own / sum(work) if any(work) else 1 / len(work)
+            self._rows[client] = row_D
+            self._costs[client] = {
+                metric: value if metric.startswith("peak") else share * value for metric, value in metrics.items()
+            }

@@ -1,0 +1,151 @@
+"""The local training of several clients as one computation: their parameters are stacked, and so are their batches.
+
+`torch.vmap` maps the model over the clients' parameters. The losses of all clients are added before the way back:
+a client's parameters get the gradient of its own loss alone. The padding of a short batch repeats an example of the
+same client with a weight of zero, so it adds exactly nothing. A client that has made its last step leaves the stack.
+
+Shapes: N clients, B examples of the largest of their batches, D values of the model.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch.func import functional_call, vmap
+
+from fl.training.local import Batches, Passes, clear_gradients
+from fl.training.together.kernels import OfClients
+from fl.training.vectors import reals
+from privacy.mechanisms.contract import Loss
+
+OptimizerOf = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
+Stack = list[torch.nn.Parameter]  # parameters of the clients, each (N, ...)
+
+
+class Stacked:
+    """The clients of a group, in the order in which they end: those with most steps come first."""
+
+    def __init__(self, model: torch.nn.Module, optimizer_of: OptimizerOf, loss: Loss, passes: Passes) -> None:
+        self._model = model
+        self._optimizer_of = optimizer_of
+        self._loss = loss
+        self._passes = passes
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self._names = [name for name, _ in named]
+        self._start = [parameter.detach() for _, parameter in named]
+
+    def train(self, clients: Sequence[Batches]) -> torch.Tensor:
+        """Return what each client trains from the model's weights as they are now, float32, shape (N, D).
+
+        The model's own parameters stay as they are.
+        """
+        if not self._model.training:
+            self._model.train()
+        order = sorted(range(len(clients)), key=lambda place: -len(clients[place]))
+        start = [value.clone() for value in self._start]
+        stack = [torch.nn.Parameter(value.expand(len(clients), *value.shape).clone()) for value in start]
+        rows_ND = torch.empty(len(clients), sum(reals(value).numel() for value in start), device=start[0].device)
+        optimizer = self._optimizer_of(stack)
+        for inputs, labels_NB, weights_NB in stacked_batches([clients[place] for place in order]):
+            going = len(labels_NB)
+            if going < len(stack[0]):
+                _write(rows_ND, order, stack, going)
+                stack, optimizer = self._narrowed(stack, optimizer, going)
+            clear_gradients(optimizer)
+            self._backward(stack, start, inputs, labels_NB, weights_NB)
+            optimizer.step()
+        _write(rows_ND, order, stack)
+        return rows_ND
+
+    def _narrowed(self, stack: Stack, optimizer: torch.optim.Optimizer, size: int) -> tuple[Stack, Any]:
+        """Return the first clients of a stack, and an optimizer with their state."""
+        kept = [torch.nn.Parameter(parameter.detach()[:size].clone()) for parameter in stack]
+        narrowed = self._optimizer_of(kept)
+        for old, new in zip(stack, kept, strict=True):
+            narrowed.state[new] = {key: _first(value, old, size) for key, value in optimizer.state[old].items()}
+        return kept, narrowed
+
+    def _backward(
+        self,
+        stack: Stack,
+        start: Sequence[torch.Tensor],
+        inputs: torch.Tensor,
+        labels_NB: torch.Tensor,
+        weights_NB: torch.Tensor,
+    ) -> None:
+        """Add the gradients of one step: of the clients' mean losses, and of FedProx's term."""
+        piece = self._passes.piece or labels_NB.shape[1]
+        parts = zip(*(torch.split(one, piece, dim=1) for one in (inputs, labels_NB, weights_NB)), strict=True)
+        for own, labels, weights in parts:
+            outputs = self._outputs(stack, own)
+            losses = self._loss(outputs.flatten(0, 1), labels.flatten(), reduction="none")
+            (losses * weights.flatten()).sum().backward()
+        if self._passes.proximal_mu:
+            distances = [reals(now - then).square().sum() for now, then in zip(stack, start, strict=True)]
+            (0.5 * self._passes.proximal_mu * torch.stack(distances).sum()).backward()  # type: ignore[no-untyped-call]
+
+    def _outputs(self, stack: Stack, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the outputs of the clients' models, (N, B, K)."""
+        on_cpu = inputs.device.type == "cpu"
+        mixed = torch.autocast(inputs.device.type, torch.bfloat16) if self._passes.mixed else nullcontext()
+        with mixed, OfClients() if on_cpu else nullcontext():
+            outputs: torch.Tensor = vmap(self._call, randomness="error")(tuple(stack), inputs)
+        return outputs
+
+    def _call(self, parameters: tuple[torch.Tensor, ...], inputs: torch.Tensor) -> Any:
+        return functional_call(self._model, dict(zip(self._names, parameters, strict=True)), (inputs,))
+
+
+def _write(rows_ND: torch.Tensor, order: Sequence[int], stack: Stack, first: int = 0) -> None:
+    """Write the parameters of a stack's clients, from `first` on, into their rows, as float32."""
+    begin = 0
+    for parameter in stack:
+        values = reals(parameter.detach()).reshape(len(parameter), -1)
+        end = begin + values.shape[1]
+        for place in range(first, len(values)):
+            rows_ND[order[place], begin:end] = values[place]
+        begin = end
+
+
+def _first(value: Any, parameter: torch.Tensor, size: int) -> Any:
+    """Return the first clients' part of a value of an optimizer's state; it may be one for all, such as a counter."""
+    is_stacked = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+    return value[:size].clone() if is_stacked else value
+
+
+def stacked_batches(clients: Sequence[Batches]) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Yield inputs (N, B, ...), labels (N, B) and weights (N, B) of each step, of the clients that make it.
+
+    The clients with most steps come first. A weight is 1 / b of an example of a batch of b, and 0 of padding.
+    """
+    if not clients or not len(clients[0]):
+        return
+    data = clients[0].data
+    device = clients[0].device
+    all_indices = torch.cat([client.indices for client in clients])
+    images = data.train.images[all_indices].to(device)
+    labels = data.train.labels[all_indices].to(device)
+    sizes = [len(client.indices) for client in clients]
+    begins = [sum(sizes[:place]) for place in range(len(sizes))]
+    orders = [client.orders() for client in clients]
+    for step in range(len(clients[0])):
+        taking = sum(len(client) > step for client in clients)
+        own = [next(orders[place]) + begins[place] for place in range(taking)]
+        index_NB, weights_NB = _padded(own)
+        index = index_NB.flatten().to(device)
+        inputs = data.normalise(images[index])
+        yield inputs.view(taking, -1, *inputs.shape[1:]), labels[index].view(taking, -1), weights_NB.to(device)
+
+
+def _padded(batches: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the batches' indices in one tensor (N, B), padded with the first of each, and the weights (N, B)."""
+    counts_N = torch.tensor([len(batch) for batch in batches])
+    largest = int(counts_N.max())
+    rows = [batch if len(batch) == largest else _lengthened(batch, largest) for batch in batches]
+    is_example_NB = torch.arange(largest) < counts_N[:, None]
+    return torch.stack(rows), is_example_NB / counts_N[:, None]
+
+
+def _lengthened(batch: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.cat([batch, batch[:1].expand(length - len(batch))])

@@ -1,0 +1,199 @@
+"""The training of a run's clients in groups: the choice of their size, and the training of one.
+
+Shapes: N clients of a group, D values of the model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fl.config.schema import AUTO, FedveilConfig
+from fl.data.image_data import ImageData
+from fl.training.generators import preserved_generators, seed_generators
+from fl.training.local import Batches, Passes, train
+from fl.training.together import choice
+from fl.training.together.choice import Choice
+from fl.training.together.groups import Groups, Measure
+from fl.training.together.memory import keep_freed_memory
+from fl.training.together.stacked import Stacked
+from fl.training.vectors import Layout
+from privacy.errors import FAULTS
+from privacy.mechanisms.contract import ClientJob, Loss, Mechanism
+from privacy.randomness import OsRandomness, seed_from
+
+TRIAL = (6, 4, 3)  # number of examples of each client of a trial: two batches, a full one, a short one
+TRIAL_BATCH = 4
+MEASURED = 2  # number of examples of the pass that measures memory
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A run's model, and what its plain training needs.
+
+    Args:
+        config: the run's configuration.
+        partitions: the indices of each client's examples, (N,) each.
+        cohort_of: returns the clients of a round, in order.
+        cohort_size: their number.
+        learning_rates: that of each round.
+        mechanisms: those that see a client's training.
+        data: the image set.
+        model: the model; it is trained in place, and put back by `load`.
+        parameters: its trained parameters.
+        moving: the buffers that training moves.
+        optimizer_of: makes a client's optimizer from parameters and `lr`.
+        loss: the loss of local training.
+        passes: how passes are made.
+        layout: the model's layout.
+        load: puts weights, shape (D,), into the model, and all else as it was at the start.
+        initial_D: the initial weights, on the CPU.
+        device: the device of the model.
+    """
+
+    config: FedveilConfig
+    partitions: Sequence[NDArray[np.int64]]
+    cohort_of: Callable[[int], Sequence[int]]
+    cohort_size: int
+    learning_rates: Sequence[float]
+    mechanisms: Sequence[Mechanism]
+    data: ImageData
+    model: torch.nn.Module
+    parameters: list[torch.nn.Parameter]
+    moving: tuple[str, ...]
+    optimizer_of: Callable[..., torch.optim.Optimizer]
+    loss: Loss
+    passes: Passes
+    layout: Layout
+    load: Callable[[torch.Tensor], None]
+    initial_D: torch.Tensor
+    device: torch.device
+
+    def batches(self, client: int, seed: int) -> Batches:
+        """Return a client's examples, in the order that the seed gives."""
+        training = self.config.training
+        return Batches(
+            self.data,
+            torch.from_numpy(self.partitions[client]),
+            self.device,
+            training.batch_size * training.accumulate,
+            torch.Generator().manual_seed(seed),
+            training.epochs,
+            training.steps,
+        )
+
+    def examples_passed(self, client: int) -> int:
+        """Return the number of examples that a client passes in a round."""
+        training = self.config.training
+        examples = len(self.partitions[client])
+        if training.steps is None:
+            return examples * (training.epochs or 1)
+        return training.steps * min(examples, training.batch_size * training.accumulate)
+
+
+class GroupTraining:
+    """The groups of one run in one process."""
+
+    def __init__(self, trainee: Trainee) -> None:
+        self._trainee = trainee
+
+    @cached_property
+    def choice(self) -> Choice:
+        """The size of groups, by a trial on random examples; the same in each process of the run."""
+        trainee = self._trainee
+        runtime = trainee.config.runtime
+        if runtime.together == 1 or runtime.name != "inprocess":
+            reason = None if runtime.together == 1 else f"so runtime={runtime.name} trains them"
+            return Choice(1, reason)
+        own = next((one for one in trainee.mechanisms if type(one).prepare is not Mechanism.prepare), None)
+        if own is not None:
+            return Choice(1, f"mechanism={own.name} prepares the training of each")
+        with preserved_generators(trainee.device):
+            seed_generators(trainee.device, trainee.config.seed, "together")
+            try:
+                return self._tried()
+            finally:
+                self._reset()
+
+    def groups(self, measure: Measure) -> Groups:
+        """Return the groups of this process."""
+        trainee = self._trainee
+        if trainee.device.type == "cpu":
+            keep_freed_memory()
+        return Groups(self.choice.size, trainee.cohort_of, self._train, trainee.examples_passed, measure)
+
+    def _tried(self) -> Choice:
+        trainee = self._trainee
+        wanted = trainee.config.runtime.together
+        reason = choice.unstackable(self._optimizer(trainee.parameters), trainee.moving)
+        if reason is not None:
+            return Choice(1, reason)
+        size = choice.fitting(wanted, trainee.cohort_size, self._bytes_of_client, trainee.device)
+        if size == 1:
+            return Choice(1, "memory holds one" if wanted == AUTO else None)
+        reason = choice.fault(self._trial_together, self._trial_alone, trainee.initial_D.to(trainee.device))
+        return Choice(1, reason) if reason else Choice(size)
+
+    def _bytes_of_client(self) -> int:
+        trainee = self._trainee
+        inputs, labels = trainee.data.random_examples(MEASURED)
+        training = trainee.config.training
+        largest = min(training.batch_size, max(len(part) for part in trainee.partitions))
+        self._reset()
+        examples = inputs.to(trainee.device), labels.to(trainee.device)
+        mixed = torch.autocast(trainee.device.type, torch.bfloat16, enabled=trainee.passes.mixed)
+        try:
+            with mixed:
+                return choice.bytes_of_client(trainee.model.train(), trainee.loss, examples, largest)
+        except FAULTS:
+            return 1  # the trial says why
+
+    def _reset(self) -> None:
+        self._trainee.load(self._trainee.initial_D.to(self._trainee.device))
+        for parameter in self._trainee.parameters:
+            parameter.grad = None
+
+    def _optimizer(self, parameters: Sequence[torch.nn.Parameter], number: int = 1) -> torch.optim.Optimizer:
+        return self._trainee.optimizer_of(list(parameters), lr=self._trainee.learning_rates[number - 1])
+
+    def _stacked(self, number: int) -> Stacked:
+        trainee = self._trainee
+        return Stacked(trainee.model, partial(self._optimizer, number=number), trainee.loss, trainee.passes)
+
+    def _train(self, clients: Sequence[int], number: int) -> torch.Tensor:
+        seed = self._trainee.config.seed
+        batches = [self._trainee.batches(client, seed_from(seed, "train", number, client)) for client in clients]
+        return self._stacked(number).train(batches)
+
+    # ---- the trial
+
+    def _trial_clients(self) -> list[Batches]:
+        trainee = self._trainee
+        examples = trainee.data.random_split(sum(TRIAL))
+        data = replace(trainee.data, train=examples)
+        parts = torch.split(torch.arange(sum(TRIAL)), list(TRIAL))
+        return [
+            Batches(data, part, trainee.device, TRIAL_BATCH, torch.Generator().manual_seed(place), epochs=1)
+            for place, part in enumerate(parts)
+        ]
+
+    def _trial_together(self) -> torch.Tensor:
+        self._reset()
+        return self._stacked(1).train(self._trial_clients())
+
+    def _trial_alone(self) -> torch.Tensor:
+        trainee = self._trainee
+        rows = []
+        for batches in self._trial_clients():
+            self._reset()
+            optimizer = self._optimizer(trainee.parameters)
+            randomness = OsRandomness()
+            job = ClientJob(
+                "client/0", 1, {}, randomness, len(batches.indices), trainee.model, optimizer, batches, trainee.loss
+            )
+            train(job, trainee.passes)
+            rows.append(trainee.layout.flatten())
+        return torch.stack(rows)
