@@ -1,8 +1,10 @@
 """The engines against a bare PyTorch loop, on 1,000 clients of Fashion-MNIST (cohort 50, batch 32, one epoch, `cnn`).
 
-The bare loop and the in-process runtime alternate round by round in this process, on one thread. Ray runs in two
-sessions of its own between two halves of that alternation, because its polling thread would slow other work;
-its data are cached in its actors, and its first round is reported apart. All engines end with the same weights.
+The bare loop, the in-process runtime with one client at a time and with clients together, and pfl-research where it is
+there, alternate round by round, on one thread each. Ratios are of processor time, which other work of the machine
+disturbs less than wall time. Ray runs in two sessions of its own between two halves of that alternation, because its
+polling thread would slow other work; its data are cached in its actors, and its first round is reported apart. All
+engines end with the same weights. A table gives the same ratio for other models.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import torch
 
 from experiments.benchmarks import BenchFigure
 from experiments.benchmarks.bare import BareLoop
+from experiments.benchmarks.pfl_peer import Lap, Peer, peer_of, require_pfl
 from experiments.hydra.compose import composed
 from fl import participant, runtimes
 from fl.checkpoint import Checkpoints
@@ -31,10 +34,21 @@ from fl.metering import Meter, Phases
 from fl.runtimes import inprocess
 from fl.server import Errand, Server
 from fl.workspace import Workspace, workspace
+from privacy.errors import ConfigError
 from privacy.mechanisms.contract import ClientJob, Mechanism
 from results.progress import Steps, progress
 
-SETTING = ("clients=1000", "cohort=50", "model=cnn", "training.batch_size=32", "training.epochs=1")
+MANY = ("clients=1000", "cohort=50", "training.batch_size=32", "training.epochs=1")
+SETTING = (*MANY, "model=cnn")
+TOGETHER = "auto"
+ALONE = "1"
+MODELS = {  # of the table, with what is configured beside the model
+    "mlp": ("data=digits",),
+    "logistic": ("data=fashion_mnist", *MANY),
+    "lenet": ("data=fashion_mnist", *MANY),
+    "cnn_mcmahan": ("data=fashion_mnist", *MANY),
+    "resnet18_gn": ("data=cifar10", *MANY, "cohort=2"),
+}
 EMPTY = ("clients=10", "model=cnn", "+mechanism.empty._target_=experiments.benchmarks.runtime.NoTraining")
 NEVER = "server.evaluate_every=0"
 LOOK_S = 0.005
@@ -61,34 +75,67 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="rounds of bare loop and runtime, half before and half after Ray (default: %(default)s)",
     )
     parser.add_argument("--data", default="fashion_mnist", help="a data set of 28x28 images (default: %(default)s)")
+    parser.add_argument(
+        "--models", default=",".join(MODELS), help="models of the table; empty for none (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pfl",
+        type=Path,
+        metavar="PYTHON",
+        help="the interpreter of an environment with pfl-research 0.6.0 and torch, to measure it as well",
+    )
     parser.add_argument("--skip-ray", action="store_true", help="leave Flower's Ray engine out")
     parser.add_argument("--skip-memory", action="store_true", help="leave the runs with 100 and 10,000 clients out")
 
 
 def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
-    """All figures of this benchmark."""
+    """All figures of this benchmark.
+
+    Raises:
+        ConfigError: the table has no such model.
+    """
     data = f"data={arguments.data}"
     rounds = f"rounds={arguments.alternations + 1}"
     half = arguments.alternations // 2
-    parts = 4 + (0 if arguments.skip_ray else len(RAY_CORES)) + (not arguments.skip_memory)
-    with progress("part", parts) as steps:
-        race = Race(configured(data, rounds, *SETTING))
+    models = [name for name in arguments.models.split(",") if name]
+    for name in models:
+        if name not in MODELS:
+            raise ConfigError.of("--models", name, f"allowed are {', '.join(MODELS)}")
+    parts = 4 + len(models) + (0 if arguments.skip_ray else len(RAY_CORES)) + (not arguments.skip_memory)
+    if arguments.pfl is not None:
+        require_pfl(arguments.pfl)
+    with progress("part", parts) as steps, peer_of(arguments.pfl, configured(data, rounds, *SETTING)) as peer:
+        race = Race(data, rounds, *SETTING, peer=peer)
         with step(steps, "bare loop and runtime, alternating"):
             race.alternate(half)
         sessions = {} if arguments.skip_ray else {name: ray_rounds(steps, name, data, rounds) for name in RAY_CORES}
         with step(steps, "bare loop and runtime, alternating"):
             race.alternate(arguments.alternations - half)
         with step(steps, "workers"):
-            workers = worker_rounds(configured(data, rounds, f"runtime.workers={CORES}", *SETTING), race)
+            alone = (f"runtime.workers={CORES}", "runtime.together=1")
+            workers = worker_rounds(configured(data, rounds, *alone, *SETTING), race)
         with step(steps, "empty rounds"):
             empty = empty_rounds(configured(data, "rounds=1", *EMPTY), race)
+        table = [figure for name in models for figure in model_ratios(steps, name, rounds)]
         memory: list[BenchFigure] = []
         if not arguments.skip_memory:
             with step(steps, "memory with 100 and 10,000 clients"):
                 memory = memory_figures(data)
     ray = [figure for session in sessions.values() for figure in session]
     ratios = against({name: session[-1] for name, session in sessions.items()}, race, workers[1]) if sessions else []
-    return [*race.figures(), *workers, *ray, *ratios, *empty, *memory]
+    return [*race.figures(), *table, *workers, *ray, *ratios, *empty, *memory]
+
+
+def model_ratios(steps: Steps, name: str, *overrides: str) -> list[BenchFigure]:
+    """The ratio of the runtime to the bare loop for a model of the table."""
+    race = Race(*overrides, *MODELS[name], f"model={name}")
+    with step(steps, f"{name}, alternating"):
+        race.alternate(race.works[TOGETHER].plan.config.rounds - 1)
+    size = race.works[TOGETHER].together.choice.size
+    return [
+        BenchFigure(f"{name}, {size} together / bare loop", race.ratio(TOGETHER), "1", "<= 1.0"),
+        BenchFigure(f"{name}, one by one / bare loop", race.ratio(ALONE), "1"),
+    ]
 
 
 @contextmanager
@@ -117,35 +164,49 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def lap(work: Callable[[], object]) -> Lap:
+    """Wall and processor time of a call."""
+    cpu_s = time.process_time()
+    wall_s = timed(work)
+    return Lap(wall_s, time.process_time() - cpu_s)
+
+
 class Race:
     """The bare loop and the in-process runtime, round by round in turn, from the same weights."""
 
-    def __init__(self, work: Workspace) -> None:
-        work.activate()
-        self.server = server_of(work, inprocess.InProcessGrid(work.plan.hash, work.plan.config.clients))
-        self.work = work
+    def __init__(self, *overrides: str, peer: "Peer | None" = None) -> None:
+        self.works = {value: configured(f"runtime.together={value}", *overrides) for value in (ALONE, TOGETHER)}
+        self._servers = {}
+        for value, work in self.works.items():
+            work.activate()
+            self._servers[value] = server_of(work, inprocess.InProcessGrid(work.plan.hash, work.plan.config.clients))
+        self.work = self.works[ALONE]
         self.number = 0
-        data = work.data
-        model = build(torch.nn.Module, "model", work.plan.config.model, shape=data.shape, classes=data.classes)
-        self.bare = BareLoop(work, model)
-        self.bare_s: list[float] = []
-        self.runtime_s: list[float] = []
+        data = self.work.data
+        model = build(torch.nn.Module, "model", self.work.plan.config.model, shape=data.shape, classes=data.classes)
+        self.bare = BareLoop(self.work, model)
+        self._peer = peer
+        self.laps: dict[str, list[Lap]] = {}
         self._one()  # warm up caches, allocator and lazy imports, which do not count as part of a round
         self.check()  # after one round only, since rounding errors grow from round to round
-        self.bare_s.clear()
-        self.runtime_s.clear()
+        self.laps.clear()
 
     def _one(self) -> None:
         self.number += 1
-        cohort = self.work.plan.cohort(self.number)
-        self.bare_s.append(timed(lambda: self.bare.round(self.number, cohort)))
-        self.runtime_s.append(timed(lambda: self.server.advance(self.number)))
-        self.server.meter.take()
+        number = self.number
+        cohort = self.work.plan.cohort(number)
+        self.laps.setdefault("bare", []).append(lap(lambda: self.bare.round(number, cohort)))
+        for value, server in self._servers.items():
+            self.laps.setdefault(value, []).append(lap(lambda server=server: server.advance(number)))  # type: ignore[misc]
+            server.meter.take()
+        if self._peer is not None:
+            self.laps.setdefault("pfl", []).append(self._peer.round(cohort))
 
     def check(self) -> None:
-        """Check that both loops reach the same weights, up to the order of float additions."""
-        apart = float((self.bare.global_D.cpu() - self.server.weights.detach()).abs().max())
-        assert apart < 1e-5, f"the bare loop computes something else: weights differ by {apart}"
+        """Check that all loops reach the same weights, up to the order of float additions."""
+        for server in self._servers.values():
+            apart = float((self.bare.global_D.cpu() - server.weights.detach()).abs().max())
+            assert apart < 1e-5, f"the bare loop computes something else: weights differ by {apart}"
 
     def alternate(self, times: int) -> None:
         """Run `times` rounds of each."""
@@ -155,18 +216,32 @@ class Race:
 
     @property
     def round_s(self) -> float:
-        """Median seconds of a round of the in-process runtime."""
-        return statistics.median(self.runtime_s)
+        """Median wall seconds of a round of the in-process runtime with one client at a time."""
+        return statistics.median(one.wall_s for one in self.laps[ALONE])
+
+    def ratio(self, above: str, below: str = "bare") -> float:
+        """The median over alternations of a ratio of processor times."""
+        pairs = zip(self.laps[above], self.laps[below], strict=True)
+        return statistics.median(one.cpu_s / other.cpu_s for one, other in pairs)
 
     def figures(self) -> list[BenchFigure]:
-        """Medians and their ratio."""
-        bare_s = statistics.median(self.bare_s)
-        return [
-            BenchFigure("(a) bare loop, round", bare_s, "s"),
-            BenchFigure("(b) in process, round", self.round_s, "s"),
-            BenchFigure("(b) / (a)", self.round_s / bare_s, "1", "<= 1.15"),
-            BenchFigure("(b) / (a), slowest and fastest alternation", _spread(self.runtime_s, self.bare_s), "1"),
+        """Medians and their ratios."""
+        size = self.works[TOGETHER].together.choice.size
+        names = {"bare": "(a) bare loop", ALONE: "(b) in process", TOGETHER: f"(t) in process, {size} together"}
+        names |= {"pfl": "(p) pfl-research"} if self._peer else {}
+        found = []
+        for key, name in names.items():
+            found.append(BenchFigure(f"{name}, round", statistics.median(one.wall_s for one in self.laps[key]), "s"))
+            cpu_s = statistics.median(one.cpu_s for one in self.laps[key])
+            found.append(BenchFigure(f"{name}, processor time of a round", cpu_s, "s"))
+        found += [
+            BenchFigure("(b) / (a)", self.ratio(ALONE), "1", "<= 1.10"),
+            BenchFigure("(t) / (a)", self.ratio(TOGETHER), "1", "<= 0.5"),
         ]
+        if self._peer:
+            found.append(BenchFigure("(t) / (p)", self.ratio(TOGETHER, "pfl"), "1", "<= 0.55"))
+        spread = _spread([one.cpu_s for one in self.laps[TOGETHER]], [one.cpu_s for one in self.laps["bare"]])
+        return [*found, BenchFigure("(t) / (a), slowest and fastest alternation", spread, "1")]
 
 
 def _spread(above: list[float], below: list[float]) -> float:
@@ -217,6 +292,8 @@ class Unmeasured(Phases):
     def __init__(self, _device: torch.device) -> None:
         self._closed = []
         self.diagnostics = {}
+        self.scores = {}
+        self.cut = {}
 
     def end(self, name: str, share: Mapping[str, float] | None = None) -> None:
         """Do nothing."""

@@ -295,7 +295,16 @@ def test_too_few_neighbours_are_refused_in_every_runtime(here: Here, tmp_path: P
         assert_refused(ended, tmp_path / "run", error)
 
 
-TRAINING = (*BASE[1:], "rounds=3", "training.optimizer.momentum=0.9", "server=fedadam", "server.evaluate_every=1")
+# clients that train together round otherwise; only one process can have them do so
+ALONE = "runtime.together=1"
+TRAINING = (
+    *BASE[1:],
+    "rounds=3",
+    "training.optimizer.momentum=0.9",
+    "server=fedadam",
+    "server.evaluate_every=1",
+    ALONE,
+)
 
 
 @pytest.mark.parametrize("runtime", [WORKERS, RAY, DEPLOYMENT])
@@ -315,7 +324,7 @@ def test_messages_that_go_wrong_are_left_out_in_every_runtime(
     here: Here, tmp_path: Path, runtime: tuple[str, ...], kind: str
 ) -> None:
     """Also outside this process, where messages are serialised and a client's node does not remember its messages."""
-    options = (*BASE[1:], "rounds=3", "seed=4", f"faults={kind}", "faults.rate=0.4")
+    options = (*BASE[1:], ALONE, "rounds=3", "seed=4", f"faults={kind}", "faults.rate=0.4")
     ended = here("run", *options, "out=here"), here("run", *options, *runtime, "out=there")
     assert [one.status for one in ended] == [0, 0], ended
     assert len({read(tmp_path / name, "summary")["weights_sha256"] for name in ("here", "there")}) == 1

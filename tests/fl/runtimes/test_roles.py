@@ -13,6 +13,7 @@ RUN = (
     "run",
     "out=run",
     "clients=2",
+    "runtime.together=1",  # so do the clients of a deployment
     "rounds=3",
     "model=logistic",
     "secure_sum=pad",
