@@ -25,7 +25,7 @@ import torch
 from flwr.app import Array, RecordDict
 
 from privacy.spans import Recorder, recording
-from results.rows import EVALUATE, PART, WITNESS, Row
+from results.measurements import EVALUATE, PART, WITNESS, Row
 
 _METRICS = {
     "s": ("wall", "cpu", "comm_wall", PART),

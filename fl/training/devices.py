@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from fl.training.uncompiled import without_compiler
 from privacy.errors import ConfigError
 
 # cuBLAS is deterministic only with a workspace of this form, and reads it when CUDA starts
@@ -35,6 +36,7 @@ def resolve(name: str) -> torch.device:
 
 def configure(device: torch.device, threads: int, deterministic: bool, tf32: bool) -> None:
     """Set this process's options that change results. The call is cheap to repeat, so every message makes it."""
+    without_compiler()
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     if torch.are_deterministic_algorithms_enabled() != deterministic:
