@@ -19,13 +19,17 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from flwr.app import Array, RecordDict
 
 from privacy.spans import Recorder, recording
 from results.measurements import EVALUATE, PART, WITNESS, Row
+
+if TYPE_CHECKING:
+    import torch
 
 _METRICS = {
     "s": ("wall", "cpu", "comm_wall", PART),
@@ -89,9 +93,9 @@ def parts(phase: str, recorder: Recorder) -> dict[str, float]:
 class Phases:
     """Time and peak memory of one reply: each phase starts where the phase before it ends."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: "torch.device") -> None:
         self._device = device
-        self._cuda = device.type == "cuda"
+        self._cuda = import_module("torch.cuda") if device.type == "cuda" else None  # who relays needs no torch
         self._mark = _high_water(os.getpid())
         self.diagnostics: Mapping[str, float] = {}
         self.scores: Mapping[str, float] = {}  # of the model that a client got, on its own examples
@@ -101,8 +105,8 @@ class Phases:
         self._begin(usage)
 
     def _read(self) -> resource.struct_rusage:
-        if self._cuda:  # work that is queued on the device belongs to the phase
-            torch.cuda.synchronize(self._device)
+        if self._cuda is not None:  # work that is queued on the device belongs to the phase
+            self._cuda.synchronize(self._device)
         self._now_s = time.perf_counter()
         return resource.getrusage(resource.RUSAGE_SELF)
 
@@ -110,15 +114,15 @@ class Phases:
         self._wall_s = self._now_s
         self._cpu_s = usage.ru_utime + usage.ru_stime
         self._mark.reset()
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats(self._device)
+        if self._cuda is not None:
+            self._cuda.reset_peak_memory_stats(self._device)
 
     def end(self, name: str) -> None:
         """Close a phase and begin the next. A name may occur more than once."""
         usage = self._read()
         wall_s = self._now_s - self._wall_s
         cpu_s = usage.ru_utime + usage.ru_stime - self._cpu_s
-        taken_bytes = float(torch.cuda.max_memory_allocated(self._device)) if self._cuda else None
+        taken_bytes = None if self._cuda is None else float(self._cuda.max_memory_allocated(self._device))
         self._closed.append((name, wall_s, cpu_s, self._mark.read_bytes(usage), taken_bytes))
         self._begin(usage)
 
