@@ -1,5 +1,6 @@
 """The identity of a configuration: its canonical text, and the hash of it."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -62,6 +63,11 @@ def from_json(canonical: str) -> FedveilConfig:
     Raises:
         ConfigError: as `check`.
     """
+    return copy.deepcopy(_parsed(canonical))
+
+
+@lru_cache(maxsize=2)  # a run parses its configuration for the data, and for the plan
+def _parsed(canonical: str) -> FedveilConfig:
     config = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(FedveilConfig), json.loads(canonical)))
     check(config)
     return cast(FedveilConfig, OmegaConf.to_object(config))
