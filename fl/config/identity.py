@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -68,6 +68,12 @@ def from_json(canonical: str) -> FedveilConfig:
 
 @lru_cache(maxsize=2)  # a run parses its configuration for the data, and for the plan
 def _parsed(canonical: str) -> FedveilConfig:
-    config = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(FedveilConfig), json.loads(canonical)))
+    config = cast(DictConfig, OmegaConf.merge(_schema(), json.loads(canonical)))
     check(config)
     return cast(FedveilConfig, OmegaConf.to_object(config))
+
+
+@cache
+def _schema() -> DictConfig:
+    """Return the schema with its defaults, to merge into and never to change."""
+    return OmegaConf.structured(FedveilConfig)

@@ -10,6 +10,7 @@ from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -50,6 +51,11 @@ def master(loader: ConfigLoaderImpl, *overrides: str) -> DictConfig:
     return loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
 
 
+def composed_by_hydra(loader: ConfigLoaderImpl, whole: DictConfig, cell: list[str]) -> DictConfig:
+    assert not once._in_sweep
+    return once._compose(loader, whole, cell)
+
+
 def told(config: DictConfig) -> str:
     return OmegaConf.to_yaml(config, resolve=False)
 
@@ -60,7 +66,7 @@ def test_a_cell_is_composed_once_and_the_same(loader, composed):
     first = [loader.load_sweep_config(whole, cell) for cell in cells]
     second = [loader.load_sweep_config(whole, cell) for cell in cells]
     assert composed == cells
-    own = [once._compose(loader, whole, cell) for cell in cells]
+    own = [composed_by_hydra(loader, whole, cell) for cell in cells]
     assert [*map(told, first)] == [*map(told, second)] == [*map(told, own)]
     assert [config._metadata.flags for config in second] == [config._metadata.flags for config in own]
     assert [OmegaConf.get_type(config) for config in second] == [OmegaConf.get_type(config) for config in own]
@@ -88,6 +94,30 @@ def test_a_change_of_the_first_is_none_of_the_second(loader):
     first = loader.load_sweep_config(whole, ["seed=1"])
     first.seed = 7
     assert loader.load_sweep_config(whole, ["seed=1"]).seed == 1
+
+
+def test_files_are_parsed_once_a_sweep(loader, monkeypatch):
+    seen = []
+    own = once._parse
+    monkeypatch.setattr(once, "_parse", lambda repository, path: seen.append(path) or own(repository, path))
+    whole = master(loader)
+    seen.clear()
+    loader.load_sweep_config(whole, ["seed=1"])
+    first = len(seen)
+    assert first == len(set(seen)) > 10
+    loader.load_sweep_config(whole, ["seed=2", "model=cnn"])
+    assert seen[first:] == ["model/cnn"]
+    once.forget()
+    loader.load_sweep_config(whole, ["seed=3"])
+    assert seen[first + 1 :] == seen[:first]
+
+
+def test_an_option_that_is_not_there_is_found_in_a_sweep_too(loader):
+    whole = master(loader)
+    for _ in range(2):
+        with pytest.raises(HydraException, match="Could not find 'model/nosuch'"):
+            loader.load_sweep_config(whole, ["model=nosuch"])
+    assert not once._in_sweep
 
 
 def test_no_more_are_kept_than_allowed(loader, composed, monkeypatch):

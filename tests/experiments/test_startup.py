@@ -14,7 +14,7 @@ from fl.data.image_data import load_data
 from fl.transport import RESIDENT, ROLE
 from privacy.errors import RuntimeFailure
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 AT_THE_END = "import atexit, json, sys; atexit.register(lambda: print(json.dumps([*sys.modules]), file=sys.stderr))\n"
 COMMAND = "from experiments.cli import main; sys.exit(main(sys.argv[1:]))"
 RELAY = f"""
