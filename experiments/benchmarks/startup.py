@@ -106,9 +106,11 @@ def prepare(file: Path) -> str:
     from fl.workspace import workspace
 
     canonical = to_json(composed(SETTING))
-    envelope = {"stage": "collect", "round": 1, "attempt": "first", "config": canonical, "run": "startup"}
+    asked = {"stage": "collect", "attempt": "first", "config": canonical, "run": "startup"}
     model = ArrayRecord({MODEL: as_array(workspace(canonical).initial_D.numpy())})
-    content = RecordDict({ENVELOPE: ConfigRecord(envelope), ADDRESS: ConfigRecord({"address": "client/1"})})
+    content = RecordDict(
+        {ENVELOPE: ConfigRecord({**asked, "round": 1}), ADDRESS: ConfigRecord({"address": "client/1"})}
+    )
     content[MODEL] = model
     file.write_bytes(recorddict_to_proto(content).SerializeToString())
     return hash_of(canonical)

@@ -34,8 +34,8 @@ def work_once() -> None:
     the result of the first. For each cell it reads all files again; here they are parsed once a sweep.
     """
     ConfigStore.__deepcopy__ = lambda store, _: store  # type: ignore[attr-defined]
-    ConfigLoaderImpl.load_sweep_config = _load_sweep_config  # type: ignore[method-assign]
-    ConfigRepository.load_config = _load_config  # type: ignore[method-assign]
+    ConfigLoaderImpl.load_sweep_config = _load_sweep_config  # type: ignore[assignment, method-assign]
+    ConfigRepository.load_config = _load_config  # type: ignore[assignment, method-assign]
 
 
 def forget() -> None:

@@ -76,4 +76,4 @@ def _parsed(canonical: str) -> FedveilConfig:
 @cache
 def _schema() -> DictConfig:
     """Return the schema with its defaults, to merge into and never to change."""
-    return OmegaConf.structured(FedveilConfig)
+    return cast(DictConfig, OmegaConf.structured(FedveilConfig))
