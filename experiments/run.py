@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.hydra.error_lines import CONFIGS, one_line
+from experiments.hydra.once import forget, work_once
 from experiments.sweeps import cores_and_gpus as sharing
 from experiments.sweeps import objectives
 from experiments.sweeps import plain_twins as twins
@@ -39,6 +40,7 @@ CONFIGURATION = "configuration"
 EXPLAIN = "explain"
 
 register_schema()
+work_once()
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Hydra then raises an error that it would otherwise print over several lines; `main` prints one line
@@ -224,6 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ[OUTCOMES] = str(first)
         os.environ[sharing.STARTED] = str(time.time())
         _twins.clear()
+        forget()
         try:
             task()
             return conclude(Path(os.environ[OUTCOMES]))

@@ -10,8 +10,8 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fl.node import RESIDENT, ROLE, participate, told
 from fl.runtimes.relay import relay
+from fl.transport import RESIDENT, ROLE, told
 
 client_app = ClientApp()
 server_app = ServerApp()
@@ -25,9 +25,11 @@ def answer(message: Message, context: Context) -> Message:
 
 def _answer(content: RecordDict, context: Context) -> RecordDict:
     resident = context.node_config.get(RESIDENT)
-    if resident is None:
-        return participate(content, context)
-    return relay(Path(str(resident)), str(context.node_config.get(ROLE)), content)
+    if resident is not None:
+        return relay(Path(str(resident)), str(context.node_config.get(ROLE)), content)
+    from fl.node import participate  # imports torch, which a relay does not need
+
+    return participate(content, context)
 
 
 @server_app.main()

@@ -20,7 +20,8 @@ import torch
 from fl.ledger import EMPTY, Head
 from privacy.errors import RunRefused
 from results.files import replacing
-from results.rows import Row, read_rows, to_frame, write_rows
+from results.measurements import Row
+from results.rows import read_rows, to_frame, write_rows
 
 MAGIC = b"fedveil checkpoint 1\n"
 HEADER_BYTES = len(MAGIC) + 65  # the checksum in hexadecimal and a new line

@@ -19,14 +19,17 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
 from flwr.app import Array, RecordDict
 
 from privacy.spans import Recorder, recording
-from results.rows import EVALUATE, PART, WITNESS, Row
+from results.measurements import EVALUATE, PART, WITNESS, Row
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 _METRICS = {
@@ -91,9 +94,9 @@ def parts(phase: str, recorder: Recorder) -> dict[str, float]:
 class Phases:
     """Time and peak memory of one reply: each phase starts where the phase before it ends."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: "torch.device") -> None:
         self._device = device
-        self._cuda = device.type == "cuda"
+        self._cuda = import_module("torch.cuda") if device.type == "cuda" else None  # who relays needs no torch
         self._mark = _high_water(os.getpid())
         self.diagnostics: Mapping[str, float] = {}
         self.scores: Mapping[str, float] = {}  # of the model that a client got, on its own examples
@@ -103,8 +106,8 @@ class Phases:
         self._begin(usage)
 
     def _read(self) -> resource.struct_rusage:
-        if self._cuda:  # work that is queued on the device belongs to the phase
-            torch.cuda.synchronize(self._device)
+        if self._cuda is not None:  # work that is queued on the device belongs to the phase
+            self._cuda.synchronize(self._device)
         self._now_s = time.perf_counter()
         return resource.getrusage(resource.RUSAGE_SELF)
 
@@ -112,8 +115,8 @@ class Phases:
         self._wall_s = self._now_s
         self._cpu_s = usage.ru_utime + usage.ru_stime
         self._mark.reset()
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats(self._device)
+        if self._cuda is not None:
+            self._cuda.reset_peak_memory_stats(self._device)
 
     def end(self, name: str, share: Mapping[str, float] | None = None) -> None:
         """Close a phase and begin the next. A name may occur more than once.
@@ -127,7 +130,7 @@ class Phases:
             return
         wall_s = self._now_s - self._wall_s
         cpu_s = usage.ru_utime + usage.ru_stime - self._cpu_s
-        taken_bytes = float(torch.cuda.max_memory_allocated(self._device)) if self._cuda else None
+        taken_bytes = None if self._cuda is None else float(self._cuda.max_memory_allocated(self._device))
         self._closed.append((name, wall_s, cpu_s, self._mark.read_bytes(usage), taken_bytes))
         self._begin(usage)
 
@@ -145,7 +148,7 @@ class Phases:
         return found
 
 
-def measured(device: torch.device, work: Callable[[], T]) -> tuple[T, dict[str, float]]:
+def measured(device: "torch.device", work: Callable[[], T]) -> tuple[T, dict[str, float]]:
     """Return the result of a call, and its costs by metric."""
     phases = Phases(device)
     result = work()

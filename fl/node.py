@@ -5,9 +5,7 @@ simulation, by the environment of the process that the simulation started. The n
 never the server, names the folder of its keys (`keys`).
 """
 
-import logging
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -26,33 +24,29 @@ from fl.transport import (
     ARRAYS,
     CLEAR,
     ENVELOPE,
-    FAILURE,
     METRICS,
     MODEL,
+    ROLE,
     SCALARS,
     STATE,
     as_array,
-    failure,
     pack,
     read_array,
     record_of,
     report,
+    told,
     unpack,
 )
 from fl.workspace import Workspace, workspace
 from privacy.addresses import Address, client_address, is_client
-from privacy.errors import ConfigError, FedveilError, ProtocolError
+from privacy.errors import ConfigError, ProtocolError
 from privacy.secure_sums.contract import Credentials, Pay, Value
 from privacy.secure_sums.relayed_roster import STAGES
 from privacy.secure_sums.vectors import Vector
 
-log = logging.getLogger("fedveil")
-
 APPROVED = "approved-config"
 PARTITION = "partition-id"
-ROLE = "role"  # the address of a role other than client and server
 KEYS = "keys"  # the folder of this node's keys, in a deployment
-RESIDENT = "resident"  # the socket of the process that plays the role
 APPROVED_VARIABLE = "FEDVEIL_APPROVED_CONFIG"
 MEMORY_ROUND = "memory-round"
 DATA_READ = "data-read"  # the digest of this node's data, as the run found them
@@ -61,16 +55,6 @@ DATA_READ = "data-read"  # the digest of this node's data, as the run found them
 def reply(message: Message, context: Context) -> Message:
     """Return the reply to a message. An error travels back by name, so that the server can report the reason."""
     return Message(told(lambda: participate(message.content, context)), reply_to=message)
-
-
-def told(answered: Callable[[], RecordDict]) -> RecordDict:
-    """An answer, or the record of the error that keeps a node from it."""
-    try:
-        return answered()
-    except Exception as error:
-        if not isinstance(error, FedveilError):  # a defect, not a refusal: log the traceback
-            log.warning("a client cannot answer", exc_info=error)
-        return RecordDict({FAILURE: failure(error)})
 
 
 def participate(content: RecordDict, context: Context) -> RecordDict:

@@ -30,7 +30,7 @@ from privacy.secure_sums.signed_replies import signed
 from privacy.secure_sums.vectors import Vector
 from privacy.spans import Recorder, recording, span
 from privacy.witness.examine import Upload, allowance, examine
-from results.rows import EVALUATE, WITNESS
+from results.measurements import EVALUATE, WITNESS
 
 SETUP_ROUND = 0
 PROTECT = "protect"  # the phase of the protocol: all time outside the contribution

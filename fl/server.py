@@ -36,8 +36,8 @@ from privacy.secure_sums.contract import Exchange
 from privacy.secure_sums.relayed_roster import RelayedRoster
 from privacy.secure_sums.signed_replies import require_everybody
 from privacy.secure_sums.vectors import Total, Vector
+from results.measurements import WITNESS
 from results.progress import Steps, progress
-from results.rows import WITNESS
 
 if TYPE_CHECKING:  # accounting loads Opacus, and a run without differential privacy does not need it
     from privacy.accounting.charges import Charge

@@ -17,7 +17,7 @@ from privacy.mechanisms.contract import CLIENT, NOISERS, PARTIES, SERVER, Mechan
 from privacy.secure_sums.trust import EVERYTHING, SERVER_ALONE, TOPICS, Coalition, Trust
 from privacy.witness.examine import FALSE_ALARM, allowance, least_piece_bytes
 from privacy.witness.plaintext_search import RUN
-from results.rows import TOLD_SHARE
+from results.measurements import TOLD_SHARE
 
 NEIGHBOURS = {
     "add_remove": "differ by one {unit}, there or not",

@@ -38,6 +38,8 @@ METRICS = "metrics"
 FAILURE = "failure"
 CLEAR = "clear"  # in test mode alone: the client's contribution in the clear, beside the protocol's records
 ADDRESS = "address"
+ROLE = "role"  # in a node's configuration: the address of a role other than client and server
+RESIDENT = "resident"  # in a node's configuration: the socket of the process that plays the role
 ENVELOPE = "envelope"
 STATE = "state"
 KEPT = "kept/"  # before the name of a record of a node's state that the node keeps longer than a round
@@ -139,6 +141,16 @@ def _npy_header(beginning: bytes) -> tuple[tuple[int, ...], np.dtype[np.generic]
 def failure(error: Exception) -> ConfigRecord:
     """Encode an error as a record, with its type's name and its message, which the server reads."""
     return ConfigRecord({"type": type(error).__name__, "message": str(error) or type(error).__name__})
+
+
+def told(answered: Callable[[], RecordDict]) -> RecordDict:
+    """Return an answer, or the record of the error that keeps a node from it."""
+    try:
+        return answered()
+    except Exception as error:
+        if not isinstance(error, errors.FedveilError):  # a defect, not a refusal: log the traceback
+            log.warning("a client cannot answer", exc_info=error)
+        return RecordDict({FAILURE: failure(error)})
 
 
 def report(metrics: Mapping[str, float]) -> ConfigRecord:

@@ -12,7 +12,6 @@ from fl.config import consistency, ranges
 from fl.config.build import build
 from fl.config.schema import BF16, FLOAT32
 from fl.data.image_data import ImageData, Tests, divided, load_data
-from fl.metering import measured
 from fl.plan import RunPlan
 from fl.training import devices, dry_step, vectors
 from fl.training.generators import preserved_generators, seed_generators
@@ -138,6 +137,8 @@ class Workspace:
     @cached_property
     def groups(self) -> Groups:
         """The groups of this process, which measure what they take."""
+        from fl.metering import measured  # and Flower, which a threat card does not need
+
         return self.together.groups(partial(measured, self.device))
 
     @cached_property

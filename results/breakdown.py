@@ -6,7 +6,8 @@ import polars as pl
 
 from results.columns import Column
 from results.comparison import Spread, averaged, latest, with_overheads
-from results.rows import EVALUATE, PART, SCHEMA, WITNESS
+from results.measurements import EVALUATE, PART, WITNESS
+from results.rows import SCHEMA
 from results.store import RunDirectory
 
 ALL = "all"  # the line with the sum over a party's phases, or over a phase's steps

@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -25,11 +26,12 @@ def describe() -> dict[str, object]:
         "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "usable_cores": _usable_cores()},
         "memory_bytes": _memory_bytes(),
         "cuda": _cuda(),
-        "git": git_state(ROOT),
+        "git": _own_code(),
         "command": [Path(sys.argv[0]).name, *map(anonymous, sys.argv[1:])],
     }
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -73,6 +75,12 @@ def _device_names(count: int) -> list[str]:
     chosen = [] if visible is None else ["-i", visible]
     names = _output(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", *chosen]) if count else ""
     return ["unknown"] * count if names is None else names.splitlines()
+
+
+@cache
+def _own_code() -> dict[str, object]:
+    """The state of the repository when this process first asks: it goes on with the code that it has loaded."""
+    return git_state(ROOT)
 
 
 def git_state(root: Path) -> dict[str, object]:

@@ -13,11 +13,10 @@ from privacy.errors import ConfigError, RunRefused
 from results.columns import SUMMARISED, TEXTS
 from results.naming.former_names import renamed
 from results.naming.later_keys import with_later_keys
-from results.naming.names import PROTECTION
+from results.naming.protection import PROTECTION, is_plain
 from results.store import CONFIG, ENDED, LOCK, STATUS, SUMMARY, RunDirectory, is_locked, short
 
 STAMPED = ("", f"/{CONFIG}", f"/{STATUS}", f"/{SUMMARY}")  # the folder itself, and the files read from it
-PLAIN_SUM = "privacy.PlainSum"
 FINGERPRINT = "fingerprint"  # key of `data`, in the identity of a row alone
 
 # the two long texts shared by many runs are categories, to save memory
@@ -153,12 +152,6 @@ def _read(run: RunDirectory) -> dict[str, object]:
 def _state(run: RunDirectory, status: Mapping[str, Any]) -> str:
     state = str(status.get("status", "not started"))
     return "interrupted" if state == "running" and not is_locked(run.path) else state
-
-
-def is_plain(configuration: Mapping[str, Any]) -> bool:
-    """True for a resolved configuration without protection, the baseline of the others."""
-    secure_sum = configuration.get("secure_sum") or {}
-    return secure_sum.get("_target_") == PLAIN_SUM and not configuration.get("mechanism")
 
 
 def _with_data(configuration: dict[str, Any], data: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from privacy.addresses import CLIENTS
-from results.rows import EVALUATE, WITNESS
+from results.measurements import EVALUATE, WITNESS
 
 # Values that no row holds; null where the run does not give them.
 FINAL = ("rounds", "epsilon", "weights_sha256", "backend", "assumption")

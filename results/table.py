@@ -9,11 +9,11 @@ from privacy.errors import ConfigError
 from results import breakdown
 from results.columns import ASSUMPTION, BY_KEY, COLUMNS, CONFIGURATION, DEFAULT, Column
 from results.comparison import Spread, compare, latest
+from results.measurements import TOLD_SHARE
 from results.naming.names import USUAL, Names, Naming
 from results.networks import replay
 from results.networks.links import Network
 from results.render import NOISE, Sheet
-from results.rows import TOLD_SHARE
 
 
 class SpreadWords(NamedTuple):

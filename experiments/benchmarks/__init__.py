@@ -19,6 +19,7 @@ BENCHMARKS = {
     "dp": "a DP-SGD step against a plain one: models, gradient modes, sources of noise",
     "mpc": "CrypTen's parties: bytes of an upload, and their sum beside NumPy's and CrypTen's own way",
     "secagg": "secure aggregation: time and bytes beside Flower's SecAgg+ under drop-out",
+    "startup": "processor time of commands, and of a message's process, beside the import of torch and Flower",
     "tables": "fedveil table over 100,000 runs: time and memory of the command",
     "report": "fedveil report over 500 configurations: its size, and how long Chromium takes to open it",
     "he": "homomorphic and masked sums: bytes and speed of each set and key arrangement beside float32",

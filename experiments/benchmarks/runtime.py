@@ -176,10 +176,10 @@ class Race:
 
     def __init__(self, *overrides: str, peer: "Peer | None" = None) -> None:
         self.works = {value: configured(f"runtime.together={value}", *overrides) for value in (ALONE, TOGETHER)}
-        self._servers = {}
+        self.servers = {}
         for value, work in self.works.items():
             work.activate()
-            self._servers[value] = server_of(work, inprocess.InProcessGrid(work.plan.hash, work.plan.config.clients))
+            self.servers[value] = server_of(work, inprocess.InProcessGrid(work.plan.hash, work.plan.config.clients))
         self.work = self.works[ALONE]
         self.number = 0
         data = self.work.data
@@ -196,7 +196,7 @@ class Race:
         number = self.number
         cohort = self.work.plan.cohort(number)
         self.laps.setdefault("bare", []).append(lap(lambda: self.bare.round(number, cohort)))
-        for value, server in self._servers.items():
+        for value, server in self.servers.items():
             self.laps.setdefault(value, []).append(lap(lambda server=server: server.advance(number)))  # type: ignore[misc]
             server.meter.take()
         if self._peer is not None:
@@ -204,7 +204,7 @@ class Race:
 
     def check(self) -> None:
         """Check that all loops reach the same weights, up to the order of float additions."""
-        for server in self._servers.values():
+        for server in self.servers.values():
             apart = float((self.bare.global_D.cpu() - server.weights.detach()).abs().max())
             assert apart < 1e-5, f"the bare loop computes something else: weights differ by {apart}"
 

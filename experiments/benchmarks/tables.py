@@ -9,14 +9,11 @@ disk. Half the configurations are plain, and every other one has its twin.
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from experiments.benchmarks import BenchFigure
+from experiments.benchmarks.processes import Timed
 from results.store import CONFIG, LOCK
 
 REAL = ("rounds=2", "clients=4", "model=logistic", "device=cpu", "output.progress=false")
@@ -55,9 +53,9 @@ def _figures(folder: Path, runs: int, seeds: int) -> list[BenchFigure]:
     if not folder.exists():
         fill(folder, runs, seeds)
     name = f"{runs} runs of {runs // seeds} configurations"
-    cold = Timed.of(folder)
-    warm = Timed.of(folder)
-    again = Timed.of(folder)
+    cold = _timed(folder)
+    warm = _timed(folder)
+    again = _timed(folder)
     best = min(warm, again, key=lambda timed: timed.wall_s)
     return [
         BenchFigure(f"{name}, the first time", cold.wall_s, "s"),
@@ -68,27 +66,10 @@ def _figures(folder: Path, runs: int, seeds: int) -> list[BenchFigure]:
     ]
 
 
-@dataclass(frozen=True)
-class Timed:
-    """Time and peak memory of a process from its start to its end."""
-
-    wall_s: float
-    processor_s: float
-    peak_bytes: int
-
-    @staticmethod
-    def of(folder: Path) -> "Timed":
-        """Run `fedveil table FOLDER` as a user does, with the output in a file."""
-        with tempfile.NamedTemporaryFile(suffix=".md") as out:
-            command = [sys.executable, "-m", "experiments.cli", "table", str(folder), "--out", out.name]
-            start_s = time.perf_counter()
-            process = subprocess.Popen(command)
-            _, status, usage = os.wait4(process.pid, 0)
-            wall_s = time.perf_counter() - start_s
-            process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, command)
-        return Timed(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+def _timed(folder: Path) -> Timed:
+    """Run `fedveil table FOLDER` as a user does, with the output in a file."""
+    with tempfile.NamedTemporaryFile(suffix=".md") as out:
+        return Timed.of([sys.executable, "-m", "experiments.cli", "table", str(folder), "--out", out.name])
 
 
 def fill(folder: Path, runs: int, seeds: int) -> None:

@@ -13,8 +13,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from fl.config.schema import FedveilConfig
-from results.naming.names import PROTECTION
-from results.runs import PLAIN_SUM, is_plain
+from results.naming.protection import PLAIN_SUM, PROTECTION, is_plain
 
 COMMON = "FEDVEIL_COMMON"  # JSON: the values, common to all cells of a sweep, of the keys that only protection reads
 

@@ -1,9 +1,10 @@
 """The identity of a configuration: its canonical text, and the hash of it."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -62,8 +63,18 @@ def from_json(canonical: str) -> FedveilConfig:
     Raises:
         ConfigError: as `check`.
     """
-    config = cast(
-        DictConfig, OmegaConf.merge(OmegaConf.structured(FedveilConfig), with_later_keys(json.loads(canonical)))
-    )
+    return copy.deepcopy(_parsed(canonical))
+
+
+@lru_cache(maxsize=2)  # a run parses its configuration for the data, and for the plan
+def _parsed(canonical: str) -> FedveilConfig:
+    values = with_later_keys(json.loads(canonical))
+    config = cast(DictConfig, OmegaConf.merge(_schema(), values))
     check(config)
     return cast(FedveilConfig, OmegaConf.to_object(config))
+
+
+@cache
+def _schema() -> DictConfig:
+    """Return the schema with its defaults, to merge into and never to change."""
+    return cast(DictConfig, OmegaConf.structured(FedveilConfig))

@@ -15,7 +15,7 @@ from fl.config.schema import FedveilConfig
 from privacy.addresses import Address
 from privacy.errors import ConfigError, RunRefused
 from privacy.secure_sums.vectors import VectorSpec
-from results.rows import TOLD_SHARE
+from results.measurements import TOLD_SHARE
 
 LEAST_STEPS = 8  # of the grid, for the largest value of the smallest client
 MEAN_STEPS = 64  # likewise of the mean client: with a third of that, digits lost two points of accuracy under secagg

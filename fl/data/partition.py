@@ -1,15 +1,15 @@
-"""The split of examples over clients: the partitioners of flwr-datasets, over a column of labels, never over images.
+"""The split of examples over clients, index for index as the partitioners of flwr-datasets make it.
 
-Shape suffix: N training examples.
+The library itself brings Hugging Face `datasets`, pandas and seaborn, which take longer to import than a run on digits
+takes, so it is the oracle of the tests.
+
+Shape suffixes: N training examples, K labels.
 """
 
-import contextlib
-import io
 import itertools
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,20 +60,15 @@ def _partition(scheme: PartitionScheme, data: ImageData, clients: int, seed: int
 
 
 def _iid(scheme: PartitionScheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
-    from flwr_datasets.partitioner import IidPartitioner
-
-    labels_N = data.train.labels.numpy()
-    if clients > len(labels_N) and not scheme.allow_empty:
-        allowed = f"must be at most the {len(labels_N)} examples of {data.name}, unless data.allow_empty=true"
+    count = len(data.train.labels)
+    if clients > count and not scheme.allow_empty:
+        allowed = f"must be at most the {count} examples of {data.name}, unless data.allow_empty=true"
         raise ConfigError.of("clients", clients, allowed)
-    rows_N = _shuffled(len(labels_N), seed)  # shuffled, because the partitioner cuts a set in its given order
-    return [rows_N[part] for part in _deal(IidPartitioner(clients), labels_N[rows_N], range(clients))]
+    return np.array_split(_shuffled(count, seed), clients)
 
 
 def _dirichlet(scheme: PartitionScheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
     """Draw each label's shares over the clients: Yurochkin et al. 2019 (arXiv:1905.12022), section 4."""
-    from flwr_datasets.partitioner import DirichletPartitioner
-
     labels_N = data.train.labels.numpy()
     if clients > len(labels_N):
         raise ConfigError.of("clients", clients, f"must be at most the {len(labels_N)} examples of {data.name}")
@@ -82,18 +77,23 @@ def _dirichlet(scheme: PartitionScheme, data: ImageData, clients: int, seed: int
     if drawn is None:
         raise _no_dirichlet(scheme, counts_K, clients, seed)
     rows_N = _shuffled(len(labels_N), seed)
-    least = 0 if scheme.allow_empty else 1
-    sampler = DirichletPartitioner(clients, "column", alpha=scheme.alpha, min_partition_size=least, seed=drawn)
-    return [rows_N[part] for part in _deal(sampler, labels_N[rows_N], range(clients))]
+    generator = np.random.default_rng(drawn)
+    by_label_N = rows_N[np.argsort(labels_N[rows_N], kind="stable")]
+    of_label = np.split(by_label_N, np.cumsum(counts_K)[:-1])
+    cuts = _dirichlet_cuts(counts_K, clients, scheme.alpha, generator)
+    pieces = zip(*map(np.split, of_label, cuts), strict=True)
+    parts = [np.concatenate(of_client) for of_client in pieces]
+    for part in parts:
+        generator.shuffle(part)
+    return parts
 
 
 def dirichlet_seed(
     counts_K: NDArray[np.int64], clients: int, alpha: float, seed: int, tries: int = DIRICHLET_TRIES
 ) -> int | None:
-    """Find a seed with which the first draw of flwr-datasets' sampler leaves no client empty; None after the tries.
+    """Find a seed with which the first draw leaves no client empty; None after the tries.
 
-    The sampler's own search takes 0.6 s with 10,000 clients for each of eleven draws before it gives up. Here the
-    draws are made without the examples, in milliseconds, and the sampler is given a seed that succeeds.
+    The draws are made without the examples, in milliseconds.
 
     Args:
         counts_K: number of examples of each label that occurs, in the order of labels.
@@ -107,14 +107,20 @@ def dirichlet_seed(
 
 
 def dirichlet_sizes(counts_K: NDArray[np.int64], clients: int, alpha: float, seed: int) -> NDArray[np.int64]:
-    """Return each client's number of examples in the first draw of flwr-datasets' sampler."""
-    generator = np.random.default_rng(seed)
-    alphas = np.full(clients, alpha)
+    """Return each client's number of examples in the draw with this seed."""
     sizes = np.zeros(clients, np.int64)
-    for count in counts_K:
-        cuts = (np.cumsum(generator.dirichlet(alphas)) * count).astype(np.int64)[:-1]
+    drawn = _dirichlet_cuts(counts_K, clients, alpha, np.random.default_rng(seed))
+    for count, cuts in zip(counts_K, drawn, strict=True):
         sizes += np.diff(cuts, prepend=0, append=count)
     return sizes
+
+
+def _dirichlet_cuts(
+    counts_K: NDArray[np.int64], clients: int, alpha: float, generator: np.random.Generator
+) -> list[Indices]:
+    """Draw where the examples of each label are cut, into one piece for each client."""
+    alphas = np.full(clients, alpha)
+    return [(np.cumsum(generator.dirichlet(alphas)) * count).astype(np.int64)[:-1] for count in counts_K]
 
 
 def _no_dirichlet(scheme: PartitionScheme, counts_K: NDArray[np.int64], clients: int, seed: int) -> ConfigError:
@@ -141,11 +147,8 @@ def _no_dirichlet(scheme: PartitionScheme, counts_K: NDArray[np.int64], clients:
 def _shards(scheme: PartitionScheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
     """Sort by label, cut, deal `shards` pieces to each client: McMahan et al. 2017 (arXiv:1602.05629), section 3.
 
-    The partitioner drops the remainder after equal pieces. So it deals only the indices of pieces here, and the pieces
-    are cut such that their sizes differ by at most one example.
+    The sizes of the pieces differ by at most one example; flwr-datasets drops the remainder after equal pieces.
     """
-    from flwr_datasets.partitioner import ShardPartitioner
-
     labels_N = data.train.labels.numpy()
     pieces = clients * scheme.shards
     if pieces > len(labels_N):
@@ -153,47 +156,26 @@ def _shards(scheme: PartitionScheme, data: ImageData, clients: int, seed: int) -
         raise ConfigError.of("data.shards", scheme.shards, allowed)
     rows_N = _shuffled(len(labels_N), seed)
     cut = np.array_split(rows_N[np.argsort(labels_N[rows_N], kind="stable")], pieces)
-    dealer = ShardPartitioner(clients, "column", num_shards_per_partition=scheme.shards, shard_size=1, seed=seed)
-    return [np.concatenate([cut[piece] for piece in part]) for part in _deal(dealer, np.arange(pieces), range(clients))]
+    generator = np.random.default_rng(seed)
+    dealt = generator.permutation(pieces).reshape(clients, scheme.shards)
+    for hand in dealt:  # flwr-datasets shuffles each client's pieces once more
+        generator.shuffle(hand)
+    return [np.concatenate([cut[piece] for piece in hand]) for hand in dealt]
 
 
 def _natural(_: PartitionScheme, data: ImageData, clients: int, seed: int) -> list[Indices]:
     """Give each client the examples of one owner: the first `clients` owners in a seeded order."""
-    from flwr_datasets.partitioner import NaturalIdPartitioner
-
     if data.natural_ids is None:
         raise ConfigError.of(
             "data.partition", "natural", f"{data.name} names no owners of its examples (data.natural_column)"
         )
-    owners = len(np.unique(data.natural_ids))
-    if clients > owners:
-        raise ConfigError.of("clients", clients, f"must be at most the {owners} owners of examples of {data.name}")
-    return _deal(NaturalIdPartitioner("column"), data.natural_ids, _shuffled(owners, seed)[:clients])
+    counts = np.unique(data.natural_ids, return_counts=True)[1]
+    if clients > len(counts):
+        raise ConfigError.of("clients", clients, f"must be at most the {len(counts)} owners of examples of {data.name}")
+    of_owner = np.split(np.argsort(data.natural_ids, kind="stable"), np.cumsum(counts)[:-1])
+    return [of_owner[owner] for owner in _shuffled(len(counts), seed)[:clients]]
 
 
 def _shuffled(count: int, seed: int) -> Indices:
-    return np.random.default_rng((seed, count)).permutation(count)  # independent of a partitioner's own stream
-
-
-def _deal(partitioner: Any, column: NDArray[Any], parts: Iterable[int]) -> list[Indices]:
-    """Return the rows that a partitioner gives to each part.
-
-    A partitioner returns selections of its data set. This data set returns bare row indices as selections, which makes
-    10,000 parts in 24 ms, not 4 s, through the same public calls.
-    """
-    from datasets import Dataset
-
-    class Rows(Dataset):  # type: ignore[misc]
-        def select(self, indices: Any, **_: Any) -> Any:
-            return np.asarray(indices, np.int64)
-
-        def sort(self, *_: Any, **__: Any) -> Any:
-            return self  # shards are numbered in order
-
-        def __getitem__(self, _: Any) -> Any:
-            return column  # the array itself, not a list of Python's integers
-
-    partitioner.dataset = Rows.from_dict({"column": column})
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # silences progress bar and warnings
-        warnings.simplefilter("ignore")
-        return [partitioner.load_partition(int(part)) for part in parts]
+    """Return all indices in a seeded order, with a stream of its own."""
+    return np.random.default_rng((seed, count)).permutation(count)

@@ -24,6 +24,7 @@ from flwr.app import Context, RecordDict
 from fl.config.identity import hash_of
 from fl.keys import folders as keys
 from fl.runtimes.relay import SOCKET, answers, receive, send, short_name
+from fl.transport import told
 from privacy.addresses import DEALER, PARTIES, Address
 from privacy.errors import ConfigError, FedveilError, RuntimeFailure
 
@@ -73,7 +74,7 @@ def serve(listener: socket.socket, context: Context) -> NoReturn:
 
 
 def _answer(connection: socket.socket, context: Context) -> RecordDict:
-    from fl.node import participate, told
+    from fl.node import participate
 
     return told(lambda: participate(receive(connection), context))
 

@@ -13,7 +13,6 @@ Shapes: R rows (ciphertexts of a message, or one), N numbers in each.
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import bdtrc
 
 from privacy.secure_sums.declarations import LONG, Integers
 
@@ -52,6 +51,8 @@ def _crowded(buckets: Integers, width: int, modulus: int, allowed: float) -> boo
 @lru_cache(maxsize=256)
 def _most(count: int, probability: float, allowed: float) -> int:
     """The least m with P[Binomial(count, probability) > m] <= allowed."""
+    from scipy.special import bdtrc  # uploads in the clear do not need it
+
     low = int(count * probability)
     high = count
     while low < high:

@@ -10,9 +10,8 @@ import polars as pl
 
 from privacy.errors import ConfigError
 from results.naming.labels import LAST, Parts, backend_of, label_of, label_parts, short_name, text_of
+from results.naming.protection import PROTECTION
 
-# keys of a configuration that only protection reads; a run shares the others with its plain twin
-PROTECTION = ("secure_sum", "mechanism", "noise", "delta", "accountant", "epsilon_budget", "witness")
 WEIGHTING = "training.weighting"
 USUAL_WEIGHTING = "examples"
 

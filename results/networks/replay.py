@@ -22,8 +22,8 @@ import polars as pl
 
 from privacy.addresses import is_client, is_party
 from results.columns import Column
+from results.measurements import EVALUATE, WITNESS
 from results.networks.links import Network
-from results.rows import EVALUATE, WITNESS
 from results.store import RunDirectory
 
 PEERS = ("peers", "dealer")  # the stages in which parties report the bytes that passed among them

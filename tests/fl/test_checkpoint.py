@@ -8,7 +8,7 @@ import torch
 from fl.checkpoint import Checkpoints, State, decode, encode
 from fl.transport import ARRAYS
 from privacy.errors import RunRefused
-from results.rows import Row
+from results.measurements import Row
 from tests.composed import MASKED, server_of, workspace_of
 from tests.fl.grids import Tampered
 from tests.scenery.paths import some

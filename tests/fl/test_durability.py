@@ -12,7 +12,7 @@ from fl.keys import folders as keys
 from fl.keys.folders import FileStore
 from fl.ledger import NAME, LedgerFile
 from privacy.accounting.charges import Charge
-from results.rows import Row
+from results.measurements import Row
 from tests.scenery.durability import assert_durable, disk_events
 
 CHECKPOINT = "round-000001.ckpt"

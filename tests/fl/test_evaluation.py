@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
-from fl.evaluation import evaluate
+from fl.evaluation import evaluate, macro_f1
 from fl.training import vectors
 from fl.workspace import Workspace
 from tests.composed import examples_of, workspace_of
@@ -82,3 +83,12 @@ def test_the_model_is_asked_in_evaluation_mode():
     work.model.train()
     evaluate(work)
     assert set(modes) == {False}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_macro_f1_is_that_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    kinds = int(rng.integers(1, 12))
+    labels, answers = (rng.choice(kinds + 3, kinds)[rng.integers(0, kinds, 200)] for _ in range(2))
+    expected = f1_score(labels, answers, average="macro", zero_division=0.0)
+    assert macro_f1(torch.from_numpy(labels), torch.from_numpy(answers)) == expected

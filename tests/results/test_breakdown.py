@@ -8,7 +8,8 @@ import pytest
 from privacy.errors import ConfigError
 from results.breakdown import ALL, breakdown, by_phase
 from results.commands.table import main
-from results.rows import Row, to_frame
+from results.measurements import Row
+from results.rows import to_frame
 from results.runs import collect
 from results.store import RunDirectory
 from tests.results.samples import CKKS, configuration, store, summary

@@ -5,7 +5,8 @@ import pyarrow.parquet
 import pytest
 
 from privacy.errors import RunRefused
-from results.rows import SCHEMA, Row, read_rows, to_frame, write_rows
+from results.measurements import Row
+from results.rows import SCHEMA, read_rows, to_frame, write_rows
 
 ROWS = [
     Row(0, "keyholder", "setup", "wall", 0.25, "s"),

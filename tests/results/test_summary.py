@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from results.rows import Row, to_frame
+from results.measurements import Row
+from results.rows import to_frame
 from results.summary import summarise
 
 FINAL = {"rounds": 3, "epsilon": None, "weights_sha256": "ab", "backend": "plain", "assumption": "trusted"}

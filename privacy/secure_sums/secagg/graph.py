@@ -33,7 +33,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
 from privacy.addresses import Address
 from privacy.errors import ConfigError, TooFewContributors
@@ -238,6 +237,8 @@ def _tail(masses: Masses) -> Masses:
 
 
 def _log_choose(n: int, k: int | NDArray[np.int64]) -> Masses:
+    from scipy.special import gammaln  # small cohorts do not need it
+
     return np.asarray(gammaln(n + 1) - gammaln(np.asarray(k) + 1) - gammaln(n - np.asarray(k) + 1))
 
 

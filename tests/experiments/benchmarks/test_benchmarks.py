@@ -1,4 +1,6 @@
 import json
+import sys
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,19 +11,41 @@ from privacy.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def race():
-    race = runtime.Race(runtime.configured("data=digits", "clients=20", "cohort=5", "rounds=9", "training.lr=0.05"))
+    race = runtime.Race("data=digits", "clients=20", "cohort=5", "rounds=9", "training.lr=0.05")
     race.alternate(2)
     return race
 
 
 def test_the_bare_loop_computes_what_the_testbed_computes(race):
-    moved = (race.server.weights.detach() - race.work.initial_D).abs().max()
-    apart = (race.server.weights.detach() - race.bare.global_D).abs().max()
-    assert moved > 1e-2
-    assert apart < 1e-5
-    names = [figure.name for figure in race.figures()]
-    assert names[:3] == ["(a) bare loop, round", "(b) in process, round", "(b) / (a)"]
-    assert len(race.bare_s) == len(race.runtime_s) == 2
+    servers = race.servers.values()
+    assert len(servers) == 2
+    for server in servers:
+        assert (server.weights.detach() - race.work.initial_D).abs().max() > 1e-2
+        assert (server.weights.detach() - race.bare.global_D).abs().max() < 1e-5
+    values = {figure.name: figure.value for figure in race.figures()}
+    assert {"(a) bare loop, round", "(b) in process, round", "(t) in process, 5 together, round"} <= values.keys()
+    assert [len(laps) for laps in race.laps.values()] == [2, 2, 2]
+    ratios = [one.cpu_s / bare.cpu_s for one, bare in zip(race.laps["auto"], race.laps["bare"], strict=True)]
+    assert values["(t) / (a)"] == pytest.approx(sum(ratios) / 2), "the median of two"
+
+
+def test_a_round_goes_on_without_measurement():
+    work = runtime.configured("data=digits", "clients=3", "rounds=1")
+    server = runtime.server_of(work, runtime.inprocess.InProcessGrid(work.plan.hash, 3))
+    with patch.object(runtime.participant, "Phases", runtime.Unmeasured):
+        server.advance(1)
+    assert not server.transport.dropped
+
+
+def test_a_model_that_the_table_lacks_is_refused():
+    with pytest.raises(ConfigError, match="--models=vgg: allowed are mlp, logistic, lenet, cnn_mcmahan"):
+        main(["runtime", "--models", "mlp,vgg"])
+
+
+def test_an_interpreter_without_the_peer_is_refused(tmp_path):
+    for python in (sys.executable, tmp_path / "none"):
+        with pytest.raises(ConfigError, match=r"^--pfl=.*: must be the interpreter .* pip install pfl==0\.6\.0 torch$"):
+            main(["runtime", "--pfl", str(python)])
 
 
 def test_a_baseline_that_computes_something_else_is_no_baseline(race):

@@ -11,11 +11,11 @@ from fl import runtimes
 from fl.apps import client_app
 from fl.checkpoint import Checkpoints
 from fl.keys import folders as keys
-from fl.node import APPROVED, KEYS, PARTITION, ROLE
+from fl.node import APPROVED, KEYS, PARTITION
 from fl.runtimes.inprocess import FIRST_CLIENT_NODE
 from fl.runtimes.serving import serve
 from fl.server import Errand, Server
-from fl.transport import ADDRESS, ARRAYS, ENVELOPE, FAILURE, pack, unpack
+from fl.transport import ADDRESS, ARRAYS, ENVELOPE, FAILURE, ROLE, pack, unpack
 from fl.workspace import Workspace
 from privacy.errors import ConfigError, PrivacyRefusal
 from privacy.sealing import Roster

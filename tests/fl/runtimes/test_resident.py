@@ -19,10 +19,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from fl.apps import answer
 from fl.config.identity import hash_of
 from fl.keys import folders as keys
-from fl.node import RESIDENT, ROLE
 from fl.runtimes.relay import MAX_BYTES, answers, relay
 from fl.runtimes.resident import listening, main
-from fl.transport import ADDRESS, ENVELOPE, FAILURE, pack, unpack
+from fl.transport import ADDRESS, ENVELOPE, FAILURE, RESIDENT, ROLE, pack, unpack
 from privacy.errors import ConfigError, RuntimeFailure
 from privacy.randomness import OsRandomness
 from privacy.sealing import Header, Identity, Roster, open_box

@@ -84,3 +84,15 @@ def test_cublas_is_told_before_it_starts():
 def test_settings_of_cuda_are_left_alone_on_the_cpu():
     devices.configure(torch.device("cpu"), threads=2, deterministic=False, tf32=True)
     assert state() == (2, False, False, False, False)
+
+
+def test_the_compiler_is_told_where_it_is_loaded_and_never_loaded_for_that():
+    code = (
+        "import sys, torch; from fl.training import devices; cpu = torch.device('cpu');"
+        "devices.configure(cpu, 1, True, False); before = 'torch._dynamo' in sys.modules;"
+        "import torch._inductor.config as compiler; untold = compiler.deterministic;"
+        "devices.configure(cpu, 1, True, False); told = compiler.deterministic;"
+        "devices.configure(cpu, 1, False, False); print(before, untold, told, compiler.deterministic)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["False", "False", "True", "False"]

@@ -10,11 +10,12 @@ from privacy.errors import ConfigError
 from results.columns import BY_KEY
 from results.commands.plot import main
 from results.commands.table import main as table
+from results.measurements import Row
 from results.plots import phases, points
 from results.plots.overview import overview
 from results.plots.points import Interval, Point, front, of_column
 from results.plots.rounds import accuracy_by_round
-from results.rows import Row, to_frame
+from results.rows import to_frame
 from results.runs import collect, find_runs
 from results.store import RunDirectory
 from tests.results.samples import CKKS, configuration, store, summary

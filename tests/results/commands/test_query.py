@@ -10,7 +10,8 @@ import pytest
 
 from privacy.errors import ConfigError
 from results.commands.query import main
-from results.rows import Row, to_frame
+from results.measurements import Row
+from results.rows import to_frame
 from results.runs import RUNS
 from results.store import RunDirectory
 from tests.results.samples import CKKS, configuration, store, summary

@@ -56,7 +56,8 @@ def test_one_plain_row_stands_for_presets_that_differ_in_weighting(presets: Path
 
 
 def test_the_phases_leave_the_same_rows_out(presets: Path) -> None:
-    from results.rows import Row, to_frame
+    from results.measurements import Row
+    from results.rows import to_frame
     from results.store import RunDirectory
 
     for path in find_runs([presets]):

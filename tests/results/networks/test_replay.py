@@ -6,9 +6,10 @@ import pytest
 
 from privacy.errors import ConfigError
 from results.commands.table import main
+from results.measurements import Row
 from results.networks.links import Link, Network, Profile, load
 from results.networks.replay import Replay, columns, replay
-from results.rows import Row, to_frame
+from results.rows import to_frame
 from results.store import RunDirectory
 from tests.results.samples import CKKS, configuration, store, summary
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from results.rows import Row, to_frame
+from results.measurements import Row
+from results.rows import to_frame
 from results.store import CONFIG, ROWS, STATUS, SUMMARY, RunDirectory, open_run
 from tests.results.samples import canonical, configuration
 from tests.scenery.durability import assert_durable, disk_events

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from privacy.errors import RunRefused
-from results.rows import Row, to_frame
+from results.measurements import Row
+from results.rows import to_frame
 from results.store import RunDirectory, default_directory, is_locked, open_run
 from tests.results.samples import canonical, configuration
 from tests.scenery.paths import some
