@@ -175,7 +175,11 @@ class Workspace:
         """
         if self.together.choice.size > 1:
             start_D = self._layout.flatten()
-            taken = self.groups.take(job.round, attempt, client_index(job.address), start_D)
+            try:
+                taken = self.groups.take(job.round, attempt, client_index(job.address), start_D)
+            except torch.OutOfMemoryError as error:
+                told = f"{error}; {self.together.choice.size} clients train together: lower runtime.together"
+                raise torch.OutOfMemoryError(told) from error
             if taken is not None:
                 row_D, share = taken
                 self._layout.load(row_D)

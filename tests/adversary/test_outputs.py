@@ -25,8 +25,8 @@ from fl import server
 from fl.card.outputs import FRESH, NAMED, NOISED, SWITCHED, output_of
 from fl.checkpoint import HEADER_BYTES
 from fl.threats import threat_card
-from fl.training import local, stopping
-from fl.workspace import workspace
+from fl.training import stopping
+from fl.workspace import Workspace, workspace
 from privacy.errors import PrivacyRefusal
 from results.store import RunDirectory
 from tests.composed import SMALL, compose, workspace_of
@@ -77,13 +77,12 @@ def _changed_partition(monkeypatch, change) -> None:
 
 def without_a_client(monkeypatch) -> None:
     """Zero out the contribution of a client: it trains on nothing."""
-    honest = local.train
+    honest = Workspace.train
 
-    def train(job, proximal_mu):
-        if job.address != "client/0":
-            honest(job, proximal_mu)
+    def train(work, job, attempt):
+        return None if job.address == "client/0" else honest(work, job, attempt)
 
-    monkeypatch.setattr(local, "train", train)
+    monkeypatch.setattr(Workspace, "train", train)
 
 
 def with_another_client(monkeypatch) -> None:
@@ -231,14 +230,14 @@ def test_a_client_that_refuses_is_named(tmp_path, monkeypatch):
     overrides = MECHANISMS["local_dp"]
     card = "\n".join(threat_card(workspace_of(*overrides, *PRIVATE)))
     base = written(tmp_path / "base", *overrides)
-    honest = local.train
+    honest = Workspace.train
 
-    def train(job, proximal_mu):
+    def train(work, job, attempt):
         if job.address == "client/0":
             raise PrivacyRefusal("an example of this client cannot be trained on")
-        honest(job, proximal_mu)
+        return honest(work, job, attempt)
 
-    monkeypatch.setattr(local, "train", train)
+    monkeypatch.setattr(Workspace, "train", train)
     differ = differences(base, written(tmp_path / "other", *overrides))
     expected = {"rows/client/collect.dropped", "rows/server/protocol.survivors", "summary/dropped", "log/left out"}
     assert expected <= differ

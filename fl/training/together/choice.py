@@ -1,7 +1,9 @@
 """How many clients train together: what was asked for, what a model and an optimizer allow, and what memory holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -98,7 +100,8 @@ def bytes_of_client(model: torch.nn.Module, loss: Loss, examples: Batch, batch_s
 def fault(together: Callable[[], torch.Tensor], alone: Callable[[], torch.Tensor], start_D: torch.Tensor) -> str | None:
     """Return why a group does not train as its clients do alone, from rows (N, D) of both; None where it does."""
     try:
-        rows_ND = together()
+        with _no_loops():
+            rows_ND = together()
     except FAULTS as error:
         return f"the model cannot be mapped over clients: {one_line(error)}"
     wanted_ND = alone()
@@ -107,3 +110,14 @@ def fault(together: Callable[[], torch.Tensor], alone: Callable[[], torch.Tensor
     if bool((gaps_N <= ROUNDING * moved_N).all()):
         return None
     return "the model trains otherwise when it is mapped over clients"
+
+
+@contextmanager
+def _no_loops() -> Iterator[None]:
+    """Let an operation fail that torch can only map over clients by a loop, which is slower than one by one."""
+    functorch: Any = torch._C._functorch
+    functorch._set_vmap_fallback_enabled(False)
+    try:
+        yield
+    finally:
+        functorch._set_vmap_fallback_enabled(True)

@@ -124,12 +124,15 @@ class _Linear(_UnderVmap):
     ) -> tuple[torch.Tensor, int]:
         x, weight = _first_dim(x, in_dims[0], info.batch_size), _first_dim(weight, in_dims[1], info.batch_size)
         x_NBI = x.flatten(1, -2)
-        if torch.is_autocast_enabled(x.device.type):  # it casts what torch's own product takes
-            outputs = torch.bmm(x_NBI, weight.mT)
-        else:
-            outputs = _Products.apply(x_NBI, weight)  # type: ignore[no-untyped-call]
         if bias is not None:
-            outputs = outputs + (bias if in_dims[2] is None else bias.movedim(in_dims[2], 0)[:, None])
+            bias = bias.expand(info.batch_size, -1) if in_dims[2] is None else bias.movedim(in_dims[2], 0)
+        if not torch.is_autocast_enabled(x.device.type):
+            outputs = _Products.apply(x_NBI, weight)  # type: ignore[no-untyped-call]
+            outputs = outputs if bias is None else outputs + bias[:, None]
+        elif bias is None:
+            outputs = torch.bmm(x_NBI, weight.mT)
+        else:  # a sum of its own would be in float32
+            outputs = torch.baddbmm(bias[:, None], x_NBI, weight.mT)
         return outputs.reshape(*x.shape[:-1], -1), 0
 
 

@@ -138,13 +138,16 @@ def test_a_client_answers_in_rounds_of_its_own_alone(ledger_folder, mechanism):
         assert LedgerFile(ledger_folder, name="client-0.jsonl").head[0] == took_part
 
 
-def test_the_charge_is_on_disk_before_the_client_trains(ledger_folder, monkeypatch):
-    work = work_of(*LOCAL)
+@pytest.mark.parametrize("together", [1, 2])
+def test_the_charge_is_on_disk_before_the_client_trains(ledger_folder, monkeypatch, together):
+    work = work_of(*LOCAL, f"runtime.together={together}")
+    assert work.together.choice.size == together
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fl.training.local.train", killed)
+    monkeypatch.setattr("fl.workspace.train", killed)
+    monkeypatch.setattr("fl.training.together.stacked.Stacked.train", killed)
     with pytest.raises(KeyboardInterrupt):
         participate(request(work, "a"), simulated(work))
     assert LedgerFile(ledger_folder, name="client-0.jsonl").ledger.participations(0) == 1

@@ -8,15 +8,16 @@ import pytest
 import torch
 
 import fl.server
+from fl import workspace as working
 from fl.checkpoint import Checkpoints
-from fl.training import local as training
+from privacy.errors import PrivacyRefusal
 from tests.composed import server_of, workspace_of
 from tests.experiments.command import FEDVEIL, Here, read
 
 
 def test_a_client_without_memory_is_left_out(tmp_path, monkeypatch):
     """There is no device to exhaust here: the error is torch's own, raised where training would."""
-    original = training.train
+    original = working.train
     calls = []
 
     def exhausted(*arguments):
@@ -25,8 +26,8 @@ def test_a_client_without_memory_is_left_out(tmp_path, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return original(*arguments)
 
-    monkeypatch.setattr(training, "train", exhausted)
-    work = workspace_of("rounds=1")
+    monkeypatch.setattr(working, "train", exhausted)
+    work = workspace_of("rounds=1", "runtime.together=1")
     server = server_of(work, tmp_path)
     server.run()
     assert "CUDA out of memory" in server.transport.dropped["client/1"]
@@ -34,7 +35,19 @@ def test_a_client_without_memory_is_left_out(tmp_path, monkeypatch):
     assert survivors == 3
 
 
-SWEEP = ("sweep", "model=logistic", "clients=4", "rounds=2", "device=cpu", "out=cells")
+def test_a_group_without_memory_says_which_number_to_lower(tmp_path, monkeypatch):
+    work = workspace_of("rounds=1", "runtime.together=4")
+    assert work.together.choice.size == 4
+
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("fl.training.together.groups.Groups._train", exhausted)
+    with pytest.raises(PrivacyRefusal, match=r"2\.00 GiB; 4 clients train together: lower runtime\.together"):
+        server_of(work, tmp_path).run()
+
+
+SWEEP = ("sweep", "model=logistic", "clients=4", "rounds=2", "device=cpu", "out=cells", "runtime.together=1")
 
 
 def errors_of(folder: Path) -> list[str | None]:
@@ -45,7 +58,7 @@ def errors_of(folder: Path) -> list[str | None]:
 @pytest.mark.parametrize("whose", ["clients", "server"])
 def test_a_cell_without_memory_lets_the_others_go_on(tmp_path, monkeypatch, capsys, whose):
     """There is no device to exhaust here: the error is torch's own, raised where the work would be done."""
-    module, name = (training, "train") if whose == "clients" else (fl.server, "evaluate")
+    module, name = (working, "train") if whose == "clients" else (fl.server, "evaluate")
     original = getattr(module, name)
     told = "CUDA out of memory. Tried to allocate 2.00 GiB"
 

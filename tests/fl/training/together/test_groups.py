@@ -159,6 +159,21 @@ def dropping(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Dropout(0.2), nn.Linear(math.prod(shape), classes))
 
 
+class Attending(nn.Module):
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, 1, batch_first=True)
+        self.last = nn.Linear(width, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x[:, 0]
+        return self.last(self.attention(rows, rows, rows, need_weights=False)[0].mean(dim=1))
+
+
+def attending(shape, classes):
+    return Attending(shape[-1], classes)
+
+
 def normalised(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(math.prod(shape)), nn.Linear(math.prod(shape), classes))
 
@@ -167,6 +182,7 @@ HERE = "tests.fl.training.together.test_groups"
 REASONS = {
     (f"model._target_={HERE}.controlled",): "the model cannot be mapped over clients: .*data-dependent control flow",
     (f"model._target_={HERE}.dropping",): "the model cannot be mapped over clients: .*random",
+    (f"model._target_={HERE}.attending",): "the model cannot be mapped over clients: .*attention",
     (f"model._target_={HERE}.centred",): "the model trains otherwise when it is mapped over clients",
     (f"model._target_={HERE}.normalised",): "training moves 1.running_mean, by the statistics of whole batches",
     (

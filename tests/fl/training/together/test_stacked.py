@@ -181,8 +181,9 @@ def test_in_mixed_precision_too():
     rows_ND = Stacked(model, SGD, F.cross_entropy, passes).train(clients_of(data))
     alone_ND = one_by_one(model, SGD, clients_of(data), passes=passes)
     exact_ND = one_by_one(model, SGD, clients_of(data))
-    assert_alike(model, rows_ND, alone_ND, apart=0.05)
-    assert not torch.allclose(rows_ND, exact_ND, rtol=0, atol=1e-6), "bfloat16 rounds"
+    gaps_N = (rows_ND - exact_ND).norm(dim=1)
+    allowed_N = (alone_ND - exact_ND).norm(dim=1)
+    assert 1e-3 < gaps_N.max() < 2 * allowed_N.max(), "bfloat16 rounds, as it does for one client"
 
 
 def test_nothing_of_a_client_is_in_the_weights_of_another():
