@@ -92,7 +92,7 @@ def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     """All figures of this benchmark.
 
     Raises:
-        ConfigError: the table has no such model.
+        ConfigError: the table has no such model, or data cannot be found.
     """
     data = f"data={arguments.data}"
     rounds = f"rounds={arguments.alternations + 1}"
@@ -101,6 +101,8 @@ def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     for name in models:
         if name not in MODELS:
             raise ConfigError.of("--models", name, f"allowed are {', '.join(MODELS)}")
+    for overrides in ((data, *SETTING), *((*MODELS[name], f"model={name}") for name in models)):
+        assert configured(*overrides).data, "found now, not when half is measured"
     parts = 4 + len(models) + (0 if arguments.skip_ray else len(RAY_CORES)) + (not arguments.skip_memory)
     if arguments.pfl is not None:
         require_pfl(arguments.pfl)
