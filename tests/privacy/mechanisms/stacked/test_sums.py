@@ -107,6 +107,8 @@ def test_gradients_that_are_not_held_are_computed_again_to_the_bit(name, monkeyp
 def test_the_models_own_parameters_are_tokens_that_stay_as_they_are():
     (model,) = models_of("cnn", 1)
     before = [own.detach().clone() for own in model.parameters()]
+    for own in model.parameters():
+        own.grad = torch.ones_like(own)  # of whatever was trained before
     stack = [torch.stack([own.detach(), 2 * own.detach()]) for own in model.parameters()]
     ClippedSums(model, cross_entropy, 1.0, 256).of(stack, draws_of("cnn", (2, 3)), [Tally(), Tally()])
     assert all(torch.equal(own, then) for own, then in zip(model.parameters(), before, strict=True))
@@ -179,6 +181,41 @@ def test_an_example_alone_adds_at_most_the_bound(name):
         assert norm <= bound
         reached = max(reached, norm / bound)
     assert reached > 1 - 1e-4, "the bound was met"
+
+
+def linear_of(bias: bool) -> torch.nn.Module:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(1000, 10, bias=bias)
+    torch.nn.init.zeros_(layer.weight)  # so that outputs are finite whatever the inputs
+    return torch.nn.Sequential(torch.nn.Flatten(), layer)
+
+
+@pytest.mark.parametrize("contrast", [1e-40, 1e-25, 1e-21, 1e21, 1e25])
+def test_inputs_whose_squares_leave_the_range_of_float32_are_measured(contrast):
+    """Their norm is neither zero, which would clip nothing, nor infinite, which would take the example out."""
+    inputs = contrast * torch.rand(1, 1000, generator=torch.Generator().manual_seed(0))
+    tally = Tally()
+    loss = Scaled(min(1e38, 1e5 / contrast))
+    bound = 1e-4
+    sum_D = sums_of([linear_of(False)], [(inputs, torch.tensor([0]))], bound, loss=loss, tallies=[tally])[0]
+    assert (1 - 1e-4) * bound < float(sum_D.double().norm()) <= bound
+    assert tally == Tally(1, 1, 0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_no_rounding_of_subnormal_numbers_exceeds_the_bound(bias):
+    """Inputs at the end of the range: the clipped gradient of the outputs would have a handful of bits."""
+    generator = torch.Generator().manual_seed(0)
+    for number in range(100):
+        model = linear_of(bias)
+        if bias:
+            torch.nn.init.normal_(model[1].bias, std=3.0, generator=generator)
+        contrast = 10 ** (24 + 14 * number / 100)
+        inputs = contrast * (1 + torch.rand(1, 1000, generator=generator))
+        label = torch.randint(10, (1,), generator=generator)
+        norm = sums_of([model], [(inputs, label)], 1e-3)[0].double().norm()
+        assert norm <= 1e-3
+        assert norm > 0.999e-3 or contrast > 1e26
 
 
 @pytest.mark.parametrize("name", TINY)
