@@ -162,6 +162,7 @@ class Workspace:
             load=self.load,
             initial_D=self.initial_D,
             device=self.device,
+            randomness_of=plan.randomness,
         )
 
     def batches(self, client: int, seed: int) -> Batches:
@@ -181,9 +182,10 @@ class Workspace:
                 told = f"{error}; {self.together.choice.size} clients train together: lower runtime.together"
                 raise torch.OutOfMemoryError(told) from error
             if taken is not None:
-                row_D, share = taken
-                self._layout.load(row_D)
-                return share
+                layout = self._layout if job.model is self.model else self.layout(job.model)
+                layout.load(taken.row_D)
+                job.diagnostics.update(taken.diagnostics)
+                return taken.costs
         train(job, self.passes)
         return None
 

@@ -31,7 +31,12 @@ WALLS = {
     "privacy/secure_sums": f"{GROUND} privacy/noise",
     "privacy/mechanisms/contract.py": f"{SUMS} {COSTS}",
     # mechanisms, and the three families of secure sums, of which none imports another
-    "privacy/mechanisms": f"{SUMS} {COSTS} privacy/mechanisms/contract.py",
+    "privacy/mechanisms/dp_sgd_optimizers.py": GROUND,  # how gradients are clipped
+    "privacy/mechanisms/stacked": f"{GROUND} privacy/mechanisms/contract.py privacy/mechanisms/dp_sgd_optimizers.py",
+    "privacy/mechanisms": (
+        f"{SUMS} {COSTS} privacy/mechanisms/contract.py privacy/mechanisms/dp_sgd_optimizers.py "
+        "privacy/mechanisms/stacked"
+    ),
     "privacy/secure_sums/he": SUMS,
     "privacy/secure_sums/secagg": SUMS,
     "privacy/secure_sums/mpc/crypten": SUMS,

@@ -4,7 +4,7 @@ A mechanism knows torch's training objects, but not messages, configuration file
 Shapes: D is the number of model parameters.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -103,6 +103,26 @@ class ClientJob:
     diagnostics: dict[str, float] = field(default_factory=dict)  # by `mechanism.metric`; without any privacy guarantee
 
 
+class StackedSteps(Protocol):
+    """The steps of several clients, whose parameters are stacked: what `prepare` gives to one, for all at once.
+
+    A client's steps depend on its own examples and its own randomness alone.
+    """
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """The number of steps of each client."""
+
+    def gradients(self, clients: Sequence[int], stack: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the gradients of the next step of these clients, by parameter.
+
+        `stack` holds their trained parameters, (N, ...) each; the gradients have the same shapes.
+        """
+
+    def end(self) -> None:
+        """Write diagnostics into the clients' jobs, after all steps."""
+
+
 @dataclass
 class ServerJob:
     """The server's work on one total."""
@@ -179,6 +199,20 @@ class Mechanism:
 
     def prepare(self, job: ClientJob) -> None:
         """Put private versions of the training objects into the job, at the client before training."""
+
+    def alone(self) -> str | None:
+        """Return why clients must train one by one, as a clause; None where several may train as one computation.
+
+        A mechanism that overrides `prepare` has to override this and `stacked` before its clients train together.
+        """
+        return None if type(self).prepare is Mechanism.prepare else "prepares the training of each"
+
+    def stacked(self, jobs: Sequence[ClientJob]) -> StackedSteps | None:  # noqa: ARG002
+        """Return the steps of several clients, from jobs as `prepare` takes them; None for plain steps.
+
+        Their model is one, and its parameters stay as they are. It is called where `alone` returns None.
+        """
+        return None
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
         """Clip, add local noise or compress, at the client after training. Takes and returns (D,) on the job's device.

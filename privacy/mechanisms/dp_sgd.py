@@ -8,7 +8,7 @@ the server.
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,12 +23,15 @@ from privacy.accounting import epsilon as accounting
 from privacy.accounting.charges import Charge
 from privacy.checks import check_noise, clip_norm, positive, within
 from privacy.errors import ConfigError, one_line, refusal
-from privacy.mechanisms.contract import CLIENT, Batch, ClientJob, Loader, Mechanism, Plan
+from privacy.mechanisms.contract import CLIENT, Batch, ClientJob, Loader, Mechanism, Plan, StackedSteps
 from privacy.mechanisms.dp_sgd_ghost import Ghost, GhostLoss
 from privacy.mechanisms.dp_sgd_layers import KEY, SWAPPED, swapped
 from privacy.mechanisms.dp_sgd_modes import AUTO, MODES, settled_mode, wrapped
 from privacy.mechanisms.dp_sgd_optimizers import Adaptive, Flat, PerLayer, Sourced
 from privacy.mechanisms.separate_examples import randomised, require_separate
+from privacy.mechanisms.stacked.steps import Drawing, PrivateSteps
+from privacy.mechanisms.stacked.sums import ClippedSums
+from privacy.mechanisms.stacked.trial import fault
 from privacy.randomness import Randomness
 from privacy.secure_sums.trust import Sentences
 
@@ -93,6 +96,7 @@ class DpSgd(Mechanism):
         self._plan: Plan | None = None
         self._charges: dict[tuple[float, int], Charge] = {}
         self._copies: WeakKeyDictionary[torch.nn.Module, Any] = WeakKeyDictionary()
+        self._stack_fault: tuple[Plan, str | None] | None = None
 
     def adapt(self, model: torch.nn.Module) -> torch.nn.Module:
         """Replace the layers that `swap_layers` names."""
@@ -200,12 +204,7 @@ class DpSgd(Mechanism):
 
     def prepare(self, job: ClientJob) -> None:
         """Replace model, optimizer, batches and loss by their private versions."""
-        assert self._plan is not None
-        plan = self._plan
-        client = int(job.address.partition("/")[2])
-        rate, steps = self._schedule(plan, client)
-        # a client draws n * q examples on average; under a public rate that reveals n: use the public batch size
-        expected = job.examples * rate if plan.sample_rate is None else float(plan.batch_size)
+        rate, steps, expected = self._sampling(job)
         model = self._private_copy(job.model)
         job.optimizer.param_groups[0]["params"] = [p for p in model.parameters() if p.requires_grad]
         optimizer = self._optimizer(job.optimizer, expected)
@@ -219,6 +218,44 @@ class DpSgd(Mechanism):
         job.batches = PoissonBatches(job.batches, job.examples, optimizer, rate, steps, self.max_physical_batch_size)
         job.model = model
         job.optimizer = optimizer
+
+    def _sampling(self, job: ClientJob) -> tuple[float, int, float]:
+        """Return a job's sampling rate, its number of steps, and the number by which a draw's sum is divided.
+
+        A client draws n * q examples on average; under a public rate that reveals n, so the public batch size is used.
+        """
+        assert self._plan is not None
+        rate, steps = self._schedule(self._plan, int(job.address.partition("/")[2]))
+        expected = job.examples * rate if self._plan.sample_rate is None else float(self._plan.batch_size)
+        return rate, steps, expected
+
+    def alone(self) -> str | None:
+        """Return why clients train one by one: another clipping, a mode that was asked for, what a trial finds.
+
+        A subclass may prepare clients in a way of its own.
+        """
+        if type(self) is not DpSgd:
+            return super().alone()
+        if self.clipping != "flat":
+            return f"clips {self.clipping}"
+        if self._wanted_mode != AUTO:
+            return f"computes in mode={self._wanted_mode}"
+        plan = self._plan
+        assert plan is not None
+        if self._stack_fault is None or self._stack_fault[0] is not plan:
+            found = fault(randomised(plan.model, plan.random_examples), plan.random_examples)
+            self._stack_fault = (plan, found)
+        return self._stack_fault[1]
+
+    def stacked(self, jobs: Sequence[ClientJob]) -> StackedSteps:
+        """Return the private steps of several clients: those of `prepare`, up to the rounding of sums."""
+        assert self.noise_multiplier is not None
+        sums = ClippedSums(jobs[0].model, jobs[0].loss, self.clip, self.max_physical_batch_size)
+        drawings = []
+        for job in jobs:
+            assert isinstance(job.batches, Loader), "another mechanism has taken the batches"
+            drawings.append(Drawing(job, job.batches.take, job.randomness.generator(), *self._sampling(job)))
+        return PrivateSteps(sums, drawings, float(self.noise_multiplier * self.clip))
 
     def _private_copy(self, model: torch.nn.Module) -> Any:
         """Return a wrapped copy with the model's weights: hooks must not stay on the model, which is shared."""

@@ -8,12 +8,28 @@ Shapes: N clients of a group, D values of the model.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
-Rows = torch.Tensor  # (N, D)
-TrainGroup = Callable[[Sequence[int], int], Rows]  # of clients in a round
-Measure = Callable[[Callable[[], Rows]], tuple[Rows, Mapping[str, float]]]  # a call's result, and its costs by metric
+
+class Trained(NamedTuple):
+    """What a group has trained: a row of each client, (N, D), and what its mechanisms tell of it."""
+
+    rows_ND: torch.Tensor
+    diagnostics: Sequence[Mapping[str, float]]
+
+
+class Taken(NamedTuple):
+    """One client's part: its row, shape (D,), its share of the costs by metric, and what its mechanisms tell of it."""
+
+    row_D: torch.Tensor
+    costs: Mapping[str, float]
+    diagnostics: Mapping[str, float]
+
+
+TrainGroup = Callable[[Sequence[int], int], Trained]  # of clients in a round
+Measure = Callable[[Callable[[], Trained]], tuple[Trained, Mapping[str, float]]]  # a result, and its costs by metric
 
 
 @dataclass
@@ -35,39 +51,34 @@ class Groups:
     measure: Measure
     _attempt: tuple[int, str] = (0, "")
     _start_D: dict[int, torch.Tensor] = field(default_factory=dict)  # by group
-    _rows: dict[int, torch.Tensor] = field(default_factory=dict)  # by client
-    _costs: dict[int, Mapping[str, float]] = field(default_factory=dict)  # by client
+    _held: dict[int, Taken] = field(default_factory=dict)  # by client
 
     def group_of(self, number: int, client: int) -> int:
         """Return the index of a client's group in the cohort of a round."""
         return list(self.cohort_of(number)).index(client) // self.size
 
-    def take(
-        self, number: int, attempt: str, client: int, start_D: torch.Tensor
-    ) -> tuple[torch.Tensor, Mapping[str, float]] | None:
-        """Return what a client trains from `start_D`, shape (D,), and its share of the costs, by metric.
+    def take(self, number: int, attempt: str, client: int, start_D: torch.Tensor) -> Taken | None:
+        """Return what a client trains from `start_D`, shape (D,).
 
         The first client of a group that asks trains all of it. None where this client got other weights than the first.
         """
         if self._attempt != (number, attempt):
             self._attempt = (number, attempt)
-            for held in (self._start_D, self._rows, self._costs):
-                held.clear()
+            self._start_D.clear()
+            self._held.clear()
         group = self.group_of(number, client)
-        if client not in self._rows:
+        if client not in self._held:
             self._train(number, group, start_D)
         if not torch.equal(self._start_D[group], start_D):
             return None
-        return self._rows.pop(client), self._costs.pop(client)
+        return self._held.pop(client)
 
     def _train(self, number: int, group: int, start_D: torch.Tensor) -> None:
         clients = list(self.cohort_of(number))[group * self.size : (group + 1) * self.size]
-        rows_ND, metrics = self.measure(lambda: self.train(clients, number))
+        (rows_ND, told), metrics = self.measure(lambda: self.train(clients, number))
         work = [self.work_of(client) for client in clients]
         self._start_D[group] = start_D.clone()
-        for client, row_D, own in zip(clients, rows_ND, work, strict=True):
+        for client, row_D, own, diagnostics in zip(clients, rows_ND, work, told, strict=True):
             share = own / sum(work) if any(work) else 1 / len(work)
-            self._rows[client] = row_D
-            self._costs[client] = {
-                metric: value if metric.startswith("peak") else share * value for metric, value in metrics.items()
-            }
+            costs = {metric: value if metric.startswith("peak") else share * value for metric, value in metrics.items()}
+            self._held[client] = Taken(row_D, costs, diagnostics)

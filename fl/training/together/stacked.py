@@ -9,6 +9,7 @@ Shapes: N clients, B examples of the largest of their batches, D values of the m
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +18,12 @@ from torch.func import functional_call, vmap
 from fl.training.local import Batches, Passes, clear_gradients
 from fl.training.together.kernels import OfClients
 from fl.training.vectors import reals
-from privacy.mechanisms.contract import Loss
+from privacy.mechanisms.contract import Loss, StackedSteps
 
 OptimizerOf = Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
 Stack = list[torch.nn.Parameter]  # parameters of the clients, each (N, ...)
+# of each step: the number of clients that make it, which come first, and what writes the gradients of their stack
+Steps = Iterator[tuple[int, Callable[[Stack], None]]]
 
 
 class Stacked:
@@ -40,23 +43,38 @@ class Stacked:
 
         The model's own parameters stay as they are.
         """
+        order = _last_first([len(client) for client in clients])
+        return self._trained(order, self._plain([clients[place] for place in order]))
+
+    def train_by(self, steps: StackedSteps) -> torch.Tensor:
+        """Return what each client trains by a mechanism's steps, float32, shape (N, D)."""
+        order = _last_first(steps.lengths)
+        rows_ND = self._trained(order, _of_mechanism(steps, order))
+        steps.end()
+        return rows_ND
+
+    def _trained(self, order: Sequence[int], steps: Steps) -> torch.Tensor:
         if not self._model.training:
             self._model.train()
-        order = sorted(range(len(clients)), key=lambda place: -len(clients[place]))
-        start = [value.clone() for value in self._start]
-        stack = [torch.nn.Parameter(value.expand(len(clients), *value.shape).clone()) for value in start]
-        rows_ND = torch.empty(len(clients), sum(reals(value).numel() for value in start), device=start[0].device)
+        start = self._start
+        stack = [torch.nn.Parameter(value.expand(len(order), *value.shape).clone()) for value in start]
+        rows_ND = torch.empty(len(order), sum(reals(value).numel() for value in start), device=start[0].device)
         optimizer = self._optimizer_of(stack)
-        for inputs, labels_NB, weights_NB in stacked_batches([clients[place] for place in order]):
-            going = len(labels_NB)
+        for going, fill in steps:
             if going < len(stack[0]):
                 _write(rows_ND, order, stack, going)
                 stack, optimizer = self._narrowed(stack, optimizer, going)
             clear_gradients(optimizer)
-            self._backward(stack, start, inputs, labels_NB, weights_NB)
+            fill(stack)
             optimizer.step()
         _write(rows_ND, order, stack)
         return rows_ND
+
+    def _plain(self, clients: Sequence[Batches]) -> Steps:
+        start = [value.clone() for value in self._start]
+        for inputs, labels_NB, weights_NB in stacked_batches(clients):
+            fill = partial(self._backward, start=start, inputs=inputs, labels_NB=labels_NB, weights_NB=weights_NB)
+            yield len(labels_NB), fill
 
     def _narrowed(self, stack: Stack, optimizer: torch.optim.Optimizer, size: int) -> tuple[Stack, Any]:
         """Return the first clients of a stack, and an optimizer with their state."""
@@ -95,6 +113,23 @@ class Stacked:
 
     def _call(self, parameters: tuple[torch.Tensor, ...], inputs: torch.Tensor) -> Any:
         return functional_call(self._model, dict(zip(self._names, parameters, strict=True)), (inputs,))
+
+
+def _last_first(lengths: Sequence[int]) -> list[int]:
+    """Return the places of the clients, those with most steps first."""
+    return sorted(range(len(lengths)), key=lambda place: -lengths[place])
+
+
+def _of_mechanism(steps: StackedSteps, order: Sequence[int]) -> Steps:
+    lengths = [steps.lengths[place] for place in order]
+    for number in range(lengths[0]):
+        going = order[: sum(length > number for length in lengths)]
+
+        def fill(stack: Stack, going: Sequence[int] = going) -> None:
+            for parameter, gradient in zip(stack, steps.gradients(going, stack), strict=True):
+                parameter.grad = gradient
+
+        yield len(going), fill
 
 
 def _write(rows_ND: torch.Tensor, order: Sequence[int], stack: Stack, first: int = 0) -> None:

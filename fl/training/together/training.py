@@ -17,13 +17,14 @@ from fl.training.generators import preserved_generators, seed_generators
 from fl.training.local import Batches, Passes, train
 from fl.training.together import choice
 from fl.training.together.choice import Choice
-from fl.training.together.groups import Groups, Measure
+from fl.training.together.groups import Groups, Measure, Trained
 from fl.training.together.memory import keep_freed_memory
 from fl.training.together.stacked import Stacked
 from fl.training.vectors import Layout
+from privacy.addresses import Address, client_address
 from privacy.errors import FAULTS
 from privacy.mechanisms.contract import ClientJob, Loss, Mechanism
-from privacy.randomness import OsRandomness, seed_from
+from privacy.randomness import OsRandomness, Randomness, seed_from
 
 TRIAL = (6, 4, 3)  # number of examples of each client of a trial: two batches, a full one, a short one
 TRIAL_BATCH = 4
@@ -52,6 +53,7 @@ class Trainee:
         load: puts weights, shape (D,), into the model, and all else as it was at the start.
         initial_D: the initial weights, on the CPU.
         device: the device of the model.
+        randomness_of: a new source of a client's randomness in a round.
     """
 
     config: FedveilConfig
@@ -71,6 +73,7 @@ class Trainee:
     load: Callable[[torch.Tensor], None]
     initial_D: torch.Tensor
     device: torch.device
+    randomness_of: Callable[[Address, int], Randomness]
 
     def batches(self, client: int, seed: int) -> Batches:
         """Return a client's examples, in the order that the seed gives."""
@@ -108,15 +111,21 @@ class GroupTraining:
         if runtime.together == 1 or runtime.name != "inprocess":
             reason = None if runtime.together == 1 else f"so runtime={runtime.name} trains them"
             return Choice(1, reason)
-        own = next((one for one in trainee.mechanisms if type(one).prepare is not Mechanism.prepare), None)
-        if own is not None:
-            return Choice(1, f"mechanism={own.name} prepares the training of each")
+        several = [one.name for one in self._preparing]
+        if len(several) > 1:
+            return Choice(1, f"mechanisms {' and '.join(several)} prepare the training of each")
+        held_D = trainee.layout.flatten()  # a client may ask that has put its weights into the model already
         with preserved_generators(trainee.device):
             seed_generators(trainee.device, trainee.config.seed, "together")
             try:
                 return self._tried()
             finally:
-                self._reset()
+                self._reset(held_D)
+
+    @property
+    def _preparing(self) -> list[Mechanism]:
+        """The mechanisms that change a client's training."""
+        return [one for one in self._trainee.mechanisms if type(one).prepare is not Mechanism.prepare]
 
     def groups(self, measure: Measure) -> Groups:
         """Return the groups of this process."""
@@ -134,6 +143,10 @@ class GroupTraining:
         size = choice.fitting(wanted, trainee.cohort_size, self._bytes_of_client, trainee.device)
         if size == 1:
             return Choice(1, "memory holds one" if wanted == AUTO else None)
+        if self._preparing:  # the mechanism has its own trial
+            own = self._preparing[0]
+            reason = own.alone()
+            return Choice(1, f"mechanism={own.name}: {reason}") if reason else Choice(size)
         reason = choice.fault(self._trial_together, self._trial_alone, trainee.initial_D.to(trainee.device))
         return Choice(1, reason) if reason else Choice(size)
 
@@ -151,8 +164,9 @@ class GroupTraining:
         except FAULTS:
             return 1  # the trial says why
 
-    def _reset(self) -> None:
-        self._trainee.load(self._trainee.initial_D.to(self._trainee.device))
+    def _reset(self, weights_D: torch.Tensor | None = None) -> None:
+        """Put these weights into the model, or the initial ones, and all else as it was at the start."""
+        self._trainee.load(self._trainee.initial_D.to(self._trainee.device) if weights_D is None else weights_D)
         for parameter in self._trainee.parameters:
             parameter.grad = None
 
@@ -163,10 +177,25 @@ class GroupTraining:
         trainee = self._trainee
         return Stacked(trainee.model, partial(self._optimizer, number=number), trainee.loss, passes)
 
-    def _train(self, clients: Sequence[int], number: int) -> torch.Tensor:
+    def _train(self, clients: Sequence[int], number: int) -> Trained:
         seed = self._trainee.config.seed
         batches = [self._trainee.batches(client, seed_from(seed, "train", number, client)) for client in clients]
-        return self._stacked(number, self._trainee.passes).train(batches)
+        stacked = self._stacked(number, self._trainee.passes)
+        if not self._preparing:
+            return Trained(stacked.train(batches), [{}] * len(clients))
+        jobs = [self._job(client, number, own) for client, own in zip(clients, batches, strict=True)]
+        steps = self._preparing[0].stacked(jobs)
+        assert steps is not None
+        return Trained(stacked.train_by(steps), [job.diagnostics for job in jobs])
+
+    def _job(self, client: int, number: int, batches: Batches) -> ClientJob:
+        """Return a client's job with its own randomness, as it is before a mechanism prepares it."""
+        trainee = self._trainee
+        address = client_address(client)
+        randomness = trainee.randomness_of(address, number)
+        optimizer = self._optimizer(trainee.parameters, number)
+        examples = len(batches.indices)
+        return ClientJob(address, number, {}, randomness, examples, trainee.model, optimizer, batches, trainee.loss)
 
     # ---- the trial
 

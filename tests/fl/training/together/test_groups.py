@@ -17,8 +17,9 @@ from torch import nn
 from experiments.execute import execute
 from fl.metering import measured
 from fl.training.together.choice import Choice
-from fl.training.together.groups import Groups
+from fl.training.together.groups import Groups, Trained
 from privacy.errors import ConfigError
+from privacy.mechanisms.dp_sgd import DpSgd
 from results.store import RunDirectory
 from tests.composed import compose, request_of, run, vector_of, workspace_of
 
@@ -66,6 +67,17 @@ def test_one_by_one_is_what_it_was(tmp_path):
     assert np.array_equal(update_D, expected_D.numpy())
 
 
+@pytest.mark.parametrize("mechanism", [(), ("mechanism=dp_sgd", "training.weighting=uniform", "noise=seeded")])
+def test_the_trial_does_not_touch_the_weights_that_a_client_got(mechanism):
+    """As in a worker that starts when a run is resumed: its first client brings later weights than the initial ones."""
+    alone = workspace_of(*mechanism, "runtime.together=1")
+    together = workspace_of(*mechanism, "runtime.together=auto")
+    later_D = alone.initial_D.numpy()[::-1].copy()
+    first = vector_of(together, 0, 2, model_D=later_D)
+    assert together.together.choice.size == 4
+    assert np.abs(first - vector_of(alone, 0, 2, model_D=later_D)).max() < CLOSE * 10
+
+
 def test_a_client_that_got_other_weights_trains_from_its_own():
     """A malicious server may send each client another model: none may get an update from that of another one."""
     work = workspace_of("runtime.together=auto")
@@ -105,15 +117,17 @@ def test_the_costs_of_a_group_are_shared_by_examples():
     def train(clients, number):
         calls.append((tuple(clients), number))
         sum(range(2_000_000))
-        return torch.arange(len(clients), dtype=torch.float32)[:, None].expand(-1, 4) + 10 * clients[0]
+        rows_ND = torch.arange(len(clients), dtype=torch.float32)[:, None].expand(-1, 4) + 10 * clients[0]
+        return Trained(rows_ND, [{"own": float(client)} for client in clients])
 
     start_D = torch.zeros(4)
     work = {3: 10, 1: 30, 4: 0, 2: 5, 0: 5}
     groups = Groups(3, lambda _: [3, 1, 4, 2, 0], train, work.__getitem__, partial(measured, torch.device("cpu")))
     taken = {client: groups.take(1, "a", client, start_D) for client in (1, 3, 4, 0)}
     assert calls == [((3, 1, 4), 1), ((2, 0), 1)], "each group once, by the order of the cohort"
-    assert [float(taken[client][0][0]) for client in (3, 1, 4, 0)] == [30.0, 31.0, 32.0, 21.0]
-    walls = {client: cost["wall"] for client, (_, cost) in taken.items()}
+    assert [taken[client].diagnostics["own"] for client in (3, 1, 4, 0)] == [3.0, 1.0, 4.0, 0.0]
+    assert [float(taken[client].row_D[0]) for client in (3, 1, 4, 0)] == [30.0, 31.0, 32.0, 21.0]
+    walls = {client: own.costs["wall"] for client, own in taken.items()}
     assert walls[1] == pytest.approx(3 * walls[3])
     assert walls[4] == 0.0
     assert walls[3] > 0
@@ -174,11 +188,24 @@ def attending(shape, classes):
     return Attending(shape[-1], classes)
 
 
+def repeated(shape, classes):
+    middle = nn.Linear(8, 8)
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 8), middle, nn.Tanh(), middle, nn.Linear(8, classes))
+
+
+class OtherDpSgd(DpSgd):
+    """A class of a third party that prepares clients as it likes."""
+
+    def prepare(self, job):
+        super().prepare(job)
+
+
 def normalised(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(math.prod(shape)), nn.Linear(math.prod(shape), classes))
 
 
 HERE = "tests.fl.training.together.test_groups"
+PRIVATE = ("mechanism=dp_sgd", "training.weighting=uniform")
 REASONS = {
     (f"model._target_={HERE}.controlled",): "the model cannot be mapped over clients: .*data-dependent control flow",
     (f"model._target_={HERE}.dropping",): "the model cannot be mapped over clients: .*random",
@@ -188,7 +215,12 @@ REASONS = {
     (
         "training.optimizer._target_=torch.optim.Adafactor",
     ): "steps of Adafactor depend on more than one value at a time",
-    ("mechanism=dp_sgd", "training.weighting=uniform"): "mechanism=dp_sgd prepares the training of each",
+    (*PRIVATE, "mechanism.dp_sgd.clipping=per_layer"): "mechanism=dp_sgd: clips per_layer",
+    (*PRIVATE, "mechanism.dp_sgd.clipping=adaptive"): "mechanism=dp_sgd: clips adaptive",
+    (*PRIVATE, "mechanism.dp_sgd.mode=ew"): "mechanism=dp_sgd: computes in mode=ew",
+    (*PRIVATE, f"model._target_={HERE}.dropping"): "mechanism=dp_sgd: it draws random numbers",
+    (*PRIVATE, f"model._target_={HERE}.repeated"): "mechanism=dp_sgd: 2.weight takes part otherwise than",
+    (*PRIVATE, "mechanism.dp_sgd._target_=tests.fl.training.together.test_groups.OtherDpSgd"): "prepares the training",
     ("runtime=ray",): "so runtime=ray trains them",
     ("runtime=deployment", "clients=3"): "so runtime=deployment trains them",
 }
