@@ -13,7 +13,7 @@ Shapes: M examples of a pass, N clients, P positions of an output, O outputs and
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -133,7 +133,7 @@ class Linear(Layer):
 class Sampled(Layer):
     """A layer that holds the gradients of single examples."""
 
-    _samples: list[torch.Tensor] | None = None
+    _held: list[list[torch.Tensor]] | None = None
 
     @abstractmethod
     def samples(self, x: torch.Tensor, gradient: torch.Tensor) -> list[torch.Tensor]:
@@ -144,55 +144,43 @@ class Sampled(Layer):
         """Return the bytes that the gradients of one example, and what they are computed from, take."""
 
     def keep(self, x: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Compute the gradients; keep the inputs in their place where they are too large."""
+        """Compute the gradients; keep what they are computed from in their place where they are too large."""
         self._x = x
         self._gradient = gradient
-        self._size = max(1, PART_BYTES // self.bytes_of_work(x))
+        size = max(1, PART_BYTES // self.bytes_of_work(x))
+        self._ranges = [slice(begin, begin + size) for begin in range(0, len(x), size)]
         values = sum(self.parts.stack[place][0].numel() for place in self.places)
         if 4 * values * len(x) <= KEPT_BYTES:
-            parts = [self._part(one) for one in self._divided()]
-            self._samples = [torch.cat(own) for own in zip(*parts, strict=True)]
+            self._held = [self._samples_of(rows) for rows in self._ranges]
             del self._x, self._gradient
 
     def norms(self) -> torch.Tensor:
         """Return the norms of the tensors that are summed."""
-        if self._samples is not None:
-            return norms_of(self._samples)
-        return torch.cat([norms_of(self._part(one)) for one in self._divided()])
+        return torch.cat([norms_of(samples) for _, samples in self._parts()])
 
     def add(self, factors_M: torch.Tensor, finite: bool, sums: Sequence[torch.Tensor]) -> None:
         """Add the tensors whose norms were taken."""
-        if self._samples is not None:
-            for one in self.parts.segments:
-                self._add(one, [sample[one.rows] for sample in self._samples], factors_M, finite, sums)
-            return
-        for one in self._divided():
-            self._add(one, self._part(one), factors_M, finite, sums)
+        for rows, samples in self._parts():
+            factors = factors_M[rows]
+            for place, sample in zip(self.places, samples, strict=True):
+                values = sample.reshape(len(sample), -1)
+                if not finite:
+                    values = _without(values, factors)
+                for one in self.parts.within(rows):
+                    own = self.restored(place, factors[one.rows] @ values[one.rows])
+                    sums[place][one.client].add_(own)
 
-    def _add(
-        self,
-        segment: Segment,
-        samples: Sequence[torch.Tensor],
-        factors_M: torch.Tensor,
-        finite: bool,
-        sums: Sequence[torch.Tensor],
-    ) -> None:
-        factors = factors_M[segment.rows]
-        for place, sample in zip(self.places, samples, strict=True):
-            values = sample.reshape(len(sample), -1)
-            if not finite:
-                values = _without(values, factors)
-            sums[place][segment.client].add_(self.restored(place, factors @ values))
+    def _parts(self) -> Iterator[tuple[slice, list[torch.Tensor]]]:
+        """Yield the gradients of some examples at a time: those that are held, or the same ones computed again."""
+        for number, rows in enumerate(self._ranges):
+            yield rows, self._samples_of(rows) if self._held is None else self._held[number]
+
+    def _samples_of(self, rows: slice) -> list[torch.Tensor]:
+        return self.samples(self._x[rows], self._gradient[rows])
 
     def restored(self, place: int, sum_D: torch.Tensor) -> torch.Tensor:
         """Return a sum of gradients in the shape of its parameter."""
         return sum_D.view_as(self.parts.stack[place][0])
-
-    def _divided(self) -> list[Segment]:
-        return [part for one in self.parts.segments for part in one.divided(self._size)]
-
-    def _part(self, segment: Segment) -> list[torch.Tensor]:
-        return self.samples(self._x[segment.rows], self._gradient[segment.rows])
 
 
 class Sequences(Sampled):

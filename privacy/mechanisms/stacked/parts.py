@@ -29,11 +29,6 @@ class Segment:
         """The examples as a slice of M."""
         return slice(self.begin, self.end)
 
-    def divided(self, size: int) -> Iterator["Segment"]:
-        """Yield the segment in parts of at most `size` examples."""
-        for begin in range(self.begin, self.end, size):
-            yield Segment(self.client, begin, min(self.end, begin + size))
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -46,6 +41,14 @@ class Parts:
     def examples(self) -> int:
         """M, the number of examples."""
         return self.segments[-1].end
+
+    def within(self, rows: slice) -> Iterator[Segment]:
+        """Yield the segments of a range of the examples, with places that count from the range's first."""
+        for one in self.segments:
+            begin = max(one.begin, rows.start)
+            end = min(one.end, rows.stop)
+            if begin < end:
+                yield Segment(one.client, begin - rows.start, end - rows.start)
 
     @cached_property
     def owners_M(self) -> torch.Tensor:

@@ -79,7 +79,7 @@ class PrivateSteps:
         length = sum(one[0].numel() for one in like)
         noise_ND = np.empty((len(drawings), length), np.float32)
         for row_D, one in zip(noise_ND, drawings, strict=True):
-            row_D[:] = one.source.standard_normal(length, np.float32)
+            one.source.standard_normal(dtype=np.float32, out=row_D)
         return torch.from_numpy(noise_ND).mul_(self._noise_std).to(like[0].device)
 
     def end(self) -> None:
