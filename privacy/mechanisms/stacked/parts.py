@@ -9,11 +9,16 @@ from functools import cached_property
 
 import torch
 
+from privacy.errors import PrivacyRefusal
+
 Stack = Sequence[torch.Tensor]  # parameters of the clients, each (N, ...)
 
 
-class Unstackable(Exception):
-    """The model uses a trained parameter in a way that is not measured here; the message is a clause."""
+class Unstackable(PrivacyRefusal):
+    """The model uses a trained parameter in a way that is not measured here; the message is a clause.
+
+    A trial finds most before any training. A model that does so later, for instance by its values, ends its clients.
+    """
 
 
 @dataclass(frozen=True)
