@@ -24,7 +24,7 @@ import torch
 
 from experiments.benchmarks import BenchFigure
 from experiments.benchmarks.bare import BareLoop
-from experiments.benchmarks.pfl_peer import Lap, Peer, peer_of, require_pfl
+from experiments.benchmarks.pfl_research.peer import Lap, Peer, peer_of, require_pfl
 from experiments.hydra.compose import composed
 from fl import participant, runtimes
 from fl.checkpoint import Checkpoints
@@ -101,11 +101,11 @@ def measure(arguments: argparse.Namespace) -> list[BenchFigure]:
     for name in models:
         if name not in MODELS:
             raise ConfigError.of("--models", name, f"allowed are {', '.join(MODELS)}")
+    if arguments.pfl is not None:
+        require_pfl(arguments.pfl)
     for overrides in ((data, *SETTING), *((*MODELS[name], f"model={name}") for name in models)):
         assert configured(*overrides).data, "found now, not when half is measured"
     parts = 4 + len(models) + (0 if arguments.skip_ray else len(RAY_CORES)) + (not arguments.skip_memory)
-    if arguments.pfl is not None:
-        require_pfl(arguments.pfl)
     with progress("part", parts) as steps, peer_of(arguments.pfl, configured(data, rounds, *SETTING)) as peer:
         race = Race(data, rounds, *SETTING, peer=peer)
         with step(steps, "bare loop and runtime, alternating"):

@@ -13,7 +13,7 @@ import numpy as np
 from fl.workspace import Workspace
 from privacy.errors import ConfigError
 
-SCRIPT = Path(__file__).with_name("pfl_rounds.py")
+SCRIPT = Path(__file__).with_name("rounds.py")
 CHECK = "import pfl, torch, sys; sys.exit(pfl.__version__ != '0.6.0')"
 
 

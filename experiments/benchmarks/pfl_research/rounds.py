@@ -1,6 +1,6 @@
 """Rounds of pfl-research 0.6.0, in an environment of its own: this file imports nothing of this project.
 
-    PYTHON pfl_rounds.py FOLDER
+    PYTHON rounds.py FOLDER
 
 The folder holds inputs (N, 1, 28, 28), labels (N,), the clients' indices one after the other, and where each ends. A
 line of standard input names the cohort of a round; a line of standard output tells its wall and processor seconds.
