@@ -1,3 +1,4 @@
+import ctypes
 import io
 import os
 import subprocess
@@ -13,6 +14,7 @@ from flwr.common.serde_utils import record_value_dict_to_proto
 from flwr.proto.recorddict_pb2 import ConfigRecordValue
 
 from fl.metering import Meter, Phases, peak_rss_bytes, reset_peak_rss, serialised_bytes
+from fl.training.together.memory import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 from fl.transport import ARRAYS, SCALARS, pack
 
 CPU = torch.device("cpu")
@@ -21,6 +23,15 @@ MB = 1_000_000
 BLOCK_BYTES = 50 * MB
 SLACK_BYTES = 8 * MB
 needs_high_water = pytest.mark.skipif(peak_rss_bytes() is None, reason="this kernel has no resettable high-water mark")
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> None:
+    """Let malloc keep nothing, where clients have trained together before: what it keeps would serve what follows."""
+    libc = ctypes.CDLL(None)
+    for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+        libc.mallopt(threshold, 128 * 1024)
+    libc.malloc_trim(0)
 
 
 def allocate() -> None:

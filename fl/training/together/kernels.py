@@ -32,6 +32,8 @@ class OfClients(TorchFunctionMode):
             return _convolved(*args, **options)
         if func is torch.max_pool2d:
             return _pooled(*args, **options)
+        if func in (torch.group_norm, torch.nn.functional.group_norm):
+            return _normalised(*args, **options)
         if func is torch.nn.functional.linear:
             return _transformed(*args, **options)
         return func(*args, **options)
@@ -65,6 +67,18 @@ def _transformed(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor |
         return torch.nn.functional.linear(input, weight, bias)
     transformed: torch.Tensor = _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
     return transformed
+
+
+def _normalised(
+    input: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,  # torch.group_norm has a flag for cuDNN
+) -> torch.Tensor:
+    normalised: torch.Tensor = _Normalisation.apply(input, num_groups, weight, bias, eps)  # type: ignore[no-untyped-call]
+    return normalised
 
 
 class _UnderVmap(torch.autograd.Function):
@@ -111,6 +125,28 @@ class _Pooling(_UnderVmap):
         assert in_dims[0] is not None
         joined = _joined(x, in_dims[0])
         return _split(torch.max_pool2d(joined, *options[0], **options[1]), info.batch_size), 0
+
+
+class _Normalisation(_UnderVmap):
+    """A group normalisation, which `vmap` cannot map: it asks for a layout in memory."""
+
+    @staticmethod
+    def forward(x: torch.Tensor, groups: int, weight: Any, bias: Any, eps: float) -> torch.Tensor:
+        return torch.nn.functional.group_norm(x, groups, weight, bias, eps)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Dims, x: torch.Tensor, groups: int, weight: Any, bias: Any, eps: float
+    ) -> tuple[torch.Tensor, int]:
+        size = info.batch_size
+        own = x.movedim(in_dims[0] or 0, 0)
+        outputs = torch.nn.functional.group_norm(own.flatten(0, 1), groups, None, None, eps).view(own.shape)
+        shape = (size, 1, own.shape[2], *[1] * (own.dim() - 3))
+        if weight is not None:
+            outputs = outputs * _first_dim(weight, in_dims[2], size).reshape(shape)
+        if bias is not None:
+            outputs = outputs + _first_dim(bias, in_dims[3], size).reshape(shape)
+        return outputs, 0
 
 
 class _Linear(_UnderVmap):

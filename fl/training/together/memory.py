@@ -7,7 +7,7 @@ from functools import cache
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 LARGEST_BYTES = 32 * 2**20  # the largest threshold that glibc takes (mallopt(3))
-KEPT_BYTES = 2**30
+KEPT_BYTES = 2**29
 
 
 @cache
