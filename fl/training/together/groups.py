@@ -49,13 +49,17 @@ class Groups:
     train: TrainGroup
     work_of: Callable[[int], int]
     measure: Measure
+    # a round, and the places of its clients in the cohort
+    _places: tuple[int, dict[int, int]] = field(default_factory=lambda: (0, {}))
     _attempt: tuple[int, str] = (0, "")
     _start_D: dict[int, torch.Tensor] = field(default_factory=dict)  # by group
     _held: dict[int, Taken] = field(default_factory=dict)  # by client
 
     def group_of(self, number: int, client: int) -> int:
         """Return the index of a client's group in the cohort of a round."""
-        return list(self.cohort_of(number)).index(client) // self.size
+        if self._places[0] != number:  # each client of a round asks, and a cohort may hold thousands
+            self._places = number, {int(one): place for place, one in enumerate(self.cohort_of(number))}
+        return self._places[1][client] // self.size
 
     def take(self, number: int, attempt: str, client: int, start_D: torch.Tensor) -> Taken | None:
         """Return what a client trains from `start_D`, shape (D,).

@@ -27,16 +27,7 @@ class OfClients(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call a function of torch, or what replaces it."""
-        options = dict(kwargs or {})
-        if func is torch.conv2d:
-            return _convolved(*args, **options)
-        if func is torch.max_pool2d:
-            return _pooled(*args, **options)
-        if func in (torch.group_norm, torch.nn.functional.group_norm):
-            return _normalised(*args, **options)
-        if func is torch.nn.functional.linear:
-            return _transformed(*args, **options)
-        return func(*args, **options)
+        return REPLACED.get(func, func)(*args, **(kwargs or {}))
 
 
 def _convolved(
@@ -79,6 +70,15 @@ def _normalised(
 ) -> torch.Tensor:
     normalised: torch.Tensor = _Normalisation.apply(input, num_groups, weight, bias, eps)  # type: ignore[no-untyped-call]
     return normalised
+
+
+REPLACED: dict[Any, Callable[..., Any]] = {
+    torch.conv2d: _convolved,
+    torch.max_pool2d: _pooled,
+    torch.nn.functional.linear: _transformed,
+    torch.group_norm: _normalised,
+    torch.nn.functional.group_norm: _normalised,
+}
 
 
 class _UnderVmap(torch.autograd.Function):
@@ -139,7 +139,7 @@ class _Normalisation(_UnderVmap):
         info: Any, in_dims: Dims, x: torch.Tensor, groups: int, weight: Any, bias: Any, eps: float
     ) -> tuple[torch.Tensor, int]:
         size = info.batch_size
-        own = x.movedim(in_dims[0] or 0, 0)
+        own = _first_dim(x, in_dims[0], size)
         outputs = torch.nn.functional.group_norm(own.flatten(0, 1), groups, None, None, eps).view(own.shape)
         shape = (size, 1, own.shape[2], *[1] * (own.dim() - 3))
         if weight is not None:
@@ -158,10 +158,11 @@ class _Linear(_UnderVmap):
     def vmap(
         info: Any, in_dims: Dims, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> tuple[torch.Tensor, int]:
-        x, weight = _first_dim(x, in_dims[0], info.batch_size), _first_dim(weight, in_dims[1], info.batch_size)
+        size = info.batch_size
+        x = _first_dim(x, in_dims[0], size)
+        weight = _first_dim(weight, in_dims[1], size)
+        bias = None if bias is None else _first_dim(bias, in_dims[2], size)
         x_NBI = x.flatten(1, -2)
-        if bias is not None:
-            bias = bias.expand(info.batch_size, -1) if in_dims[2] is None else bias.movedim(in_dims[2], 0)
         if not torch.is_autocast_enabled(x.device.type):
             outputs = _Products.apply(x_NBI, weight)  # type: ignore[no-untyped-call]
             outputs = outputs if bias is None else outputs + bias[:, None]
@@ -214,9 +215,7 @@ def _joined(x: torch.Tensor, dim: int) -> torch.Tensor:
 def _channels_last(x: torch.Tensor, dim: int) -> torch.Tensor:
     """Return images with the clients at `dim` as (N, B, H, W, C), contiguous."""
     moved = x.movedim(dim, 0).movedim(2, -1).contiguous()
-    return moved.view(-1).view(
-        moved.shape
-    )  # with C = 1 it counts as contiguous whatever the stride of C, and oneDNN looks
+    return moved.view(-1).view(moved.shape)  # the stride of a single channel may be any, and oneDNN looks at it
 
 
 def _split(x: torch.Tensor, size: int) -> torch.Tensor:

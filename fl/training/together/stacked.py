@@ -10,6 +10,7 @@ Shapes: N clients, B examples of the largest of their batches, D values of the m
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -161,8 +162,7 @@ def stacked_batches(clients: Sequence[Batches]) -> Iterator[tuple[torch.Tensor, 
     all_indices = torch.cat([client.indices for client in clients])
     images = data.train.images[all_indices].to(device)
     labels = data.train.labels[all_indices].to(device)
-    sizes = [len(client.indices) for client in clients]
-    begins = [sum(sizes[:place]) for place in range(len(sizes))]
+    begins = [0, *accumulate(len(client.indices) for client in clients)]
     orders = [client.orders() for client in clients]
     for step in range(len(clients[0])):
         taking = sum(len(client) > step for client in clients)
