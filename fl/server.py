@@ -101,9 +101,8 @@ class Server:
             FedveilError: the run cannot go on; the measurements so far are in the checkpoints.
         """
         plan = self.work.plan
-        choice = self.work.together.choice
-        together = choice.told + choice.idle(plan.cohort_size, plan.config.runtime.workers)
-        about = f"{plan.config.clients} clients, {len(self.work.initial_D):,} values, {self.work.device}, {together}"
+        sizes = f"{plan.config.clients} clients, {len(self.work.initial_D):,} values"
+        about = f"{sizes}, {self.work.device}, {self.work.together.told}"
         text = f"{plan.backend.name}, round"
         shown = progress(text, plan.config.rounds, note=about, done=self.round, every_s=self._errand.show_every_s)
         with shown as steps:

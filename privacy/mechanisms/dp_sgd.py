@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from dp_accounting import DpEvent
 from opacus.validators import ModuleValidator
@@ -29,7 +28,7 @@ from privacy.mechanisms.dp_sgd_layers import KEY, SWAPPED, swapped
 from privacy.mechanisms.dp_sgd_modes import AUTO, MODES, settled_mode, wrapped
 from privacy.mechanisms.dp_sgd_optimizers import Adaptive, Flat, PerLayer, Sourced
 from privacy.mechanisms.separate_examples import randomised, require_separate
-from privacy.mechanisms.stacked.steps import Drawing, PrivateSteps
+from privacy.mechanisms.stacked.steps import Drawing, PrivateSteps, poisson_sample
 from privacy.mechanisms.stacked.sums import ClippedSums
 from privacy.mechanisms.stacked.trial import fault
 from privacy.randomness import Randomness
@@ -96,7 +95,6 @@ class DpSgd(Mechanism):
         self._plan: Plan | None = None
         self._charges: dict[tuple[float, int], Charge] = {}
         self._copies: WeakKeyDictionary[torch.nn.Module, Any] = WeakKeyDictionary()
-        self._stack_fault: tuple[Plan, str | None] | None = None
 
     def adapt(self, model: torch.nn.Module) -> torch.nn.Module:
         """Replace the layers that `swap_layers` names."""
@@ -240,12 +238,9 @@ class DpSgd(Mechanism):
             return f"clips {self.clipping}"
         if self._wanted_mode != AUTO:
             return f"computes in mode={self._wanted_mode}"
-        plan = self._plan
-        assert plan is not None
-        if self._stack_fault is None or self._stack_fault[0] is not plan:
-            found = fault(randomised(plan.model, plan.random_examples), plan.random_examples)
-            self._stack_fault = (plan, found)
-        return self._stack_fault[1]
+        assert self._plan is not None
+        random_examples = self._plan.random_examples
+        return fault(randomised(self._plan.model, random_examples), random_examples)
 
     def stacked(self, jobs: Sequence[ClientJob]) -> StackedSteps:
         """Return the private steps of several clients: those of `prepare`, up to the rounding of sums."""
@@ -306,11 +301,11 @@ class PoissonBatches:
     def __iter__(self) -> Iterator[Batch]:
         """Yield the pieces of each step's draw; the optimizer is told which piece is the last."""
         for _ in range(self._steps):
-            drawn = np.flatnonzero(self._optimizer.source.random(self._examples) < self._rate)
+            drawn = poisson_sample(self._optimizer.source, self._examples, self._rate)
             if not len(drawn):
                 self._optimizer.step_without_examples()
                 continue
-            pieces = torch.split(torch.from_numpy(drawn), self._piece)
+            pieces = torch.split(drawn, self._piece)
             for number, piece in enumerate(pieces, 1):
                 self._optimizer.signal_skip_step(number < len(pieces))
                 yield self._take(piece)

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from privacy.errors import FAULTS, ConfigError, one_line, refusal
 from privacy.mechanisms.contract import RandomExamples
 from privacy.mechanisms.dp_sgd_ghost import Ghost, GhostLoss, GhostModule
-from privacy.mechanisms.dp_sgd_optimizers import Flat, Sourced, norms_of, wide
+from privacy.mechanisms.dp_sgd_optimizers import Flat, Sourced, norms_of, single_gradient
 from privacy.mechanisms.separate_examples import affordable, constant_draws
 
 MODES = ("hooks", "ew", "functorch", "ghost")
@@ -84,7 +84,7 @@ def fault(twin: torch.nn.Module, mode: str, random_examples: RandomExamples) -> 
             return f"ghost norms cannot add the uses of {repeated}, which takes part twice"
     with constant_draws():
         try:
-            singles = [_gradient(twin, inputs[i : i + 1], labels_B[i : i + 1]) for i in range(len(labels_B))]
+            singles = [single_gradient(twin, inputs[i : i + 1], labels_B[i : i + 1]) for i in range(len(labels_B))]
             norms = [float(norms_of(single)) for single in singles]
             bound = statistics.median(norms) or 1.0
             gaps = _private_sum(twin, mode, inputs, labels_B, bound)
@@ -113,14 +113,6 @@ def _repeated(twin: torch.nn.Module, inputs: torch.Tensor) -> str | None:
     for handle in handles:
         handle.remove()
     return next(iter(names), None)
-
-
-def _gradient(twin: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
-    """Return the gradient of one example by parameter, (1, ...), from plain autograd."""
-    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
-    loss = cross_entropy(twin(inputs), labels)
-    gradients = torch.autograd.grad(loss, trained, materialize_grads=True, allow_unused=True)
-    return [wide(gradient)[None] for gradient in gradients]
 
 
 def _private_sum(

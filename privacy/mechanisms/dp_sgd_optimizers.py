@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from opacus.optimizers import DPOptimizer, DPPerLayerOptimizer
+from torch.nn.functional import cross_entropy
 
 PART = 256  # number of squares that are added in the type of the gradients, in whatever order, before float64
 # what a clipped vector stays below its bound, relative: more than the rounding of its norm (2^-17 for PART squares in
@@ -89,6 +90,14 @@ def weighted_sum(factors_B: torch.Tensor, sample: torch.Tensor, finite: bool) ->
 def wide(sample: torch.Tensor) -> torch.Tensor:
     """Return gradients in float32 at least: a factor or a sum of bfloat16 would round by more than noise hides."""
     return sample if sample.element_size() >= 4 else sample.float()
+
+
+def single_gradient(model: torch.nn.Module, inputs: torch.Tensor, label: torch.Tensor) -> list[torch.Tensor]:
+    """Return the gradient of one example by parameter, (1, ...), from plain autograd: what trials compare with."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    loss = cross_entropy(model(inputs), label)
+    gradients = torch.autograd.grad(loss, trained, materialize_grads=True, allow_unused=True)
+    return [wide(gradient)[None] for gradient in gradients]
 
 
 class Sourced(DPOptimizer):  # type: ignore[misc]

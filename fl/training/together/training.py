@@ -123,6 +123,11 @@ class GroupTraining:
                 self._reset(held_D)
 
     @property
+    def told(self) -> str:
+        """A clause for the run's output."""
+        return self.choice.told + self.choice.idle(self._trainee.cohort_size, self._trainee.config.runtime.workers)
+
+    @property
     def _preparing(self) -> list[Mechanism]:
         """The mechanisms that change a client's training."""
         return [one for one in self._trainee.mechanisms if type(one).prepare is not Mechanism.prepare]

@@ -15,6 +15,11 @@ from privacy.mechanisms.contract import Batch, ClientJob
 from privacy.mechanisms.stacked.sums import ClippedSums, Tally
 
 
+def poisson_sample(source: np.random.Generator, examples: int, rate: float) -> torch.Tensor:
+    """Draw each of the examples with probability `rate`; return the indices of those drawn, int64."""
+    return torch.from_numpy(np.flatnonzero(source.random(examples) < rate))
+
+
 @dataclass
 class Drawing:
     """The Poisson samples of one client.
@@ -39,8 +44,8 @@ class Drawing:
 
     def draw(self) -> Batch | None:
         """Return the next sample; None for an empty one."""
-        drawn = np.flatnonzero(self.source.random(self.job.examples) < self.rate)
-        return self.take(torch.from_numpy(drawn)) if len(drawn) else None
+        drawn = poisson_sample(self.source, self.job.examples, self.rate)
+        return self.take(drawn) if len(drawn) else None
 
 
 class PrivateSteps:

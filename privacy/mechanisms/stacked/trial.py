@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from privacy.errors import FAULTS, one_line
 from privacy.mechanisms.contract import Batch, RandomExamples
-from privacy.mechanisms.dp_sgd_optimizers import norms_of
+from privacy.mechanisms.dp_sgd_optimizers import norms_of, single_gradient
 from privacy.mechanisms.stacked.parts import Unstackable
 from privacy.mechanisms.stacked.sums import ClippedSums, Tally
 
@@ -81,11 +81,9 @@ def _gradients(model: torch.nn.Module, draw: Batch | None) -> list[torch.Tensor]
     """Return the gradients of single examples by parameter, (B, ...) each, from plain autograd; nothing of nothing."""
     if draw is None:
         return []
-    singles = []
-    for inputs, label in zip(*(torch.split(one, 1) for one in draw), strict=True):
-        loss = cross_entropy(model(inputs), label)
-        singles.append(torch.autograd.grad(loss, _trained(model), allow_unused=True, materialize_grads=True))
-    return [torch.stack(own) for own in zip(*singles, strict=True)]
+    examples = zip(*(torch.split(one, 1) for one in draw), strict=True)
+    singles = [single_gradient(model, inputs, label) for inputs, label in examples]
+    return [torch.cat(own) for own in zip(*singles, strict=True)]
 
 
 def _clipped(single: Sequence[torch.Tensor], bound: float, stack: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
