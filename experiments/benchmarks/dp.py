@@ -6,7 +6,7 @@ ChaCha20; `os` and `seeded` differ only in its key. Peak memory is the peak of o
 
 import argparse
 import multiprocessing
-import statistics
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -17,8 +17,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from experiments.benchmarks import BenchFigure
-from experiments.benchmarks.dp_together import BATCH, CLIENTS, EXAMPLES, cohorts, raced, random_data, stacked_step
-from experiments.benchmarks.runtime import step, timed
+from experiments.benchmarks.dp_together import BATCH, CLIENTS, EXAMPLES, Step, cohorts, raced, random_data, stacked_step
+from experiments.benchmarks.runtime import step
 from experiments.hydra.error_lines import CONFIGS
 from fl import metering
 from fl.config.build import build
@@ -145,16 +145,13 @@ def race(name: str, mode: str, batch: int, times: int, device: str) -> Measured:
     model = _model(name, shape, classes).to(device)
     inputs = torch.randn(batch, *shape, device=device)
     labels = torch.randint(classes, (batch,), device=device)
-    steps = {"plain": plain_step(model, (inputs, labels))}
+    steps: dict[str, Step] = {"plain": plain_step(model, (inputs, labels))}
     sources: dict[str, Randomness] = {"seeded": SeededRandomness(1), "os": OsRandomness()}
     for noise, source in sources.items():
         steps[noise] = private_step(model, mode, (inputs, labels), source)
-    peaks = {kind: max(_peak(work, device) for _ in range(3)) for kind, work in steps.items()}  # plain comes first
-    times_s: dict[str, list[float]] = {kind: [] for kind in steps}
-    for _ in range(times):
-        for kind, work in steps.items():
-            times_s[kind].append(timed(work))
-    median = {kind: statistics.median(values) for kind, values in times_s.items()}
+    measured = raced(steps, times, partial(_peak, device=device), time.perf_counter)  # plain comes first
+    median = measured.seconds
+    peaks = measured.peaks
     return Measured(median.pop("plain"), median, peaks.pop("plain"), max(peaks.values()))
 
 
