@@ -208,14 +208,8 @@ class Workspace:
         if self._tried:
             return
         self.activate()
-        with preserved_generators(self.device):
-            seed_generators(self.device, self.plan.config.seed, "dry step")
-            try:
-                self._try()
-            finally:
-                self.load(self.initial_D.to(self.device))
-                for parameter in self.parameters:
-                    parameter.grad = None
+        with dry_step.put_back(self.device, self._layout, self.load, self.plan.config.seed, "dry step"):
+            self._try()
         self._tried = True
 
     def _try(self) -> None:

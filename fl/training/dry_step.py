@@ -9,6 +9,7 @@ Shapes: B examples, K classes, D values of the vector that is summed.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from fl.training.generators import seed_generators
+from fl.training.generators import preserved_generators, seed_generators
 from fl.training.kept import OF_TORCH, Kept
 from fl.training.local import Passes, train
 from fl.training.vectors import Layout
@@ -30,6 +31,28 @@ PROBABLE = 1e-5  # largest distance of the sum of probabilities from 1, in float
 EVALUATED = " in evaluation mode"
 STATE = "attributes or buffers that its outputs depend on"
 _UNSET = (torch.nn.UninitializedParameter, torch.nn.UninitializedBuffer)
+
+
+@contextmanager
+def put_back(
+    device: torch.device,
+    layout: Layout,
+    load: Callable[[torch.Tensor], None],
+    *labels: int | str,
+) -> Iterator[None]:
+    """Seed all generators from the labels; after the block, put back generators, weights and all else of the model.
+
+    The weights are those that the model holds now: a client may have put its own there.
+    """
+    held_D = layout.flatten()
+    with preserved_generators(device):
+        seed_generators(device, *labels)
+        try:
+            yield
+        finally:
+            load(held_D)
+            for entry in layout.state:
+                entry.grad = None
 
 
 def unsummed(model: torch.nn.Module, what: str) -> ConfigError:

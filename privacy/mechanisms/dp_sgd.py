@@ -26,7 +26,7 @@ from privacy.mechanisms.contract import CLIENT, Batch, ClientJob, Loader, Mechan
 from privacy.mechanisms.dp_sgd_ghost import Ghost, GhostLoss
 from privacy.mechanisms.dp_sgd_layers import KEY, SWAPPED, swapped
 from privacy.mechanisms.dp_sgd_modes import AUTO, MODES, settled_mode, wrapped
-from privacy.mechanisms.dp_sgd_optimizers import Adaptive, Flat, PerLayer, Sourced
+from privacy.mechanisms.dp_sgd_optimizers import Adaptive, Flat, PerLayer, Sourced, figures
 from privacy.mechanisms.separate_examples import randomised, require_separate
 from privacy.mechanisms.stacked.steps import Drawing, PrivateSteps, poisson_sample
 from privacy.mechanisms.stacked.sums import ClippedSums
@@ -279,10 +279,7 @@ class DpSgd(Mechanism):
         """Return the update unchanged: training has added its noise already."""
         optimizer = job.optimizer
         assert isinstance(optimizer, Sourced)
-        if optimizer.seen:
-            job.diagnostics["dp_sgd.clipped_fraction"] = optimizer.clipped / optimizer.seen
-        if optimizer.not_finite:
-            job.diagnostics["dp_sgd.not_finite"] = float(optimizer.not_finite)
+        job.diagnostics.update(figures(optimizer.seen, optimizer.clipped, optimizer.not_finite))
         optimizer.zero_grad(set_to_none=True)  # per-example gradients take the memory of a batch times the model
         return update_D
 

@@ -92,6 +92,17 @@ def wide(sample: torch.Tensor) -> torch.Tensor:
     return sample if sample.element_size() >= 4 else sample.float()
 
 
+def counted(norms_B: torch.Tensor, bound: float) -> tuple[int, int]:
+    """Return how many examples are clipped, and how many add zero since they are not finite, the first with these."""
+    return int((~(norms_B <= bound)).sum()), int((~norms_B.isfinite()).sum())
+
+
+def figures(seen: int, clipped: int, not_finite: int) -> dict[str, float]:
+    """Return what a client's diagnostics tell of its examples."""
+    found = {"dp_sgd.clipped_fraction": clipped / seen} if seen else {}
+    return found | ({"dp_sgd.not_finite": float(not_finite)} if not_finite else {})
+
+
 def single_gradient(model: torch.nn.Module, inputs: torch.Tensor, label: torch.Tensor) -> list[torch.Tensor]:
     """Return the gradient of one example by parameter, (1, ...), from plain autograd: what trials compare with."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -116,9 +127,10 @@ class Sourced(DPOptimizer):  # type: ignore[misc]
 
     def saw(self, norms: torch.Tensor) -> None:
         """Count the examples of a piece and the clipped ones, from the gradient norms, shape (B,)."""
+        clipped, not_finite = counted(norms, self.max_grad_norm)
         self.seen += len(norms)
-        self.clipped += int((~(norms <= self.max_grad_norm)).sum())
-        self.not_finite += int((~norms.isfinite()).sum())
+        self.clipped += clipped
+        self.not_finite += not_finite
 
     def add_clipped(self, parameter: Any, clipped: torch.Tensor) -> None:
         """Add a piece's sum of clipped gradients to that of the draw."""

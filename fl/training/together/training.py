@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fl.config.schema import AUTO, FedveilConfig
 from fl.data.image_data import ImageData
-from fl.training.generators import preserved_generators, seed_generators
+from fl.training.dry_step import put_back
 from fl.training.local import Batches, Passes, train
 from fl.training.together import choice
 from fl.training.together.choice import Choice
@@ -114,13 +114,8 @@ class GroupTraining:
         several = [one.name for one in self._preparing]
         if len(several) > 1:
             return Choice(1, f"mechanisms {' and '.join(several)} prepare the training of each")
-        held_D = trainee.layout.flatten()  # a client may ask that has put its weights into the model already
-        with preserved_generators(trainee.device):
-            seed_generators(trainee.device, trainee.config.seed, "together")
-            try:
-                return self._tried()
-            finally:
-                self._reset(held_D)
+        with put_back(trainee.device, trainee.layout, trainee.load, trainee.config.seed, "together"):
+            return self._tried()
 
     @property
     def told(self) -> str:
@@ -169,9 +164,8 @@ class GroupTraining:
         except FAULTS:
             return 1  # the trial says why
 
-    def _reset(self, weights_D: torch.Tensor | None = None) -> None:
-        """Put these weights into the model, or the initial ones, and all else as it was at the start."""
-        self._trainee.load(self._trainee.initial_D.to(self._trainee.device) if weights_D is None else weights_D)
+    def _reset(self) -> None:
+        self._trainee.load(self._trainee.initial_D.to(self._trainee.device))
         for parameter in self._trainee.parameters:
             parameter.grad = None
 

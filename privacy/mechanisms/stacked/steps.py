@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from privacy.mechanisms.contract import Batch, ClientJob
+from privacy.mechanisms.dp_sgd_optimizers import figures
 from privacy.mechanisms.stacked.sums import ClippedSums, Tally
 
 
@@ -90,7 +91,4 @@ class PrivateSteps:
     def end(self) -> None:
         """Write the share of clipped examples, and the number of those that are not finite, into the jobs."""
         for one in self._drawings:
-            if one.tally.seen:
-                one.job.diagnostics["dp_sgd.clipped_fraction"] = one.tally.clipped / one.tally.seen
-            if one.tally.not_finite:
-                one.job.diagnostics["dp_sgd.not_finite"] = float(one.tally.not_finite)
+            one.job.diagnostics.update(figures(one.tally.seen, one.tally.clipped, one.tally.not_finite))

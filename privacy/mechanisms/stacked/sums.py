@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from privacy.mechanisms.contract import Batch, Loss
-from privacy.mechanisms.dp_sgd_optimizers import clip_factors
+from privacy.mechanisms.dp_sgd_optimizers import clip_factors, counted
 from privacy.mechanisms.stacked.parts import Parts, Stack, segments_of
 from privacy.mechanisms.stacked.rules import Rules
 
@@ -26,9 +26,10 @@ class Tally:
 
     def saw(self, norms_B: torch.Tensor, bound: float) -> None:
         """Count examples by the norms of their gradients; one that is not finite counts as clipped too."""
+        clipped, not_finite = counted(norms_B, bound)
         self.seen += len(norms_B)
-        self.clipped += int((~(norms_B <= bound)).sum())
-        self.not_finite += int((~norms_B.isfinite()).sum())
+        self.clipped += clipped
+        self.not_finite += not_finite
 
 
 class ClippedSums:
