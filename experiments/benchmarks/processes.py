@@ -4,7 +4,12 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+
+import psutil
+
+LOOK_S = 0.005  # between two samples of a process's memory
 
 
 @dataclass(frozen=True)
@@ -39,3 +44,23 @@ class Timed:
         if process.returncode != status:
             raise subprocess.CalledProcessError(process.returncode, command)
         return Timed(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def sampled_peak_bytes(command: Sequence[str]) -> int:
+    """Return the peak resident memory of a command, sampled every few milliseconds; its output is thrown away.
+
+    The kernel's high-water mark does not serve where the command resets it, or inherits that of this process.
+
+    Raises:
+        CalledProcessError: it fails.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    seen = psutil.Process(process.pid)
+    peak_bytes = 0
+    while process.poll() is None:
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            peak_bytes = max(peak_bytes, seen.memory_info().rss)
+        time.sleep(LOOK_S)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return peak_bytes

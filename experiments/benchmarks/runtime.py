@@ -10,21 +10,20 @@ engines end with the same weights. A table gives the same ratio for other models
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-import psutil
 import torch
 
 from experiments.benchmarks import BenchFigure
 from experiments.benchmarks.bare import BareLoop
 from experiments.benchmarks.pfl_research.peer import Lap, Peer, peer_of, require_pfl
+from experiments.benchmarks.processes import sampled_peak_bytes
 from experiments.hydra.compose import composed
 from fl import participant, runtimes
 from fl.checkpoint import Checkpoints
@@ -51,7 +50,6 @@ MODELS = {  # of the table, with what is configured beside the model
 }
 EMPTY = ("clients=10", "model=cnn", "+mechanism.empty._target_=experiments.benchmarks.runtime.NoTraining")
 NEVER = "server.evaluate_every=0"
-LOOK_S = 0.005
 CORES = os.cpu_count() or 1
 RAY_CORES = {"one core": CORES, "all cores": 1}  # CPUs that a client claims, which sets how many train at a time
 
@@ -348,18 +346,7 @@ def memory_figures(data: str) -> list[BenchFigure]:
 
 
 def peak_rss_mb(data: str, clients: int) -> float:
-    """Peak memory in MB of `fedveil run` with a cohort of 50 over two rounds, sampled every few milliseconds.
-
-    The kernel's high-water mark does not serve: measuring resets it, and the child inherits it from this process.
-    """
+    """Peak memory in MB of `fedveil run` with a cohort of 50 over two rounds."""
     with tempfile.TemporaryDirectory() as folder:
         overrides = [data, f"clients={clients}", "cohort=50", "model=cnn", "rounds=2", f"out={folder}/run"]
-        process = subprocess.Popen([sys.executable, "-m", "experiments.run", *overrides], stdout=subprocess.DEVNULL)
-        seen = psutil.Process(process.pid)
-        peak_bytes = 0
-        while process.poll() is None:
-            with suppress(psutil.NoSuchProcess):  # it has just ended
-                peak_bytes = max(peak_bytes, seen.memory_info().rss)
-            time.sleep(LOOK_S)
-    assert process.returncode == 0, f"the run with {clients} clients failed"
-    return peak_bytes / 1e6
+        return sampled_peak_bytes([sys.executable, "-m", "experiments.run", *overrides]) / 1e6
