@@ -1,5 +1,5 @@
-import ctypes
 import io
+import mmap
 import os
 import subprocess
 import sys
@@ -14,7 +14,6 @@ from flwr.common.serde_utils import record_value_dict_to_proto
 from flwr.proto.recorddict_pb2 import ConfigRecordValue
 
 from fl.metering import Meter, Phases, peak_rss_bytes, reset_peak_rss, serialised_bytes
-from fl.training.together.memory import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 from fl.transport import ARRAYS, SCALARS, pack
 
 CPU = torch.device("cpu")
@@ -25,17 +24,11 @@ SLACK_BYTES = 8 * MB
 needs_high_water = pytest.mark.skipif(peak_rss_bytes() is None, reason="this kernel has no resettable high-water mark")
 
 
-@pytest.fixture(autouse=True)
-def nothing_kept() -> None:
-    """Let malloc keep nothing, where clients have trained together before: what it keeps would serve what follows."""
-    libc = ctypes.CDLL(None)
-    for threshold in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-        libc.mallopt(threshold, 128 * 1024)
-    libc.malloc_trim(0)
-
-
 def allocate() -> None:
-    assert np.ones(BLOCK_BYTES // 8).sum() > 0  # touched, and gone at once
+    """Touch pages of the kernel's own, and give them back: malloc may keep what it frees, and serve it from there."""
+    with mmap.mmap(-1, BLOCK_BYTES) as block:
+        for start in range(0, BLOCK_BYTES, mmap.PAGESIZE):
+            block[start] = 1
 
 
 @needs_high_water
