@@ -19,6 +19,7 @@ from fl.training import local as training
 from fl.training.generators import seed_generators
 from fl.training.given import given_digest
 from fl.training.sensitivity import sensitivity
+from fl.training.together.groups import Taken
 from fl.transport import ENVELOPE, note_of, pack
 from fl.workspace import Workspace
 from privacy.addresses import Address, client_index, is_client
@@ -73,9 +74,13 @@ class Conduct:
         """Return the vector that is summed, as `contribution` does."""
         return contribution(work, request, memory, phases, self)
 
-    def train(self, work: Workspace, job: ClientJob, attempt: str) -> Mapping[str, float] | None:
-        """Train the job's model in place; return its share of the costs, where other clients were trained with it."""
-        return work.train(job, attempt)
+    def train(self, work: Workspace, job: ClientJob) -> None:
+        """Train the job's model in place, alone."""
+        work.train(job)
+
+    def taken(self, work: Workspace, request: Request, global_D: torch.Tensor) -> Taken | None:
+        """Return what the client trains with its group; None where it trains alone."""
+        return work.taken(request.round, request.attempt, client_index(request.address), global_D)
 
     def weight(self, work: Workspace, job: ClientJob) -> float:
         """Return the weight that is claimed and applied to the update, in [0, 1]."""
@@ -224,19 +229,28 @@ def contribution(
         raise ProtocolError(f"{request.address} has nothing to contribute to round {request.round}")
     seed = seed_generators(work.device, config.seed, "train", request.round, client)
     global_D = torch.from_numpy(request.model_D).to(work.device)
-    job = client_job(work, request, memory, global_D, seed)
+    taken = None if request.round == SETUP_ROUND else conduct.taken(work, request, global_D)
+    if taken is not None:
+        phases.end("train", taken.costs)
+    job = client_job(work, request, memory, global_D, seed, grouped=taken is not None)
     if request.round == SETUP_ROUND:
         return _sensitivities(work, job, plan.weight(client), phases)
     if config.runtime.client_evaluation:
         phases.end("prepare")
         own = plan.partitions[client]
+        work.load(global_D)
         phases.scores = score(work, Split(work.data.train.images[own], work.data.train.labels[own]))
         phases.end(EVALUATE)
-    plan.backend.prepare(job)
-    phases.end("prepare")
-    share = conduct.train(work, job, request.attempt)
-    work.require_kept(job.model)
-    phases.end("train", share)
+    if taken is None:
+        plan.backend.prepare(job)
+        phases.end("prepare")
+        conduct.train(work, job)
+        work.require_kept(job.model)
+        phases.end("train")
+    else:
+        work.give(job, taken)
+        work.require_kept(job.model)
+        phases.end("prepare")
     if work.spec.modulus_bits is not None:
         vector: Vector = np.append(released(work, job, global_D).numpy(), np.int64(1))
         phases.end("flatten")
@@ -315,14 +329,25 @@ def released(work: Workspace, job: ClientJob, global_D: torch.Tensor, out: torch
 
 
 def client_job(
-    work: Workspace, request: Request, memory: MutableMapping[str, Value], global_D: torch.Tensor, seed: int
+    work: Workspace,
+    request: Request,
+    memory: MutableMapping[str, Value],
+    global_D: torch.Tensor,
+    seed: int,
+    grouped: bool = False,
 ) -> ClientJob:
-    """Make the training objects of one client in one round, before any mechanism changes them."""
+    """Make the training objects of one client in one round, before any mechanism changes them.
+
+    Those of a `grouped` client, whose training is done, stay as they are.
+    """
     plan = work.plan
     client = client_index(request.address)
     batches = work.batches(client, seed)
-    work.load(global_D)
-    optimizer = work.client_optimizer(work.parameters, lr=plan.learning_rates[max(request.round, 1) - 1])
+    if grouped:
+        optimizer = work.idle_optimizer
+    else:
+        work.load(global_D)
+        optimizer = work.client_optimizer(work.parameters, lr=plan.learning_rates[max(request.round, 1) - 1])
     randomness = plan.randomness(request.address, request.round)
     return ClientJob(
         request.address,
@@ -335,4 +360,5 @@ def client_job(
         batches,
         work.loss,
         request.state,
+        grouped=grouped,
     )

@@ -1,7 +1,6 @@
 """The objects with which a process serves a configuration, built once from its canonical text and cached."""
 
 import math
-from collections.abc import Mapping
 from functools import cached_property, lru_cache, partial
 
 import torch
@@ -19,9 +18,9 @@ from fl.training.kept import Kept
 from fl.training.local import Batches, Passes, smallest_batch, train
 from fl.training.loss import loss_of
 from fl.training.optimizers import client_options
-from fl.training.together.groups import Groups
+from fl.training.together.groups import Groups, Taken
 from fl.training.together.training import GroupTraining, Trainee
-from privacy.addresses import client_address, client_index
+from privacy.addresses import client_address
 from privacy.errors import ConfigError
 from privacy.mechanisms.contract import ClientJob, Loss, Plan
 from privacy.secure_sums.vectors import VectorSpec
@@ -169,25 +168,29 @@ class Workspace:
         """Return a client's examples, in the order that the seed gives."""
         return self._trainee.batches(client, seed)
 
-    def train(self, job: ClientJob, attempt: str) -> Mapping[str, float] | None:
-        """Train the job's model in place; return its share of the costs, where other clients were trained with it.
+    def taken(self, number: int, attempt: str, client: int, global_D: torch.Tensor) -> Taken | None:
+        """Return what a client trains with its group from `global_D`, shape (D,); None where it trains alone.
 
-        The model holds the weights that the client got. An attempt at a round trains each group once.
+        An attempt at a round trains each group once, at the first of its clients.
         """
-        if self.together.choice.size > 1:
-            start_D = self._layout.flatten()
-            try:
-                taken = self.groups.take(job.round, attempt, client_index(job.address), start_D)
-            except torch.OutOfMemoryError as error:
-                told = f"{error}; {self.together.choice.size} clients train together: lower runtime.together"
-                raise torch.OutOfMemoryError(told) from error
-            if taken is not None:
-                layout = self._layout if job.model is self.model else self.layout(job.model)
-                layout.load(taken.row_D)
-                job.diagnostics.update(taken.diagnostics)
-                return taken.costs
+        if self.together.choice.size == 1:
+            return None
+        if not self.groups.holds(number, attempt, client):
+            self.load(global_D)
+        try:
+            return self.groups.take(number, attempt, client, global_D)
+        except torch.OutOfMemoryError as error:
+            told = f"{error}; {self.together.choice.size} clients train together: lower runtime.together"
+            raise torch.OutOfMemoryError(told) from error
+
+    def give(self, job: ClientJob, taken: Taken) -> None:
+        """Put what a client's group has trained for it into the job."""
+        self._layout.load(taken.row_D)
+        job.diagnostics.update(taken.diagnostics)
+
+    def train(self, job: ClientJob) -> None:
+        """Train the job's model in place, alone."""
         train(job, self.passes)
-        return None
 
     def require_kept(self, model: torch.nn.Module) -> None:
         """Refuse a trained model in which something has changed that no vector carries.
@@ -276,6 +279,11 @@ class Workspace:
         some = [torch.nn.Parameter(torch.zeros(1))]
         build(torch.optim.Optimizer, "training.optimizer", node, params=some, lr=training.lr)
         return partial(get_class(node.pop("_target_")), **node)
+
+    @cached_property
+    def idle_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of jobs whose training is done: making one takes longer than a small client's messages."""
+        return self.client_optimizer(self.parameters, lr=self.plan.learning_rates[0])
 
     def server_optimizer(self, weights_D: torch.nn.Parameter) -> torch.optim.Optimizer:
         """Make the server's optimizer over the flat global weights."""

@@ -1,6 +1,6 @@
 """The faults that a participant commits: it drops out, dies, contributes something else, or damages its reply."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from fl.faults.inject import drop_out, killed, kind_of, scale_of
 from fl.faults.options import REPLAYED, TAMPERED, ZERO
 from fl.metering import Phases
 from fl.participant import Conduct, Request, Tell
+from fl.training.together.groups import Taken
 from fl.transport import KEPT
 from fl.workspace import Workspace
 from privacy.addresses import client_index, is_client
@@ -61,11 +62,16 @@ class FaultyConduct(Conduct):
         vector = super().contribution(work, request, memory, phases)
         return spoilt(vector, self._kind(client_index(request.address), request.round))
 
-    def train(self, work: Workspace, job: ClientJob, attempt: str) -> Mapping[str, float] | None:
+    def train(self, work: Workspace, job: ClientJob) -> None:
         """Train, unless the fault is an update of zero."""
-        if self._kind(client_index(job.address), job.round) == ZERO:
+        if self._kind(client_index(job.address), job.round) != ZERO:
+            super().train(work, job)
+
+    def taken(self, work: Workspace, request: Request, global_D: torch.Tensor) -> Taken | None:
+        """Return what the client trains with its group, unless the fault is an update of zero."""
+        if self._kind(client_index(request.address), request.round) == ZERO:
             return None
-        return super().train(work, job, attempt)
+        return super().taken(work, request, global_D)
 
     def weight(self, work: Workspace, job: ClientJob) -> float:
         """Return the weight that the client claims and applies, in [0, 1]: its own, 0, or a false claim."""

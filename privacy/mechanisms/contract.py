@@ -86,6 +86,7 @@ class Loader(Protocol):
 class ClientJob:
     """One client's work in one round. `prepare` may replace model, optimizer, batches and loss by private versions.
 
+    A `grouped` job was trained by the steps of `stacked`, with other clients, and no `prepare` has seen it.
     The next client of the process reuses the model, so a mechanism that wraps or hooks it works on a copy.
     """
 
@@ -101,6 +102,7 @@ class ClientJob:
     state: Mapping[str, float] = field(default_factory=dict)  # values from the mechanisms' server half, for this round
     extra: list[float] = field(default_factory=list)  # values in [-1, 1] that are summed beside the update
     diagnostics: dict[str, float] = field(default_factory=dict)  # by `mechanism.metric`; without any privacy guarantee
+    grouped: bool = False
 
 
 class StackedSteps(Protocol):

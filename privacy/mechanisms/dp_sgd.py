@@ -277,6 +277,8 @@ class DpSgd(Mechanism):
 
     def on_update(self, job: ClientJob, update_D: torch.Tensor) -> torch.Tensor:
         """Return the update unchanged: training has added its noise already."""
+        if job.grouped:
+            return update_D
         optimizer = job.optimizer
         assert isinstance(optimizer, Sourced)
         job.diagnostics.update(figures(optimizer.seen, optimizer.clipped, optimizer.not_finite))

@@ -62,7 +62,7 @@ class Groups:
         return self._places[1][client] // self.size
 
     def take(self, number: int, attempt: str, client: int, start_D: torch.Tensor) -> Taken | None:
-        """Return what a client trains from `start_D`, shape (D,).
+        """Return what a client trains from `start_D`, shape (D,), which the model holds.
 
         The first client of a group that asks trains all of it. None where this client got other weights than the first.
         """
@@ -76,6 +76,10 @@ class Groups:
         if not torch.equal(self._start_D[group], start_D):
             return None
         return self._held.pop(client)
+
+    def holds(self, number: int, attempt: str, client: int) -> bool:
+        """Return True where the next `take` of a client trains nobody."""
+        return self._attempt == (number, attempt) and client in self._held
 
     def _train(self, number: int, group: int, start_D: torch.Tensor) -> None:
         clients = list(self.cohort_of(number))[group * self.size : (group + 1) * self.size]

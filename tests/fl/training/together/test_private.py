@@ -109,3 +109,27 @@ def test_a_run_pays_the_same_and_tells_the_same(tmp_path):
     assert {row[3] for row in told[0]} == {"clipped_fraction", "epsilon_record"}
     assert {row[4] for row in told[0] if row[3] == "clipped_fraction" if row[0] == 1} - {0.0, 1.0}
     assert told[0] == told[1]
+
+
+def test_a_job_that_nobody_prepared_gives_no_update():
+    """Only the group's own training, which `stacked` has noised, stands in for `prepare`."""
+    work = workspace_of(*PRIVATE, "runtime.together=1")
+    client = int(work.plan.cohort(1)[0])
+    job = client_job(work, request_of(work, client), {}, work.initial_D, 1)
+    train(job)
+    with pytest.raises(AssertionError):
+        work.plan.backend.on_update(job, work.layout(job.model).flatten() - work.initial_D)
+
+
+def test_clients_of_a_group_are_not_prepared(monkeypatch):
+    """Their private copies and optimizers took a tenth of a private round."""
+    wanted = updates_of("runtime.together=auto")
+
+    def unasked(*_: object) -> None:
+        raise AssertionError("prepared")
+
+    monkeypatch.setattr("privacy.mechanisms.dp_sgd.DpSgd.prepare", unasked)
+    found = updates_of("runtime.together=auto")
+    assert all(np.array_equal(found[client], own) for client, own in wanted.items())
+    with pytest.raises(AssertionError, match="prepared"):
+        updates_of(*ALONE)
