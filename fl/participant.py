@@ -124,6 +124,7 @@ def participant(
         noise=work.plan.randomness(request.address, request.round),
         device=str(work.device),
         given=given,
+        ahead=work.ahead,
     )
 
 
@@ -183,7 +184,8 @@ def answer(
         phases.end(WITNESS)
     recorder.seconds.pop(CONTRIBUTION, None)
     peers = credentials.peers if credentials else None
-    return records, phases.metrics() | parts(PROTECT, recorder) | (dict(peers.costs()) if peers else {})
+    prepared = work.ahead.costs() if work.ahead else {}
+    return records, phases.metrics() | parts(PROTECT, recorder) | (dict(peers.costs()) if peers else {}) | prepared
 
 
 def require_asked(plan: RunPlan, request: Request) -> None:

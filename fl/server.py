@@ -102,7 +102,7 @@ class Server:
         """
         plan = self.work.plan
         sizes = f"{plan.config.clients} clients, {len(self.work.initial_D):,} values"
-        about = f"{sizes}, {self.work.device}, {self.work.together.told}"
+        about = f"{sizes}, {self.work.device}, {self.work.together.told}{self.work.told_ahead}"
         text = f"{plan.backend.name}, round"
         shown = progress(text, plan.config.rounds, note=about, done=self.round, every_s=self._errand.show_every_s)
         with shown as steps:

@@ -12,6 +12,7 @@ from fl.config.build import build
 from fl.config.schema import BF16, FLOAT32
 from fl.data.image_data import ImageData, Tests, divided, load_data
 from fl.plan import RunPlan
+from fl.spawned.ahead import AheadOfTime, second_core
 from fl.training import devices, dry_step, vectors
 from fl.training.generators import preserved_generators, seed_generators
 from fl.training.kept import Kept
@@ -163,6 +164,28 @@ class Workspace:
             device=self.device,
             randomness_of=plan.randomness,
         )
+
+    @cached_property
+    def ahead(self) -> AheadOfTime | None:
+        """The process that prepares what does not depend on updates; None where there is none."""
+        return AheadOfTime() if self.plan.config.runtime.prepare_ahead and self.alone_on_core is None else None
+
+    @property
+    def alone_on_core(self) -> str | None:
+        """Why no process can prepare beside this one, as a clause; None where one can."""
+        return second_core(max(1, self.plan.config.runtime.workers))
+
+    @property
+    def told_ahead(self) -> str:
+        """A clause for the run's output about `runtime.prepare_ahead`; the empty string where it is off."""
+        if not self.plan.config.runtime.prepare_ahead:
+            return ""
+        return ", prepared ahead" if self.ahead else f", nothing prepared ahead: {self.alone_on_core}"
+
+    def close(self) -> None:
+        """End the process that prepares."""
+        if self.ahead is not None:
+            self.ahead.close()
 
     def batches(self, client: int, seed: int) -> Batches:
         """Return a client's examples, in the order that the seed gives."""

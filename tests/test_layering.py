@@ -68,13 +68,15 @@ WALLS = {
     "fl/training": f"{BACKEND} fl/data",
     "fl/training/together": f"{BACKEND} {SETTINGS} fl/data fl/training",
     "fl/card": "",
-    "fl": f"{BACKEND} privacy/witness {SETTINGS} fl/data fl/training fl/training/together fl/card",
-    "fl/faults": f"{SUMS} privacy/mechanisms/contract.py {SETTINGS} fl",  # around the participant and the server
+    "fl/spawned": GROUND,  # processes that end with the one that spawned them
+    "fl": f"{BACKEND} privacy/witness {SETTINGS} fl/data fl/training fl/training/together fl/card fl/spawned",
+    # around the participant and the server
+    "fl/faults": f"{SUMS} privacy/mechanisms/contract.py {SETTINGS} fl fl/training/together",
     "fl/keys": f"{SUMS} results fl/config fl",
     "fl/node.py": f"{SUMS} fl/config fl/faults/options.py fl/faults fl/keys fl",
     "fl/runtimes": (
         f"{SUMS} privacy/secure_sums/mpc/crypten privacy/secure_sums/mpc fl/config fl/faults/options.py fl/faults "
-        "fl/training fl/keys fl fl/node.py"
+        "fl/training fl/keys fl fl/node.py fl/spawned"
     ),
     "fl/apps.py": f"{GROUND} fl fl/node.py fl/runtimes",
 }

@@ -213,6 +213,7 @@ CONDITIONS: tuple[Condition, ...] = (
         lambda c: c.runtime.together in (AUTO, 1) or c.runtime.name == "inprocess",
         "runtime={c.runtime.name} trains clients one by one: set auto or 1",
     ),
+    _only_with("runtime.prepare_ahead", False, "runtime.name", "inprocess", "runtime"),
     _only_with("runtime.address", None, "runtime.name", "ray", "runtime"),
     _only_with("runtime.federation", None, "runtime.name", "deployment", "runtime"),
     (

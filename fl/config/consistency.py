@@ -21,6 +21,7 @@ def check(config: FedveilConfig, backend: PrivacyBackend, some_client: int) -> N
     _check_faults(config, backend)
     _check_evaluation(config, backend)
     _check_sampling(config, backend)
+    _check_ahead(config, backend)
 
 
 def check_roster(config: FedveilConfig, backend: PrivacyBackend) -> None:
@@ -45,6 +46,13 @@ def _check_budget(config: FedveilConfig, backend: PrivacyBackend, some_client: i
     if config.epsilon_budget is not None and not backend.charges(some_client):
         allowed = "no mechanism accounts for what it releases; choose one, or leave the budget out"
         raise ConfigError.of("epsilon_budget", config.epsilon_budget, allowed)
+
+
+def _check_ahead(config: FedveilConfig, backend: PrivacyBackend) -> None:
+    """Refuse to prepare where a secure sum has nothing that takes longer than carrying it between processes."""
+    if config.runtime.prepare_ahead and not backend.secure_sum.prepares:
+        allowed = f"{backend.secure_sum.label} prepares nothing: it belongs to secure_sum=ckks with dense parameters"
+        raise ConfigError.of("runtime.prepare_ahead", True, allowed)
 
 
 def _check_retries(config: FedveilConfig, backend: PrivacyBackend) -> None:

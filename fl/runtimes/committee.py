@@ -22,7 +22,7 @@ from flwr.supercore.run import Run
 from fl.keys import folders as keys
 from fl.node import FIRST_ROLE_NODE, reply, role_context
 from fl.plan import RunPlan
-from fl.runtimes.lifetime import end_with_parent
+from fl.spawned.lifetime import end_with_parent
 from privacy.addresses import Address
 from privacy.errors import RuntimeFailure
 from privacy.secure_sums.contract import Credentials

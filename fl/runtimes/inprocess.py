@@ -22,9 +22,9 @@ from fl.keys.ledgers import kept_in
 from fl.node import APPROVED
 from fl.participant import SETUP_ROUND
 from fl.plan import RunPlan
-from fl.runtimes.lifetime import end_with_parent
 from fl.runtimes.simulated import client_app, server_app_of
 from fl.server import Errand
+from fl.spawned.lifetime import end_with_parent
 from fl.transport import ENVELOPE, KEPT, MODEL, record_of
 from fl.workspace import Workspace, workspace
 from privacy.addresses import Address, client_address
@@ -218,7 +218,10 @@ def grid_of(work: Workspace) -> Iterator[InProcessGrid]:
     plan = work.plan
     runtime = plan.config.runtime
     if not runtime.workers:
-        yield InProcessGrid(plan.hash, plan.config.clients)
+        try:
+            yield InProcessGrid(plan.hash, plan.config.clients)
+        finally:
+            work.close()
         return
     check_workers(plan.config, work.device)
     spawn = multiprocessing.get_context("spawn")  # CUDA and torch's threads do not survive a fork

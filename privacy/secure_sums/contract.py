@@ -7,7 +7,7 @@ respondents. `respond` is the half of every other role. Shapes: D is the length 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from privacy.secure_sums.trust import EVERYTHING, UNSAID, Trust
 from privacy.secure_sums.vectors import Total, Vector, VectorSpec
 
 T = TypeVar("T", bound=np.generic)
+W = TypeVar("W")
 Value = NDArray[np.generic] | bytes | int | float | str
 Records = Mapping[str, Value]
 Contribution = Callable[[], Vector]  # the call trains the model
@@ -122,6 +123,7 @@ class Participant:
     given: bytes = b""  # digest of what this client was given for training; empty at stages that do not collect
     inside: dict[str, bytes] = field(default_factory=dict, repr=False)  # plaintexts of its boxes, by record name
     pay: Pay = field(default=lambda _: None, repr=False)  # a party calls it before it adds noise to a sum
+    ahead: "Ahead | None" = None  # does work before the contribution is there; None: nothing does
 
     @property
     def own(self) -> Credentials:
@@ -139,6 +141,13 @@ class Participant:
         return Header(purpose, self.run, self.round, self.attempt, "", sender, receiver, given)
 
 
+class Ahead(Protocol):
+    """Work that depends on no contribution, done before it is asked for."""
+
+    def take(self, work: Callable[..., W], *arguments: Any) -> W:
+        """Return `work(*arguments)`, which may have been computed before this call. Each result is returned once."""
+
+
 class SecureSum(ABC):
     """One protocol for a secure sum. A subclass sets `name` and `assumption`, and the traits that differ from these."""
 
@@ -149,6 +158,7 @@ class SecureSum(ABC):
     carries: Carries = Carries()  # vectors: residues or floats, their bound, their weights; and the result
     parties: Parties = Parties()  # roles beside clients and server, their connection, their noise
     withstands: Withstands = Withstands()  # a server that breaks the protocol, where the sum hides anything
+    prepares: bool = False  # it gives work to `Participant.ahead`
     stages: tuple[str, ...] = ()  # the stages of a round at which clients are asked; empty: not listed
 
     @property

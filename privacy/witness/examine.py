@@ -228,7 +228,7 @@ def _rehearsed(secure_sum: SecureSum, upload: Upload) -> Rehearsal | None:
     """A second protection of the vector by a double of the client, whose memory and store are discarded."""
     own = upload.me.credentials
     credentials = None if own is None else replace(own, store=_Shadow(own.store))
-    double = replace(upload.me, memory=dict(upload.before), credentials=credentials, inside={})
+    double = replace(upload.me, memory=dict(upload.before), credentials=credentials, inside={}, ahead=None)
     rehearsal = secure_sum.rehearse(upload.stage, upload.inbound, double, upload.vector_D, upload.records)
     if rehearsal is not None:
         off = float(np.abs(rehearsal.opened_D - rehearsal.vector_D).max(initial=0))

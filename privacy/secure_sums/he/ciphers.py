@@ -8,6 +8,7 @@ R = K * N.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from tenseal import sealapi
 from privacy.errors import MalformedContribution
 from privacy.secure_sums.he.parameters import HeParameters
 from privacy.secure_sums.he.ring import ring
-from privacy.secure_sums.he.seal_files import Residues, SealLayout, load, save
+from privacy.secure_sums.he.seal_files import RawPolynomials, Residues, SealLayout, load, save
 from privacy.spans import note, span
 
 
@@ -68,10 +69,16 @@ class EncryptionKey:
         self._ring = here
         self._symmetric = symmetric
 
-    def encrypt(self, plaintexts: Iterable[Any], mask_CR: Residues | None = None) -> bytes:
-        """Return a message of one ciphertext for each SEAL plaintext, with the mask added modulo q (CKKS)."""
+    def encrypt(
+        self, plaintexts: Iterable[Any], mask_CR: Residues | None = None, zeros: Iterable[RawPolynomials] | None = None
+    ) -> bytes:
+        """Return a message of one ciphertext for each SEAL plaintext, with the mask added modulo q (CKKS).
+
+        `zeros` are encryptions of zero, as many as plaintexts, that no other message holds. A plaintext added to one is
+        a fresh encryption of it: SEAL's own is a fresh encryption of zero, to which the plaintext is added.
+        """
         with span("serialise"):  # excludes the spans inside: plaintexts are made and encrypted one by one
-            message = self._message(plaintexts, mask_CR)
+            message = self._message(plaintexts, mask_CR) if zeros is None else self._added(plaintexts, mask_CR, zeros)
         note("ciphertext_bytes", len(message))
         return message
 
@@ -84,6 +91,21 @@ class EncryptionKey:
             raws = (self._ring.masked(raw, mask_R) for raw, mask_R in zip(raws, mask_CR, strict=True))
         return self._ring.message(raws)
 
+    def _added(self, plaintexts: Iterable[Any], mask_CR: Residues | None, zeros: Iterable[RawPolynomials]) -> bytes:
+        raws = (self._counted(zero, plaintext) for zero, plaintext in zip(zeros, plaintexts, strict=True))
+        if mask_CR is not None:
+            raws = (self._ring.masked(raw, mask_R) for raw, mask_R in zip(raws, mask_CR, strict=True))
+        return self._ring.message(raws)
+
+    def _counted(self, zero: RawPolynomials, plaintext: Any) -> RawPolynomials:
+        note("ciphertexts", 1)
+        return self._ring.added(zero, plaintext)
+
+    def zeros(self, count: int) -> list[RawPolynomials]:
+        """Return fresh encryptions of zero."""
+        zero = self._ring.zero()
+        return [self._ring.raw(self._encrypt(zero)) for _ in range(count)]
+
     def _encrypt(self, plaintext: Any) -> Any:
         note("ciphertexts", 1)
         with span("encrypt"):
@@ -92,6 +114,17 @@ class EncryptionKey:
             cipher = sealapi.Ciphertext()
             self._encryptor.encrypt(plaintext, cipher)
             return cipher
+
+
+@lru_cache(maxsize=4)  # SEAL takes milliseconds to load a key, as long as the encryption of a small model
+def encryption_key(parameters: HeParameters, data: bytes, symmetric: bool) -> EncryptionKey:
+    """Return a key for encryption, loaded once in a process."""
+    return EncryptionKey(parameters, data, symmetric)
+
+
+def encrypted_zeros(parameters: HeParameters, data: bytes, symmetric: bool, count: int) -> list[RawPolynomials]:
+    """Return fresh encryptions of zero under the key whose bytes are `data`, for `EncryptionKey.encrypt`."""
+    return encryption_key(parameters, data, symmetric).zeros(count)
 
 
 class DecryptionKey:

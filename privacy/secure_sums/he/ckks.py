@@ -9,7 +9,7 @@ R = K * N.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from privacy.secure_sums.he.declarations import plaintext_encodings
 from privacy.secure_sums.he.noise_bounds import noise_variance
 from privacy.secure_sums.he.parameters import HeParameters
 from privacy.secure_sums.he.ring import SealRing, ring
-from privacy.secure_sums.he.seal_files import Residues
+from privacy.secure_sums.he.seal_files import RawPolynomials, Residues
 from privacy.spans import each, span
 
 Floats = NDArray[np.float64]
@@ -119,8 +119,14 @@ class Ckks:
         """Return the sum of two masks modulo q."""
         return self._ring.add_masks(left_CR, right_CR)
 
-    def encrypt(self, values_D: Floats, key: EncryptionKey, mask_CR: Residues | None = None) -> bytes:
-        """Return a message of C ciphertexts, the mask added to their plaintexts modulo q.
+    def encrypt(
+        self,
+        values_D: Floats,
+        key: EncryptionKey,
+        mask_CR: Residues | None = None,
+        zeros: Iterable[RawPolynomials] | None = None,
+    ) -> bytes:
+        """Return a message of C ciphertexts, the mask added to their plaintexts modulo q; `zeros`: see the key.
 
         Raises:
             MalformedContribution: a value is beyond the bound, or is not a number.
@@ -130,7 +136,7 @@ class Ckks:
             if not peak <= self.bound:
                 raise MalformedContribution(f"a value to encrypt reaches {peak:g}, over the bound of {self.bound:g}")
             plaintexts = self.plaintexts(values_D, self.bound)
-        return key.encrypt(each("encode", plaintexts), mask_CR)
+        return key.encrypt(each("encode", plaintexts), mask_CR, zeros)
 
     def plaintexts(self, values_D: Floats, check: float) -> Iterator[Any]:
         """Return SEAL's plaintexts of a vector, with `check` as the reserved value."""

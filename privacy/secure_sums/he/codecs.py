@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from privacy.errors import MalformedContribution
 from privacy.randomness import Randomness
 from privacy.sealing import uniform
+from privacy.secure_sums.contract import Ahead
 from privacy.secure_sums.declarations import Encoding, Numbers, Uniform
 from privacy.secure_sums.fixed_point import FixedPoint
 from privacy.secure_sums.he.bfv import Bfv
-from privacy.secure_sums.he.ciphers import CiphertextSum, DecryptionKey, EncryptionKey
+from privacy.secure_sums.he.ciphers import CiphertextSum, DecryptionKey, EncryptionKey, encrypted_zeros, encryption_key
 from privacy.secure_sums.he.ckks import Ckks, Flooding
 from privacy.secure_sums.he.declarations import declared, mask_numbers
 from privacy.secure_sums.he.linear_check import LinearCheck
 from privacy.secure_sums.he.parameters import HeParameters
+from privacy.secure_sums.he.seal_files import RawPolynomials
 from privacy.secure_sums.packing import pack_words, unpack_words
 from privacy.secure_sums.vectors import Sum, Vector, VectorSpec
 from privacy.spans import span
@@ -59,8 +61,8 @@ class CipherScheme(ABC):
         """Return the sum of two masks."""
 
     @abstractmethod
-    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:
-        """Return the message of a vector that the spec allows."""
+    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None, ahead: Ahead | None = None) -> bytes:
+        """Return the message of a vector that the spec allows; `ahead` encrypts zeros, to which it is added."""
 
     @abstractmethod
     def adder(self) -> Adder:
@@ -93,9 +95,16 @@ class CipherScheme(ABC):
         """Return the encodings of a vector before protection."""
 
 
-@lru_cache(maxsize=4)  # SEAL takes milliseconds to load a key, as long as the encryption of a small model
 def _encryption_key(scheme: Ckks | Bfv, key: bytes) -> EncryptionKey:
-    return EncryptionKey(scheme.parameters, key, scheme.symmetric)
+    return encryption_key(scheme.parameters, key, scheme.symmetric)
+
+
+def _zeros(scheme: Ckks, key: bytes, length: int, ahead: Ahead | None) -> list[RawPolynomials] | None:
+    """Return encryptions of zero for a vector of this length; None where nothing encrypts them ahead."""
+    if ahead is None:
+        return None
+    with span("wait"):
+        return ahead.take(encrypted_zeros, scheme.parameters, key, scheme.symmetric, scheme.ciphertexts(length))
 
 
 @lru_cache(maxsize=2)
@@ -133,10 +142,11 @@ class _CkksScheme(CipherScheme):
     def add_masks(self, left: Mask, right: Mask) -> Mask:
         return self.ckks.add_masks(left, right)
 
-    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:
+    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None, ahead: Ahead | None = None) -> bytes:
         with span("encode"):
             values_D = vector_D / self.spec.bounds_D
-        return self.ckks.encrypt(values_D, _encryption_key(self.ckks, key), mask)
+        zeros = _zeros(self.ckks, key, self.spec.length, ahead)
+        return self.ckks.encrypt(values_D, _encryption_key(self.ckks, key), mask, zeros)
 
     def adder(self) -> Adder:
         return CiphertextSum(self.ckks.parameters, self.ckks.ciphertexts(self.spec.length))
@@ -189,7 +199,7 @@ class _BfvScheme(CipherScheme):
     def add_masks(self, left: Mask, right: Mask) -> Mask:
         return self.bfv.add_masks(left, right)
 
-    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:
+    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None, ahead: Ahead | None = None) -> bytes:  # noqa: ARG002
         return self.bfv.encrypt(self.fixed.encode(vector_D), _encryption_key(self.bfv, key), mask)
 
     def adder(self) -> Adder:
@@ -252,7 +262,7 @@ class _PadScheme(CipherScheme):
     def add_masks(self, left: Mask, right: Mask) -> Mask:
         return (left + right) & self._modulus_mask
 
-    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None) -> bytes:  # noqa: ARG002
+    def encrypt(self, vector_D: Vector, key: bytes, mask: Mask | None, ahead: Ahead | None = None) -> bytes:  # noqa: ARG002
         assert mask is not None, "the mask is the only protection"
         with span("encode"):
             values = np.append(self.fixed.encode(vector_D), np.uint64(1))

@@ -158,6 +158,16 @@ class SealRing:
         """Return a ciphertext of SEAL as its residues."""
         return self.ciphertext.parse(save(cipher))
 
+    def zero(self) -> Any:
+        """Return SEAL's plaintext of zero (CKKS)."""
+        plaintext = sealapi.Plaintext()
+        self.encoder.encode([0.0], 2.0 ** (self.parameters.scale_bits or 0), plaintext)
+        return plaintext
+
+    def added(self, raw: RawPolynomials, plaintext: Any) -> RawPolynomials:
+        """Return a ciphertext with a SEAL plaintext added to what it encrypts (CKKS)."""
+        return self._plus(raw, self.plaintext.parse(save(plaintext)).residues_PKN[0])
+
     def draw_mask(self, key: bytes, ciphertexts: int) -> Residues:
         """Draw uniform residues modulo q from a 32-byte key, shape (C, R): the first N of a row modulo prime 0."""
         rows = [
@@ -176,11 +186,13 @@ class SealRing:
         A ciphertext decrypts to c0 + c1 s, so adding to c0 adds to the plaintext. CKKS plaintexts are in NTT form. The
         transform is a bijection modulo q, so uniform residues in NTT form are uniform coefficients too.
         """
-        step, change = ("mask", add_mod) if sign > 0 else ("unmask", subtract_mod)
-        with span(step):
-            mask_KN = mask_R.reshape(len(self.moduli), self.degree)
-            residues_PKN = raw.residues_PKN.copy()
-            residues_PKN[0] = change(residues_PKN[0], mask_KN, np.array(self.moduli, np.uint64)[:, None])
+        with span("mask" if sign > 0 else "unmask"):
+            return self._plus(raw, mask_R.reshape(len(self.moduli), self.degree), sign)
+
+    def _plus(self, raw: RawPolynomials, change_KN: Residues, sign: int = 1) -> RawPolynomials:
+        change = add_mod if sign > 0 else subtract_mod
+        residues_PKN = raw.residues_PKN.copy()
+        residues_PKN[0] = change(residues_PKN[0], change_KN, np.array(self.moduli, np.uint64)[:, None])
         return RawPolynomials(residues_PKN, raw.seed)
 
 

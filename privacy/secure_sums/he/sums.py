@@ -50,6 +50,11 @@ class CkksSum(SelectiveSum):
         """True if the clients share the key. Published sets always encrypt to a public key, as their authors do."""
         return self.keys == "clients" and self._parameters.dense
 
+    @property
+    def prepares(self) -> bool:  # type: ignore[override]
+        """True where the ciphertexts are ours: published sets send SEAL's own files."""
+        return self._parameters.dense
+
     def scheme(self, spec: VectorSpec) -> CipherScheme:
         """Return CKKS at the scale that the cohort allows."""
         return ckks_scheme(spec, self._parameters, self.symmetric, self.flooding)

@@ -58,6 +58,10 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
         {"runtime.name": "ray", "runtime.together": 2},
         "runtime.together=2: runtime=ray trains clients one by one: set auto or 1",
     ),
+    (
+        {"runtime.name": "ray", "runtime.prepare_ahead": True},
+        "runtime.prepare_ahead=True: belongs to runtime=inprocess",
+    ),
     ({"runtime.address": "auto"}, "runtime.address=auto: belongs to runtime=ray"),
     ({"runtime.federation": "lab"}, "runtime.federation=lab: belongs to runtime=deployment"),
     (

@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fl.runtimes.lifetime import end_with_parent
+from fl.spawned.lifetime import end_with_parent
 
 ROOT = Path(__file__).parents[3]
 # A parent that cannot clean up: it prints its worker's id and waits to be killed.
 PARENT = """
 import multiprocessing, time
-from tests.fl.runtimes import workers
+from tests.fl.spawned import workers
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
