@@ -26,7 +26,7 @@ import numpy as np
 from flwr.app import Array, RecordDict
 
 from privacy.spans import Recorder, recording
-from results.measurements import EVALUATE, PART, WITNESS, Row
+from results.measurements import COMPILE, EVALUATE, PART, WITNESS, Row
 
 if TYPE_CHECKING:
     import torch
@@ -133,6 +133,11 @@ class Phases:
         taken_bytes = None if self._cuda is None else float(self._cuda.max_memory_allocated(self._device))
         self._closed.append((name, wall_s, cpu_s, self._mark.read_bytes(usage), taken_bytes))
         self._begin(usage)
+
+    def compiled(self, wall_s: float) -> None:
+        """Add a phase of compilation, which no other phase counts."""
+        if wall_s:
+            self._closed.append((COMPILE, wall_s, 0.0, None, None))
 
     def metrics(self) -> dict[str, float]:
         """Return all phases by `name.metric`: sums of times, the highest peaks, and the mechanisms' diagnostics."""

@@ -234,6 +234,7 @@ def contribution(
     taken = None if request.round == SETUP_ROUND else conduct.taken(work, request, global_D)
     if taken is not None:
         phases.end("train", taken.costs)
+        phases.compiled(work.together.compiling_s())
     job = client_job(work, request, memory, global_D, seed, grouped=taken is not None)
     if request.round == SETUP_ROUND:
         return _sensitivities(work, job, plan.weight(client), phases)

@@ -57,6 +57,8 @@ class Workspace:
         self._check_training()
         backend.settle(self._facts())
         consistency.check(config, backend, int(self.plan.candidates[0]))
+        if config.runtime.compile:
+            self.together.require_compilable()
         # what is summed is known once the mechanisms have settled; whether it can be, shows here
         self.tolerance = backend.secure_sum.tolerance(self.spec)
         examples = [len(part) for part in self.plan.partitions]

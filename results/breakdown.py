@@ -6,7 +6,7 @@ import polars as pl
 
 from results.columns import Column
 from results.comparison import Spread, averaged, latest, with_overheads
-from results.measurements import EVALUATE, PART, WITNESS
+from results.measurements import COMPILE, EVALUATE, PART, WITNESS
 from results.rows import SCHEMA
 from results.store import RunDirectory
 
@@ -160,7 +160,7 @@ def _of_all_seeds(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _rounds(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows of rounds, without set-up, witnesses and evaluation."""
-    return rows.filter(pl.col("round") >= 1, ~pl.col("stage").is_in([WITNESS, EVALUATE]))
+    return rows.filter(pl.col("round") >= 1, ~pl.col("stage").is_in([WITNESS, EVALUATE, COMPILE]))
 
 
 def _party() -> pl.Expr:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 EVALUATE = "evaluate"  # the phase in which the server, or on request a client, scores a model
 PART = "part"  # the metric of a step's time
+COMPILE = "compile"  # the stage of torch.compile
 WITNESS = "witness"  # the phase in which a client inspects its own upload; not an overhead of the protection
 TOLD_SHARE = 0.001  # of a round's values, cut to the bound of a sum: from here on, a warning and a note
 

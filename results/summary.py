@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from privacy.addresses import CLIENTS
-from results.measurements import EVALUATE, WITNESS
+from results.measurements import COMPILE, EVALUATE, WITNESS
 
 # Values that no row holds; null where the run does not give them.
 FINAL = ("rounds", "epsilon", "weights_sha256", "backend", "assumption")
@@ -85,7 +85,7 @@ def _times(rounds: pl.DataFrame) -> dict[str, object]:
     walls = _server(rounds, "round", "wall").join(witness, on="round", how="left", maintain_order="left")
     walls = walls.with_columns(pl.col("value") - pl.col("spent").fill_null(0.0))
     first = walls.filter(pl.col("round") == 1)["value"]
-    worked = rounds.filter(IS_CLIENT, ~pl.col("stage").is_in([WITNESS, EVALUATE]), pl.col("metric") == "wall")
+    worked = rounds.filter(IS_CLIENT, ~pl.col("stage").is_in([WITNESS, EVALUATE, COMPILE]), pl.col("metric") == "wall")
     return {
         "round_s": walls["value"].median(),
         "first_round_s": first[0] if len(first) else None,
@@ -140,5 +140,5 @@ def _count(rounds: pl.DataFrame, metric: str) -> int | None:
 
 
 def _largest(frame: pl.DataFrame, metric: str) -> int | None:
-    values = frame.filter(pl.col("metric") == metric, ~pl.col("stage").is_in([WITNESS, EVALUATE]))["value"]
+    values = frame.filter(pl.col("metric") == metric, ~pl.col("stage").is_in([WITNESS, EVALUATE, COMPILE]))["value"]
     return int(values.max()) if len(values) else None  # type: ignore[arg-type]

@@ -213,6 +213,16 @@ CONDITIONS: tuple[Condition, ...] = (
         lambda c: c.runtime.together in (AUTO, 1) or c.runtime.name == "inprocess",
         "runtime={c.runtime.name} trains clients one by one: set auto or 1",
     ),
+    (
+        "runtime.compile",
+        lambda c: not c.runtime.compile or (c.runtime.name == "inprocess" and not c.runtime.workers),
+        "belongs to runtime=inprocess with runtime.workers=0: each process compiles, and rounds, in a way of its own",
+    ),
+    (
+        "runtime.compile",
+        lambda c: not c.runtime.compile or c.runtime.together != 1,
+        "compiles the pass of clients that train together: leave out runtime.together=1",
+    ),
     _only_with("runtime.prepare_ahead", False, "runtime.name", "inprocess", "runtime"),
     _only_with("runtime.address", None, "runtime.name", "ray", "runtime"),
     _only_with("runtime.federation", None, "runtime.name", "deployment", "runtime"),

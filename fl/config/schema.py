@@ -113,6 +113,7 @@ class RuntimeConfig:
     workers: int = 0  # processes of the in-process runtime; 0: clients run in the driver itself
     # clients of a round that train as one computation; auto: as many as memory holds, 1 where a model does not allow it
     together: Any = AUTO
+    compile: bool = False  # torch.compile for the pass of a group of clients
     prepare_ahead: bool = False  # ckks: a process for each worker encrypts zeros while its clients train
     gpus_per_client: float = 1.0  # share of a GPU that a client occupies, for worker processes and for Ray
     client_metrics: bool = True  # clients report times and memory (a time reveals something of a data set's size)

@@ -11,7 +11,7 @@ LATER: dict[str, dict[str, Any]] = {
     "data": {"config": None, "unseen_labels": "refuse", "public_share": 0.0},
     "training": {"accumulate": 1, "class_weights": None, "label_smoothing": 0.0, "precision": "float32"},
     "server": {"patience": None, "least_gain": 0.0},
-    "runtime": {"client_evaluation": False, "together": 1, "prepare_ahead": False},
+    "runtime": {"client_evaluation": False, "together": 1, "prepare_ahead": False, "compile": False},
 }
 LATER_OF_CLASS: dict[str, dict[str, Any]] = {"privacy.DpSgd": {"swap_layers": False}}  # options of a mechanism
 

@@ -22,7 +22,7 @@ import polars as pl
 
 from privacy.addresses import is_client, is_party
 from results.columns import Column
-from results.measurements import EVALUATE, WITNESS
+from results.measurements import COMPILE, EVALUATE, WITNESS
 from results.networks.links import Network
 from results.store import RunDirectory
 
@@ -99,7 +99,7 @@ def computing_s(told: Told) -> float | None:
         if where == "server":
             computes = metric == "compute" or (metric == "wall" and stage in ("step", "ledger"))
             spent[where] += value if computes else 0.0
-        elif where != "transport" and stage not in (WITNESS, EVALUATE):
+        elif where != "transport" and stage not in (WITNESS, EVALUATE, COMPILE):
             spent[where] += value if metric == "wall" else -value if metric == "comm_wall" else 0.0
     clients = [seconds for where, seconds in spent.items() if is_client(where)]
     parties = [seconds for where, seconds in spent.items() if is_party(where)]

@@ -17,6 +17,7 @@ import torch
 from torch.func import functional_call, vmap
 
 from fl.training.local import Batches, Passes, clear_gradients
+from fl.training.together.compiled import Mapped
 from fl.training.together.kernels import OfClients
 from fl.training.vectors import reals
 from privacy.mechanisms.contract import Loss, StackedSteps
@@ -30,14 +31,21 @@ Steps = Iterator[tuple[int, Callable[[Stack], None]]]
 class Stacked:
     """The clients of a group, in the order in which they end: those with most steps come first."""
 
-    def __init__(self, model: torch.nn.Module, optimizer_of: OptimizerOf, loss: Loss, passes: Passes) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        optimizer_of: OptimizerOf,
+        loss: Loss,
+        passes: Passes,
+        compiled: Mapped | None = None,
+    ) -> None:
         self._model = model
+        self._compiled = compiled
         self._optimizer_of = optimizer_of
         self._loss = loss
         self._passes = passes
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self._names = [name for name, _ in named]
-        self._start = [parameter.detach() for _, parameter in named]
+        self._mapped = compiled or mapped(model)
+        self._start = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
 
     def train(self, clients: Sequence[Batches]) -> torch.Tensor:
         """Return what each client trains from the model's weights as they are now, float32, shape (N, D).
@@ -106,14 +114,24 @@ class Stacked:
 
     def _outputs(self, stack: Stack, inputs: torch.Tensor) -> torch.Tensor:
         """Return the outputs of the clients' models, (N, B, K)."""
-        on_cpu = inputs.device.type == "cpu"
+        on_cpu = inputs.device.type == "cpu" and self._compiled is None
         mixed = torch.autocast(inputs.device.type, torch.bfloat16) if self._passes.mixed else nullcontext()
         with mixed, OfClients() if on_cpu else nullcontext():
-            outputs: torch.Tensor = vmap(self._call, randomness="error")(tuple(stack), inputs)
+            return self._mapped(tuple(stack), inputs)
+
+
+def mapped(model: torch.nn.Module) -> Mapped:
+    """Return the function that maps a model over its clients' parameters."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+    def call(parameters: tuple[torch.Tensor, ...], inputs: torch.Tensor) -> Any:
+        return functional_call(model, dict(zip(names, parameters, strict=True)), (inputs,))
+
+    def each(stack: tuple[torch.Tensor, ...], inputs: torch.Tensor) -> torch.Tensor:
+        outputs: torch.Tensor = vmap(call, randomness="error")(stack, inputs)
         return outputs
 
-    def _call(self, parameters: tuple[torch.Tensor, ...], inputs: torch.Tensor) -> Any:
-        return functional_call(self._model, dict(zip(self._names, parameters, strict=True)), (inputs,))
+    return each
 
 
 def _last_first(lengths: Sequence[int]) -> list[int]:

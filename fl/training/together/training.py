@@ -3,7 +3,7 @@
 Shapes: N clients of a group, D values of the model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -17,12 +17,13 @@ from fl.training.dry_step import put_back
 from fl.training.local import Batches, Passes, train
 from fl.training.together import choice
 from fl.training.together.choice import Choice
+from fl.training.together.compiled import Compiled, require_compiler
 from fl.training.together.groups import Groups, Measure, Trained
 from fl.training.together.memory import keep_freed_memory
-from fl.training.together.stacked import Stacked
+from fl.training.together.stacked import Stacked, mapped
 from fl.training.vectors import Layout
 from privacy.addresses import Address, client_address
-from privacy.errors import FAULTS
+from privacy.errors import FAULTS, ConfigError
 from privacy.mechanisms.contract import ClientJob, Loss, Mechanism
 from privacy.randomness import OsRandomness, Randomness, seed_from
 
@@ -127,12 +128,41 @@ class GroupTraining:
         """The mechanisms that change a client's training."""
         return [one for one in self._trainee.mechanisms if type(one).prepare is not Mechanism.prepare]
 
+    def require_compilable(self) -> None:
+        """Refuse to compile where a mechanism makes the steps of clients, or where there is no compiler.
+
+        Raises:
+            ConfigError: `runtime.compile=true` can have no effect here.
+        """
+        if self._preparing:
+            told = f"mechanism={self._preparing[0].name} trains in a way that is not compiled"
+            raise ConfigError.of("runtime.compile", True, told)
+        require_compiler(self._trainee.device)
+
+    @cached_property
+    def _compiled(self) -> Compiled | None:
+        """The compiled pass of groups; None where they are not compiled."""
+        return Compiled(mapped(self._trainee.model)) if self._trainee.config.runtime.compile else None
+
+    def compiling_s(self) -> float:
+        """Return the wall time that torch has taken to compile since the last call, the trial included, in seconds."""
+        return 0.0 if self._compiled is None else self._compiled.untold_s()
+
+    def _apart(self, measure: Measure, work: Callable[[], Trained]) -> tuple[Trained, Mapping[str, float]]:
+        """Return a group's training and its costs; the wall time of compilation is none of them."""
+        if self._compiled is None:
+            return measure(work)
+        before_s = self._compiled.spent_s
+        trained, costs = measure(work)
+        return trained, {**costs, "wall": costs["wall"] - (self._compiled.spent_s - before_s)}
+
     def groups(self, measure: Measure) -> Groups:
         """Return the groups of this process."""
         trainee = self._trainee
         if trainee.device.type == "cpu":
             keep_freed_memory()
-        return Groups(self.choice.size, trainee.cohort_of, self._train, trainee.examples_passed, measure)
+        apart = partial(self._apart, measure)
+        return Groups(self.choice.size, trainee.cohort_of, self._train, trainee.examples_passed, apart)
 
     def _tried(self) -> Choice:
         trainee = self._trainee
@@ -174,7 +204,8 @@ class GroupTraining:
 
     def _stacked(self, number: int, passes: Passes) -> Stacked:
         trainee = self._trainee
-        return Stacked(trainee.model, partial(self._optimizer, number=number), trainee.loss, passes)
+        optimizer_of = partial(self._optimizer, number=number)
+        return Stacked(trainee.model, optimizer_of, trainee.loss, passes, self._compiled)
 
     def _train(self, clients: Sequence[int], number: int) -> Trained:
         seed = self._trainee.config.seed

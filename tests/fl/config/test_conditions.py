@@ -59,6 +59,15 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
         "runtime.together=2: runtime=ray trains clients one by one: set auto or 1",
     ),
     (
+        {"runtime.compile": True, "runtime.workers": 2},
+        "runtime.compile=True: belongs to runtime=inprocess with runtime.workers=0: each process compiles, and rounds, "
+        "in a way of its own",
+    ),
+    (
+        {"runtime.compile": True, "runtime.together": 1},
+        "runtime.compile=True: compiles the pass of clients that train together: leave out runtime.together=1",
+    ),
+    (
         {"runtime.name": "ray", "runtime.prepare_ahead": True},
         "runtime.prepare_ahead=True: belongs to runtime=inprocess",
     ),
