@@ -22,6 +22,7 @@ commands:
   reproduce     NAME         regenerate a published table: fedveil reproduce --help lists them
   bench         NAME         run a benchmark: fedveil bench --help lists them
   attack        NAME         attack a secure sum as its server: fedveil attack --help lists the attacks
+  lab           [ACTION]     list the labs of a course; open N, check FILE and collect FOLDER work with them
   explain       [OVERRIDES]  print the threat card of a configuration: what each role holds and sees
   hash          [OVERRIDES]  print the hash of a configuration, for the clients of a deployment to approve
   configuration [OVERRIDES]  print its canonical text, for the processes of a deployment's parties
@@ -36,6 +37,7 @@ PRINTING = {  # the module of each command, imported on use
     "reproduce": "experiments.published.reproduce",
     "bench": "experiments.benchmarks",
     "attack": "experiments.attacks",
+    "lab": "experiments.labs.command",
 }
 COMMANDS = ("run", "sweep", *PRINTING, "hash", "configuration", "explain")
 

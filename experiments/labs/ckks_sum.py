@@ -1,12 +1,14 @@
 # %% [markdown]
-# # Anatomy of a CKKS sum
+# # Lab 4. Anatomy of a CKKS sum
 #
-# A server is to add up the vectors of ten clients without seeing any of them. With CKKS each client encrypts its
-# vector, the server adds ciphertexts, and whoever has the secret key opens the sum. This lab shows
-# the number of values in a ciphertext, the purpose of the scale, the source of the error, and the reason why an opened
-# sum can reveal the key.
+# A server is to add up the vectors of ten clients without seeing any of them. CKKS is one way to do it. It is a kind of
+# [homomorphic encryption](glossary.md#homomorphic-encryption): numbers can be added while they are encrypted. Each
+# client encrypts its vector, the server adds [ciphertexts](glossary.md#ciphertext), and whoever has the secret key
+# opens the sum. This lab shows the number of values in a ciphertext, the purpose of the scale, the source of the error,
+# and the reason why an opened sum can reveal the key.
 #
 # It takes half a minute. Everything below is the code that experiments run on (`privacy/secure_sums/he/ckks.py`).
+# Words in blue are explained in the [glossary](glossary.md).
 
 # %%
 from functools import reduce
@@ -15,11 +17,13 @@ import numpy as np
 import polars as pl
 
 from experiments.attacks.ckks_key import recover_key, secret_coefficients
-from experiments.labs import check, near
+from experiments.labs.questions import questions_of
 from privacy.randomness import OsRandomness
 from privacy.secure_sums.he.ciphers import CiphertextSum, DecryptionKey, EncryptionKey, generate_keys
 from privacy.secure_sums.he.ckks import Ckks, Flooding
 from privacy.secure_sums.he.parameters import named
+
+check = questions_of("ckks_sum")
 
 # number of clients, and bound of their values
 COHORT = 10
@@ -49,7 +53,7 @@ print(f"degree {scheme.parameters.poly_modulus_degree}: {values_in_one} values i
 
 # %%
 answer_1 = ...
-check(1, answer_1, lambda n: n == scheme.ciphertexts(26_010), "Divide, and mind the remainder.")
+check(1, answer_1, scheme)
 
 # %% [markdown]
 # ## Scale
@@ -69,7 +73,7 @@ print(scales)
 
 # %%
 answer_2 = ...
-check(2, answer_2, near(0.5, 1e-9), "Look down the column of scales.")
+check(2, answer_2)
 
 # %% [markdown]
 # ## Noise
@@ -115,7 +119,7 @@ print(pl.DataFrame(errors))
 
 # %%
 answer_3 = ...
-check(3, answer_3, near(2.0, 0.3), "Divide each row by the one above it, and round.")
+check(3, answer_3)
 
 # %% [markdown]
 # ## Why an opened sum can leak the key
@@ -173,7 +177,7 @@ table = pl.DataFrame(
 
 # %%
 answer_4 = ...
-check(4, answer_4, lambda name: name == "flooded", "Compare the errors in the table below.")
+check(4, answer_4)
 
 # %% [markdown]
 # ## Your table
