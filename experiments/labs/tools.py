@@ -1,6 +1,5 @@
 """What several labs do: run a sweep of the project, and show a picture."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,10 +62,6 @@ def rows_of(folder: Path) -> pl.DataFrame:
 
 
 def show(figure: "Figure", file: str) -> None:
-    """Write a picture beside the notebook, and show it in the notebook."""
+    """Write a picture beside the notebook; the notebook shows it by itself."""
     figure.savefig(file, dpi=110, bbox_inches="tight")
-    if "JPY_PARENT_PID" in os.environ:  # a kernel of Jupyter's
-        from IPython.display import Image, display
-
-        display(Image(file))
     print(f"picture: {file}")
