@@ -7,7 +7,7 @@
 # [multi-party computation](glossary.md#multi-party-computation). You make shares, multiply them with a Beaver
 # triple, and measure why a comparison costs so much more than a sum.
 #
-# It takes one or two minutes. The shares and the runs use the code of experiments (`privacy/secure_sums/mpc/`).
+# It takes two or three minutes. The shares and the runs use the code of experiments (`privacy/secure_sums/mpc/`).
 # Words in blue are explained in the [glossary](glossary.md).
 
 # %%
