@@ -11,6 +11,7 @@
 
 # %%
 import hashlib
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -198,7 +199,7 @@ class Liar(InMemory):
         return records
 
 
-def told(kind: type[InMemory] = InMemory, gone: int = 0) -> dict[str, object]:
+def told(kind: type[InMemory] = InMemory, gone: int = 0) -> dict[str, Any]:
     """What the server learns in one round, in which the last clients drop out before they send their vectors."""
     known = fresh_credentials(clients, lambda _: MemoryStore())
     drive = kind(protocol, spec, vectors, {"mask": clients[COHORT - gone :]}, known=known, wire=[])
@@ -208,8 +209,8 @@ def told(kind: type[InMemory] = InMemory, gone: int = 0) -> dict[str, object]:
         why = next(iter(drive.refused.values()), error)
         return {"sum": False, "largest error": None, "refused because": str(why), "wire": drive.wire}
     exact = np.sum([vectors[name][:-1] for name in total.survivors], axis=0)
-    error = float(np.abs(total.update_D - exact).max())
-    return {"sum": True, "largest error": error, "refused because": "", "wire": drive.wire}
+    off = float(np.abs(total.update_D - exact).max())
+    return {"sum": True, "largest error": off, "refused because": "", "wire": drive.wire}
 
 
 stories = {
