@@ -149,6 +149,8 @@ def answer(
     plan = work.plan
     phases = Phases(work.device)
     recorder = Recorder()
+    if work.ahead:
+        work.ahead.costs()  # of an answer that failed: they are none of this one's
     require_asked(plan, request)
     before = dict(memory)
     contributed: list[Vector] = []

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from fl.spawned.lifetime import end_with_parent
-from privacy.errors import FAULTS, RuntimeFailure
+from privacy.errors import FAULTS, FedveilError, RuntimeFailure, one_line
 
 T = TypeVar("T")
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -31,7 +31,7 @@ class AheadOfTime:
         """Return `work(*arguments)`, and let the process begin with the next one.
 
         Raises:
-            RuntimeFailure: the process has ended.
+            RuntimeFailure: the process has ended, or could not do the work.
         """
         task = (work, arguments)
         try:
@@ -43,14 +43,23 @@ class AheadOfTime:
             if error is None:
                 self._begin(task)
         except (EOFError, OSError) as lost:
+            self.close()
             raise RuntimeFailure("the process of runtime.prepare_ahead has ended") from lost
+        except BaseException:  # an interrupt: whose result comes next is not known any more
+            self.close()
+            raise
         self._cpu_s += cpu_s
-        if error is not None:
+        if isinstance(error, FedveilError):
             raise error
+        if error is not None:
+            raise RuntimeFailure(f"runtime.prepare_ahead: {one_line(error)}") from error
         return result  # type: ignore[no-any-return]
 
     def costs(self) -> dict[str, float]:
-        """Return the processor seconds of what was taken since the last call, as a metric; empty where nothing was."""
+        """Return the processor seconds of what was taken since the last call, as a metric; empty where nothing was.
+
+        The last result of a run, which nobody takes, is in none.
+        """
         spent_s = self._cpu_s
         self._cpu_s = 0.0
         return {"ahead.cpu": spent_s} if spent_s else {}
@@ -73,9 +82,9 @@ class AheadOfTime:
         self._here.send(task)
         self._pending = task
 
-    def _receive(self) -> tuple[Any, BaseException | None, float]:
+    def _receive(self) -> tuple[Any, Exception | None, float]:
+        received: tuple[Any, Exception | None, float] = self._here.recv()
         self._pending = None
-        received: tuple[Any, BaseException | None, float] = self._here.recv()
         return received
 
 
@@ -87,7 +96,7 @@ def _serve(connection: Connection) -> None:
         result = error = None
         try:
             result = work(*arguments)
-        except FAULTS as fault:
+        except (FedveilError, *FAULTS) as fault:
             error = fault
         connection.send((result, error, time.process_time() - begun_s))
 

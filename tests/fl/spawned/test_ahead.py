@@ -41,7 +41,7 @@ def test_it_works_while_its_caller_waits_for_something_else(shared):
 
 
 def test_work_that_fails_is_an_error_of_its_caller_and_the_process_goes_on(shared):
-    with pytest.raises(ValueError, match="no such thing"):
+    with pytest.raises(RuntimeFailure, match=r"^runtime\.prepare_ahead: no such thing$"):
         shared.take(workers.failing, "no such thing")
     assert len(shared.take(workers.random_bytes, 3)) == 3
 
@@ -52,6 +52,21 @@ def test_a_process_that_ends_is_told_by_name():
         made.take(workers.ending, 3)
     made.close()
     assert len(made.take(workers.random_bytes, 5)) == 5, "and the next one begins anew"
+    made.close()
+
+
+def test_after_an_interrupt_no_result_goes_to_other_work(monkeypatch):
+    made = AheadOfTime()
+    made.take(workers.random_bytes, 9)
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(made, "_receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made.take(workers.random_bytes, 9)
+    monkeypatch.undo()
+    assert len(made.take(workers.random_bytes, 4)) == 4
     made.close()
 
 
