@@ -17,7 +17,7 @@ from tests.scenery.paths import some
 from tests.test_layering import ROOT, imported
 
 PACKAGES = ("configs", "experiments", "fl", "privacy", "results")
-OPTIONAL = ("browser", "launchers", "testing", "tracking")  # extras with modules imported on use
+OPTIONAL = ("browser", "labs", "launchers", "testing", "tracking")  # extras with modules imported on use
 SUPPORTED = ("3.11", "3.12")
 
 

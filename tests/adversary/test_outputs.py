@@ -77,12 +77,22 @@ def _changed_partition(monkeypatch, change) -> None:
 
 def without_a_client(monkeypatch) -> None:
     """Zero out the contribution of a client: it trains on nothing."""
-    honest = Workspace.train
+    _trained_otherwise(monkeypatch, lambda: None)
 
-    def train(work, job, attempt):
-        return None if job.address == "client/0" else honest(work, job, attempt)
 
-    monkeypatch.setattr(Workspace, "train", train)
+def _trained_otherwise(monkeypatch, act) -> None:
+    """Let a client take no part in its group's training, and act in place of training alone."""
+    taken = Workspace.taken
+    train = Workspace.train
+
+    def with_group(work, number, attempt, client, global_D):
+        return None if client == 0 else taken(work, number, attempt, client, global_D)
+
+    def alone(work, job) -> None:
+        act() if job.address == "client/0" else train(work, job)
+
+    monkeypatch.setattr(Workspace, "taken", with_group)
+    monkeypatch.setattr(Workspace, "train", alone)
 
 
 def with_another_client(monkeypatch) -> None:
@@ -230,14 +240,11 @@ def test_a_client_that_refuses_is_named(tmp_path, monkeypatch):
     overrides = MECHANISMS["local_dp"]
     card = "\n".join(threat_card(workspace_of(*overrides, *PRIVATE)))
     base = written(tmp_path / "base", *overrides)
-    honest = Workspace.train
 
-    def train(work, job, attempt):
-        if job.address == "client/0":
-            raise PrivacyRefusal("an example of this client cannot be trained on")
-        return honest(work, job, attempt)
+    def refuse() -> None:
+        raise PrivacyRefusal("an example of this client cannot be trained on")
 
-    monkeypatch.setattr(Workspace, "train", train)
+    _trained_otherwise(monkeypatch, refuse)
     differ = differences(base, written(tmp_path / "other", *overrides))
     expected = {"rows/client/collect.dropped", "rows/server/protocol.survivors", "summary/dropped", "log/left out"}
     assert expected <= differ

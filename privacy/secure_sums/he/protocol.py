@@ -299,7 +299,8 @@ class OpenedSum(SecureSum):
             with span("mask"):
                 mask = scheme.draw_mask(_mask_seed(key))
         encryption = b"" if scheme.parameters is None else self._keys.encryption_key(me, own)
-        message = scheme.encrypt(vector_D, encryption, mask, me.ahead if self.prepares else None)
+        ahead = {"ahead": me.ahead} if self.prepares and me.ahead else {}
+        message = scheme.encrypt(vector_D, encryption, mask, **ahead)
         check = self.linear_check(scheme)
         sealed = b"" if check is None else check.sealed(message, self._keys.attempt_key(me, own), key)
         return {"message": message, "tag": mac(key, [hashlib.sha256(message).digest(), sealed]) + sealed, "salt": salt}
