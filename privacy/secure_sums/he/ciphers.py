@@ -78,21 +78,20 @@ class EncryptionKey:
         a fresh encryption of it: SEAL's own is a fresh encryption of zero, to which the plaintext is added.
         """
         with span("serialise"):  # excludes the spans inside: plaintexts are made and encrypted one by one
-            message = self._message(plaintexts, mask_CR) if zeros is None else self._added(plaintexts, mask_CR, zeros)
+            message = self._message(plaintexts, mask_CR, zeros)
         note("ciphertext_bytes", len(message))
         return message
 
-    def _message(self, plaintexts: Iterable[Any], mask_CR: Residues | None) -> bytes:
-        files = (save(self._encrypt(plaintext)) for plaintext in plaintexts)
-        if mask_CR is None and not self._ring.parameters.dense:
-            return b"".join(files)  # SEAL's own files are sent, as the published systems do
-        raws = (self._ring.ciphertext.parse(file) for file in files)
-        if mask_CR is not None:
-            raws = (self._ring.masked(raw, mask_R) for raw, mask_R in zip(raws, mask_CR, strict=True))
-        return self._ring.message(raws)
-
-    def _added(self, plaintexts: Iterable[Any], mask_CR: Residues | None, zeros: Iterable[RawPolynomials]) -> bytes:
-        raws = (self._counted(zero, plaintext) for zero, plaintext in zip(zeros, plaintexts, strict=True))
+    def _message(
+        self, plaintexts: Iterable[Any], mask_CR: Residues | None, zeros: Iterable[RawPolynomials] | None
+    ) -> bytes:
+        if zeros is not None:
+            raws = (self._counted(zero, plaintext) for zero, plaintext in zip(zeros, plaintexts, strict=True))
+        else:
+            files = (save(self._encrypt(plaintext)) for plaintext in plaintexts)
+            if mask_CR is None and not self._ring.parameters.dense:
+                return b"".join(files)  # SEAL's own files are sent, as the published systems do
+            raws = (self._ring.ciphertext.parse(file) for file in files)
         if mask_CR is not None:
             raws = (self._ring.masked(raw, mask_R) for raw, mask_R in zip(raws, mask_CR, strict=True))
         return self._ring.message(raws)
